@@ -1,0 +1,171 @@
+"""Where points are: projection, visibility, back-projection, voxels and nearest neighbours, as pure functions."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64, Int64
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from cuao3d.scene import Camera
+
+COORDINATE_BITS = 19
+"""Bits per voxel coordinate in a packed key: coordinates lie in [-2^18, 2^18)."""
+
+
+class Projection(NamedTuple):
+    """Points seen by one view."""
+
+    index: Int64[Tensor, "V"]
+    """Which points are visible, ascending."""
+    pixels: Float64[Tensor, "V 2"]
+    """Their exact pixel positions (x, y)."""
+    depth: Float64[Tensor, "V"]
+    """Their depth along the optical axis, metres."""
+
+
+class Voxels(NamedTuple):
+    """Occupied cells of a regular grid."""
+
+    coordinates: Int64[Tensor, "V 3"]
+    """Integer cell coordinates, unique, in lexicographic order; the cell is [c, c + 1) * size."""
+    voxel_of_point: Int64[Tensor, "N"]
+    """Row in `coordinates` of each point."""
+
+
+def project(points: Float[Tensor, "N 3"], camera: Camera) -> tuple[Float64[Tensor, "N 2"], Float64[Tensor, "N"]]:
+    """Project world points into an image.
+
+    Args:
+        points: World positions, metres.
+        camera: Pinhole camera; `camera.world_from_camera` is its pose.
+
+    Returns:
+        Pixel positions (x, y) and the depth of each point along the optical axis, metres. Points
+        behind the camera have depth <= 0; their pixel positions are meaningless.
+    """
+    points_camera = camera.camera_from_world(points)
+    depth = points_camera[:, 2]
+    focal, center = camera.focal.to(points.device), camera.center.to(points.device)
+    return points_camera[:, :2] / depth[:, None] * focal + center, depth
+
+
+def visible_points(
+    points: Float[Tensor, "N 3"],
+    camera: Camera,
+    depth: Float[Tensor, "H W"],
+    *,
+    occlusion_tolerance: float = 0.25,
+    border: int = 10,
+) -> Projection:
+    """Find the points that a view sees: inside the image and where the depth image says the surface is.
+
+    Args:
+        points: World positions, metres.
+        camera: Camera of the depth image.
+        depth: Depth along the optical axis, metres; 0 = missing, which hides what lies behind it.
+        occlusion_tolerance: Visible where |z - depth| <= occlusion_tolerance * depth (METHOD, section 3).
+        border: Width of the margin that is not used, pixels.
+
+    Raises:
+        ValueError: The depth image is not of the camera's size.
+    """
+    if tuple(depth.shape) != (camera.height, camera.width):
+        raise ValueError(
+            f"The depth image is {depth.shape[1]} x {depth.shape[0]}, its camera {camera.width} x {camera.height}."
+        )
+    pixels, z = project(points, camera)
+    column, row = pixels.round().unbind(1)
+    inside = (column >= border) & (column < camera.width - border) & (row >= border) & (row < camera.height - border)
+    index = torch.nonzero(inside & (z > 0)).squeeze(1)
+    surface = depth[row[index].long(), column[index].long()].double()
+    seen = (surface > 0) & ((z[index] - surface).abs() <= occlusion_tolerance * surface)
+    index = index[seen]
+    return Projection(index, pixels[index], z[index])
+
+
+def back_project(depth: Float[Tensor, "H W"], camera: Camera) -> tuple[Float32[Tensor, "M 3"], Int64[Tensor, "M"]]:
+    """Lift the valid pixels of a depth image to world points.
+
+    Args:
+        depth: Depth along the optical axis, metres; 0 = missing.
+        camera: Camera of the depth image.
+
+    Returns:
+        World positions, metres, and the flat pixel index (row * width + column) of each.
+    """
+    pixel = torch.nonzero(depth.flatten() > 0).squeeze(1)
+    z = depth.flatten()[pixel].double()
+    position = torch.stack([pixel % depth.shape[1], pixel // depth.shape[1]], dim=1).double()
+    rays = (position - camera.center) / camera.focal
+    points_camera = torch.cat([rays * z[:, None], z[:, None]], dim=1)
+    pose = camera.world_from_camera
+    return (points_camera @ pose[:3, :3].T + pose[:3, 3]).float(), pixel
+
+
+def pack(coordinates: Int64[Tensor, "N 3"]) -> Int64[Tensor, "N"]:
+    """Turn integer coordinates into sortable keys; ascending keys are lexicographic coordinates.
+
+    Raises:
+        ValueError: A coordinate lies outside [-2^18, 2^18).
+    """
+    limit = 1 << (COORDINATE_BITS - 1)
+    if coordinates.numel() and (int(coordinates.min()) < -limit or int(coordinates.max()) >= limit):
+        raise ValueError(
+            f"Voxel coordinates must lie in [{-limit}, {limit}); these reach from {int(coordinates.min())} to "
+            f"{int(coordinates.max())}. Use larger voxels, or check that the points are in metres."
+        )
+    x, y, z = (coordinates + limit).unbind(1)
+    return (x << (2 * COORDINATE_BITS)) | (y << COORDINATE_BITS) | z
+
+
+def unpack(keys: Int64[Tensor, "N"]) -> Int64[Tensor, "N 3"]:
+    """Turn keys of `pack` back into coordinates."""
+    limit, mask = 1 << (COORDINATE_BITS - 1), (1 << COORDINATE_BITS) - 1
+    return torch.stack([keys >> (2 * COORDINATE_BITS), keys >> COORDINATE_BITS, keys], dim=1).bitwise_and(mask) - limit
+
+
+def voxelize(points: Float[Tensor, "N 3"], voxel_size: float) -> Voxels:
+    """Quantise points to a grid of cubes whose corner lies at the origin.
+
+    Args:
+        points: World positions, metres.
+        voxel_size: Edge of a voxel, metres. The division is done in float64: in float32 some points change cell.
+
+    Returns:
+        The occupied voxels and the voxel of each point.
+    """
+    keys = pack(torch.floor(points.double() / voxel_size).long())
+    ordered, order = torch.sort(keys)
+    first = torch.ones_like(ordered, dtype=torch.bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    voxel_of_point = torch.empty_like(order)
+    voxel_of_point[order] = torch.cumsum(first, dim=0) - 1
+    return Voxels(unpack(ordered[first]), voxel_of_point)
+
+
+def nearest(queries: Float[Tensor, "Q 3"], points: Float[Tensor, "N 3"]) -> Int64[Tensor, "Q"]:
+    """Find the nearest point of each query.
+
+    Args:
+        queries: Positions, metres.
+        points: Positions to choose from, metres; at least one.
+    """
+    index = cKDTree(points.cpu().numpy()).query(queries.cpu().numpy(), workers=-1)[1]
+    return torch.from_numpy(np.asarray(index, dtype=np.int64)).to(queries.device)
+
+
+def group_mean(
+    values: Float[Tensor, "N C"], group_of_value: Int64[Tensor, "N"], num_groups: int
+) -> Float[Tensor, "G C"]:
+    """Average the rows that share a group; an empty group is zero.
+
+    Args:
+        values: Rows to average.
+        group_of_value: Group of each row.
+        num_groups: Number of groups.
+    """
+    total = values.new_zeros(num_groups, values.shape[1]).index_add_(0, group_of_value, values)
+    count = torch.bincount(group_of_value, minlength=num_groups).clamp(min=1)
+    return total / count[:, None].to(values.dtype)

@@ -1,0 +1,128 @@
+"""What a capture is: cameras, frames and scenes, as frozen dataclasses that every room shares.
+
+Metres; world frame z up; camera axes as in OpenCV (x right, y down, z forward); pixel (0, 0) is the centre of the
+top-left pixel; RGB in [0, 1]; a depth of 0 is missing; label 255 is unlabelled. See `docs/conventions.md`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Float32, Float64, Int64
+from torch import Tensor
+
+UNLABELLED = 255
+"""Label of a point that belongs to no class of its label set; ignored by every score."""
+
+ROTATION_TOLERANCE = 1e-3
+"""How far R Rᵀ may be from the identity in a pose written by a real capture."""
+
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Pinhole camera of one view, without distortion."""
+
+    focal: Float64[Tensor, "2"]
+    """Focal lengths (fx, fy), pixels."""
+    center: Float64[Tensor, "2"]
+    """Principal point (cx, cy), pixels."""
+    width: int
+    """Image width, pixels."""
+    height: int
+    """Image height, pixels."""
+    world_from_camera: Float64[Tensor, "4 4"]
+    """Pose: camera to world, metres."""
+
+    def camera_from_world(self, points: Float[Tensor, "N 3"]) -> Float64[Tensor, "N 3"]:
+        """Move world points into the camera's frame.
+
+        Args:
+            points: World positions, metres.
+
+        Returns:
+            Positions in camera axes, metres, in double precision: rounding to a pixel must not depend on it.
+        """
+        camera_from_world = torch.linalg.inv(self.world_from_camera.to(points.device))
+        return points.double() @ camera_from_world[:3, :3].T + camera_from_world[:3, 3]
+
+    def resized(self, width: int, height: int) -> "Camera":
+        """Return this camera for its image resized to `width` x `height` pixels.
+
+        The centres of the corner pixels stay where they are, as in the official intrinsics.
+        """
+        scale = torch.tensor([width / self.width, height / self.height], dtype=torch.float64)
+        corner = torch.tensor([(width - 1) / (self.width - 1), (height - 1) / (self.height - 1)], dtype=torch.float64)
+        return replace(self, focal=self.focal * scale, center=self.center * corner, width=width, height=height)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One posed RGB-D view; its pixels are read when asked for. Colour and depth are registered and of one size."""
+
+    name: str
+    """Name of the view within its scene, for messages."""
+    camera: Camera
+    """Camera of both images."""
+    read_image: Callable[[], Float32[Tensor, "3 H W"]]
+    """Reads the colours, RGB in [0, 1]; raises ValueError or OSError that names the file."""
+    read_depth: Callable[[], Float32[Tensor, "H W"]]
+    """Reads the depth along the optical axis, metres, 0 = missing; raises ValueError or OSError that names the file."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A room: its points and the views of it."""
+
+    name: str
+    """Name of the scene within its dataset."""
+    points: Float32[Tensor, "N 3"]
+    """World positions, metres."""
+    frames: tuple[Frame, ...]
+    """Views, in capture order."""
+    colors: Float32[Tensor, "N 3"] | None = None
+    """RGB of each point, in [0, 1]."""
+    labels: Int64[Tensor, "N"] | None = None
+    """Class of each point, an id of `label_set`; 255 where unlabelled. Never read by teachers or by distillation."""
+    label_set: str | None = None
+    """Name of the label set that `labels` speaks."""
+    normals: Float32[Tensor, "N 3"] | None = None
+    """Unit surface normals, world axes."""
+    split: Split = "train"
+    """Part of its dataset that the scene belongs to."""
+    occlusion_tolerance: float = 0.25
+    """A point is visible where |z - depth| <= tolerance * depth; belongs to the dataset's recipe."""
+    problems: tuple[str, ...] = ()
+    """What the reader left out and why, a line each."""
+
+
+@dataclass(frozen=True)
+class LiftedFeatures:
+    """One teacher's description of a scene's seen sample points, averaged over the views that see them."""
+
+    features: Float[Tensor, "V C"]
+    """Mean feature of each seen sample, in the order of the visibility that it was lifted with."""
+    seconds: float
+    """Wall time of the teacher and the lifting, seconds."""
+
+
+def pose_problem(world_from_camera: Float64[Tensor, "4 4"], *, tolerance: float = ROTATION_TOLERANCE) -> str | None:
+    """Say what is wrong with a pose, or return None for a rigid motion.
+
+    Args:
+        world_from_camera: Camera-to-world matrix, metres.
+        tolerance: Largest |R Rᵀ - 1| that a real capture may have.
+    """
+    if not torch.isfinite(world_from_camera).all():
+        return "the pose is lost (it holds NaN or infinity)"
+    rotation = world_from_camera[:3, :3]
+    error = (rotation @ rotation.T - torch.eye(3, dtype=torch.float64)).abs().max().item()
+    if error > tolerance:
+        return f"the pose is no rotation (|R Rᵀ - 1| is {error:.2g}, more than {tolerance:g})"
+    if torch.linalg.det(rotation) < 0:
+        return "the pose mirrors space (its determinant is -1)"
+    if (world_from_camera[3] - torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)).abs().max() > tolerance:
+        return "the pose's last row is not 0 0 0 1"
+    return None
