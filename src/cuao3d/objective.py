@@ -1,0 +1,167 @@
+"""What the student minimises: one loss per teacher, computed without an N x C tensor, and their weighting."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, cast, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+LossKind = Literal["cosine", "l1", "demeaned-cosine"]
+Regularizer = Literal["log1p", "log1p-squared"]
+WeightingKind = Literal["uncertainty", "uncertainty-squared", "equal"]
+
+EPSILON = 1e-8
+"""Smallest norm that a cosine divides by, as in `torch.nn.functional.cosine_similarity`."""
+
+CHUNK_VALUES = {"cpu": 1 << 19}
+"""Targets that are widened and used at a time: on a CPU what stays in cache, elsewhere `LARGE_CHUNK_VALUES`."""
+LARGE_CHUNK_VALUES = 1 << 25
+
+
+def teacher_loss(
+    hidden: Float[Tensor, "N H"],
+    weight: Float[Tensor, "H C"],
+    targets: Float[Tensor, "N C"],
+    kind: LossKind = "cosine",
+) -> Float[Tensor, ""]:
+    """Compare the head's output F = hidden @ weight with a teacher's features, without ever forming F.
+
+    With F = H W, the products F·t = H·(W t) and |F|² = H·(W Wᵀ H) need H-wide rows only. Each chunk of targets is
+    widened once and serves the loss and, in the same visit, the gradients, so that nothing of size N x C is kept.
+
+    Args:
+        hidden: The student's features of each voxel; its type is the type of the arithmetic.
+        weight: The bias-free linear head of this teacher.
+        targets: The teacher's features of each voxel, in any floating type; no gradient flows to them.
+        kind: `cosine`: 1 - cos(F, T), mean over voxels. `demeaned-cosine`: the same after subtracting from every
+            target its mean over channels. `l1`: |F - T|, mean over voxels and channels.
+
+    Returns:
+        The loss, in the type of `hidden`; it can be differentiated once, with respect to `hidden` and `weight`.
+
+    Raises:
+        ValueError: The kind is unknown, the shapes disagree or there is no voxel.
+    """
+    if kind not in _LOSSES:
+        raise ValueError(f"Unknown loss {kind!r}; choose from {sorted(_LOSSES)}.")
+    if not len(hidden) or targets.shape != (len(hidden), weight.shape[1]) or hidden.shape[1] != weight.shape[0]:
+        raise ValueError(
+            f"Features {tuple(hidden.shape)}, head {tuple(weight.shape)} and targets {tuple(targets.shape)} disagree; "
+            "expected (N, H), (H, C) and (N, C) with N at least 1."
+        )
+    return cast(Tensor, _TeacherLoss.apply(hidden, weight, targets, kind))  # type: ignore[no-untyped-call]
+
+
+class UncertaintyWeighting(nn.Module):
+    """Sum the teacher losses, each weighted by a learned noise level.
+
+    L = sum_i L_i / (2 sigma_i²) + log(1 + sigma_i), every sigma starting at 1. A teacher that stays hard to imitate
+    gets a larger sigma and a smaller say; the logarithm keeps sigma from growing for ever.
+    """
+
+    def __init__(self, num_losses: int, regularizer: Regularizer = "log1p") -> None:
+        """Start with every noise level at 1.
+
+        Args:
+            num_losses: Number of teachers.
+            regularizer: `log1p`: log(1 + sigma), the paper's. `log1p-squared`: log(1 + sigma²), the released code's.
+        """
+        super().__init__()
+        if regularizer not in get_args(Regularizer):
+            raise ValueError(f"Unknown regularizer {regularizer!r}; choose from {list(get_args(Regularizer))}.")
+        self.regularizer = regularizer
+        self.sigma = nn.Parameter(torch.ones(num_losses))
+
+    def forward(self, losses: Float[Tensor, "T"]) -> Float[Tensor, ""]:
+        """Return the weighted sum of the losses, regularised."""
+        penalty = torch.log1p(self.sigma if self.regularizer == "log1p" else self.sigma.square())
+        return (losses / (2 * self.sigma.square()) + penalty).sum()
+
+
+class EqualWeighting(nn.Module):
+    """Sum the teacher losses as they are."""
+
+    def forward(self, losses: Float[Tensor, "T"]) -> Float[Tensor, ""]:
+        """Return the sum of the losses."""
+        return losses.sum()
+
+
+WEIGHTINGS: dict[WeightingKind, Callable[[int], nn.Module]] = {
+    "uncertainty": UncertaintyWeighting,
+    "uncertainty-squared": lambda num_losses: UncertaintyWeighting(num_losses, "log1p-squared"),
+    "equal": lambda num_losses: EqualWeighting(),
+}
+"""Ways to combine the teacher losses: name -> module of a number of losses."""
+
+
+class _TeacherLoss(torch.autograd.Function):
+    """A scalar whose gradients were computed with it."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, kind: LossKind) -> Tensor:
+        loss, *gradients = _LOSSES[kind](hidden, weight, targets)
+        ctx.save_for_backward(*gradients)
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        return upstream * grad_hidden, upstream * grad_weight, None, None
+
+
+def _cosine(hidden: Tensor, weight: Tensor, targets: Tensor, *, demean: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean of 1 - cos, and its gradients with respect to `hidden` and `weight`.
+
+    With the unit target t, a = W t, G = W Wᵀ and n = |hᵀ W|, the cosine is c = h·a / n, and
+    dc/dh = a / n - (c / n²) G h,   dc/dW = (h / n) tᵀ - (c / n²) h hᵀ W.
+    """
+    metric_hidden = hidden @ (weight @ weight.T)
+    norm = (metric_hidden * hidden).sum(dim=1).clamp(min=0).sqrt()
+    unit_hidden = hidden / norm.clamp(min=EPSILON)[:, None]
+    projected = torch.empty_like(hidden)
+    grad_weight = torch.zeros_like(weight)
+    for rows, chunk in _chunks(targets, hidden.dtype):
+        if demean:
+            chunk -= chunk.mean(dim=1, keepdim=True)
+        chunk /= torch.linalg.vector_norm(chunk, dim=1, keepdim=True).clamp_(min=EPSILON)
+        torch.mm(chunk, weight.T, out=projected[rows])
+        grad_weight.addmm_(unit_hidden[rows].T, chunk)
+    cosine = (unit_hidden * projected).sum(dim=1)
+    # A clamped norm is a constant, so the terms of its derivative vanish there.
+    pull = torch.where(norm > EPSILON, cosine / norm.clamp(min=EPSILON).square(), 0)[:, None]
+    grad_hidden = projected / norm.clamp(min=EPSILON)[:, None] - pull * metric_hidden
+    grad_weight -= (hidden.T @ (pull * hidden)) @ weight
+    return 1 - cosine.mean(), grad_hidden / -len(hidden), grad_weight / -len(hidden)
+
+
+def _l1(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean of |F - T|, and its gradients with respect to `hidden` and `weight`."""
+    total = hidden.new_zeros((), dtype=torch.float64)
+    grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+    for rows, chunk in _chunks(targets, hidden.dtype):
+        difference = chunk.neg_().addmm_(hidden[rows], weight)
+        sign = difference.sign()
+        total += (difference * sign).sum()
+        torch.mm(sign, weight.T, out=grad_hidden[rows])
+        grad_weight.addmm_(hidden[rows].T, sign)
+    count = targets.numel()
+    return (total / count).to(hidden.dtype), grad_hidden / count, grad_weight / count
+
+
+_LOSSES: dict[LossKind, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]] = {
+    "cosine": lambda hidden, weight, targets: _cosine(hidden, weight, targets, demean=False),
+    "demeaned-cosine": lambda hidden, weight, targets: _cosine(hidden, weight, targets, demean=True),
+    "l1": _l1,
+}
+
+
+def _chunks(targets: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    """Walk through the targets, a few rows at a time, each chunk a copy in `dtype` that may be overwritten."""
+    num_values = CHUNK_VALUES.get(targets.device.type, LARGE_CHUNK_VALUES)
+    num_rows = min(len(targets), max(num_values // targets.shape[1], 32))
+    buffer = torch.empty(num_rows, targets.shape[1], dtype=dtype, device=targets.device)
+    for start in range(0, len(targets), num_rows):
+        rows = slice(start, min(start + num_rows, len(targets)))
+        yield rows, buffer[: rows.stop - start].copy_(targets[rows])
