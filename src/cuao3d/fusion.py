@@ -1,0 +1,238 @@
+"""Multi-view fusion: image features -> point features.
+
+Lifting is linear, so a teacher's map never grows to the size of the image: the bicubic (or bilinear) kernel is
+evaluated on the small map, at the pixels of visible points only, and summed straight into the points' rows.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from cuao3d.geometry import group_mean, visible_points, voxelize
+from cuao3d.scene import Frame, Scene
+
+Mode = Literal["bicubic", "bilinear"]
+Progress = Callable[[int, int], None]
+"""Called after each view with the number of views done and their total."""
+
+TIE = 1e-12
+"""Squared distances that round to the same multiple of this are equal, square metres."""
+
+CHUNK = 1 << 22
+"""Values gathered at a time; a buffer of this size is used again instead of being paged in afresh."""
+
+
+@runtime_checkable
+class FeatureExtractor(Protocol):
+    """What fusion needs of a teacher."""
+
+    name: str
+    num_channels: int
+
+    def __call__(self, image: Float[Tensor, "3 H W"], /) -> Float[Tensor, "C h w"] | tuple[Tensor, ...]:
+        """Describe an image by one map, or by several whose channels are concatenated; each covers all of it."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One real point of the cloud per occupied cell, in lexicographic order of the cells."""
+
+    index_of_sample: Int64[Tensor, "S"]
+    """Which point of the cloud each sample is."""
+    sample_of_point: Int64[Tensor, "N"]
+    """The sample that stands for each point of the cloud."""
+
+
+class View(NamedTuple):
+    """Samples that one frame sees."""
+
+    frame: int
+    """Index in `scene.frames`."""
+    sample: Int64[Tensor, "n"]
+    """Which samples, ascending."""
+    pixels: Float64[Tensor, "n 2"]
+    """Their exact pixel positions (x, y)."""
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """Who sees what in a scene: worked out once, shared by all teachers, so that their rows always match."""
+
+    views: tuple[View, ...]
+    """Frames that see at least one sample, in capture order."""
+    num_views: Int64[Tensor, "S"]
+    """Number of views that see each sample."""
+    problems: tuple[str, ...] = ()
+    """Frames that were left out and why, a line each."""
+
+    @property
+    def seen_samples(self) -> Int64[Tensor, "V"]:
+        """Samples that at least one view sees, ascending; features have one row for each."""
+        return torch.nonzero(self.num_views).squeeze(1)
+
+
+def sample_cells(points: Float[Tensor, "N 3"], cell: float) -> Samples:
+    """Choose the point nearest the centroid of its cell's points, in every occupied cell.
+
+    Args:
+        points: World positions, metres.
+        cell: Edge of a cell, metres.
+
+    Returns:
+        The samples; of equally near points the first one in the cloud is taken.
+    """
+    voxels = voxelize(points, cell)
+    positions = points.double()
+    centroid = group_mean(positions, voxels.voxel_of_point, len(voxels.coordinates))
+    distance = (positions - centroid[voxels.voxel_of_point]).square().sum(dim=1).div(TIE).round()
+    by_distance = torch.argsort(distance, stable=True)
+    order = by_distance[torch.argsort(voxels.voxel_of_point[by_distance], stable=True)]
+    cell_in_order = voxels.voxel_of_point[order]
+    first = torch.ones_like(cell_in_order, dtype=torch.bool)
+    first[1:] = cell_in_order[1:] != cell_in_order[:-1]
+    return Samples(order[first], voxels.voxel_of_point)
+
+
+def see(scene: Scene, samples: Samples, *, border: int = 10, progress: Progress | None = None) -> Visibility:
+    """Find the samples and pixels of every view.
+
+    A frame whose depth or colours cannot be read is left out and reported; it must not cost the scene, nor give one
+    teacher fewer views than another.
+
+    Args:
+        scene: Where to look; its `occlusion_tolerance` decides what is hidden.
+        samples: The points to look for.
+        border: Width of the image margin that is not used, pixels.
+        progress: Told after each frame.
+    """
+    points = scene.points[samples.index_of_sample]
+    num_views = torch.zeros(len(points), dtype=torch.int64)
+    views, problems = [], []
+    for index, frame in enumerate(scene.frames):
+        try:
+            depth = frame.read_depth()
+            tolerance = scene.occlusion_tolerance
+            seen = visible_points(points, frame.camera, depth, occlusion_tolerance=tolerance, border=border)
+            _check_image(frame)
+        except (ValueError, OSError) as error:
+            problems.append(f"{scene.name}, frame {frame.name} left out: {error}")
+        else:
+            if len(seen.index):
+                num_views[seen.index] += 1
+                views.append(View(index, seen.index, seen.pixels))
+        if progress:
+            progress(index + 1, len(scene.frames))
+    return Visibility(tuple(views), num_views, tuple(problems))
+
+
+@torch.no_grad()
+def lift(
+    scene: Scene,
+    visibility: Visibility,
+    teacher: FeatureExtractor,
+    *,
+    mode: Mode = "bicubic",
+    progress: Progress | None = None,
+) -> Float[Tensor, "V C"]:
+    """Describe each seen sample by the mean of a teacher's features over the views that see it.
+
+    Args:
+        scene: Whose frames are shown to the teacher, one at a time.
+        visibility: What `see` found in this scene.
+        teacher: Turns an image into feature maps.
+        mode: "bicubic" reads at the nearest pixel, as if the map had been upsampled to the image by torch's bicubic
+            interpolation (the paper's way); "bilinear" reads at the exact position.
+        progress: Told after each view.
+
+    Returns:
+        One row for each of `visibility.seen_samples`, float32, on the device of the teacher's maps.
+    """
+    if mode not in get_args(Mode):
+        raise ValueError(f"Unknown mode {mode!r}; choose from {get_args(Mode)}.")
+    seen = visibility.seen_samples
+    row_of_sample = torch.zeros_like(visibility.num_views)
+    row_of_sample[seen] = torch.arange(len(seen))
+    total = torch.zeros(len(seen), teacher.num_channels)
+    for done, view in enumerate(visibility.views, start=1):
+        total = _add_view(total, row_of_sample[view.sample], scene.frames[view.frame], view.pixels, teacher, mode)
+        if progress:
+            progress(done, len(visibility.views))
+    return total.div_(visibility.num_views[seen, None].to(total.device))
+
+
+def _check_image(frame: Frame) -> None:
+    """Raise ValueError or OSError unless the colours of a frame can be read and have its camera's size."""
+    shape = tuple(frame.read_image().shape)
+    camera = frame.camera
+    if shape != (3, camera.height, camera.width):
+        raise ValueError(f"The image is {shape[-1]} x {shape[-2]}, its camera {camera.width} x {camera.height}.")
+
+
+def _add_view(
+    total: Tensor, rows: Tensor, frame: Frame, pixels: Tensor, teacher: FeatureExtractor, mode: Mode
+) -> Tensor:
+    """Add what a teacher sees at a frame's pixels (n, 2) to rows (n,) of the total (V, C); return it on its device."""
+    maps = teacher(frame.read_image())
+    maps = maps if isinstance(maps, tuple) else (maps,)
+    num_channels = [len(one) for one in maps]
+    if sum(num_channels) != teacher.num_channels:
+        raise ValueError(f"Teacher {teacher.name!r} promises {teacher.num_channels} channels but gave {num_channels}.")
+    total = total.to(maps[0].device)
+    for one, sums in zip(maps, torch.split(total, num_channels, dim=1), strict=True):
+        _add_map(sums, rows, one, pixels, (frame.camera.width, frame.camera.height), mode)
+    return total
+
+
+def _add_map(
+    sums: Tensor, rows: Tensor, feature_map: Tensor, pixels: Tensor, image_size: tuple[int, int], mode: Mode
+) -> None:
+    """Add a map's features at pixels (n, 2) to rows (n,) of the sums (V, C), in place; the rows are distinct."""
+    device = feature_map.device
+    table = feature_map.permute(1, 2, 0).reshape(-1, len(feature_map)).float().contiguous()
+    chunk = max(1, CHUNK // len(feature_map))
+    for part in _slices(len(rows), chunk):
+        taps, weights = _taps(pixels[part], image_size, (feature_map.shape[2], feature_map.shape[1]), mode)
+        features = functional.embedding_bag(
+            taps.to(device), table, per_sample_weights=weights.float().to(device), mode="sum"
+        )
+        sums.index_add_(0, rows[part].to(device), features)
+
+
+def _taps(pixels: Tensor, image_size: tuple[int, int], map_size: tuple[int, int], mode: Mode) -> tuple[Tensor, Tensor]:
+    """Return the cells (n, k) of a row-major map that make up its value at pixels (n, 2), and their weights."""
+    scale = torch.tensor(map_size, dtype=torch.float64) / torch.tensor(image_size, dtype=torch.float64)
+    read_at = pixels.round() if mode == "bicubic" else pixels
+    position = (read_at.double() + 0.5) * scale - 0.5
+    low = position.floor()
+    kernel = _cubic if mode == "bicubic" else _linear
+    weight_x, weight_y = kernel((position - low)[:, 0]), kernel((position - low)[:, 1])
+    offsets = torch.arange(weight_x.shape[1]) - (weight_x.shape[1] // 2 - 1)
+    limit = torch.tensor(map_size).sub(1)
+    cell_x = (low[:, :1].long() + offsets).clamp(min=0).minimum(limit[0])
+    cell_y = (low[:, 1:].long() + offsets).clamp(min=0).minimum(limit[1])
+    taps = cell_y[:, :, None] * map_size[0] + cell_x[:, None, :]
+    return taps.flatten(1), (weight_y[:, :, None] * weight_x[:, None, :]).flatten(1)
+
+
+def _cubic(t: Tensor) -> Tensor:
+    """Return the weights (n, 4) of Keys' cubic kernel, a = -0.75 as in torch, at fractions t (n,) past the second."""
+    a = -0.75
+    near, far = torch.stack([t, 1 - t], dim=1), torch.stack([1 + t, 2 - t], dim=1)
+    inner = ((a + 2) * near - (a + 3)) * near.square() + 1
+    outer = ((a * far - 5 * a) * far + 8 * a) * far - 4 * a
+    return torch.stack([outer[:, 0], inner[:, 0], inner[:, 1], outer[:, 1]], dim=1)
+
+
+def _linear(t: Tensor) -> Tensor:
+    """Return the weights (n, 2) of linear interpolation at fractions t (n,)."""
+    return torch.stack([1 - t, t], dim=1)
+
+
+def _slices(length: int, step: int) -> Iterator[slice]:
+    """Cut range(length) into slices of at most `step`."""
+    return (slice(start, start + step) for start in range(0, length, step))

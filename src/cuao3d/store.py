@@ -1,0 +1,380 @@
+"""Lifted scenes on disk: one folder per scene, one visibility for all teachers, a file per teacher, manifest last.
+
+- `STORE/store.json`: what all scenes share: cell, teachers, settings.
+- `STORE/scenes/NAME/points.safetensors`: the cloud, its labels, its samples and how many views see each.
+- `STORE/scenes/NAME/TEACHER.features.safetensors`: fp16, a row per seen sample.
+- `STORE/scenes/NAME/manifest.json`: SHA-256 of the files above. A scene without it is not finished.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float32, Int64
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cuao3d import __version__
+from cuao3d.fusion import Samples, Visibility
+from cuao3d.scene import Scene, Split
+
+FORMAT = "cuao3d-store"
+FORMAT_VERSION = 1
+CELL = 0.02
+"""Edge of a sample cell unless told otherwise, metres."""
+
+Setting = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class TeacherCard:
+    """What must be known of a teacher to learn from its features and to ask them."""
+
+    num_channels: int
+    """Width of its features."""
+    text: str | None = None
+    """Text encoder whose words its features understand; None if it cannot be asked."""
+    loss: str = "cosine"
+    """Distillation loss that suits it."""
+    weights_sha256: str | None = None
+    """SHA-256 of its weights; None if it has none."""
+
+
+@dataclass(frozen=True)
+class StoredScene:
+    """A scene as the store holds it: all its points, and features of those of its samples that a view sees."""
+
+    name: str
+    """Name of the scene."""
+    split: Split
+    """Part of its dataset that the scene belongs to."""
+    label_set: str | None
+    """Name of the label set that `labels` speaks."""
+    problems: tuple[str, ...]
+    """What was left out when the scene was read and lifted, a line each."""
+    points: Float32[Tensor, "N 3"]
+    """World positions of the original cloud, metres."""
+    colors: Float32[Tensor, "N 3"] | None
+    """RGB of each point, in [0, 1]."""
+    labels: Int64[Tensor, "N"] | None
+    """Class of each point; 255 where unlabelled."""
+    normals: Float32[Tensor, "N 3"] | None
+    """Unit surface normals, world axes."""
+    index_of_sample: Int64[Tensor, "S"]
+    """Which point each sample is."""
+    sample_of_point: Int64[Tensor, "N"]
+    """The sample that stands for each point."""
+    num_views: Int64[Tensor, "S"]
+    """Number of views that see each sample."""
+    seen_samples: Int64[Tensor, "V"]
+    """Samples with features: those that at least one view sees, ascending."""
+    sha256: str
+    """SHA-256 of the scene's manifest, which holds those of its files."""
+    folder: Path
+    _features: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def sample_points(self) -> Float32[Tensor, "S 3"]:
+        """World positions of the samples, metres."""
+        return self.points[self.index_of_sample]
+
+    def features(self, teacher: str) -> Float[Tensor, "V C"]:
+        """Return a teacher's fp16 features of `seen_samples`; mapped from disk at the first call and kept."""
+        if teacher not in self._features:
+            path = self.folder / _features_file(teacher)
+            if not path.is_file():
+                held = sorted(file.name.partition(".")[0] for file in self.folder.glob(_features_file("*")))
+                raise FileNotFoundError(f"Scene {self.name} has no features of teacher {teacher!r}, only of {held}.")
+            self._features[teacher] = _read_tensors(path)["features"]
+        return self._features[teacher]
+
+
+class Store:
+    """Scenes and their lifted features in a folder. Made by `create`, read by `open`."""
+
+    def __init__(self, path: Path, cell: float, teachers: dict[str, TeacherCard], settings: dict[str, Setting]) -> None:
+        self.path = path
+        self.cell = cell
+        """Edge of a sample cell, metres."""
+        self.teachers = teachers
+        """Card of each teacher whose features every scene holds; may be empty."""
+        self.settings = settings
+        """How the scenes were lifted."""
+
+    @classmethod
+    def create(
+        cls,
+        path: Path | str,
+        *,
+        cell: float = CELL,
+        teachers: Mapping[str, TeacherCard] | None = None,
+        settings: Mapping[str, Setting] | None = None,
+    ) -> "Store":
+        """Start a store, or go on with one that was started with the same settings.
+
+        Args:
+            path: Folder of the store; made if it is not there.
+            cell: Edge of a sample cell, metres.
+            teachers: Card of each teacher whose features the scenes will hold.
+            settings: Whatever else decides the features: the dataset, the lifting.
+
+        Raises:
+            ValueError: The folder holds something else.
+        """
+        path = Path(path)
+        store = cls(path, cell, dict(teachers or {}), dict(settings or {}))
+        for teacher in store.teachers:
+            _check_name(teacher, "teacher")
+        if (path / "store.json").is_file():
+            there = cls.open(path)
+            if there._header() != store._header():
+                raise ValueError(
+                    f"{path} was made with other settings: {_difference(there._header(), store._header())}. "
+                    "Choose another folder, or delete this one."
+                )
+            return there
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ValueError(f"{path} is there already and is no store. Choose a new or an empty folder.")
+        (path / "scenes").mkdir(parents=True, exist_ok=True)
+        _write_json(path / "store.json", store._header() | {"code_version": __version__})
+        return store
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Store":
+        """Open a store to read it.
+
+        Raises:
+            FileNotFoundError: There is no store.
+            ValueError: Its `store.json` is damaged or of another version.
+        """
+        path = Path(path)
+        if not (path / "store.json").is_file():
+            raise FileNotFoundError(
+                f"{path} is no store (no {path / 'store.json'}). Make one: cuao3d fuse DATA --out {path}"
+            )
+        header = _read_json(path / "store.json")
+        if header.get("format") != FORMAT or header.get("format_version") != FORMAT_VERSION:
+            raise ValueError(
+                f"{path / 'store.json'} is not a {FORMAT} of version {FORMAT_VERSION}. Make the store again with "
+                "`cuao3d fuse`, or open it with the version of cuao3d that wrote it."
+            )
+        try:
+            teachers = {name: TeacherCard(**card) for name, card in header["teachers"].items()}
+            return cls(path, float(header["cell"]), teachers, dict(header["settings"]))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path / 'store.json'} is damaged ({error}). Make the store again.") from None
+
+    def names(self, split: Split | None = None) -> tuple[str, ...]:
+        """Return the finished scenes, in alphabetical order; those of one split if asked."""
+        manifests = sorted((self.path / "scenes").glob("*/manifest.json"))
+        return tuple(path.parent.name for path in manifests if split is None or _read_json(path).get("split") == split)
+
+    def has(self, name: str) -> bool:
+        """Say whether a scene is finished."""
+        return (self._folder(name) / "manifest.json").is_file()
+
+    def __getitem__(self, name: str) -> StoredScene:
+        """Read a finished scene; its features are mapped when asked for.
+
+        Raises:
+            FileNotFoundError: There is no such scene, or it is not finished.
+            ValueError: A file of it is damaged.
+        """
+        folder = self._folder(name)
+        if not self.has(name):
+            reason = "is half-written" if folder.is_dir() else "is not in the store"
+            raise FileNotFoundError(f"Scene {name!r} {reason} ({folder}). Run the same `cuao3d fuse` again to make it.")
+        manifest = _read_json(folder / "manifest.json")
+        for file, entry in manifest["files"].items():
+            _check_size(folder / file, entry["bytes"])
+        stored = _read_tensors(folder / "points.safetensors")
+        num_views = stored["num_views"].long()
+        colors, labels, normals = stored.get("colors"), stored.get("labels"), stored.get("normals")
+        return StoredScene(
+            name=name,
+            split=manifest["split"],
+            label_set=manifest["label_set"],
+            problems=tuple(manifest["problems"]),
+            points=stored["points"],
+            colors=None if colors is None else colors.float() / 255,
+            labels=None if labels is None else labels.long(),
+            normals=None if normals is None else normals.float(),
+            index_of_sample=stored["index_of_sample"].long(),
+            sample_of_point=stored["sample_of_point"].long(),
+            num_views=num_views,
+            seen_samples=torch.nonzero(num_views).squeeze(1),
+            sha256=_sha256(folder / "manifest.json"),
+            folder=folder,
+        )
+
+    def add_scene(
+        self,
+        scene: Scene,
+        samples: Samples,
+        visibility: Visibility,
+        features: Mapping[str, Float[Tensor, "V _"]],
+    ) -> None:
+        """Write a scene; it counts once its manifest is there, which is written last.
+
+        Args:
+            scene: The scene.
+            samples: Its sample points, of this store's cell.
+            visibility: What its views see of the samples.
+            features: For each of this store's teachers a row for each of `visibility.seen_samples`.
+
+        Raises:
+            ValueError: The features are not those of the store's teachers and the scene's seen samples.
+        """
+        halves = {teacher: rows.to("cpu", torch.float16) for teacher, rows in features.items()}
+        self._check_features(scene.name, visibility, halves)
+        folder = self._folder(scene.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "manifest.json").unlink(missing_ok=True)
+        contents = {"points.safetensors": _cloud(scene, samples, visibility)}
+        contents |= {_features_file(teacher): {"features": rows} for teacher, rows in halves.items()}
+        files = {}
+        for file, tensors in contents.items():
+            _write_tensors(folder / file, tensors)
+            files[file] = {"bytes": (folder / file).stat().st_size, "sha256": _sha256(folder / file)}
+        manifest = {
+            "name": scene.name,
+            "split": scene.split,
+            "label_set": scene.label_set,
+            "problems": [*scene.problems, *visibility.problems],
+            "num_points": len(scene.points),
+            "num_samples": len(samples.index_of_sample),
+            "num_seen": len(visibility.seen_samples),
+            "code_version": __version__,
+            "files": files,
+        }
+        _write_json(folder / "manifest.json", manifest)
+
+    def verify(self, name: str) -> None:
+        """Read every byte of a finished scene and compare with its manifest.
+
+        Raises:
+            ValueError: A file is not the one that was written.
+        """
+        folder = self._folder(name)
+        for file, entry in _read_json(folder / "manifest.json")["files"].items():
+            _check_size(folder / file, entry["bytes"])
+            if _sha256(folder / file) != entry["sha256"]:
+                raise _damaged(folder / file, "its SHA-256 is not the manifest's")
+
+    def _folder(self, name: str) -> Path:
+        _check_name(name, "scene")
+        return self.path / "scenes" / name
+
+    def _header(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "cell": self.cell,
+            "teachers": {name: asdict(card) for name, card in self.teachers.items()},
+            "settings": self.settings,
+        }
+
+    def _check_features(self, scene: str, visibility: Visibility, features: Mapping[str, Tensor]) -> None:
+        if set(features) != set(self.teachers):
+            raise ValueError(f"The store holds {sorted(self.teachers)}; scene {scene} came with {sorted(features)}.")
+        for teacher, rows in features.items():
+            expected = (len(visibility.seen_samples), self.teachers[teacher].num_channels)
+            if tuple(rows.shape) != expected:
+                raise ValueError(
+                    f"Scene {scene}, teacher {teacher!r}: expected {expected} features, got {tuple(rows.shape)}."
+                )
+            if not bool(torch.isfinite(rows).all()):
+                raise ValueError(f"Scene {scene}, teacher {teacher!r}: a feature is not finite in 16 bits.")
+
+
+def _cloud(scene: Scene, samples: Samples, visibility: Visibility) -> dict[str, Tensor]:
+    """Return what is kept of a scene besides features, in small types."""
+    tensors = {
+        "points": scene.points,
+        "index_of_sample": samples.index_of_sample.int(),
+        "sample_of_point": samples.sample_of_point.int(),
+        "num_views": visibility.num_views.int(),
+    }
+    if scene.colors is not None:
+        tensors["colors"] = (scene.colors * 255).round().clamp(0, 255).to(torch.uint8)
+    if scene.labels is not None:
+        tensors["labels"] = scene.labels.to(torch.int16)
+    if scene.normals is not None:
+        tensors["normals"] = scene.normals.half()
+    return tensors
+
+
+def _features_file(teacher: str) -> str:
+    return f"{teacher}.features.safetensors"
+
+
+def _check_name(name: str, kind: str) -> None:
+    """Raise ValueError unless a name can be that of a file."""
+    if not name or name.startswith(".") or any(char in name for char in '/\\:*?"<>|\0'):
+        raise ValueError(f"{name!r} cannot be the name of a {kind}: it must be good as a file name.")
+
+
+def _difference(there: dict[str, Any], asked: dict[str, Any]) -> str:
+    """Name the first setting in which two headers differ."""
+    key = next(key for key in there if there[key] != asked[key])
+    return f"its {key} is {json.dumps(there[key])}, not {json.dumps(asked[key])}"
+
+
+def _check_size(path: Path, num_bytes: int) -> None:
+    if not path.is_file():
+        raise _damaged(path, "it is missing")
+    if path.stat().st_size != num_bytes:
+        raise _damaged(path, f"it has {path.stat().st_size} bytes, not {num_bytes}")
+
+
+def _damaged(path: Path, reason: str) -> ValueError:
+    return ValueError(f"{path} is damaged: {reason}. Delete {path.parent} and run the same `cuao3d fuse` again.")
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise _damaged(path, str(error)) from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _damaged(path, str(error)) from None
+    if not isinstance(content, dict):
+        raise _damaged(path, "it is no JSON object")
+    return content
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    temporary = _temporary(path)
+    temporary.touch()
+    mode = temporary.stat().st_mode
+    save_file({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, temporary)
+    temporary.chmod(mode)  # safetensors lets only the owner read its files
+    os.replace(temporary, path)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    temporary = _temporary(path)
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _temporary(path: Path) -> Path:
+    """Return a name beside a file to write to before renaming; what an interrupted run left there is overwritten."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
