@@ -1,0 +1,682 @@
+"""Procedural furniture for `rooms`: labelled, textured triangles, at least three shapes per class.
+
+An object stands in its own frame: x to its right, y away from the wall (its back is at y = 0), z up, metres. Objects
+that resemble one another differ by relief, size or place and not by colour alone: a door has a frame and a handle, a
+window is recessed, a picture stands off the wall, a curtain is a wave.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cuao3d.scene import UNLABELLED
+
+Array = NDArray[np.float64]
+Generator = np.random.Generator
+
+WALL, FLOOR, CABINET, BED, CHAIR, SOFA, TABLE, DOOR, WINDOW, BOOKSHELF = range(10)
+PICTURE, COUNTER, DESK, CURTAIN, REFRIGERATOR, SHOWER_CURTAIN, TOILET, SINK, BATHTUB, OTHER = range(10, 20)
+
+TEXTURES = ("plain", "wood", "tiles", "stripes", "fabric", "painting", "outdoors")
+
+# Colours (hue, saturation, value) that a class is usually seen in, and its usual textures. They overlap on purpose.
+_WOODS = ((0.07, 0.55, 0.45), (0.09, 0.45, 0.65), (0.06, 0.6, 0.3), (0.1, 0.3, 0.8))
+_WHITES = ((0.1, 0.04, 0.9), (0.6, 0.03, 0.85), (0.1, 0.12, 0.82))
+_CLOTHS = ((0.6, 0.5, 0.45), (0.0, 0.55, 0.5), (0.3, 0.3, 0.45), (0.08, 0.35, 0.6), (0.0, 0.02, 0.35), (0.75, 0.3, 0.5))
+_CERAMICS = ((0.1, 0.03, 0.93), (0.55, 0.06, 0.9), (0.12, 0.1, 0.88))
+_METALS = ((0.6, 0.03, 0.6), (0.6, 0.02, 0.75), (0.0, 0.0, 0.2))
+_STONES = ((0.08, 0.1, 0.5), (0.6, 0.08, 0.3), (0.1, 0.08, 0.75))
+STYLES: dict[str, tuple[tuple[tuple[float, float, float], ...], tuple[str, ...]]] = {
+    "wall": (((0.1, 0.08, 0.88), (0.55, 0.1, 0.8), (0.3, 0.1, 0.8), (0.0, 0.0, 0.8)), ("plain", "plain", "stripes")),
+    "tiled wall": (((0.55, 0.1, 0.88), (0.1, 0.06, 0.92), (0.45, 0.15, 0.8)), ("tiles",)),
+    "floor": ((*_WOODS, (0.1, 0.1, 0.55), (0.6, 0.1, 0.45)), ("wood", "wood", "tiles", "fabric")),
+    "wood": ((*_WOODS, (0.1, 0.05, 0.85)), ("wood", "wood", "plain")),
+    "front": ((*_WOODS, *_WHITES), ("wood", "plain")),
+    "cloth": (_CLOTHS, ("fabric", "fabric", "stripes")),
+    "linen": ((*_WHITES, (0.6, 0.3, 0.6), (0.95, 0.25, 0.65), (0.3, 0.2, 0.65)), ("fabric", "stripes", "plain")),
+    "curtain": ((*_CLOTHS, *_WHITES), ("fabric", "stripes", "plain")),
+    "shower": (((0.5, 0.15, 0.9), (0.1, 0.03, 0.9), (0.6, 0.25, 0.8)), ("plain", "stripes", "tiles")),
+    "ceramic": (_CERAMICS, ("plain",)),
+    "appliance": ((*_METALS[:2], *_WHITES, (0.0, 0.0, 0.25)), ("plain",)),
+    "metal": (_METALS, ("plain",)),
+    "stone": ((*_STONES, (0.08, 0.4, 0.5)), ("fabric", "plain", "wood")),
+    "painting": (((0.1, 0.5, 0.6), (0.6, 0.5, 0.5), (0.35, 0.4, 0.5)), ("painting",)),
+    "outdoors": (((0.55, 0.25, 0.95), (0.57, 0.4, 0.9)), ("outdoors",)),
+    "screen": (((0.6, 0.3, 0.12), (0.6, 0.6, 0.5)), ("plain",)),
+    "plant": (((0.33, 0.6, 0.35), (0.28, 0.5, 0.45)), ("fabric",)),
+}
+
+
+class Material(NamedTuple):
+    """How a surface looks: two colours and the texture that mixes them."""
+
+    texture: int
+    """Index into `TEXTURES`."""
+    first: tuple[float, float, float]
+    """RGB in [0, 1]."""
+    second: tuple[float, float, float]
+    """RGB in [0, 1]."""
+    scale: float
+    """Size of the texture's pattern, metres."""
+    phase: float
+    """Shift of the pattern, so that two objects never show the same one."""
+
+
+def material(rng: Generator, style: str) -> Material:
+    """Draw a material in a style of `STYLES`."""
+    colors, textures = STYLES[style]
+    texture = textures[rng.integers(len(textures))]
+    hue, saturation, value = colors[rng.integers(len(colors))]
+    hue, saturation = hue + rng.normal(0, 0.025), float(np.clip(saturation + rng.normal(0, 0.07), 0, 1))
+    value = float(np.clip(value + rng.normal(0, 0.07), 0.05, 1))
+    contrast = {"wood": 0.75, "tiles": 0.7, "stripes": 0.7, "fabric": 0.8}.get(texture, 0.93)
+    scale = {"wood": 0.12, "tiles": 0.25, "stripes": 0.12, "fabric": 0.03, "painting": 0.25}.get(texture, 0.4)
+    return Material(
+        TEXTURES.index(texture),
+        _rgb(hue, saturation, value),
+        _rgb(hue + rng.normal(0, 0.02), min(1, saturation * 1.1), value * contrast),
+        scale * float(rng.uniform(0.7, 1.5)),
+        float(rng.uniform(0, 100)),
+    )
+
+
+@dataclass
+class Furniture:
+    """An object under construction: triangles, each with a class and a material."""
+
+    rng: Generator
+    label: int
+    """Class of the parts that say no other."""
+    triangles: list[Array] = field(default_factory=list)
+    """Blocks of (T, 3, 3) corners, metres."""
+    labels: list[int] = field(default_factory=list)
+    """Class of each block."""
+    materials: list[Material] = field(default_factory=list)
+    """Material of each block."""
+    opening: tuple[float, float, float, float] | None = None
+    """Hole that the object needs in the wall behind it: x from, x to, z from, z to; metres."""
+    clearance: float = 0.0
+    """Room to keep free in front of it, metres."""
+
+    def add(self, triangles: Array, look: Material, label: int | None = None) -> None:
+        """Add a block of triangles (T, 3, 3)."""
+        self.triangles.append(triangles)
+        self.labels.append(self.label if label is None else label)
+        self.materials.append(look)
+
+    def box(
+        self,
+        x: tuple[float, float],
+        y: tuple[float, float],
+        z: tuple[float, float],
+        look: Material,
+        label: int | None = None,
+    ) -> None:
+        """Add an axis-aligned box between two corners."""
+        lower, upper = np.array([x[0], y[0], z[0]]), np.array([x[1], y[1], z[1]])
+        self.add((lower + _UNIT_BOX * (upper - lower)), look, label)
+
+    def turned(
+        self,
+        profile: list[tuple[float, float]],
+        center: tuple[float, float],
+        look: Material,
+        label: int | None = None,
+        stretch: tuple[float, float] = (1.0, 1.0),
+    ) -> None:
+        """Add a surface of revolution about a vertical axis; `profile` lists (radius, z) from bottom to top."""
+        angle = np.linspace(0, 2 * np.pi, 17)
+        ring = np.stack([np.cos(angle) * stretch[0], np.sin(angle) * stretch[1]], axis=1)
+        rings = np.array([np.c_[ring * radius + center, np.full(len(ring), z)] for radius, z in profile])
+        self.add(_grid_triangles(rings), look, label)
+
+    def wave(
+        self, x: tuple[float, float], z: tuple[float, float], depth: float, wavelength: float, look: Material
+    ) -> None:
+        """Add a hanging cloth: a sheet folded in waves about y = `depth`."""
+        along = np.linspace(x[0], x[1], max(8, int((x[1] - x[0]) / wavelength * 8)))
+        fold = depth + 0.06 * np.sin(2 * np.pi * along / wavelength + self.rng.uniform(0, 6))
+        rows = np.array([np.c_[along, fold, np.full(len(along), height)] for height in np.linspace(z[0], z[1], 4)])
+        self.add(_grid_triangles(rows), look)
+
+    def legs(self, x: float, y: tuple[float, float], top: float, look: Material, thickness: float = 0.05) -> None:
+        """Add four legs at x = +-`x` and the two values of y."""
+        for side in (-x, x):
+            for depth in y:
+                half = thickness / 2
+                self.box((side - half, side + half), (depth - half, depth + half), (0, top), look)
+
+
+def wardrobe(rng: Generator) -> Furniture:
+    """A cabinet with doors, on short legs or a plinth."""
+    item = Furniture(rng, CABINET)
+    look, dark, metal = material(rng, "front"), material(rng, "wood"), material(rng, "metal")
+    width, depth, height = rng.uniform(0.8, 1.5), rng.uniform(0.45, 0.6), rng.uniform(1.4, 1.9)
+    item.box((-width / 2, width / 2), (0, depth - 0.05), (0.1, height), dark)
+    item.box((-width / 2 + 0.04, width / 2 - 0.04), (0.05, depth - 0.12), (0, 0.1), dark)
+    _fronts(item, width, depth - 0.05, (0.12, height - 0.02), round(width / 0.45), 1, look, metal)
+    return item
+
+
+def dresser(rng: Generator) -> Furniture:
+    """A chest of drawers; the small ones are bedside tables."""
+    item = Furniture(rng, CABINET)
+    look, dark, metal = material(rng, "front"), material(rng, "wood"), material(rng, "metal")
+    width, depth, height = rng.uniform(0.45, 1.1), rng.uniform(0.4, 0.5), rng.uniform(0.5, 0.95)
+    item.legs(width / 2 - 0.05, (0.05, depth - 0.1), 0.12, dark)
+    item.box((-width / 2, width / 2), (0, depth - 0.05), (0.12, height), dark)
+    columns = 1 if width < 0.75 else 2
+    _fronts(item, width, depth - 0.05, (0.15, height - 0.04), columns, int(height / 0.24), look, metal)
+    return item
+
+
+def sideboard(rng: Generator) -> Furniture:
+    """A long low cabinet with doors and one open bay."""
+    item = Furniture(rng, CABINET)
+    look, dark, metal = material(rng, "front"), material(rng, "wood"), material(rng, "metal")
+    width, depth, height = rng.uniform(1.2, 1.7), rng.uniform(0.4, 0.5), rng.uniform(0.5, 0.7)
+    item.box((-width / 2, width / 2), (0, depth - 0.05), (0.08, height - 0.05), dark)
+    item.box((-width / 2 - 0.03, width / 2 + 0.03), (0, depth), (height - 0.05, height), look)
+    _fronts(item, width, depth - 0.05, (0.1, height - 0.08), 3, 1, look, metal)
+    if rng.random() < 0.6:
+        screen, stand = material(rng, "screen"), material(rng, "metal")
+        half = rng.uniform(0.35, 0.5)
+        item.box((-half, half), (0.18, 0.24), (height + 0.06, height + 0.06 + half * 1.15), screen, OTHER)
+        item.box((-0.15, 0.15), (0.12, 0.3), (height, height + 0.06), stand, OTHER)
+    return item
+
+
+def wall_cabinet(rng: Generator) -> Furniture:
+    """A cabinet that hangs on the wall."""
+    item = Furniture(rng, CABINET)
+    look, dark, metal = material(rng, "front"), material(rng, "wood"), material(rng, "metal")
+    width, depth, low = rng.uniform(0.6, 1.4), rng.uniform(0.3, 0.38), rng.uniform(1.4, 1.5)
+    item.box((-width / 2, width / 2), (0, depth - 0.04), (low, low + 0.65), dark)
+    _fronts(item, width, depth - 0.04, (low, low + 0.65), max(1, round(width / 0.45)), 1, look, metal)
+    return item
+
+
+def bed(rng: Generator) -> Furniture:
+    """A single, double or box bed with mattress, blanket and pillows; its head is at the wall."""
+    item = Furniture(rng, BED)
+    frame, linen, blanket = material(rng, "wood"), material(rng, "linen"), material(rng, "cloth")
+    width, length = rng.uniform(0.9, 1.8), rng.uniform(1.9, 2.1)
+    shape = rng.integers(3)
+    top = rng.uniform(0.48, 0.6)
+    if shape == 2:
+        item.box((-width / 2, width / 2), (0.05, length), (0, top - 0.2), blanket)
+    else:
+        item.legs(width / 2 - 0.06, (0.1, length - 0.05), top - 0.3, frame, 0.07)
+        item.box((-width / 2, width / 2), (0.03, length), (top - 0.32, top - 0.18), frame)
+    if shape == 1:
+        item.box((-width / 2, width / 2), (length, length + 0.06), (0.1, top + 0.15), frame)
+    item.box((-width / 2 - 0.03, width / 2 + 0.03), (0, 0.07), (0.2, rng.uniform(0.9, 1.2)), frame)
+    item.box((-width / 2 + 0.03, width / 2 - 0.03), (0.08, length - 0.03), (top - 0.18, top), linen)
+    item.box((-width / 2 - 0.02, width / 2 + 0.02), (0.75, length + 0.01), (top - 0.22, top + 0.05), blanket)
+    pillows = 1 if width < 1.3 else 2
+    for index in range(pillows):
+        x = (index - (pillows - 1) / 2) * width / 2
+        profile = [(0.3, top), (0.33, top + 0.06), (0.24, top + 0.13), (0.0, top + 0.15)]
+        item.turned(profile, (x, 0.38), linen, stretch=(1.0, 0.7))
+    return item
+
+
+def chair(rng: Generator) -> Furniture:
+    """A dining chair with slats, an office chair, or an armchair; it looks along +y."""
+    item = Furniture(rng, CHAIR)
+    shape, half, seat = rng.integers(3), rng.uniform(0.2, 0.24), rng.uniform(0.42, 0.47)
+    cloth, frame = material(rng, "cloth"), material(rng, "wood")
+    if shape == 0:
+        item.legs(half - 0.03, (0.03, 2 * half - 0.03), seat, frame, 0.04)
+        item.box((-half, half), (0, 2 * half), (seat, seat + 0.05), cloth if rng.random() < 0.5 else frame)
+        for x in np.linspace(-half + 0.03, half - 0.03, 4):
+            item.box((x - 0.02, x + 0.02), (0, 0.04), (seat, seat + 0.48), frame)
+        item.box((-half, half), (-0.01, 0.05), (seat + 0.4, seat + 0.5), frame)
+    elif shape == 1:
+        metal = material(rng, "metal")
+        item.turned([(0.04, 0.1), (0.04, seat)], (0, half), metal)
+        for angle in np.arange(5) * 2 * np.pi / 5:
+            x, y = 0.28 * np.cos(angle), half + 0.28 * np.sin(angle)
+            item.box((x - 0.04, x + 0.04), (y - 0.04, y + 0.04), (0, 0.08), metal)
+            item.add(_beam((0, half, 0.1), (x, y, 0.08), 0.04), metal)
+        item.box((-half, half), (0, 2 * half), (seat, seat + 0.08), cloth)
+        item.box((-half + 0.03, half - 0.03), (-0.05, 0.03), (seat + 0.18, seat + 0.62), cloth)
+        for side in (-half, half):
+            item.box((side - 0.03, side + 0.03), (0.1, 0.35), (seat + 0.2, seat + 0.24), metal)
+            item.box((side - 0.02, side + 0.02), (0.2, 0.25), (seat, seat + 0.2), metal)
+    else:
+        half += 0.12
+        item.legs(half - 0.05, (0.06, 2 * half - 0.06), 0.15, frame)
+        item.box((-half, half), (0, 2 * half), (0.15, seat), cloth)
+        item.box((-half, half), (0, 0.15), (seat, seat + 0.45), cloth)
+        for side in (-half, half - 0.1):
+            item.box((side, side + 0.1), (0, 2 * half), (seat, seat + 0.2), cloth)
+    return item
+
+
+def sofa(rng: Generator) -> Furniture:
+    """A sofa with arms, a corner sofa, or one without arms."""
+    item = Furniture(rng, SOFA)
+    cloth, cushion, feet = material(rng, "cloth"), material(rng, "cloth"), material(rng, "wood")
+    shape, width, depth, seat = rng.integers(3), rng.uniform(1.5, 2.2), rng.uniform(0.8, 0.95), rng.uniform(0.4, 0.45)
+    cushion = cloth if rng.random() < 0.6 else cushion
+    item.legs(width / 2 - 0.08, (0.08, depth - 0.08), 0.08, feet)
+    item.box((-width / 2, width / 2), (0, depth), (0.08, seat - 0.12), cloth)
+    item.box((-width / 2, width / 2), (0, 0.2), (seat - 0.12, seat + 0.4), cloth)
+    arm = 0.0 if shape == 2 else 0.18
+    for side in (-width / 2, width / 2 - arm) if arm else ():
+        item.box((side, side + arm), (0, depth), (seat - 0.12, seat + 0.2), cloth)
+    inner, seats = width - 2 * arm, 2 if width < 1.8 else 3
+    for index in range(seats):
+        x0 = -inner / 2 + index * inner / seats
+        item.box((x0 + 0.01, x0 + inner / seats - 0.01), (0.2, depth + 0.02), (seat - 0.12, seat + 0.02), cushion)
+        item.box((x0 + 0.02, x0 + inner / seats - 0.02), (0.18, 0.34), (seat, seat + 0.36), cushion)
+    if shape == 1:
+        side = 1 if rng.random() < 0.5 else -1
+        edge = sorted((side * width / 2, side * (width / 2 - 0.75)))
+        item.box((edge[0], edge[1]), (depth, depth + 0.65), (0.08, seat), cloth)
+    return item
+
+
+def table(rng: Generator) -> Furniture:
+    """A dining table, a round table on one foot, or a low coffee table with a shelf; free-standing."""
+    item = Furniture(rng, TABLE)
+    look = material(rng, "wood")
+    shape = rng.integers(3)
+    width, depth, height = rng.uniform(1.1, 1.6), rng.uniform(0.75, 0.9), rng.uniform(0.71, 0.76)
+    if shape == 0:
+        item.box((-width / 2, width / 2), (0, depth), (height - 0.05, height), look)
+        item.legs(width / 2 - 0.06, (0.06, depth - 0.06), height - 0.05, look, 0.07)
+    elif shape == 1:
+        radius = rng.uniform(0.45, 0.6)
+        profile = [(0.3, 0.0), (0.3, 0.04), (0.06, 0.1), (0.06, height - 0.05)]
+        profile += [(radius, height - 0.05), (radius, height), (0.0, height)]
+        item.turned(profile, (0, radius), look)
+    else:
+        width, depth, height = rng.uniform(0.8, 1.2), rng.uniform(0.5, 0.65), rng.uniform(0.38, 0.46)
+        item.box((-width / 2, width / 2), (0, depth), (height - 0.06, height), look)
+        item.box((-width / 2 + 0.05, width / 2 - 0.05), (0.05, depth - 0.05), (0.12, 0.16), look)
+        item.legs(width / 2 - 0.05, (0.05, depth - 0.05), height - 0.05, look, 0.06)
+    return item
+
+
+def desk(rng: Generator) -> Furniture:
+    """A desk with drawers, with side panels, or with a hutch; a monitor and a keyboard stand on it."""
+    item = Furniture(rng, DESK)
+    look, metal = material(rng, "front"), material(rng, "metal")
+    shape = rng.integers(3)
+    width, depth, height = rng.uniform(1.1, 1.6), rng.uniform(0.6, 0.75), rng.uniform(0.71, 0.76)
+    item.box((-width / 2, width / 2), (0, depth), (height - 0.04, height), look)
+    item.box((-width / 2 + 0.05, width / 2 - 0.05), (0.03, 0.06), (0.3, height - 0.04), look)
+    drawers = Furniture(rng, DESK)
+    drawers.box((-0.2, 0.2), (0.05, depth - 0.08), (0.05, height - 0.04), look)
+    _fronts(drawers, 0.4, depth - 0.08, (0.08, height - 0.06), 1, 3, look, metal)
+    for side in (-1, 1):
+        if shape != 1 and (side == 1 or width > 1.45):
+            for block, label, surface in zip(drawers.triangles, drawers.labels, drawers.materials, strict=True):
+                item.add(block + np.array([side * (width / 2 - 0.22), 0, 0]), surface, label)
+        else:
+            edge = sorted((side * width / 2, side * (width / 2 - 0.05)))
+            item.box((edge[0], edge[1]), (0.02, depth - 0.02), (0, height - 0.04), look)
+    if shape == 2:
+        item.box((-width / 2, width / 2), (0, 0.04), (height, height + 0.5), look)
+        item.box((-width / 2, width / 2), (0, 0.24), (height + 0.46, height + 0.5), look)
+    screen, x = material(rng, "screen"), rng.uniform(-0.15, 0.15)
+    item.box((x - 0.26, x + 0.26), (0.2, 0.25), (height + 0.1, height + 0.42), screen, UNLABELLED)
+    item.box((x - 0.1, x + 0.1), (0.14, 0.3), (height, height + 0.1), metal, UNLABELLED)
+    item.box((x - 0.22, x + 0.22), (0.36, 0.5), (height, height + 0.03), metal, UNLABELLED)
+    return item
+
+
+def door(rng: Generator) -> Furniture:
+    """A panelled, glazed or double door: a frame that stands out, a leaf set back, a handle."""
+    item = Furniture(rng, DOOR, clearance=0.7)
+    look, frame, metal = material(rng, "front"), material(rng, "wood"), material(rng, "metal")
+    shape, height = rng.integers(3), rng.uniform(1.98, 2.1)
+    half = rng.uniform(0.4, 0.46) if shape < 2 else rng.uniform(0.6, 0.7)
+    item.opening = (-half, half, 0.0, height)
+    _reveal(item, item.opening, -0.14, frame)
+    for side in (-half - 0.09, half):
+        item.box((side, side + 0.09), (0, 0.05), (0, height + 0.09), frame)
+    item.box((-half, half), (0, 0.05), (height, height + 0.09), frame)
+    item.box((-half, half), (-0.14, -0.1), (0, height), look)
+    leaves = [(-half, half)] if shape < 2 else [(-half, 0.0), (0.0, half)]
+    for left, right in leaves:
+        for low, high in ((0.15, 0.85), (1.05, height - 0.15)):
+            glazed = shape == 1 and low > 1
+            inset = material(rng, "outdoors") if glazed else look
+            item.box((left + 0.13, right - 0.13), (-0.1, -0.1 if glazed else -0.06), (low, high), inset)
+        x = right - 0.08 if (right > 0 and len(leaves) == 1) or left < 0 else left + 0.08
+        item.box((x - 0.02, x + 0.02), (-0.1, 0.0), (0.98, 1.02), metal)
+        item.box((x - 0.12, x + 0.02), (-0.02, 0.02), (0.97, 1.03), metal)
+    return item
+
+
+def window(rng: Generator) -> Furniture:
+    """A window with one, two or four panes, recessed in the wall above a sill."""
+    item = Furniture(rng, WINDOW)
+    frame, sky = material(rng, "front"), material(rng, "outdoors")
+    half, low, high = rng.uniform(0.45, 0.85), rng.uniform(0.85, 1.0), rng.uniform(1.95, 2.15)
+    item.opening = (-half, half, low, high)
+    _reveal(item, item.opening, -0.2, frame)
+    item.box((-half - 0.08, half + 0.08), (0, 0.12), (low - 0.05, low), frame)
+    item.box((-half, half), (-0.2, -0.18), (low, high), sky)
+    for side in (-half, half - 0.07):
+        item.box((side, side + 0.07), (-0.18, -0.12), (low, high), frame)
+    for level in (low, high - 0.07):
+        item.box((-half, half), (-0.18, -0.12), (level, level + 0.07), frame)
+    shape = rng.integers(3)
+    if shape >= 1:
+        item.box((-0.04, 0.04), (-0.18, -0.12), (low, high), frame)
+    if shape == 2:
+        middle = low + 0.6 * (high - low)
+        item.box((-half, half), (-0.18, -0.12), (middle - 0.03, middle + 0.03), frame)
+    return item
+
+
+def bookshelf(rng: Generator) -> Furniture:
+    """A tall, a low wide or a cube shelf, filled with books."""
+    item = Furniture(rng, BOOKSHELF)
+    look = material(rng, "wood")
+    shape = rng.integers(3)
+    width = (rng.uniform(0.7, 1.1), rng.uniform(1.2, 1.6), rng.uniform(0.9, 1.2))[shape]
+    height = (rng.uniform(1.7, 2.0), rng.uniform(0.8, 1.1), rng.uniform(1.3, 1.6))[shape]
+    depth, gap = rng.uniform(0.28, 0.36), rng.uniform(0.32, 0.4)
+    item.box((-width / 2, width / 2), (0, 0.03), (0, height), look)
+    bays = (1, 2, 3)[shape]
+    for x in np.linspace(-width / 2, width / 2 - 0.03, bays + 1):
+        item.box((x, x + 0.03), (0, depth), (0, height), look)
+    levels = np.linspace(0.05, height - 0.03, max(3, int(height / gap) + 1))
+    for level in levels:
+        item.box((-width / 2, width / 2), (0, depth), (level, level + 0.03), look)
+    for level, above in pairwise(levels):
+        x = -width / 2 + 0.04
+        while x < width / 2 - 0.1:
+            thick = rng.uniform(0.03, 0.09)
+            if rng.random() < 0.85:
+                tall = min(rng.uniform(0.2, 0.3), above - level - 0.05)
+                deep = rng.uniform(0.15, depth - 0.04)
+                item.box((x, x + thick), (0.03, 0.03 + deep), (level + 0.03, level + 0.03 + tall), _book(rng))
+            x += thick + rng.uniform(0, 0.01)
+    return item
+
+
+def picture(rng: Generator) -> Furniture:
+    """A landscape, a portrait or a row of three: a canvas in a frame that stands off the wall."""
+    item = Furniture(rng, PICTURE)
+    frame = material(rng, "wood")
+    shape, middle = rng.integers(3), rng.uniform(1.45, 1.65)
+    wide, tall = ((rng.uniform(0.4, 0.6), 0.28), (0.27, rng.uniform(0.35, 0.5)), (0.18, 0.26))[shape]
+    for x in (-0.45, 0.0, 0.45) if shape == 2 else (0.0,):
+        item.box((x - wide, x + wide), (0.02, 0.06), (middle - tall, middle + tall), frame)
+        canvas = material(rng, "painting")
+        item.box((x - wide + 0.04, x + wide - 0.04), (0.05, 0.07), (middle - tall + 0.04, middle + tall - 0.04), canvas)
+    return item
+
+
+def counter(rng: Generator) -> Furniture:
+    """A worktop with a splashback on base cabinets, with or without a sink in it, or a tall bar."""
+    item = Furniture(rng, COUNTER)
+    look, stone, metal = material(rng, "front"), material(rng, "stone"), material(rng, "metal")
+    width, depth = rng.uniform(1.4, 2.4), rng.uniform(0.58, 0.65)
+    shape = rng.integers(3)
+    height = 0.9 if shape < 2 else 1.05
+    if shape == 2:
+        item.box((-width / 2, width / 2), (0.05, 0.15), (0, height - 0.06), stone)
+        item.box((-width / 2, width / 2), (0, depth), (height - 0.08, height), stone)
+        return item
+    item.box((-width / 2, width / 2), (0, depth - 0.08), (0.1, height - 0.06), look, CABINET)
+    columns = round(width / 0.5)
+    _fronts(item, width, depth - 0.08, (0.12, height - 0.08), columns, 1 + int(rng.integers(2)), look, metal, CABINET)
+    item.box((-width / 2, width / 2), (0, 0.05), (height, height + 0.25), stone)
+    basin = rng.uniform(-width / 4, width / 4) if shape == 1 else None
+    if basin is None:
+        item.box((-width / 2, width / 2), (0, depth), (height - 0.06, height), stone)
+        return item
+    left, right = basin - 0.26, basin + 0.26
+    item.box((-width / 2, left), (0, depth), (height - 0.06, height), stone)
+    item.box((right, width / 2), (0, depth), (height - 0.06, height), stone)
+    item.box((left, right), (0, 0.12), (height - 0.06, height), stone)
+    item.box((left, right), (depth - 0.1, depth), (height - 0.06, height), stone)
+    _basin(item, (left, right), (0.12, depth - 0.1), height + 0.01, 0.18, metal, SINK)
+    _tap(item, basin, 0.08, height, metal, SINK)
+    return item
+
+
+def curtain(rng: Generator) -> Furniture:
+    """A pair, a single cloth or a short pair, folded in waves under a rod; made to hang before a window."""
+    item = Furniture(rng, CURTAIN)
+    cloth, metal = material(rng, "curtain"), material(rng, "metal")
+    shape, half, top = rng.integers(3), rng.uniform(0.6, 1.0), rng.uniform(2.2, 2.35)
+    low = 0.06 if shape < 2 else rng.uniform(0.7, 0.85)
+    drawn, wavelength = rng.uniform(0.3, 0.5), rng.uniform(0.16, 0.26)
+    item.box((-half - 0.1, half + 0.1), (0.11, 0.15), (top, top + 0.04), metal)
+    item.wave((-half - 0.05, -half + drawn), (low, top), 0.15, wavelength, cloth)
+    if shape != 1:
+        item.wave((half - drawn, half + 0.05), (low, top), 0.15, wavelength, cloth)
+    return item
+
+
+def refrigerator(rng: Generator) -> Furniture:
+    """A fridge with the freezer above or below, side by side, or a small one; long handles."""
+    item = Furniture(rng, REFRIGERATOR)
+    look, metal = material(rng, "appliance"), material(rng, "metal")
+    shape = rng.integers(3)
+    width = (rng.uniform(0.6, 0.7), rng.uniform(0.85, 0.95), rng.uniform(0.55, 0.6))[shape]
+    depth = rng.uniform(0.65, 0.75)
+    height = (rng.uniform(1.65, 1.85), rng.uniform(1.75, 1.9), rng.uniform(1.2, 1.4))[shape]
+    item.box((-width / 2, width / 2), (0.03, depth - 0.1), (0.05, height), look)
+    split = rng.uniform(0.35, 0.7) * height
+    if shape == 1:
+        doors = [((-width / 2, -0.01), (0.08, height - 0.01)), ((0.01, width / 2), (0.08, height - 0.01))]
+    else:
+        doors = [((-width / 2, width / 2), (0.08, split - 0.015)), ((-width / 2, width / 2), (split + 0.015, height))]
+    for x, z in doors:
+        item.box(x, (depth - 0.09, depth), z, look)
+        grip = x[1] - 0.07 if x[0] < 0 and shape == 1 else x[0] + 0.07
+        low, high = z[0] + 0.15 * (z[1] - z[0]), z[1] - 0.15 * (z[1] - z[0])
+        item.box((grip - 0.02, grip + 0.02), (depth + 0.03, depth + 0.07), (low, high), metal)
+        for end in (low, high - 0.03):
+            item.box((grip - 0.02, grip + 0.02), (depth, depth + 0.04), (end, end + 0.03), metal)
+    return item
+
+
+def bathtub(rng: Generator) -> Furniture:
+    """A built-in, a free-standing oval or a panelled tub, with a shower curtain on a rod before it or not."""
+    item = Furniture(rng, BATHTUB)
+    white, metal = material(rng, "ceramic"), material(rng, "metal")
+    length, depth, height = rng.uniform(1.5, 1.8), rng.uniform(0.7, 0.8), rng.uniform(0.5, 0.6)
+    shape = rng.integers(3)
+    if shape == 1:
+        half = length / 2
+        outer = [(half * 0.75, 0.0), (half, height), (half * 0.92, height), (half * 0.65, 0.15), (0.0, 0.12)]
+        item.turned(outer, (0, depth / 2), white, stretch=(1.0, depth / length))
+    else:
+        panel = white if shape == 0 else material(rng, "front")
+        item.box((-length / 2, length / 2), (depth - 0.06, depth), (0, height), panel)
+        for side in (-length / 2, length / 2 - 0.08):
+            item.box((side, side + 0.08), (0, depth), (0, height), white)
+        item.box((-length / 2, length / 2), (0, 0.08), (0, height), white)
+        item.box((-length / 2, length / 2), (depth - 0.1, depth + 0.02), (height - 0.05, height), white)
+        item.box((-length / 2, length / 2), (0, depth), (0.1, 0.14), white)
+    _tap(item, -length / 2 + 0.3, 0.08, height, metal, BATHTUB)
+    cloth, top = Furniture(rng, SHOWER_CURTAIN), rng.uniform(1.95, 2.1)
+    drape = rng.integers(3)
+    spans = ([(-length / 2, length / 2)], [(-length / 2, 0.0)], [(-length / 2, -0.2), (0.35, length / 2)])[drape]
+    look, wavelength = material(rng, "shower"), rng.uniform(0.12, 0.18)
+    for x in spans:
+        cloth.wave(x, (0.25, top), depth + 0.05, wavelength, look)
+    cloth.box((-length / 2, length / 2), (depth + 0.03, depth + 0.07), (top, top + 0.04), metal)
+    for block, surface in zip(cloth.triangles, cloth.materials, strict=True):
+        item.add(block, surface, SHOWER_CURTAIN)
+    return item
+
+
+def toilet(rng: Generator) -> Furniture:
+    """A toilet with a tank, hung from the wall, or with its lid up."""
+    item = Furniture(rng, TOILET)
+    white, shape, seat = material(rng, "ceramic"), rng.integers(3), rng.uniform(0.4, 0.44)
+    foot = 0.0 if shape != 1 else 0.14
+    profile = [(0.12, foot), (0.13, foot + 0.12), (0.2, seat - 0.08), (0.21, seat)]
+    profile += [(0.14, seat), (0.1, seat - 0.15), (0.0, seat - 0.18)]
+    item.turned(profile, (0, 0.45), white, stretch=(0.9, 1.25))
+    item.box((-0.12, 0.12), (0.0, 0.3), (foot, seat - 0.05), white)
+    if shape != 1:
+        item.box((-0.2, 0.2), (0, 0.18), (seat - 0.04, seat + 0.38), white)
+        item.box((-0.21, 0.21), (0, 0.2), (seat + 0.38, seat + 0.42), white)
+    else:
+        item.box((-0.25, 0.25), (0, 0.14), (0, 1.1), white)
+    if shape == 2:
+        item.box((-0.19, 0.19), (0.2, 0.24), (seat, seat + 0.42), white)
+    else:
+        item.turned([(0.2, seat), (0.2, seat + 0.04), (0.0, seat + 0.04)], (0, 0.45), white, stretch=(0.9, 1.25))
+    return item
+
+
+def sink(rng: Generator) -> Furniture:
+    """A wash-basin on a pedestal, on a cabinet, or a bowl on a shelf."""
+    item = Furniture(rng, SINK)
+    white, metal, look = material(rng, "ceramic"), material(rng, "metal"), material(rng, "front")
+    shape, half, top = rng.integers(3), rng.uniform(0.26, 0.36), rng.uniform(0.8, 0.88)
+    if shape == 0:
+        item.turned([(0.13, 0), (0.08, 0.2), (0.1, top - 0.15)], (0, 0.2), white)
+    elif shape == 1:
+        item.box((-half, half), (0, 0.42), (0.1, top - 0.16), look, CABINET)
+        _fronts(item, 2 * half, 0.42, (0.12, top - 0.18), 2, 1, look, metal, CABINET)
+    else:
+        item.box((-half - 0.15, half + 0.15), (0, 0.48), (top - 0.2, top - 0.14), look, CABINET)
+    if shape == 2:
+        bowl = [(0.12, top - 0.14), (0.22, top + 0.02), (0.2, top + 0.02), (0.1, top - 0.08), (0.0, top - 0.1)]
+        item.turned(bowl, (0, 0.24), white)
+    else:
+        _basin(item, (-half, half), (0.02, 0.46), top, 0.15, white, SINK)
+    _tap(item, 0.0, 0.05, top, metal, SINK)
+    return item
+
+
+def clutter(rng: Generator) -> Furniture:
+    """Other furniture: a floor lamp, a plant in a pot, a waste bin or a radiator."""
+    item = Furniture(rng, OTHER)
+    shape, metal, cloth = rng.integers(4), material(rng, "metal"), material(rng, "linen")
+    if shape == 0:
+        item.turned([(0.15, 0.0), (0.15, 0.04), (0.025, 0.06), (0.025, 1.35)], (0, 0.25), metal)
+        item.turned([(0.2, 1.3), (0.13, 1.6)], (0, 0.25), cloth)
+    elif shape == 1:
+        item.turned([(0.12, 0), (0.18, 0.35), (0.0, 0.33)], (0, 0.3), material(rng, "stone"))
+        leaf = material(rng, "plant")
+        for _ in range(14):
+            tip = (rng.normal(0, 0.2), 0.3 + rng.normal(0, 0.2), rng.uniform(0.6, 1.2))
+            item.add(_beam((0, 0.3, 0.33), tip, 0.05), leaf)
+    elif shape == 2:
+        item.turned([(0.12, 0), (0.16, 0.4), (0.14, 0.4), (0.1, 0.05), (0.0, 0.05)], (0, 0.2), metal)
+    else:
+        for x in np.arange(-0.4, 0.41, 0.1):
+            item.box((x - 0.03, x + 0.03), (0.05, 0.14), (0.15, 0.7), cloth)
+        item.box((-0.44, 0.44), (0.03, 0.08), (0.2, 0.65), cloth)
+    return item
+
+
+SHAPES: dict[str, Callable[[Generator], Furniture]] = {
+    make.__name__: make
+    for make in (
+        wardrobe, dresser, sideboard, wall_cabinet, bed, chair, sofa, table, desk, door, window, bookshelf, picture,
+        counter, curtain, refrigerator, bathtub, toilet, sink, clutter,
+    )
+}  # fmt: skip
+"""Every object that a room may hold, by name."""
+
+_UNIT_BOX = np.array(
+    [[[(c >> 2) & 1, (c >> 1) & 1, c & 1] for c in triangle] for triangle in (
+        (0, 1, 3), (0, 3, 2), (4, 7, 5), (4, 6, 7), (0, 5, 1), (0, 4, 5),
+        (2, 3, 7), (2, 7, 6), (0, 2, 6), (0, 6, 4), (1, 5, 7), (1, 7, 3),
+    )], dtype=np.float64,
+)  # fmt: skip
+
+
+def _fronts(
+    item: Furniture,
+    width: float,
+    depth: float,
+    z: tuple[float, float],
+    columns: int,
+    rows: int,
+    look: Material,
+    metal: Material,
+    label: int | None = None,
+) -> None:
+    """Cover a cabinet's face with doors or drawers that stand out, each with a handle."""
+    columns, rows = max(1, columns), max(1, rows)
+    wide, tall, gap, grip = width / columns, (z[1] - z[0]) / rows, 0.015, (depth + 0.04, depth + 0.08)
+    for column in range(columns):
+        for row in range(rows):
+            left, low = -width / 2 + column * wide, z[0] + row * tall
+            front = (left + gap, left + wide - gap), (depth, depth + 0.04), (low + gap, low + tall - gap)
+            item.box(*front, look, label)
+            x, middle = left + wide / 2, low + tall / 2
+            if tall > wide:
+                x = left + (wide - 0.07 if column % 2 == 0 else 0.07)
+                item.box((x - gap, x + gap), grip, (middle - 0.08, middle + 0.08), metal, label)
+            else:
+                item.box((x - 0.08, x + 0.08), grip, (middle - gap, middle + gap), metal, label)
+
+
+def _reveal(item: Furniture, opening: tuple[float, float, float, float], back: float, look: Material) -> None:
+    """Line the sides of a hole in the wall."""
+    left, right, low, high = opening
+    thin = 0.02
+    item.box((left - thin, left), (back, 0), (low, high), look)
+    item.box((right, right + thin), (back, 0), (low, high), look)
+    item.box((left, right), (back, 0), (high, high + thin), look)
+    item.box((left, right), (back, 0), (low - thin, low), look)
+
+
+def _basin(
+    item: Furniture, x: tuple[float, float], y: tuple[float, float], top: float, deep: float, look: Material, label: int
+) -> None:
+    """Add an open box with thick walls: a basin."""
+    rim = 0.05
+    item.box(x, y, (top - deep, top - deep + 0.03), look, label)
+    for edge in ((x[0], x[0] + rim), (x[1] - rim, x[1])):
+        item.box(edge, y, (top - deep, top), look, label)
+    for edge in ((y[0], y[0] + rim), (y[1] - rim, y[1])):
+        item.box(x, edge, (top - deep, top), look, label)
+
+
+def _tap(item: Furniture, x: float, y: float, z: float, look: Material, label: int) -> None:
+    """Add a tap: a post and a spout."""
+    item.box((x - 0.02, x + 0.02), (y - 0.02, y + 0.02), (z, z + 0.22), look, label)
+    item.box((x - 0.02, x + 0.02), (y, y + 0.16), (z + 0.2, z + 0.23), look, label)
+
+
+def _book(rng: Generator) -> Material:
+    """Draw the colour of a book's spine."""
+    color = _rgb(rng.random(), rng.uniform(0.2, 0.8), rng.uniform(0.2, 0.8))
+    return Material(0, color, color, 0.3, 0.0)
+
+
+def _beam(start: tuple[float, float, float], end: tuple[float, float, float], thickness: float) -> Array:
+    """Return a square beam between two points."""
+    begin, axis = np.array(start), np.array(end) - np.array(start)
+    side = np.cross(axis, [0.0, 0.0, 1.0] if abs(axis[2]) < 0.9 * np.linalg.norm(axis) else [1.0, 0.0, 0.0])
+    side /= np.linalg.norm(side)
+    up = np.cross(side, axis) / np.linalg.norm(axis)
+    centered = _UNIT_BOX - np.array([0.0, 0.5, 0.5])
+    corners: Array = begin + centered @ np.stack([axis, side * thickness, up * thickness])
+    return corners
+
+
+def _grid_triangles(rows: Array) -> Array:
+    """Triangulate a grid of points (R, C, 3)."""
+    a, b, c, d = rows[:-1, :-1], rows[:-1, 1:], rows[1:, 1:], rows[1:, :-1]
+    return np.concatenate([np.stack([a, b, c], axis=2), np.stack([a, c, d], axis=2)]).reshape(-1, 3, 3)
+
+
+def _rgb(hue: float, saturation: float, value: float) -> tuple[float, float, float]:
+    """Convert a colour from HSV; hue wraps."""
+    sector = (np.array([5.0, 3.0, 1.0]) + hue * 6) % 6
+    red, green, blue = value - value * saturation * np.clip(np.minimum(sector, 4 - sector), 0, 1)
+    return float(red), float(green), float(blue)
