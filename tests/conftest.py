@@ -1,0 +1,97 @@
+"""What tests share: shape checks in all functions, a tiny posed RGB-D room with known answers, golden numbers."""
+
+from jaxtyping import install_import_hook
+
+install_import_hook("cuao3d", "beartype.beartype")
+
+from collections.abc import Mapping  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from jaxtyping import Float, Float32  # noqa: E402
+from torch import Tensor  # noqa: E402
+from torch.nn import functional  # noqa: E402
+
+from cuao3d.fusion import lift, sample_cells, see  # noqa: E402
+from cuao3d.scene import Camera, Frame, Scene  # noqa: E402
+from cuao3d.store import Store, TeacherCard  # noqa: E402
+
+WALL, PICTURE = 0, 10
+WALL_COLOR, PICTURE_COLOR = (0.75, 0.25, 0.25), (0.25, 0.75, 0.25)
+CAMERAS_X = (-0.25, 0.25)
+"""Where the two cameras stand, metres; both look along +y from (x, 0, 1)."""
+
+
+class ColorTeacher:
+    """Toy teacher: the mean colour of every 4 x 4 pixels. It cannot be wrong, so what it lifts is known."""
+
+    name = "color"
+    num_channels = 3
+
+    def __call__(self, image: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 h w"]:
+        return functional.avg_pool2d(image, 4)
+
+
+def camera_at(x: float) -> Camera:
+    """A camera at (x, 0, 1) that looks along +y: its x is the world's x, its y the world's -z."""
+    pose = torch.tensor([[1, 0, 0, x], [0, 0, 1, 0], [0, -1, 0, 1], [0, 0, 0, 1]], dtype=torch.float64)
+    focal, center = torch.tensor([40.0, 40.0]), torch.tensor([31.5, 23.5])
+    return Camera(focal.double(), center.double(), 64, 48, pose)
+
+
+@pytest.fixture
+def synthetic_scene() -> Scene:
+    """A red wall at y = 2, x in [-1, 1], z in [0, 2], and a green picture at y = 1 that hides the wall's middle.
+
+    The picture spans x in [-0.25, 0.25] and z in [0.75, 1.25]; its points keep 3 cm from its edges, so every one of
+    them is seen by both cameras. A camera at x sees no wall within [-0.5 - x, 0.5 - x] x [0.5, 1.5].
+    """
+    wall = torch.cartesian_prod(torch.linspace(-1, 1, 21), torch.tensor([2.0]), torch.linspace(0, 2, 21))
+    picture = torch.cartesian_prod(torch.linspace(-0.22, 0.22, 12), torch.tensor([1.0]), torch.linspace(0.78, 1.22, 12))
+    num_points = torch.tensor([len(wall), len(picture)])
+    return Scene(
+        name="synthetic",
+        points=torch.cat([wall, picture]),
+        frames=tuple(_frame(x) for x in CAMERAS_X),
+        colors=torch.tensor([WALL_COLOR, PICTURE_COLOR]).repeat_interleave(num_points, dim=0),
+        labels=torch.tensor([WALL, PICTURE]).repeat_interleave(num_points),
+        label_set="scannet20",
+    )
+
+
+@pytest.fixture
+def synthetic_store(synthetic_scene: Scene, tmp_path: Path) -> Store:
+    """The synthetic scene in a store of 5 cm cells, with what the colour teacher sees."""
+    store = Store.create(tmp_path / "store", cell=0.05, teachers={"color": TeacherCard(num_channels=3)})
+    samples = sample_cells(synthetic_scene.points, store.cell)
+    visibility = see(synthetic_scene, samples)
+    store.add_scene(synthetic_scene, samples, visibility, {"color": lift(synthetic_scene, visibility, ColorTeacher())})
+    return store
+
+
+@pytest.fixture(scope="session")
+def golden() -> Mapping[str, np.ndarray]:
+    """Outputs of the official functions; `golden/README.md` says which."""
+    with np.load(Path(__file__).parent / "golden" / "reference.npz") as file:
+        return dict(file)
+
+
+def golden_camera(golden: Mapping[str, np.ndarray], view: int) -> Camera:
+    """The camera of one of the golden views."""
+    intrinsics = torch.from_numpy(golden["intrinsics_640x480_to_320x240"])
+    pose = torch.from_numpy(golden["world_from_camera"][view])
+    return Camera(intrinsics[[0, 1], [0, 1]], intrinsics[:2, 2], 320, 240, pose)
+
+
+def _frame(x: float) -> Frame:
+    camera = camera_at(x)
+    column, row = torch.meshgrid(torch.arange(64.0), torch.arange(48.0), indexing="xy")
+    right, down = (column - 31.5) / 40, (row - 23.5) / 40
+    on_picture = ((x + right).abs() <= 0.25) & (down.abs() <= 0.25)
+    on_wall = ((x + 2 * right).abs() <= 1) & ((2 * down).abs() <= 1) & ~on_picture
+    depth: Float32[Tensor, "48 64"] = on_picture.float() + 2 * on_wall.float()
+    red, green = torch.tensor(WALL_COLOR), torch.tensor(PICTURE_COLOR)
+    image = on_wall * red[:, None, None] + on_picture * green[:, None, None]
+    return Frame(f"x={x}", camera, read_image=lambda: image, read_depth=lambda: depth)

@@ -1,0 +1,151 @@
+"""Facts about sampling, visibility and lifting."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from conftest import CAMERAS_X, PICTURE, PICTURE_COLOR, ColorTeacher, golden_camera
+from cuao3d.fusion import Samples, lift, sample_cells, see
+from cuao3d.geometry import voxelize
+from cuao3d.scene import Frame, Scene
+
+
+class Maps:
+    """A teacher that returns given maps: the image of view i holds the number i."""
+
+    name = "maps"
+
+    def __init__(self, *maps_of_view):
+        self.maps_of_view = maps_of_view
+        self.num_channels = sum(len(one) for one in maps_of_view[0])
+
+    def __call__(self, image):
+        maps = self.maps_of_view[int(image[0, 0, 0])]
+        return maps if len(maps) > 1 else maps[0]
+
+
+def every_point(points):
+    index = torch.arange(len(points))
+    return Samples(index, index)
+
+
+def golden_scene(golden):
+    depths = torch.from_numpy(golden["depth_mm"].astype("float32") / 1000)
+    images = torch.arange(5.0)[:, None, None, None].expand(5, 3, 240, 320)
+    frames = tuple(
+        Frame(str(view), golden_camera(golden, view), lambda v=view: images[v], lambda v=view: depths[v])
+        for view in range(5)
+    )
+    return Scene("golden", torch.from_numpy(golden["points"]).float(), frames)
+
+
+def test_fused_features_equal_the_official_ones(golden):
+    scene = golden_scene(golden)
+    maps = Maps(*((feature_map,) for feature_map in torch.from_numpy(golden["feature_maps"])))
+    visibility = see(scene, every_point(scene.points))
+    assert torch.equal(visibility.num_views, torch.from_numpy(golden["num_views"]).long())
+    fused = torch.from_numpy(golden["fused"])[visibility.seen_samples]
+    torch.testing.assert_close(lift(scene, visibility, maps), fused, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
+def test_lifting_equals_upsampling_then_indexing(synthetic_scene, mode):
+    # Whole pixels, so that bilinear interpolation at the exact position is an index too.
+    generator = torch.Generator().manual_seed(0)
+    sizes = ((7, 3, 5), (4, 12, 16))
+    maps = [tuple(torch.randn(size, generator=generator) for size in sizes) for _ in range(2)]
+    scene = at_whole_pixels(synthetic_scene)
+    visibility = see(scene, every_point(scene.points), border=2)
+    total = torch.zeros(len(scene.points), 11)
+    for view, maps_of_view in zip(visibility.views, maps, strict=True):
+        upsampled = torch.cat([functional.interpolate(one[None], (48, 64), mode=mode)[0] for one in maps_of_view])
+        column, row = view.pixels.round().long().unbind(1)
+        total[view.sample] += upsampled[:, row, column].T
+    expected = (total / visibility.num_views[:, None])[visibility.seen_samples]
+    torch.testing.assert_close(lift(scene, visibility, Maps(*maps), mode=mode), expected, rtol=1e-5, atol=1e-5)
+
+
+def at_whole_pixels(scene):
+    images = [torch.full((3, 48, 64), float(view)) for view in range(2)]
+    half = torch.tensor([0.5, 0.5], dtype=torch.float64)
+    frames = tuple(
+        replace(frame, camera=replace(frame.camera, center=frame.camera.center + half), read_image=lambda i=image: i)
+        for frame, image in zip(scene.frames, images, strict=True)
+    )
+    column, row = torch.meshgrid(torch.arange(8, 56, 3), torch.arange(8, 40, 3), indexing="ij")
+    points = torch.stack([(column - 32) / 20 - 0.25, torch.full(column.shape, 2.0), 1 - (row - 24) / 20], dim=-1)
+    return replace(scene, points=points.reshape(-1, 3), frames=frames, colors=None, labels=None)
+
+
+def test_both_views_see_the_picture_and_neither_sees_through_it(synthetic_scene):
+    visibility = see(synthetic_scene, every_point(synthetic_scene.points))
+    is_picture = synthetic_scene.labels == PICTURE
+    assert (visibility.num_views[is_picture] == 2).all()
+    x, _, z = synthetic_scene.points.unbind(1)
+    for view, camera_x in zip(visibility.views, CAMERAS_X, strict=True):
+        inside = ((x + camera_x).abs() < 0.45) & ((z - 1).abs() < 0.45)
+        hidden = torch.nonzero(~is_picture & inside).squeeze(1)
+        assert not set(hidden.tolist()) & set(view.sample.tolist())
+
+
+def test_the_picture_is_lifted_in_its_own_colour(synthetic_scene):
+    samples = sample_cells(synthetic_scene.points, 0.05)
+    visibility = see(synthetic_scene, samples)
+    features = lift(synthetic_scene, visibility, ColorTeacher(), mode="bilinear")
+    points = synthetic_scene.points[samples.index_of_sample[visibility.seen_samples]]
+    middle = (points[:, 1] == 1) & (points[:, 0].abs() < 0.12) & ((points[:, 2] - 1).abs() < 0.12)
+    assert middle.any()
+    torch.testing.assert_close(features[middle], torch.tensor(PICTURE_COLOR).expand(int(middle.sum()), 3))
+
+
+def test_a_bad_frame_is_left_out_and_named(synthetic_scene):
+    def lost():
+        raise ValueError("frame-7.png is cut short")
+
+    first, second = synthetic_scene.frames
+    small = replace(second, name="small", read_depth=lambda: torch.ones(24, 32))
+    dark = replace(second, name="dark", read_image=lambda: torch.zeros(3, 24, 32))
+    scene = replace(synthetic_scene, frames=(replace(first, name="7", read_image=lost), small, dark, second))
+    visibility = see(scene, every_point(scene.points))
+    assert [view.frame for view in visibility.views] == [3]
+    assert len(visibility.problems) == 3
+    assert visibility.problems[0] == "synthetic, frame 7 left out: frame-7.png is cut short"
+    alone = replace(synthetic_scene, frames=(second,))
+    expected = lift(alone, see(alone, every_point(alone.points)), ColorTeacher())
+    torch.testing.assert_close(lift(scene, visibility, ColorTeacher()), expected, rtol=0, atol=0)
+
+
+def test_a_teacher_that_breaks_its_promise_is_named(synthetic_scene):
+    teacher = ColorTeacher()
+    teacher.num_channels = 4
+    with pytest.raises(ValueError, match="'color' promises 4 channels but gave"):
+        lift(synthetic_scene, see(synthetic_scene, every_point(synthetic_scene.points)), teacher)
+
+
+def test_progress_counts_to_the_number_of_views(synthetic_scene):
+    calls = []
+    visibility = see(synthetic_scene, every_point(synthetic_scene.points), progress=lambda *call: calls.append(call))
+    lift(synthetic_scene, visibility, ColorTeacher(), progress=lambda *call: calls.append(call))
+    assert calls == [(1, 2), (2, 2)] * 2
+
+
+def test_the_sample_is_the_point_nearest_the_centroid_and_the_first_of_equals():
+    # One cell: centroid x = 0.4, nearest 0.3. Another: two points equally near their centroid.
+    points = torch.tensor([[0.8, 0, 0], [0.1, 0, 0], [0.3, 0, 0], [1.7, 0, 0], [1.3, 0, 0]])
+    samples = sample_cells(points, 1.0)
+    assert samples.index_of_sample.tolist() == [2, 3]
+    assert samples.sample_of_point.tolist() == [0, 0, 0, 1, 1]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10_000), st.floats(0.05, 2))
+def test_every_sample_lies_in_the_cell_of_its_points(seed, cell):
+    points = torch.rand(40, 3, generator=torch.Generator().manual_seed(seed)) * 4 - 2
+    samples = sample_cells(points, cell)
+    voxels = voxelize(points, cell)
+    assert torch.equal(samples.sample_of_point, voxels.voxel_of_point)
+    assert torch.equal(samples.sample_of_point[samples.index_of_sample], torch.arange(len(voxels.coordinates)))

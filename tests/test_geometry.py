@@ -1,0 +1,98 @@
+"""Facts about projection, visibility and voxels."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import camera_at, golden_camera
+from cuao3d.geometry import back_project, group_mean, nearest, pack, project, unpack, visible_points, voxelize
+
+COORDINATE = st.integers(-(2**18), 2**18 - 1)
+
+
+def test_projection_is_the_pinhole_formula():
+    # 0.1 m right and 0.2 m up of the axis at 2 m, focal 40: 2 px right and 4 px up of the centre.
+    pixels, depth = project(torch.tensor([[0.35, 2.0, 1.2]]), camera_at(0.25))
+    assert pixels[0].tolist() == pytest.approx([31.5 + 2, 23.5 - 4])
+    assert depth.item() == pytest.approx(2)
+
+
+@pytest.mark.parametrize("view", range(5))
+def test_visibility_equals_the_official_mapping(golden, view):
+    depth = torch.from_numpy(golden["depth_mm"][view].astype("float32") / 1000)
+    points = torch.from_numpy(golden["points"])
+    seen = visible_points(points, golden_camera(golden, view), depth, occlusion_tolerance=0.25, border=10)
+    mapping = torch.from_numpy(golden["mapping_row_col_visible"][view]).long()
+    assert torch.equal(seen.index, torch.nonzero(mapping[:, 2]).squeeze(1))
+    assert torch.equal(seen.pixels.round().long().flip(1), mapping[seen.index, :2])
+
+
+def test_missing_depth_hides_and_points_behind_the_camera_are_not_seen(synthetic_scene):
+    points = torch.tensor([[0.0, 2.0, 1.0], [0.0, -2.0, 1.0]])
+    camera = camera_at(0.0)
+    assert visible_points(points, camera, torch.full((48, 64), 2.0)).index.tolist() == [0]
+    assert visible_points(points, camera, torch.zeros(48, 64)).index.tolist() == []
+
+
+def test_a_depth_image_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="32 x 24, its camera 64 x 48"):
+        visible_points(torch.zeros(1, 3), camera_at(0.0), torch.ones(24, 32))
+
+
+def test_back_projected_pixels_project_to_where_they_came_from(synthetic_scene):
+    frame = synthetic_scene.frames[0]
+    depth = frame.read_depth()
+    points, pixel = back_project(depth, frame.camera)
+    pixels, z = project(points, frame.camera)
+    torch.testing.assert_close(pixels[:, 1] * 64 + pixels[:, 0], pixel.double(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(z.float(), depth.flatten()[pixel])
+    assert set(points[:, 1].round(decimals=4).tolist()) == {1.0, 2.0}  # the picture's plane and the wall's
+
+
+def test_voxels_equal_the_official_ones(golden):
+    points = torch.from_numpy(golden["points"])
+    voxels = voxelize(points, 0.05)
+    lowest = voxels.coordinates.min(dim=0).values
+    assert torch.equal(voxels.coordinates - lowest, torch.from_numpy(golden["voxels_sorted"]).long())
+    of_points = voxels.coordinates[voxels.voxel_of_point] - lowest
+    assert torch.equal(of_points, torch.from_numpy(golden["voxel_of_point_coords"]).long())
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(COORDINATE, COORDINATE, COORDINATE), min_size=1, max_size=20))
+def test_packed_keys_unpack_and_sort_like_the_coordinates(rows):
+    coordinates = torch.tensor(rows)
+    keys = pack(coordinates)
+    assert torch.equal(unpack(keys), coordinates)
+    assert torch.equal(torch.argsort(keys, stable=True), torch.tensor(sorted(range(len(rows)), key=rows.__getitem__)))
+
+
+def test_voxels_too_small_for_the_extent_are_refused():
+    with pytest.raises(ValueError, match="larger voxels"):
+        voxelize(torch.tensor([[1e6, 0, 0]]), 0.02)
+
+
+def test_a_scene_far_from_the_origin_has_the_same_voxels():
+    points = torch.rand(100, 3, generator=torch.Generator().manual_seed(0)).double()
+    moved = voxelize(points + torch.tensor([10.0, -20.0, 5.0]), 0.25)
+    assert torch.equal(moved.voxel_of_point, voxelize(points, 0.25).voxel_of_point)
+
+
+def test_nearest_points_are_those_of_the_distance_matrix():
+    generator = torch.Generator().manual_seed(0)
+    queries, points = torch.rand(20, 3, generator=generator), torch.rand(50, 3, generator=generator)
+    assert torch.equal(nearest(queries, points), torch.cdist(queries, points).argmin(dim=1))
+
+
+def test_group_means_by_hand():
+    means = group_mean(torch.tensor([[1.0], [3.0], [8.0]]), torch.tensor([0, 0, 2]), 3)
+    assert means.tolist() == [[2.0], [0.0], [8.0]]
+
+
+def test_resizing_a_camera_moves_pixels_by_the_scale():
+    camera = replace(camera_at(0.0), width=65, height=49, center=torch.tensor([32.0, 24.0]).double())
+    points = torch.tensor([[0.0, 1.0, 1.0]])
+    assert project(points, camera.resized(33, 25))[0][0].tolist() == pytest.approx([16, 12])

@@ -1,0 +1,135 @@
+"""Facts about what survives on disk."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from conftest import ColorTeacher
+from cuao3d.fusion import lift, sample_cells, see
+from cuao3d.store import Store, TeacherCard
+
+CARD = {"color": TeacherCard(num_channels=3)}
+
+
+def add(store, scene):
+    samples = sample_cells(scene.points, store.cell)
+    visibility = see(scene, samples)
+    features = {"color": lift(scene, visibility, ColorTeacher())} if store.teachers else {}
+    store.add_scene(scene, samples, visibility, features)
+    return samples, visibility, features
+
+
+def test_what_is_written_is_read(synthetic_scene, tmp_path):
+    scene = replace(synthetic_scene, split="val", problems=("a frame is lost",), normals=synthetic_scene.points / 4)
+    store = Store.create(tmp_path, cell=0.05, teachers=CARD)
+    samples, visibility, features = add(store, scene)
+    read = Store.open(tmp_path)["synthetic"]
+    assert (read.split, read.label_set, read.problems) == ("val", "scannet20", ("a frame is lost",))
+    for name in ("points", "labels"):
+        assert torch.equal(getattr(read, name), getattr(scene, name))
+    torch.testing.assert_close(read.colors, scene.colors, atol=0.5 / 255, rtol=0)
+    torch.testing.assert_close(read.normals, scene.normals, atol=1e-3, rtol=1e-3)
+    assert torch.equal(read.index_of_sample, samples.index_of_sample)
+    assert torch.equal(read.sample_of_point, samples.sample_of_point)
+    assert torch.equal(read.num_views, visibility.num_views)
+    assert torch.equal(read.seen_samples, visibility.seen_samples)
+    assert torch.equal(read.sample_points, scene.points[samples.index_of_sample])
+    assert torch.equal(read.features("color"), features["color"].half())
+    assert read.features("color") is read.features("color")
+
+
+def test_the_same_scene_gives_the_same_bytes(synthetic_scene, tmp_path):
+    for name in ("a", "b"):
+        add(Store.create(tmp_path / name, cell=0.05, teachers=CARD), synthetic_scene)
+    files = [path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file()]
+    assert len(files) == 4
+    assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
+
+
+def test_a_scene_counts_once_its_manifest_is_there(synthetic_scene, tmp_path):
+    store = Store.create(tmp_path, cell=0.05, teachers=CARD)
+    assert not store.has("synthetic")
+    add(store, synthetic_scene)
+    assert store.has("synthetic")
+    (tmp_path / "scenes" / "synthetic" / "manifest.json").unlink()
+    assert store.names() == ()
+    with pytest.raises(FileNotFoundError, match=r"is half-written.*fuse"):
+        store["synthetic"]
+    add(store, synthetic_scene)
+    assert store.names() == ("synthetic",)
+
+
+def test_names_are_sorted_and_chosen_by_split(synthetic_scene, tmp_path):
+    store = Store.create(tmp_path, cell=0.05, teachers=CARD)
+    for name, split in (("b", "train"), ("c", "val"), ("a", "train")):
+        add(store, replace(synthetic_scene, name=name, split=split))
+    assert store.names() == ("a", "b", "c")
+    assert store.names("train") == ("a", "b")
+
+
+def test_a_store_without_teachers_holds_points(synthetic_scene, tmp_path):
+    store = Store.create(tmp_path, cell=0.05)
+    add(store, synthetic_scene)
+    read = Store.open(tmp_path)["synthetic"]
+    assert len(read.seen_samples) > 0
+    with pytest.raises(FileNotFoundError, match="no features of teacher 'color'"):
+        read.features("color")
+
+
+def test_going_on_needs_the_same_settings(tmp_path):
+    Store.create(tmp_path, cell=0.05, teachers=CARD, settings={"mode": "bicubic"})
+    again = Store.create(tmp_path, cell=0.05, teachers=CARD, settings={"mode": "bicubic"})
+    assert again.teachers == CARD
+    assert again.cell == 0.05
+    with pytest.raises(ValueError, match=r"its cell is 0.05, not 0.02. Choose another folder"):
+        Store.create(tmp_path, teachers=CARD, settings={"mode": "bicubic"})
+    with pytest.raises(ValueError, match="its settings is"):
+        Store.create(tmp_path, cell=0.05, teachers=CARD, settings={"mode": "bilinear"})
+
+
+def test_what_is_no_store_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"is no store.*cuao3d fuse"):
+        Store.open(tmp_path)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match="is no store"):
+        Store.create(tmp_path)
+    (tmp_path / "store.json").write_text(json.dumps({"format": "cuao3d-store", "format_version": 99}))
+    with pytest.raises(ValueError, match=r"not a cuao3d-store of version 1"):
+        Store.open(tmp_path)
+    (tmp_path / "store.json").write_text("{")
+    with pytest.raises(ValueError, match=r"store.json is damaged"):
+        Store.open(tmp_path)
+
+
+def test_a_damaged_file_is_named(synthetic_store):
+    synthetic_store.verify("synthetic")
+    path = synthetic_store.path / "scenes" / "synthetic" / "color.features.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"color.features.safetensors is damaged: its SHA-256"):
+        synthetic_store.verify("synthetic")
+    path.write_bytes(content[:-1])
+    with pytest.raises(ValueError, match=r"color.features.safetensors is damaged: it has \d+ bytes"):
+        synthetic_store["synthetic"]
+
+
+def test_misaligned_features_cannot_be_written(synthetic_scene, synthetic_store):
+    samples = sample_cells(synthetic_scene.points, 0.05)
+    visibility = see(synthetic_scene, samples)
+    num_seen = len(visibility.seen_samples)
+    for features, words in (
+        ({}, r"holds \['color'\]"),
+        ({"color": torch.zeros(num_seen + 1, 3)}, "expected"),
+        ({"color": torch.full((num_seen, 3), 1e6)}, "not finite in 16 bits"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            synthetic_store.add_scene(synthetic_scene, samples, visibility, features)
+    assert synthetic_store.has("synthetic")
+
+
+@pytest.mark.parametrize("name", ["../up", "", ".hidden", "a/b"])
+def test_a_scene_cannot_leave_its_folder(synthetic_scene, synthetic_store, name):
+    with pytest.raises(ValueError, match="cannot be the name"):
+        add(synthetic_store, replace(synthetic_scene, name=name))
