@@ -1,5 +1,4 @@
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from torch.nn import functional
 from cuao3d import objective
 from cuao3d.objective import WEIGHTINGS, EqualWeighting, UncertaintyWeighting, teacher_loss
 
-GOLDEN = Path(__file__).parent / "golden" / "reference.npz"
 KINDS = ["cosine", "l1", "demeaned-cosine"]
 
 
@@ -111,29 +109,12 @@ def test_no_tensor_as_large_as_the_targets_is_made():
     assert largest < targets.numel()  # bytes: an eighth of an fp32 copy would already fail
 
 
-def test_bad_input_is_refused_with_the_shapes():
-    hidden, weight = torch.zeros(4, 2), torch.zeros(2, 3)
-    with pytest.raises(ValueError, match=r"\(4, 2\).*\(2, 3\).*\(4, 5\)"):
-        teacher_loss(hidden, weight, torch.zeros(4, 5))
-    with pytest.raises(ValueError, match="N at least 1"):
-        teacher_loss(hidden[:0], weight, torch.zeros(0, 3))
-    with pytest.raises(ValueError, match="Unknown loss 'l3'; choose from"):
-        teacher_loss(hidden, weight, torch.zeros(4, 3), "l3")
-    with pytest.raises(ValueError, match="Unknown regularizer"):
-        UncertaintyWeighting(2, "log")
-
-
-def golden() -> dict[str, Tensor]:
-    with np.load(GOLDEN) as arrays:
-        return {name: torch.from_numpy(np.asarray(arrays[name])) for name in arrays if name.startswith("loss_")}
-
-
 @pytest.mark.parametrize(
     ("regularizer", "total"),
     [("log1p", "loss_total_paper_log1p_sigma"), ("log1p-squared", "loss_total_code_log1p_sigma_squared")],
 )
-def test_losses_totals_and_gradients_equal_the_official_code(regularizer, total):
-    values = golden()
+def test_losses_totals_and_gradients_equal_the_official_code(regularizer, total, golden):
+    values = {name: torch.from_numpy(np.asarray(golden[name])) for name in golden if name.startswith("loss_")}
     hidden = values["loss_hidden"].requires_grad_()
     weights = [values[f"loss_w{i}"].float().requires_grad_() for i in range(3)]
     losses = torch.stack([teacher_loss(hidden, weights[i], values[f"loss_t{i}"], kind) for i, kind in enumerate(KINDS)])

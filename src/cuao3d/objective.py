@@ -1,7 +1,7 @@
 """What the student minimises: one loss per teacher, computed without an N x C tensor, and their weighting."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -38,18 +38,10 @@ def teacher_loss(
             target its mean over channels. `l1`: |F - T|, mean over voxels and channels.
 
     Returns:
-        The loss, in the type of `hidden`; it can be differentiated once, with respect to `hidden` and `weight`.
-
-    Raises:
-        ValueError: The kind is unknown, the shapes disagree or there is no voxel.
+        The loss, in the type of `hidden`. It can be differentiated once, with respect to `hidden` and `weight`.
     """
-    if kind not in _LOSSES:
-        raise ValueError(f"Unknown loss {kind!r}; choose from {sorted(_LOSSES)}.")
-    if not len(hidden) or targets.shape != (len(hidden), weight.shape[1]) or hidden.shape[1] != weight.shape[0]:
-        raise ValueError(
-            f"Features {tuple(hidden.shape)}, head {tuple(weight.shape)} and targets {tuple(targets.shape)} disagree; "
-            "expected (N, H), (H, C) and (N, C) with N at least 1."
-        )
+    assert len(hidden), "no voxel has a target"
+    assert targets.shape == (len(hidden), weight.shape[1]), "targets and outputs differ in shape"
     return cast(Tensor, _TeacherLoss.apply(hidden, weight, targets, kind))  # type: ignore[no-untyped-call]
 
 
@@ -68,8 +60,6 @@ class UncertaintyWeighting(nn.Module):
             regularizer: `log1p`: log(1 + sigma), the paper's. `log1p-squared`: log(1 + sigma²), the released code's.
         """
         super().__init__()
-        if regularizer not in get_args(Regularizer):
-            raise ValueError(f"Unknown regularizer {regularizer!r}; choose from {list(get_args(Regularizer))}.")
         self.regularizer = regularizer
         self.sigma = nn.Parameter(torch.ones(num_losses))
 
