@@ -1,0 +1,77 @@
+"""Augmentation: random changes of a scene's shape, so that no student learns a room by heart."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of a scene, drawn anew each time that it is seen."""
+
+    flip: bool = True
+    """Mirror along x and along y, each every other time."""
+    rotation: float = 0.0
+    """Largest turn about the vertical, degrees either way."""
+    tilt: float = 0.0
+    """Largest turn about x and about y, degrees either way."""
+    scale: float = 0.0
+    """Largest relative change of size, either way."""
+    elastic: bool = False
+    """Bend space by smooth noise, at grains of 0.2 m and 0.8 m."""
+    shift: bool = True
+    """Move the points on the voxel lattice."""
+
+
+def augment(
+    points: Float[Tensor, "S 3"], augmentation: Augmentation, reach: float, generator: torch.Generator
+) -> Float64[Tensor, "S 3"]:
+    """Change a scene at random: bend, mirror, scale, turn, tilt and move it.
+
+    Args:
+        points: Positions, metres, z up.
+        augmentation: What to change and by how much.
+        reach: Largest move along each axis, metres.
+        generator: Source of all randomness.
+    """
+    flips, angles, sizes, move = torch.rand(4, 3, dtype=torch.float64, generator=generator).unbind()
+    points = points.double() - points.double().mean(dim=0)
+    if augmentation.elastic:
+        for grain, strength in ((0.2, 0.4), (0.8, 1.6)):
+            points = points + strength * smooth_noise(points, grain, generator)
+    if augmentation.flip:
+        points = points * torch.where(flips < 0.5, -1.0, 1.0).index_fill(0, torch.tensor(2), 1.0)
+    points = points * (1 + augmentation.scale * (2 * sizes[0] - 1))
+    limits = torch.tensor([augmentation.tilt, augmentation.tilt, augmentation.rotation], dtype=torch.float64)
+    points = points @ rotation_matrix(torch.deg2rad(limits) * (2 * angles - 1)).T
+    return points + reach * move if augmentation.shift else points
+
+
+def smooth_noise(points: Float64[Tensor, "S 3"], grain: float, generator: torch.Generator) -> Float64[Tensor, "S 3"]:
+    """Draw a vector for every point that varies smoothly: normal noise on a grid, blurred twice, as in OpenScene.
+
+    Args:
+        points: Positions, metres.
+        grain: Edge of a cell of the grid, metres.
+        generator: Source of all randomness.
+    """
+    low = points.amin(dim=0) - grain
+    size = [int(cells) + 3 for cells in (points.amax(dim=0) - low) / grain]
+    noise = torch.randn(1, 3, *size, dtype=points.dtype, generator=generator)
+    for _ in range(2):
+        noise = functional.avg_pool3d(noise, 3, stride=1, padding=1)
+    place = 2 * (points - low) / (grain * (torch.tensor(size, dtype=points.dtype) - 1)) - 1
+    return functional.grid_sample(noise, place.flip(1)[None, None, None], align_corners=True)[0, :, 0, 0].T
+
+
+def rotation_matrix(angles: Float64[Tensor, "3"]) -> Float64[Tensor, "3 3"]:
+    """Turn about x, then about y, then about z; angles in radians."""
+    generators = torch.zeros(3, 3, 3, dtype=angles.dtype)
+    for axis in range(3):
+        generators[axis, (axis + 2) % 3, (axis + 1) % 3] = 1
+        generators[axis, (axis + 1) % 3, (axis + 2) % 3] = -1
+    about_x, about_y, about_z = torch.linalg.matrix_exp(generators * angles[:, None, None]).unbind()
+    return about_z @ about_y @ about_x
