@@ -1,0 +1,96 @@
+"""Facts about asking features with words."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from cuao3d import query
+from cuao3d.query import CONTRAST, ask, classify, heat, parts, scores
+
+VECTORS = {
+    "chair": [1.0, 0.0, 0.0, 0.0],
+    "seat": [0.8, 0.6, 0.0, 0.0],
+    "elephant": [0.0, 0.0, 1.0, 0.0],
+} | {word: [0.0, 0.0, 0.0, 1.0] for word in CONTRAST}
+
+
+class Table:
+    """Toy encoder: four channels; chair and seat are close, elephant is far, the contrast words fit nothing else."""
+
+    num_channels = 4
+
+    def __call__(self, texts):
+        return torch.tensor([VECTORS[text] for text in texts])
+
+
+@pytest.fixture
+def chairs_and_clutter():
+    """30 points that say chair, then 70 that say nothing in particular."""
+    chair, clutter = torch.tensor([2.0, 0, 0, 0.2]), torch.tensor([0.1, 0.1, 0.1, 1.0])
+    return torch.cat([chair.expand(30, 4), clutter.expand(70, 4)])
+
+
+def test_scores_are_cosines(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    features, text = torch.randn(11, 8, generator=generator), torch.randn(3, 8, generator=generator)
+    expected = functional.cosine_similarity(features[:, None], text[None], dim=2)
+    torch.testing.assert_close(scores(features, text), expected)
+    monkeypatch.setattr(query, "CHUNK", 32)
+    torch.testing.assert_close(scores(features, text), expected)
+    torch.testing.assert_close(scores(features.half(), 5 * text), expected, atol=2e-3, rtol=0)
+
+
+def test_no_feature_has_no_score_and_no_class():
+    class_scores = scores(torch.tensor([[0.0, 0.0], [0.0, -3.0]]), torch.eye(2))
+    assert class_scores.tolist() == [[0, 0], [0, -1]]
+    assert classify(class_scores).tolist() == [255, 0]
+
+
+def test_what_is_there_is_found_where_it_is(chairs_and_clutter):
+    chair, seat = ask(chairs_and_clutter, Table(), ["chair", "seat"])
+    assert chair.found
+    assert seat.found
+    assert torch.equal(seat.answers, torch.arange(100) < 30)
+    # The chairs' feature is (2, 0, 0, 0.2): cosine 0.995 to chair, 0.0995 to the contrast words.
+    assert chair.scores[0].item() == pytest.approx(2 / 4.04**0.5)
+    assert chair.relevance[0].item() == pytest.approx(1.8 / 4.04**0.5)
+
+
+def test_what_is_not_there_is_not_found(chairs_and_clutter):
+    (elephant,) = ask(chairs_and_clutter, Table(), ["elephant"])
+    assert not elephant.found
+    assert elephant.scores.argmax() >= 30
+
+
+def test_a_few_stray_points_are_no_answer(chairs_and_clutter):
+    (chair,) = ask(chairs_and_clutter[20:], Table(), ["chair"])
+    assert not chair.found
+    (chair,) = ask(chairs_and_clutter[20:], Table(), ["chair"], min_points=10)
+    assert chair.answers.sum() == 10
+
+
+def test_a_contrast_word_itself_can_be_asked(chairs_and_clutter):
+    assert bool(ask(chairs_and_clutter, Table(), ["stuff"])[0].relevance.isfinite().all())
+
+
+@given(st.lists(st.floats(-1, 1, width=32), max_size=30))
+def test_heat_is_between_0_and_1_and_keeps_the_order(values):
+    values = torch.tensor(values)
+    hot = heat(values)
+    assert bool(((hot >= 0) & (hot <= 1)).all())
+    assert bool((hot[values.argsort()].diff() >= 0).all())
+
+
+def test_heat_of_a_flat_scene_is_cold():
+    assert heat(torch.full((5,), 0.3)).tolist() == [0] * 5
+    assert heat(torch.arange(101.0)).tolist()[:51] == [0] * 51
+
+
+def test_parts_are_connected_groups_by_size():
+    line = torch.arange(30)[:, None] * torch.tensor([[0.09, 0, 0]])
+    other = torch.arange(25)[:, None] * torch.tensor([[0, 0.09, 0]]) + torch.tensor([0, 1.0, 0])
+    stray = torch.tensor([[9.0, 9.0, 9.0]])
+    assert parts(torch.cat([other, stray, line])).tolist() == [1] * 25 + [-1] + [0] * 30
+    assert parts(torch.zeros(0, 3)).tolist() == []
