@@ -454,10 +454,10 @@ def curtain(rng: Generator) -> Furniture:
     shape, half, top = rng.integers(3), rng.uniform(0.6, 1.0), rng.uniform(2.2, 2.35)
     low = 0.06 if shape < 2 else rng.uniform(0.7, 0.85)
     drawn, wavelength = rng.uniform(0.3, 0.5), rng.uniform(0.16, 0.26)
-    item.box((-half - 0.1, half + 0.1), (0.11, 0.15), (top, top + 0.04), metal)
-    item.wave((-half - 0.05, -half + drawn), (low, top), 0.15, wavelength, cloth)
+    item.box((-half - 0.1, half + 0.1), (0.18, 0.22), (top, top + 0.04), metal)
+    item.wave((-half - 0.05, -half + drawn), (low, top), 0.2, wavelength, cloth)
     if shape != 1:
-        item.wave((half - drawn, half + 0.05), (low, top), 0.15, wavelength, cloth)
+        item.wave((half - drawn, half + 0.05), (low, top), 0.2, wavelength, cloth)
     return item
 
 
