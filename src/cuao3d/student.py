@@ -1,0 +1,384 @@
+"""The student: a MinkUNet on sparse voxels with one bias-free linear head per teacher."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from cuao3d.sparse import KernelMap, Voxels, convolve, sort_voxels
+
+NUM_INPUTS = 3
+"""Channels of the input features; the constant (1, 1, 1) where only geometry is used."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes of a MinkUNet: four stages down, four up."""
+
+    planes: tuple[int, ...]
+    """Channels of each stage."""
+    num_blocks: tuple[int, ...]
+    """Residual blocks of each stage."""
+    num_stem: int = 32
+    """Channels of the first convolution."""
+
+
+_BLOCKS_14, _BLOCKS_18, _BLOCKS_34 = (1,) * 8, (2,) * 8, (2, 3, 4, 6, 2, 2, 2, 2)
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "MinkUNet14A": Architecture((32, 64, 128, 256, 128, 128, 96, 96), _BLOCKS_14),
+    "MinkUNet14B": Architecture((32, 64, 128, 256, 128, 128, 128, 128), _BLOCKS_14),
+    "MinkUNet14C": Architecture((32, 64, 128, 256, 192, 192, 128, 128), _BLOCKS_14),
+    "MinkUNet14D": Architecture((32, 64, 128, 256, 384, 384, 384, 384), _BLOCKS_14),
+    "MinkUNet18A": Architecture((32, 64, 128, 256, 128, 128, 96, 96), _BLOCKS_18),
+    "MinkUNet18B": Architecture((32, 64, 128, 256, 128, 128, 128, 128), _BLOCKS_18),
+    "MinkUNet18D": Architecture((32, 64, 128, 256, 384, 384, 384, 384), _BLOCKS_18),
+    "MinkUNet34A": Architecture((32, 64, 128, 256, 256, 128, 64, 64), _BLOCKS_34),
+    "MinkUNet34B": Architecture((32, 64, 128, 256, 256, 128, 64, 32), _BLOCKS_34),
+    "MinkUNet34C": Architecture((32, 64, 128, 256, 256, 128, 96, 96), _BLOCKS_34),
+    "MinkUNet14Mini": Architecture((16, 32, 64, 128, 64, 64, 48, 48), _BLOCKS_14, num_stem=16),
+}
+"""The plans of the reference implementation, and a small one of ours for quick runs."""
+
+
+class Student(nn.Module):
+    """Sparse U-Net from voxels to features, with a linear head per teacher on top.
+
+    Attributes:
+        architecture: Name of its plan in `ARCHITECTURES`.
+        num_channels: Channels of each head, by teacher.
+        num_hidden: Channels that the heads read.
+        heads: One `Head` per teacher; `heads[name].weight` is (num_hidden, channels).
+    """
+
+    def __init__(self, heads: Mapping[str, int], architecture: str = "MinkUNet18A") -> None:
+        """Make a student with fresh weights.
+
+        Args:
+            heads: Channels of each head, by teacher.
+            architecture: A name in `ARCHITECTURES`.
+        """
+        super().__init__()
+        if architecture not in ARCHITECTURES:
+            raise ValueError(f"Unknown architecture {architecture!r}; choose from {', '.join(ARCHITECTURES)}.")
+        plan = ARCHITECTURES[architecture]
+        down, up = plan.planes[:4], plan.planes[4:]
+        skips = (plan.num_stem, *down[:3])  # channels at each resolution on the way down, finest first
+        self.architecture = architecture
+        self.num_channels = dict(heads)
+        self.num_hidden = plan.planes[-1]
+        self.stem = ConvNorm(NUM_INPUTS, plan.num_stem, size=5)
+        self.downs = nn.ModuleList(ConvNorm(channels, channels, size=2) for channels in skips)
+        self.ups = nn.ModuleList(
+            ConvNorm(before, channels, size=2, transposed=True)
+            for before, channels in zip((down[-1], *up), up, strict=False)
+        )
+        inputs = (*skips, *(channels + skip for channels, skip in zip(up, reversed(skips), strict=True)))
+        self.stages = nn.ModuleList(
+            Stage(Block(before if i == 0 else channels, channels) for i in range(num_blocks))
+            for before, channels, num_blocks in zip(inputs, plan.planes, plan.num_blocks, strict=True)
+        )
+        self.heads = nn.ModuleDict({name: Head(self.num_hidden, channels) for name, channels in heads.items()})
+
+    def forward(
+        self, coords: Int[Tensor, "V 4"], feats: Float[Tensor, "V 3"], heads: Iterable[str] | None = None
+    ) -> dict[str, Float[Tensor, "V _"]]:
+        """Predict each teacher's features.
+
+        Args:
+            coords: Distinct voxels [batch, x, y, z] in any order, in cells.
+            feats: Input features of each voxel.
+            heads: Teachers to predict; None: all. The others cost nothing.
+
+        Returns:
+            Per teacher one row of features per voxel, in the order of `coords`.
+        """
+        names = list(self.heads) if heads is None else list(heads)
+        unknown = [name for name in names if name not in self.heads]
+        if unknown:
+            raise ValueError(f"This student has no head {', '.join(unknown)}; it has {', '.join(self.heads)}.")
+        hidden = self.hidden(coords, feats)
+        return {name: self.heads[name](hidden) for name in names}
+
+    def hidden(self, coords: Int[Tensor, "V 4"], feats: Float[Tensor, "V 3"]) -> Float[Tensor, "V H"]:
+        """Compute the features that the heads read; see `forward`."""
+        if feats.shape != (len(coords), NUM_INPUTS):
+            raise ValueError(
+                f"{len(coords)} voxels need features of shape ({len(coords)}, {NUM_INPUTS}); got {tuple(feats.shape)}."
+            )
+        if not feats.isfinite().all():
+            raise ValueError(f"{int((~feats.isfinite()).any(dim=1).sum())} voxels have features that are not finite.")
+        voxels, row_of_voxel = sort_voxels(coords)
+        hidden = self._run(voxels, feats[row_of_voxel])
+        voxel_of_row = torch.empty_like(row_of_voxel)
+        voxel_of_row[row_of_voxel] = torch.arange(len(voxels), device=coords.device)
+        return hidden.index_select(0, voxel_of_row)
+
+    def _run(self, voxels: Voxels, x: Tensor) -> Tensor:
+        """The U-Net on sorted voxels."""
+        x = self.stem(x, voxels.neighbours(5))
+        levels, skips = [], []
+        for down, stage in zip(self.downs, self.stages[:4], strict=True):
+            levels.append(voxels)
+            skips.append(x)
+            x, voxels = down(x, voxels.down), voxels.coarse
+            x = stage(x, voxels.neighbours(3))
+        for up, stage in zip(self.ups, self.stages[4:], strict=True):
+            voxels = levels.pop()
+            x = stage(torch.cat([up(x, voxels.up), skips.pop()], dim=1), voxels.neighbours(3))
+        return x
+
+    def save(self, path: Path | str) -> None:
+        """Write weights, architecture and heads to a safetensors file, all or nothing."""
+        path = Path(path)
+        metadata = {"architecture": self.architecture, "heads": json.dumps(self.num_channels)}
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        safetensors.torch.save_file(tensors, unfinished, metadata=metadata)
+        unfinished.replace(path)
+
+    @staticmethod
+    def load(path: Path | str) -> Student:
+        """Read a student: our `.safetensors`, or a `.pth.tar` of OpenScene or CUA-O3D."""
+        return read_checkpoint(path).student
+
+    @staticmethod
+    def from_official(state_dict: Mapping[str, Tensor]) -> Student:
+        """Make a student of the tensors of an OpenScene or CUA-O3D checkpoint."""
+        return convert_official(state_dict).student
+
+
+class ConvNorm(nn.Module):
+    """Sparse convolution without bias, then batch norm, then, if asked for, a sum and a ReLU."""
+
+    def __init__(self, num_in: int, num_out: int, size: int, transposed: bool = False) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.empty(*(() if size == 1 else (size**3,)), num_in, num_out))
+        self.norm = nn.BatchNorm1d(num_out)
+        if transposed:
+            bound = (size**3 * num_out) ** -0.5
+            nn.init.uniform_(self.kernel, -bound, bound)
+        else:
+            # The reference's fan-out of a 1x1x1 kernel is its number of inputs.
+            nn.init.normal_(self.kernel, std=(2 / (num_in if size == 1 else size**3 * num_out)) ** 0.5)
+
+    def forward(self, x: Tensor, kernel_map: KernelMap | None, plus: Tensor | None = None, relu: bool = True) -> Tensor:
+        """Convolve x over a map (None: each voxel by itself), normalise, add `plus`, rectify."""
+        if self.training:
+            x = self.norm(_convolve(x, self.kernel, kernel_map))
+        else:
+            scale, shift = _as_affine(self.norm)
+            x = _convolve(x, self.kernel * scale, kernel_map)
+            x = x + shift.to(x.dtype)
+        if plus is not None:
+            x = x + plus
+        return F.relu(x, inplace=True) if relu else x
+
+
+class Stage(nn.ModuleList):
+    """Residual blocks, one after the other."""
+
+    def forward(self, x: Float[Tensor, "N C"], kernel_map: KernelMap) -> Float[Tensor, "N D"]:
+        """Apply the blocks over the voxels of a map."""
+        for block in self:
+            x = block(x, kernel_map)
+        return x
+
+
+class Block(nn.Module):
+    """Residual block: two 3x3x3 convolutions and a shortcut, which is a 1x1x1 convolution where the width changes."""
+
+    def __init__(self, num_in: int, num_out: int) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(num_in, num_out, size=3)
+        self.conv2 = ConvNorm(num_out, num_out, size=3)
+        self.shortcut = ConvNorm(num_in, num_out, size=1) if num_in != num_out else None
+
+    def forward(self, x: Float[Tensor, "N C"], kernel_map: KernelMap) -> Float[Tensor, "N D"]:
+        """Apply the block over the voxels of a map."""
+        shortcut = x if self.shortcut is None else self.shortcut(x, None, relu=False)
+        out: Tensor = self.conv2(self.conv1(x, kernel_map), kernel_map, plus=shortcut)
+        return out
+
+
+class Head(nn.Module):
+    """Bias-free linear map from the student's features to one teacher's."""
+
+    def __init__(self, num_hidden: int, num_channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_hidden, num_channels))
+        nn.init.normal_(self.weight, std=(2 / num_hidden) ** 0.5)
+
+    def forward(self, hidden: Float[Tensor, "V H"]) -> Float[Tensor, "V C"]:
+        """Predict the teacher's features."""
+        return hidden @ self.weight
+
+
+def _convolve(x: Tensor, kernel: Tensor, kernel_map: KernelMap | None) -> Tensor:
+    return x @ kernel if kernel_map is None else convolve(x, kernel, kernel_map)
+
+
+def _as_affine(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    """Scale and shift that a batch norm with fixed statistics amounts to."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return scale, norm.bias - norm.running_mean * scale
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A student read from a file, and what became of the file's tensors."""
+
+    student: Student
+    used: tuple[str, ...]
+    """Names of the tensors that the student took, as in the file."""
+    left_over: tuple[str, ...]
+    """Names of the tensors that it has no place for: the heads of probes."""
+
+    def describe(self) -> str:
+        """Say architecture, heads and tensors in a few lines."""
+        heads = ", ".join(f"{name} ({channels})" for name, channels in self.student.num_channels.items())
+        lines = [
+            f"architecture: {self.student.architecture}",
+            f"heads: {heads or 'none'}",
+            f"tensors used: {len(self.used)}",
+            f"tensors left over: {len(self.left_over)}",
+        ]
+        return "\n".join(lines + [f"  {name} (a probe's head)" for name in self.left_over])
+
+
+def read_checkpoint(path: Path | str) -> Checkpoint:
+    """Read our `.safetensors` or a `.pth.tar` of OpenScene or CUA-O3D; never run what a pickle may hold."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no checkpoint {path}.")
+    try:
+        return _read_ours(path) if path.suffix == ".safetensors" else convert_official(_unpickle(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def convert_official(state_dict: Mapping[str, Tensor]) -> Checkpoint:
+    """Make a student of official tensors, whose names may start with `module.` or `net3d.`."""
+    original = {re.sub(r"^(module\.|net3d\.)+", "", name): name for name in state_dict}
+    teacher_of = {name: _teacher_of_head(name, state_dict[original[name]]) for name in original if _is_head(name)}
+    body = {name: state_dict[original[name]] for name in original if not name.startswith("final")}
+    heads = {teacher: state_dict[original[name]] for name, teacher in teacher_of.items()}
+    student = Student({teacher: kernel.shape[-1] for teacher, kernel in heads.items()}, _closest_architecture(body))
+    ours_of = {_official_name(ours): ours for ours in student.state_dict() if not ours.startswith("heads.")}
+    _fill(
+        student,
+        {ours_of.get(name, name): tensor for name, tensor in body.items()}
+        | {f"heads.{teacher}.weight": kernel for teacher, kernel in heads.items()},
+        name_in_file={ours: theirs for theirs, ours in ours_of.items()},
+    )
+    left_over = tuple(original[name] for name in original.keys() - body.keys() - teacher_of.keys())
+    return Checkpoint(student, tuple(name for name in state_dict if name not in left_over), tuple(sorted(left_over)))
+
+
+def _read_ours(path: Path) -> Checkpoint:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"not a safetensors file, or only a part of one ({error}).") from error
+    if not {"architecture", "heads"} <= metadata.keys():
+        raise ValueError("holds no student of ours: its metadata lacks architecture and heads.")
+    student = Student(json.loads(metadata["heads"]), metadata["architecture"])
+    _fill(student, tensors)
+    return Checkpoint(student, tuple(tensors), ())
+
+
+def _unpickle(path: Path) -> Mapping[str, Tensor]:
+    # Best scores are often kept as NumPy scalars, under the module name of their NumPy version.
+    scalar = np.float64(0).__reduce__()[0]
+    harmless: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    try:
+        with torch.serialization.safe_globals(
+            [*harmless, np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
+        ):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"refused, because it is not only tensors but may run code ({error}).") from error
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"not a PyTorch checkpoint, or only a part of one ({error}).") from error
+    state_dict = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    if state_dict is None or not all(isinstance(tensor, Tensor) for tensor in state_dict.values()):
+        raise ValueError("holds no state dict of tensors.")
+    return cast(Mapping[str, Tensor], state_dict)
+
+
+def _fill(student: Student, tensors: Mapping[str, Tensor], name_in_file: Mapping[str, str] | None = None) -> None:
+    """Give a student all its tensors, or say which are missing, extra or of another shape."""
+    names = name_in_file or {}
+    expected = {name: tuple(tensor.shape) for name, tensor in student.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    problems = [f"missing {names.get(name, name)} {expected[name]}" for name in expected if name not in found]
+    problems += [f"extra {name} {found[name]}" for name in found if name not in expected]
+    problems += [
+        f"{names.get(name, name)} is {found[name]}, not {expected[name]}"
+        for name in expected
+        if name in found and found[name] != expected[name]
+    ]
+    if problems:
+        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise ValueError(f"does not fit {student.architecture}: {shown}.")
+    student.load_state_dict(dict(tensors))
+
+
+def _closest_architecture(body: Mapping[str, Tensor]) -> str:
+    """Architecture whose tensors differ least from the given ones."""
+    found = {(name, tuple(tensor.shape)) for name, tensor in body.items()}
+
+    def num_differences(architecture: str) -> int:
+        with torch.device("meta"):
+            tensors = Student({}, architecture).state_dict()
+        return len(found ^ {(_official_name(ours), tuple(tensor.shape)) for ours, tensor in tensors.items()})
+
+    return min(ARCHITECTURES, key=num_differences)
+
+
+def _official_name(ours: str) -> str:
+    """Name in official checkpoints of a tensor of the U-Net."""
+    match ours.split("."):
+        case ["stem", *leaf]:
+            conv, norm = "conv0p1s1", "bn0"
+        case ["downs", i, *leaf]:
+            conv, norm = f"conv{int(i) + 1}p{2 ** int(i)}s2", f"bn{int(i) + 1}"
+        case ["ups", i, *leaf]:
+            conv, norm = f"convtr{int(i) + 4}p{2 ** (4 - int(i))}s2", f"bntr{int(i) + 4}"
+        case ["stages", i, j, "shortcut", *leaf]:
+            conv, norm = (f"block{int(i) + 1}.{j}.downsample.{n}" for n in (0, 1))
+        case ["stages", i, j, layer, *leaf]:
+            conv, norm = (f"block{int(i) + 1}.{j}.{kind}{layer[-1]}" for kind in ("conv", "norm"))
+        case _:
+            raise AssertionError(ours)
+    return f"{conv}.kernel" if leaf == ["kernel"] else f"{norm}.bn.{leaf[-1]}"
+
+
+def _is_head(name: str) -> bool:
+    return bool(re.fullmatch(r"final(_\w+)?\.kernel", name)) and not name.startswith("final_seg")
+
+
+def _teacher_of_head(name: str, kernel: Tensor) -> str:
+    """Teacher of an official head; `final` is the language teacher's, told by its width."""
+    teacher = name.removeprefix("final").removeprefix("_").removesuffix(".kernel")
+    if not teacher:
+        return {512: "lseg", 768: "openseg"}.get(kernel.shape[-1], "final")
+    return {"sd": "stable_diffusion", "amradio": "radio"}.get(teacher, teacher)
