@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from cuao3d import query
-from cuao3d.query import CONTRAST, ask, classify, heat, parts, scores
+from cuao3d.query import CONTRAST, ask, askable_teacher, classify, heat, parts, scores
+from cuao3d.store import Store, TeacherCard
 
 VECTORS = {
     "chair": [1.0, 0.0, 0.0, 0.0],
@@ -81,6 +82,13 @@ def test_heat_is_between_0_and_1_and_keeps_the_order(values):
     hot = heat(values)
     assert bool(((hot >= 0) & (hot <= 1)).all())
     assert bool((hot[values.argsort()].diff() >= 0).all())
+
+
+def test_the_first_teacher_with_words_is_asked(tmp_path):
+    deaf, listening = TeacherCard(3), TeacherCard(3, text="minilm")
+    assert askable_teacher(Store.create(tmp_path / "a", teachers={"dino": deaf, "lseg": listening})) == "lseg"
+    with pytest.raises(ValueError, match=r"cannot be asked with words: none of its teachers \(dino\)"):
+        askable_teacher(Store.create(tmp_path / "b", teachers={"dino": deaf}))
 
 
 def test_heat_of_a_flat_scene_is_cold():

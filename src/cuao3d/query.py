@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cuao3d.scene import UNLABELLED
+from cuao3d.store import Store
 from cuao3d.text import TextEncoder
 
 CONTRAST = ("object", "things", "stuff", "texture")
@@ -75,6 +76,21 @@ def ask(
     answers = relevance >= min_relevance
     answers &= answers.sum(dim=0) >= min_points
     return tuple(Answer(words, asked[:, k], relevance[:, k], answers[:, k]) for k, words in enumerate(queries))
+
+
+def askable_teacher(store: Store) -> str:
+    """Return the first teacher of a store whose features understand words; its card names the text encoder.
+
+    Raises:
+        ValueError: There is none.
+    """
+    askable = [name for name, card in store.teachers.items() if card.text is not None]
+    if not askable:
+        raise ValueError(
+            f"{store.path} cannot be asked with words: none of its teachers ({', '.join(store.teachers) or 'none'}) has "
+            "a text encoder. Make it again with one that has, such as mini-lseg."
+        )
+    return askable[0]
 
 
 def scores(features: Float[Tensor, "V C"], text: Float[Tensor, "K C"]) -> Float32[Tensor, "V K"]:

@@ -1,0 +1,345 @@
+"""Zero-shot segmentation, scored: one confusion matrix, one function for every read-out, always on the original points.
+
+The scores and read-outs are those of METHOD, section 7; `docs/method.md` says how they differ from the released code.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from cuao3d.geometry import voxelize
+from cuao3d.labels import LabelSet, convert, label_set
+from cuao3d.query import classify, scores
+from cuao3d.scene import UNLABELLED, Split
+from cuao3d.store import Store, StoredScene
+from cuao3d.student import Student
+
+BACKGROUND = ("wall", "floor", "ceiling", "other", "otherfurniture", "otherstructure", "otherprop")
+"""Classes that f-mIoU leaves out."""
+
+Policy = Literal["strict", "official"]
+"""What becomes of points without a prediction. `strict`: wrong in every score. `official`: left out of IoU, wrong in
+mAcc."""
+
+Readout = Literal["fused", "distilled", "2d3d"]
+Ensemble = Literal["surer", "average"]
+"""How 2D and 3D are joined: the feature of the surer of the two (OpenScene), or their mean (the released code)."""
+
+Predict = Callable[[StoredScene], Float[Tensor, "S C"]]
+"""Describes every sample of a scene."""
+PredictClasses = Callable[[StoredScene], Mapping[str, Int64[Tensor, "S"]]]
+"""Names the class of every sample of a scene, 255 for none, in one or several ways that are scored apart."""
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Scores of one confusion matrix, 0 to 1; means over no class are NaN."""
+
+    miou: float
+    """Mean IoU of the classes that are present, that is, occur among the labels."""
+    macc: float
+    """Mean recall of the classes that are present."""
+    fmiou: float
+    """Mean IoU of the classes that are present, without `BACKGROUND`."""
+    miou_all: float
+    """Sum of the IoUs divided by the number of all classes, as officially, even where one is absent."""
+    macc_all: float
+    """Likewise for the recalls."""
+    iou: tuple[float, ...]
+    """IoU of each class; NaN where it is absent."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a results table. Scores are percentages; points without a prediction count as wrong unless official."""
+
+    model: str
+    """What was evaluated; "none" for the lifted features themselves."""
+    readout: str
+    """fused, distilled or 2d3d; supervised for the upper bound."""
+    dataset: str
+    """Where the scenes come from."""
+    label_set: str
+    """Name of the classes."""
+    split: str
+    """Part of the dataset; "all" for all of it."""
+    miou: float
+    """Mean IoU over present classes, strict."""
+    macc: float
+    """Mean recall over present classes."""
+    fmiou: float
+    """Mean IoU over present classes without wall, floor, ceiling and other, strict."""
+    miou_official: float
+    """Mean IoU over all classes, points without a prediction left out."""
+    macc_official: float
+    """Mean recall over all classes."""
+    num_points: int
+    """Labelled points."""
+    coverage: float
+    """Labelled points that have a prediction."""
+    chance_miou: float
+    """`miou` that the same predictions reach when they are shuffled among the points."""
+    constant_miou: float
+    """`miou` of calling every point by the most frequent class."""
+    iou: dict[str, float]
+    """IoU of each present class, strict."""
+
+
+def zero_shot(
+    store: Store,
+    classes: LabelSet,
+    class_vectors: Float[Tensor, "K C"],
+    *,
+    teacher: str,
+    readouts: Iterable[Readout] = ("fused",),
+    predict: Predict | None = None,
+    model: str = "none",
+    dataset: str = "",
+    split: Split | None = "val",
+    ensemble: Ensemble = "surer",
+    progress: Progress | None = None,
+) -> tuple[Row, ...]:
+    """Segment the scenes of a store by the names of the classes, in a single pass without augmentation.
+
+    Args:
+        store: Scenes with labels.
+        classes: What the scenes are segmented into; their labels are converted if they speak another set.
+        class_vectors: Unit vector of each class, in the teacher's text space.
+        teacher: Whose lifted features are `fused`.
+        readouts: What is evaluated. All but `fused` need `predict`.
+        predict: The student's features; see `student_features`.
+        model: Name of the student, for the rows.
+        dataset: Name of the dataset, for the rows.
+        split: Part of the store to evaluate; None for all of it.
+        ensemble: Which 2D3D.
+        progress: Told after each scene.
+
+    Raises:
+        ValueError: A read-out lacks its student, or no scene of the split has labels.
+    """
+    readouts = tuple(readouts)
+    unknown = [readout for readout in readouts if readout not in get_args(Readout)]
+    if unknown:
+        raise ValueError(f"Unknown read-out {unknown[0]!r}; choose from {get_args(Readout)}.")
+    if predict is None and set(readouts) != {"fused"}:
+        raise ValueError("The distilled and 2d3d read-outs need a student; without a run only fused can be evaluated.")
+
+    def predict_classes(scene: StoredScene) -> dict[str, Tensor]:
+        predicted = {}
+        if "fused" in readouts:
+            predicted["fused"] = _fused(scene, teacher, class_vectors)
+        if predict is not None and set(readouts) != {"fused"}:
+            described = predict(scene)
+            predicted["distilled"] = classify(scores(described, class_vectors))
+            predicted["2d3d"] = _ensemble(scene, teacher, described, class_vectors, ensemble)
+        return predicted
+
+    confusions = count(store, classes, predict_classes, split=split, progress=progress)
+    return tuple(
+        make_row(
+            confusions[readout],
+            classes,
+            model="none" if readout == "fused" else model,
+            readout=readout,
+            dataset=dataset,
+            split=split or "all",
+        )
+        for readout in readouts
+    )
+
+
+def count(
+    store: Store,
+    classes: LabelSet,
+    predict_classes: PredictClasses,
+    *,
+    split: Split | None = "val",
+    progress: Progress | None = None,
+) -> dict[str, Int64[Tensor, "rows K"]]:
+    """Compare predictions with labels on all original points of a store.
+
+    Args:
+        store: Scenes; those without labels are passed over.
+        classes: The classes that predictions number.
+        predict_classes: Class of each sample, in one or several ways.
+        split: Part of the store; None for all of it.
+        progress: Told after each scene.
+
+    Returns:
+        For each way a confusion matrix as of `confusion_matrix`, summed over the scenes.
+
+    Raises:
+        ValueError: No scene of the split has labels.
+    """
+    names = store.names(split)
+    totals: dict[str, Tensor] = {}
+    for done, name in enumerate(names, start=1):
+        scene = store[name]
+        if scene.labels is not None and scene.label_set is not None:
+            labels = classes.classes(convert(scene.labels, label_set(scene.label_set), classes))
+            for way, of_sample in predict_classes(scene).items():
+                confusion = confusion_matrix(of_sample.cpu()[scene.sample_of_point], labels, len(classes))
+                totals[way] = totals.get(way, 0) + confusion
+        if progress:
+            progress(done, len(names))
+    if not totals:
+        what = "scene" if split is None else f"{split} scene"
+        raise ValueError(f"{store.path} has no {what} with labels ({len(names)} without); choose another split.")
+    return totals
+
+
+def student_features(student: Student, store: Store, *, head: str, voxel_size: float, device: str = "cpu") -> Predict:
+    """Return a function that describes the samples of a scene by a student's head.
+
+    Args:
+        student: The student; it is left in the mode that it is in.
+        store: Whose scenes will be described.
+        head: Name of the head.
+        voxel_size: Edge of a voxel, metres: the one that the student was trained with.
+        device: Where the student is.
+
+    Raises:
+        ValueError: The voxels are finer than the store's cells, or the student has no such head.
+    """
+    if voxel_size < store.cell:
+        raise ValueError(f"Voxels of {voxel_size} m are finer than the cells of {store.path}, {store.cell} m.")
+    if head not in student.heads:
+        raise ValueError(f"The student has no head {head!r}; it has {sorted(student.heads)}.")
+
+    @torch.no_grad()
+    def predict(scene: StoredScene) -> Tensor:
+        voxels = voxelize(scene.sample_points, voxel_size)
+        coords = functional.pad(voxels.coordinates, (1, 0)).to(device)
+        was_training = student.training
+        student.eval()
+        features: Tensor = student(coords, torch.ones(len(coords), 3, device=device), heads=[head])[head]
+        student.train(was_training)
+        return features[voxels.voxel_of_point.to(device)]
+
+    return predict
+
+
+def confusion_matrix(
+    predicted: Int64[Tensor, "N"], labels: Int64[Tensor, "N"], num_classes: int
+) -> Int64[Tensor, "rows K"]:
+    """Count how often each class is predicted where another is true.
+
+    Args:
+        predicted: Predicted class of each point; 255 for none.
+        labels: True class of each point; points of 255 are left out.
+        num_classes: Number K of classes.
+
+    Returns:
+        Counts by predicted class (row) and true class (column); the last of the K + 1 rows counts points without a
+        prediction.
+    """
+    labelled = labels != UNLABELLED
+    row = torch.where(predicted == UNLABELLED, num_classes, predicted)[labelled]
+    cells = torch.bincount(row * num_classes + labels[labelled], minlength=(num_classes + 1) * num_classes)
+    return cells.reshape(num_classes + 1, num_classes)
+
+
+def measure(
+    confusion: Int64[Tensor, "rows K"] | Float[Tensor, "rows K"],
+    *,
+    policy: Policy = "strict",
+    background: Bool[Tensor, "K"] | None = None,
+) -> Metrics:
+    """Turn a confusion matrix into scores.
+
+    Args:
+        confusion: As of `confusion_matrix`.
+        policy: What becomes of points without a prediction.
+        background: Classes that f-mIoU leaves out.
+    """
+    counts = confusion.double()
+    correct = counts.diagonal()
+    of_class = counts.sum(dim=0)
+    in_iou = of_class if policy == "strict" else counts[:-1].sum(dim=0)
+    iou = correct / (in_iou + counts[:-1].sum(dim=1) - correct).clamp(min=1)
+    recall = correct / of_class.clamp(min=1)
+    present = of_class > 0
+    foreground = present if background is None else present & ~background
+    return Metrics(
+        miou=iou[present].mean().item(),
+        macc=recall[present].mean().item(),
+        fmiou=iou[foreground].mean().item(),
+        miou_all=iou.mean().item(),
+        macc_all=recall.mean().item(),
+        iou=tuple(torch.where(present, iou, math.nan).tolist()),
+    )
+
+
+def chance(confusion: Int64[Tensor, "rows K"]) -> Float[Tensor, "rows K"]:
+    """Return the confusion matrix to expect if the predictions were shuffled among the points."""
+    counts = confusion.double()
+    return counts.sum(dim=1, keepdim=True) * counts.sum(dim=0, keepdim=True) / counts.sum().clamp(min=1)
+
+
+def constant(confusion: Int64[Tensor, "rows K"]) -> Int64[Tensor, "rows K"]:
+    """Return the confusion matrix of calling every point by the most frequent class, which is mostly the wall."""
+    of_class = confusion.sum(dim=0)
+    counts = torch.zeros_like(confusion)
+    counts[of_class.argmax()] = of_class
+    return counts
+
+
+def make_row(
+    confusion: Int64[Tensor, "rows K"], classes: LabelSet, *, model: str, readout: str, dataset: str, split: str
+) -> Row:
+    """Turn a confusion matrix into a line of a results table, in percent."""
+    background = torch.tensor([name in BACKGROUND for name in classes.names])
+    strict = measure(confusion, background=background)
+    official = measure(confusion, policy="official")
+    num_points = int(confusion.sum())
+    return Row(
+        model=model,
+        readout=readout,
+        dataset=dataset,
+        label_set=classes.name,
+        split=split,
+        miou=100 * strict.miou,
+        macc=100 * strict.macc,
+        fmiou=100 * strict.fmiou,
+        miou_official=100 * official.miou_all,
+        macc_official=100 * official.macc_all,
+        num_points=num_points,
+        coverage=100 * (1 - int(confusion[-1].sum()) / max(num_points, 1)),
+        chance_miou=100 * measure(chance(confusion)).miou,
+        constant_miou=100 * measure(constant(confusion)).miou,
+        iou={name: 100 * iou for name, iou in zip(classes.names, strict.iou, strict=True) if not math.isnan(iou)},
+    )
+
+
+def _fused(scene: StoredScene, teacher: str, class_vectors: Tensor) -> Tensor:
+    """Classify each sample (S,) by its lifted feature; 255 where no view sees it."""
+    return _of_all_samples(scene, classify(scores(scene.features(teacher), class_vectors)), UNLABELLED)
+
+
+def _ensemble(scene: StoredScene, teacher: str, described: Tensor, class_vectors: Tensor, ensemble: Ensemble) -> Tensor:
+    """Classify each sample (S,) by its lifted and its described feature together."""
+    lifted = scene.features(teacher)
+    if ensemble == "average":
+        mean = described.float() / 2
+        mean[scene.seen_samples] += lifted.to(mean.device) / 2
+        return classify(scores(mean, class_vectors))
+    in_3d = scores(described, class_vectors).cpu()
+    in_2d = scores(lifted, class_vectors)
+    seen_in_3d = in_3d[scene.seen_samples]
+    surer_in_2d = in_2d.amax(dim=1, keepdim=True) > seen_in_3d.amax(dim=1, keepdim=True)
+    in_3d[scene.seen_samples] = torch.where(surer_in_2d, in_2d, seen_in_3d)
+    return classify(in_3d)
+
+
+def _of_all_samples(scene: StoredScene, of_seen: Tensor, fill: int) -> Tensor:
+    """Spread values of the seen samples (V,) over all samples (S,)."""
+    values = torch.full((len(scene.num_views),), fill)
+    values[scene.seen_samples] = of_seen.cpu()
+    return values

@@ -1,0 +1,235 @@
+"""Facts about scores and read-outs."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional
+
+from conftest import PICTURE, PICTURE_COLOR, WALL, WALL_COLOR, ColorTeacher
+from cuao3d.evaluate import (
+    _ensemble,
+    chance,
+    confusion_matrix,
+    constant,
+    count,
+    make_row,
+    measure,
+    student_features,
+    zero_shot,
+)
+from cuao3d.fusion import lift, sample_cells, see
+from cuao3d.labels import label_set
+from cuao3d.store import Store, TeacherCard
+from cuao3d.student import Student
+
+SCANNET20 = label_set("scannet20")
+
+
+@pytest.fixture
+def color_vectors():
+    """What the classes of ScanNet20 are called in the colour teacher's space: wall and picture by their colours."""
+    vectors = torch.full((20, 3), -1.0)
+    vectors[WALL], vectors[PICTURE] = torch.tensor(WALL_COLOR), torch.tensor(PICTURE_COLOR)
+    return functional.normalize(vectors, dim=1)
+
+
+def test_confusion_and_means_equal_the_official_ones(golden):
+    labels, predicted = (torch.from_numpy(golden[f"metric_{name}"]).long() for name in ("gt", "pred"))
+    confusion = confusion_matrix(predicted, labels, 20)
+    assert torch.equal(confusion[:20], torch.from_numpy(golden["metric_confusion_pred_by_gt"]))
+    assert confusion[20].sum() == 0
+    for policy in ("strict", "official"):
+        metrics = measure(confusion, policy=policy)
+        assert metrics.miou == pytest.approx(golden["metric_miou_over_present_classes"].item(), abs=1e-12)
+        assert metrics.miou_all == pytest.approx(golden["metric_official_miou"].item(), abs=1e-12)
+        assert metrics.macc == pytest.approx(golden["metric_macc_over_present_classes"].item(), abs=1e-12)
+        present = [iou for iou in metrics.iou if not math.isnan(iou)]
+        official = golden["metric_iou_per_class"]
+        assert present == pytest.approx(official[official > 0].tolist(), abs=1e-12)
+
+
+def test_points_without_a_prediction_are_treated_as_officially(golden):
+    labels = torch.from_numpy(golden["metric_gt"]).long()
+    predicted = torch.from_numpy(golden["metric_nofeature_pred"].astype("int64")).clamp(max=255)
+    confusion = confusion_matrix(predicted, labels, 20)
+    assert torch.equal(confusion[:20], torch.from_numpy(golden["metric_nofeature_confusion_pred_by_gt"]))
+    official = measure(confusion, policy="official")
+    assert official.miou_all == pytest.approx(golden["metric_nofeature_official_miou"].item(), abs=1e-12)
+    assert official.macc_all == pytest.approx(golden["metric_nofeature_official_macc"].item(), abs=1e-12)
+
+
+def test_scores_by_hand():
+    # Class 0: 3 points, 2 right, 1 without a prediction. Class 1: 2 points, 1 right, 1 called 0. Class 2: absent.
+    labels = torch.tensor([0, 0, 0, 1, 1, 255])
+    predicted = torch.tensor([0, 0, 255, 1, 0, 2])
+    confusion = confusion_matrix(predicted, labels, 3)
+    assert confusion.tolist() == [[2, 1, 0], [0, 1, 0], [0, 0, 0], [1, 0, 0]]
+    strict = measure(confusion, background=torch.tensor([True, False, False]))
+    assert strict.iou[:2] == pytest.approx([2 / 4, 1 / 2])
+    assert math.isnan(strict.iou[2])
+    assert (strict.miou, strict.macc, strict.fmiou) == pytest.approx((0.5, (2 / 3 + 1 / 2) / 2, 0.5))
+    official = measure(confusion, policy="official")
+    assert official.iou[:2] == pytest.approx([2 / 3, 1 / 2])
+    assert official.macc == strict.macc
+    assert official.miou_all == pytest.approx((2 / 3 + 1 / 2) / 3)
+
+
+def test_chance_is_what_shuffled_predictions_reach():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 4, (2000,), generator=generator).square() // 3
+    predicted = torch.where(torch.rand(2000, generator=generator) < 0.7, labels, 1)
+    shuffles = [predicted[torch.randperm(2000, generator=generator)] for _ in range(100)]
+    reached = [measure(confusion_matrix(shuffled, labels, 4)).miou for shuffled in shuffles]
+    expected = measure(chance(confusion_matrix(predicted, labels, 4))).miou
+    assert sum(reached) / len(reached) == pytest.approx(expected, abs=0.003)
+
+
+def test_calling_everything_wall_by_hand():
+    confusion = confusion_matrix(torch.arange(4), torch.tensor([0, 0, 0, 1]), 4)
+    metrics = measure(constant(confusion))
+    assert (metrics.miou, metrics.macc) == pytest.approx((0.75 / 2, 1 / 2))
+
+
+def test_fused_colours_find_wall_and_picture(synthetic_scene, synthetic_store, color_vectors):
+    (row,) = zero_shot(synthetic_store, SCANNET20, color_vectors, teacher="color", split="train", dataset="synthetic")
+    scene = synthetic_store["synthetic"]
+    seen = scene.num_views[scene.sample_of_point] > 0
+    assert row.coverage == pytest.approx(100 * seen.double().mean().item())
+    assert (row.model, row.readout, row.dataset, row.split) == ("none", "fused", "synthetic", "train")
+    assert row.num_points == len(synthetic_scene.points)
+    assert set(row.iou) == {"wall", "picture"}
+    # Every point of the picture is seen; near its edges a map cell mixes in some wall, as bleeding features do.
+    assert row.macc > 60
+    assert row.iou["wall"] < 100 * seen[synthetic_scene.labels == WALL].double().mean().item() + 1e-6
+    assert row.fmiou == row.iou["picture"]
+    assert row.chance_miou < row.miou
+    assert row.constant_miou == pytest.approx(100 * 441 / 585 / 2)
+
+
+def colors_of_samples(scene):
+    return scene.colors[scene.index_of_sample]
+
+
+def test_a_student_that_knows_the_colours_is_right_everywhere(synthetic_store, color_vectors):
+    rows = zero_shot(
+        synthetic_store,
+        SCANNET20,
+        color_vectors,
+        teacher="color",
+        readouts=("fused", "distilled", "2d3d"),
+        predict=colors_of_samples,
+        model="oracle",
+        split=None,
+    )
+    assert [(row.model, row.readout) for row in rows] == [
+        ("none", "fused"),
+        ("oracle", "distilled"),
+        ("oracle", "2d3d"),
+    ]
+    fused, distilled, joined = rows
+    assert distilled.miou == distilled.macc == distilled.coverage == joined.coverage == 100
+    assert distilled.miou_official == pytest.approx(10)
+    assert joined.miou > fused.miou
+
+
+def two_samples(store, lifted):
+    """A scene of two points, of which only the first is seen, with a feature."""
+    scene = store["synthetic"]
+    return replace(
+        scene,
+        points=scene.points[:2],
+        colors=None,
+        labels=torch.tensor([WALL, PICTURE]),
+        index_of_sample=torch.arange(2),
+        sample_of_point=torch.arange(2),
+        num_views=torch.tensor([1, 0]),
+        seen_samples=torch.tensor([0]),
+        _features={"color": torch.tensor([lifted])},
+    )
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "lifted", "expected"),
+    [
+        # 2D says wall with cosine 0.8, 3D says picture with cosine 0.6 / 0.61: the surer is 3D, but 2D is ten times
+        # as long and wins the mean.
+        ("surer", [8.0, 0.0, 6.0], PICTURE),
+        ("average", [8.0, 0.0, 6.0], WALL),
+        ("surer", [1.0, 0.0, 0.0], WALL),
+        ("average", [0.1, 0.0, 0.0], PICTURE),
+    ],
+)
+def test_both_2d3d_ensembles_by_hand(synthetic_store, ensemble, lifted, expected):
+    vectors = torch.full((20, 3), 0.0)
+    vectors[:, 2] = -1
+    vectors[WALL], vectors[PICTURE] = torch.tensor([1.0, 0, 0]), torch.tensor([0, 1.0, 0])
+    scene = two_samples(synthetic_store, lifted)
+    described = torch.tensor([[0.0, 0.6, 0.1], [0.0, 0.3, 0.3]])
+    predicted = _ensemble(scene, "color", described, vectors, ensemble)
+    assert predicted.tolist() == [expected, PICTURE]  # the unseen point is the student's alone
+    assert described.tolist()[0] == pytest.approx([0.0, 0.6, 0.1])
+
+
+class ByHeight(Student):
+    """Toy student: the feature of a voxel is its height, in voxels. It wants its inputs as they should be."""
+
+    def __init__(self):
+        super().__init__({"color": 1, "other": 2}, "MinkUNet14Mini")
+
+    def forward(self, coords, feats, heads=None):
+        assert heads == ["color"]
+        assert not self.training
+        assert torch.equal(feats, torch.ones(len(coords), 3))
+        assert torch.equal(coords[:, 0], torch.zeros(len(coords), dtype=torch.int64))
+        return {"color": coords[:, 3:].float()}
+
+
+def test_a_students_features_are_those_of_the_samples_voxels(synthetic_store):
+    scene = synthetic_store["synthetic"]
+    student = ByHeight()
+    predict = student_features(student, synthetic_store, head="color", voxel_size=0.25)
+    assert torch.equal(predict(scene)[:, 0], torch.floor(scene.sample_points[:, 2].double() / 0.25).float())
+    assert student.training
+
+
+def test_voxels_finer_than_the_store_are_refused(synthetic_store):
+    with pytest.raises(ValueError, match=r"Voxels of 0.02 m are finer than the cells of .*, 0.05 m"):
+        student_features(ByHeight(), synthetic_store, head="color", voxel_size=0.02)
+    with pytest.raises(ValueError, match="no head 'lseg'"):
+        student_features(ByHeight(), synthetic_store, head="lseg", voxel_size=0.05)
+
+
+def test_scenes_are_summed_and_unlabelled_ones_passed_over(synthetic_scene, synthetic_store):
+    for name, labels in (("again", synthetic_scene.labels), ("bare", None)):
+        scene = replace(synthetic_scene, name=name, labels=labels)
+        samples = sample_cells(scene.points, synthetic_store.cell)
+        visibility = see(scene, samples)
+        synthetic_store.add_scene(scene, samples, visibility, {"color": lift(scene, visibility, ColorTeacher())})
+    calls = []
+    ways = count(
+        synthetic_store,
+        SCANNET20,
+        lambda scene: {"wall": torch.zeros_like(scene.num_views)},
+        split="train",
+        progress=lambda *call: calls.append(call),
+    )
+    assert ways["wall"].sum() == 2 * len(synthetic_scene.points)
+    assert calls == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_labels_are_converted_to_the_classes_asked_for(synthetic_store):
+    nyu40 = label_set("nyu40")
+    ways = count(synthetic_store, nyu40, lambda scene: {"wall": torch.zeros_like(scene.num_views)}, split="train")
+    assert set(make_row(ways["wall"], nyu40, model="", readout="", dataset="", split="").iou) == {"wall", "picture"}
+
+
+def test_nothing_to_evaluate_is_said(synthetic_store, color_vectors, tmp_path):
+    with pytest.raises(ValueError, match=r"has no val scene with labels"):
+        zero_shot(synthetic_store, SCANNET20, color_vectors, teacher="color")
+    with pytest.raises(ValueError, match="need a student"):
+        zero_shot(synthetic_store, SCANNET20, color_vectors, teacher="color", readouts=("2d3d",))
+    empty = Store.create(tmp_path / "empty", teachers={"color": TeacherCard(3)})
+    with pytest.raises(ValueError, match=r"has no scene with labels \(0 without\)"):
+        zero_shot(empty, SCANNET20, color_vectors, teacher="color", split=None)
