@@ -87,8 +87,8 @@ def askable_teacher(store: Store) -> str:
     askable = [name for name, card in store.teachers.items() if card.text is not None]
     if not askable:
         raise ValueError(
-            f"{store.path} cannot be asked with words: none of its teachers ({', '.join(store.teachers) or 'none'}) has "
-            "a text encoder. Make it again with one that has, such as mini-lseg."
+            f"{store.path} cannot be asked with words: none of its teachers ({', '.join(store.teachers) or 'none'}) "
+            "has a text encoder. Make it again with one that has, such as mini-lseg."
         )
     return askable[0]
 
