@@ -1,0 +1,84 @@
+"""A room imports only from rooms before it, so the package can be read from its first room to its last."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "src" / "cuao3d"
+
+ROOMS = (
+    "__init__",
+    "scene",
+    "labels",
+    "geometry",
+    "readers",
+    "teachers",
+    "text",
+    "fusion",
+    "store",
+    "check",
+    "sparse",
+    "student",
+    "query",
+    "evaluate",
+    "objective",
+    "augment",
+    "training",
+    "distill",
+    "probe",
+    "report",
+    "recipes",
+    "pipeline",
+    "cli",
+    "__main__",
+)
+"""The order. A room is a module, or a folder: a family, whose members may use each other."""
+
+
+def test_every_room_has_its_place():
+    found = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in PACKAGE.rglob("*.py")}
+    assert found <= set(ROOMS), "a new room: say where it stands"
+
+
+def test_rooms_import_only_from_rooms_before_them():
+    assert list(backward_imports(PACKAGE)) == []
+
+
+def test_backward_imports_are_found(tmp_path):
+    (tmp_path / "readers").mkdir()
+    (tmp_path / "scene.py").write_text("import torch\n")
+    (tmp_path / "fusion.py").write_text("from cuao3d import __version__, store\nfrom cuao3d.scene import Scene\n")
+    (tmp_path / "geometry.py").write_text("def late():\n    import cuao3d.fusion\n    from cuao3d import scene\n")
+    (tmp_path / "readers" / "rooms.py").write_text("from cuao3d.readers.furniture import bed\nfrom ..text import E\n")
+    assert list(backward_imports(tmp_path)) == [
+        "fusion.py, line 1: store comes after fusion",
+        "geometry.py, line 2: fusion comes after geometry",
+        "readers/rooms.py, line 2: text comes after readers",
+    ]
+
+
+def backward_imports(package: Path) -> Iterator[str]:
+    """Name every import of a package that goes from a room to a later one."""
+    for path in sorted(package.rglob("*.py")):
+        inside = path.relative_to(package)
+        room = inside.with_suffix("").parts[0]
+        for line, target in imported_rooms(path.read_text(encoding="utf-8"), ("cuao3d", *inside.parent.parts)):
+            if ROOMS.index(target) > ROOMS.index(room):
+                yield f"{inside}, line {line}: {target} comes after {room}"
+
+
+def imported_rooms(source: str, package: tuple[str, ...]) -> Iterator[tuple[int, str]]:
+    """Find line and room of each import from cuao3d, wherever it stands in a module of `package`."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import(names=names):
+                modules = [alias.name for alias in names]
+            case ast.ImportFrom(module=module, names=names, level=level):
+                parent = package[: len(package) + 1 - level] if level else ()
+                modules = [".".join([*parent, *filter(None, [module]), alias.name]) for alias in names]
+            case _:
+                continue
+        for module in modules:
+            root, *inside = module.split(".")
+            if root == "cuao3d":
+                yield node.lineno, inside[0] if inside and inside[0] in ROOMS else "__init__"
