@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cuao3d import objective
-from cuao3d.objective import WEIGHTINGS, EqualWeighting, UncertaintyWeighting, teacher_loss
+from cuao3d.objective import WEIGHTINGS, EqualWeighting, RowMeans, UncertaintyWeighting, teacher_loss
 
 KINDS = ["cosine", "l1", "demeaned-cosine"]
 
@@ -54,6 +54,21 @@ def test_many_chunks_give_what_one_gives(kind, monkeypatch):
     whole = gradients(teacher_loss, hidden, weight, targets, kind)
     monkeypatch.setattr(objective, "CHUNK_VALUES", {"cpu": 1})
     for mine, reference in zip(gradients(teacher_loss, hidden, weight, targets, kind), whole, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_means_of_rows_give_what_the_averaged_targets_give(kind, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(30, 5, dtype=torch.float64, generator=generator)
+    rows = torch.randint(30, (100,), generator=generator)
+    offsets = torch.cat([torch.tensor([0]), torch.randperm(99, generator=generator)[:59].sort().values + 1])
+    means = torch.stack([table[part].mean(dim=0) for part in rows.tensor_split(offsets[1:])])
+    hidden = torch.randn(60, 8, dtype=torch.float64, generator=generator)
+    weight = torch.randn(8, 5, dtype=torch.float64, generator=generator)
+    monkeypatch.setattr(objective, "CHUNK_VALUES", {"cpu": 1})
+    ours = gradients(teacher_loss, hidden, weight, RowMeans(table, rows, offsets), kind)
+    for mine, reference in zip(ours, gradients(teacher_loss, hidden, weight, means, kind), strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-12, atol=1e-14)
 
 

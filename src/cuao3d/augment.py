@@ -73,5 +73,5 @@ def rotation_matrix(angles: Float64[Tensor, "3"]) -> Float64[Tensor, "3 3"]:
     for axis in range(3):
         generators[axis, (axis + 2) % 3, (axis + 1) % 3] = 1
         generators[axis, (axis + 1) % 3, (axis + 2) % 3] = -1
-    about_x, about_y, about_z = torch.linalg.matrix_exp(generators * angles[:, None, None]).unbind()
+    about_x, about_y, about_z = torch.matrix_exp(generators * angles[:, None, None]).unbind()
     return about_z @ about_y @ about_x

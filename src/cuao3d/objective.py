@@ -1,11 +1,13 @@
 """What the student minimises: one loss per teacher, computed without an N x C tensor, and their weighting."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.nn import functional
 
 LossKind = Literal["cosine", "l1", "demeaned-cosine"]
 Regularizer = Literal["log1p", "log1p-squared"]
@@ -19,10 +21,43 @@ CHUNK_VALUES = {"cpu": 1 << 19}
 LARGE_CHUNK_VALUES = 1 << 25
 
 
+@dataclass(frozen=True)
+class RowMeans:
+    """Targets that are means of a table's rows, taken a few at a time when asked for: the table is never copied."""
+
+    table: Float[Tensor, "R C"]
+    """Features of which each target is a mean."""
+    rows: Int64[Tensor, "M"]
+    """Rows of the table, those of the first target first."""
+    offsets: Int64[Tensor, "N"]
+    """Where in `rows` those of each target begin; every target has at least one."""
+
+    def __len__(self) -> int:
+        """Return the number of targets."""
+        return len(self.offsets)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of targets and their width."""
+        return len(self.offsets), self.table.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the targets are."""
+        return self.table.device
+
+    def __getitem__(self, part: slice) -> Float[Tensor, "n C"]:
+        """Return some consecutive targets, in the table's type."""
+        start, stop, _ = part.indices(len(self))
+        offsets = self.offsets[start:stop]
+        end = self.offsets[stop] if stop < len(self) else len(self.rows)
+        return functional.embedding_bag(self.rows[offsets[0] : end], self.table, offsets - offsets[0], mode="mean")
+
+
 def teacher_loss(
     hidden: Float[Tensor, "N H"],
     weight: Float[Tensor, "H C"],
-    targets: Float[Tensor, "N C"],
+    targets: Float[Tensor, "N C"] | RowMeans,
     kind: LossKind = "cosine",
 ) -> Float[Tensor, ""]:
     """Compare the head's output F = hidden @ weight with a teacher's features, without ever forming F.
@@ -33,7 +68,8 @@ def teacher_loss(
     Args:
         hidden: The student's features of each voxel; its type is the type of the arithmetic.
         weight: The bias-free linear head of this teacher.
-        targets: The teacher's features of each voxel, in any floating type; no gradient flows to them.
+        targets: The teacher's features of each voxel, in any floating type, as they are or as means of a table's
+            rows; no gradient flows to them.
         kind: `cosine`: 1 - cos(F, T), mean over voxels. `demeaned-cosine`: the same after subtracting from every
             target its mean over channels. `l1`: |F - T|, mean over voxels and channels.
 
@@ -85,11 +121,14 @@ WEIGHTINGS: dict[WeightingKind, Callable[[int], nn.Module]] = {
 """Ways to combine the teacher losses: name -> module of a number of losses."""
 
 
+Targets = Tensor | RowMeans
+
+
 class _TeacherLoss(torch.autograd.Function):
     """A scalar whose gradients were computed with it."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, kind: LossKind) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Targets, kind: LossKind) -> Tensor:
         loss, *gradients = _LOSSES[kind](hidden, weight, targets)
         ctx.save_for_backward(*gradients)
         return loss
@@ -101,7 +140,7 @@ class _TeacherLoss(torch.autograd.Function):
         return upstream * grad_hidden, upstream * grad_weight, None, None
 
 
-def _cosine(hidden: Tensor, weight: Tensor, targets: Tensor, *, demean: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _cosine(hidden: Tensor, weight: Tensor, targets: Targets, *, demean: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Mean of 1 - cos, and its gradients with respect to `hidden` and `weight`.
 
     With the unit target t, a = W t, G = W Wᵀ and n = |hᵀ W|, the cosine is c = h·a / n, and
@@ -126,7 +165,7 @@ def _cosine(hidden: Tensor, weight: Tensor, targets: Tensor, *, demean: bool) ->
     return 1 - cosine.mean(), grad_hidden / -len(hidden), grad_weight / -len(hidden)
 
 
-def _l1(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _l1(hidden: Tensor, weight: Tensor, targets: Targets) -> tuple[Tensor, Tensor, Tensor]:
     """Mean of |F - T|, and its gradients with respect to `hidden` and `weight`."""
     total = hidden.new_zeros((), dtype=torch.float64)
     grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)
@@ -136,18 +175,18 @@ def _l1(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
         total += (difference * sign).sum()
         torch.mm(sign, weight.T, out=grad_hidden[rows])
         grad_weight.addmm_(hidden[rows].T, sign)
-    count = targets.numel()
+    count = len(hidden) * weight.shape[1]
     return (total / count).to(hidden.dtype), grad_hidden / count, grad_weight / count
 
 
-_LOSSES: dict[LossKind, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]] = {
+_LOSSES: dict[LossKind, Callable[[Tensor, Tensor, Targets], tuple[Tensor, Tensor, Tensor]]] = {
     "cosine": lambda hidden, weight, targets: _cosine(hidden, weight, targets, demean=False),
     "demeaned-cosine": lambda hidden, weight, targets: _cosine(hidden, weight, targets, demean=True),
     "l1": _l1,
 }
 
 
-def _chunks(targets: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+def _chunks(targets: Targets, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
     """Walk through the targets, a few rows at a time, each chunk a copy in `dtype` that may be overwritten."""
     num_values = CHUNK_VALUES.get(targets.device.type, LARGE_CHUNK_VALUES)
     num_rows = min(len(targets), max(num_values // targets.shape[1], 32))

@@ -1,0 +1,163 @@
+"""Probes: what the student's network can do when labels are used; the supervised upper bound of distillation."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cuao3d.evaluate import Row, count, make_row, student_features
+from cuao3d.labels import label_set
+from cuao3d.scene import UNLABELLED, Split
+from cuao3d.store import Store, StoredScene
+from cuao3d.student import Student
+from cuao3d.training import (
+    Batch,
+    Batches,
+    OnStep,
+    TrainConfig,
+    TrainingScene,
+    begin_run,
+    finish_run,
+    load_run,
+    make_student,
+    student_group,
+    supervised_features,
+    train,
+)
+
+HEAD = "classes"
+"""Name of the supervised student's only head: a logit per class of the label set, in its order."""
+
+
+@dataclass(frozen=True)
+class SuperviseConfig(TrainConfig):
+    """How the upper bound is trained: the student's network, end to end, on true labels."""
+
+    class_weights: Literal["inverse-root", "equal"] = "inverse-root"
+    """Weight of a class in the cross-entropy: one over the root of its frequency, or the same for all."""
+
+
+def supervise(
+    store: Store, config: SuperviseConfig, out: Path, *, device: str = "cpu", on_step: OnStep | None = None
+) -> Path:
+    """Train a student on the labels of a store's training scenes: what the network could reach at best.
+
+    Args:
+        store: Where the scenes lie; features are not read.
+        config: How to train.
+        out: Folder of the run, laid out as that of `distill`; the student's only head is `HEAD`.
+        device: Where the student is trained.
+        on_step: Told after each step; see `training_bar`.
+
+    Returns:
+        The folder of the run.
+
+    Raises:
+        ValueError: The training scenes have no labels or labels of several sets, the voxels are finer than the store's
+            cells, the folder holds another run, or training diverges.
+    """
+    stored = [store[name] for name in store.names("train")]
+    name = _common_label_set(store, stored)
+    if begin_run(out, config, store, stored):
+        return out
+    scenes = [_take_classes(scene) for scene in stored if scene.labels is not None]
+    num_classes = len(label_set(name))
+    student = make_student({HEAD: num_classes}, config)
+    supervisor = _Supervisor(student, class_weights(scenes, num_classes, config))
+    batches = Batches([scene for scene in scenes if len(scene.rows)], config, majority_class)
+    seconds = train(supervisor, [student_group(student, config)], batches, out, device=device, on_step=on_step)
+    finish_run(out, student, {"teachers": {}, "label_set": name, "seconds": seconds})
+    return out
+
+
+def score(store: Store, run: Path, *, dataset: str = "", split: Split | None = "val", device: str = "cpu") -> Row:
+    """Segment the scenes of a store with a supervised student, in a single pass without augmentation.
+
+    Args:
+        store: Scenes with labels.
+        run: Folder of a finished run of `supervise`.
+        dataset: Name of the dataset, for the row.
+        split: Part of the store to evaluate; None for all of it.
+        device: Where the student runs.
+
+    Raises:
+        ValueError: The run was not supervised.
+    """
+    loaded = load_run(run)
+    if loaded.label_set is None:
+        raise ValueError(f"{run} is a distilled student; the upper bound needs a run of `supervise`.")
+    classes = label_set(loaded.label_set)
+    predict = student_features(loaded.student.to(device), store, head=HEAD, voxel_size=loaded.voxel_size, device=device)
+    confusions = count(store, classes, lambda scene: {"supervised": predict(scene).argmax(dim=1)}, split=split)
+    return make_row(
+        confusions["supervised"],
+        classes,
+        model="supervised",
+        readout="supervised",
+        dataset=dataset,
+        split=split or "all",
+    )
+
+
+class _Supervisor(nn.Module):
+    """The student and the weights of the classes that it learns."""
+
+    weights: Tensor
+
+    def __init__(self, student: Student, weights: Float[Tensor, "K"]) -> None:
+        super().__init__()
+        self.student = student
+        self.register_buffer("weights", weights)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
+        logits = self.student.heads[HEAD](supervised_features(self.student, batch))
+        classes = torch.cat([targets[0][:] for targets in batch.targets])
+        loss = functional.cross_entropy(logits, classes, self.weights)
+        return loss, {"losses": {HEAD: loss.item()}}
+
+
+def class_weights(scenes: list[TrainingScene], num_classes: int, config: SuperviseConfig) -> Float[Tensor, "K"]:
+    """Weigh the classes by how rare they are among the labelled samples; the mean weight of a sample is 1.
+
+    Args:
+        scenes: Scenes with the class of each labelled sample.
+        num_classes: Number of classes; those that never occur weigh nothing.
+        config: Its `class_weights` counts.
+    """
+    counts = torch.bincount(torch.cat([scene.targets[0] for scene in scenes]), minlength=num_classes).float()
+    weights = counts.rsqrt() if config.class_weights == "inverse-root" else torch.ones_like(counts)
+    weights = torch.where(counts > 0, weights, 0)
+    return weights * counts.sum() / (weights * counts).sum()
+
+
+def majority_class(
+    classes: Int64[Tensor, "R"], rows: Int64[Tensor, "M"], offsets: Int64[Tensor, "N"]
+) -> Int64[Tensor, "N"]:
+    """Take the most frequent class of the samples of each voxel, the first of equals; the Pool of supervision."""
+    num_classes = int(classes.max()) + 1
+    voxel_of_row = torch.repeat_interleave(offsets.diff(append=torch.tensor([len(rows)])))
+    votes = torch.bincount(voxel_of_row * num_classes + classes[rows], minlength=len(offsets) * num_classes)
+    return votes.view(len(offsets), num_classes).argmax(dim=1)
+
+
+def _common_label_set(store: Store, scenes: list[StoredScene]) -> str:
+    """Return the label set that all labelled scenes speak."""
+    names = sorted({scene.label_set for scene in scenes if scene.labels is not None and scene.label_set is not None})
+    if len(names) != 1:
+        raise ValueError(
+            f"{store.path} has training scenes with labels of {names or 'no set'}; supervision needs those of one set."
+        )
+    return names[0]
+
+
+def _take_classes(scene: StoredScene) -> TrainingScene:
+    """Hold what supervision needs of a labelled scene: the class of each sample that has one."""
+    assert scene.labels is not None
+    assert scene.label_set is not None
+    classes = label_set(scene.label_set).classes(scene.labels[scene.index_of_sample])
+    rows = torch.nonzero(classes != UNLABELLED).squeeze(1)
+    return TrainingScene(scene.name, scene.sample_points, rows, (classes[rows],))

@@ -1,0 +1,225 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from cuao3d.augment import Augmentation
+from cuao3d.distill import DistillConfig, distill
+from cuao3d.fusion import Visibility, sample_cells
+from cuao3d.scene import Scene
+from cuao3d.store import Store, TeacherCard
+from cuao3d.training import load_run
+
+CARDS = {
+    "place": TeacherCard(num_channels=6, text="minilm", loss="cosine"),
+    "height": TeacherCard(num_channels=4, loss="l1"),
+    "noise": TeacherCard(num_channels=5, loss="demeaned-cosine"),
+}
+CONFIG = DistillConfig(
+    teachers=("place", "height"),
+    voxel_size=0.1,
+    architecture="MinkUNet14Mini",
+    num_steps=4,
+    batch_size=2,
+    optimizer="adamw",
+    learning_rate=1e-2,
+    schedule="cosine",
+    augmentation=Augmentation(rotation=10.0),
+    checkpoint_every=2,
+)
+
+
+def add_room(store: Store, name: str, *, seen: bool = True, split: str = "train") -> None:
+    """Two walls in a corner; one teacher tells which wall, one the height, one makes up its answers."""
+    generator = torch.Generator().manual_seed(len(name))
+    points = torch.rand(400, 3, generator=generator)
+    wall = torch.arange(400) % 2
+    points[torch.arange(400), wall] = 0.0
+    scene = Scene(name, points, (), labels=wall, label_set="scannet20", split=split)
+    samples = sample_cells(points, store.cell)
+    num_views = torch.ones(len(samples.index_of_sample), dtype=torch.int64) * int(seen)
+    num_views[::5] = 0
+    visibility = Visibility((), num_views)
+    index = samples.index_of_sample[visibility.seen_samples]
+    features = {
+        "place": torch.eye(6)[wall[index]],
+        "height": points[index, 2:].expand(-1, 4),
+        "noise": torch.randn(len(index), 5, generator=generator) + 3,
+    }
+    store.add_scene(scene, samples, visibility, {teacher: features[teacher] for teacher in store.teachers})
+
+
+def make_store(path: Path) -> Store:
+    store = Store.create(path, cell=0.05, teachers=CARDS)
+    for name in ("a", "bb", "ccc"):
+        add_room(store, name)
+    add_room(store, "dddd", split="val")
+    return store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return make_store(tmp_path_factory.mktemp("corners"))
+
+
+@pytest.fixture(scope="module")
+def plain_run(store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return distill(store, CONFIG, tmp_path_factory.mktemp("plain") / "run")
+
+
+def read(run: Path, file: str) -> dict:
+    return json.loads((run / file).read_text())
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "student.safetensors")
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first.keys() & second.keys())
+
+
+def metrics(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_a_student_its_configuration_its_metrics_and_the_cards_of_its_teachers(plain_run):
+    run = plain_run
+    assert sorted(path.name for path in run.iterdir()) == [
+        "config.json",
+        "metrics.jsonl",
+        "run.json",
+        "student.safetensors",
+    ]
+    assert read(run, "config.json")["config"]["losses"] == ["cosine", "l1"]
+    assert read(run, "config.json")["config"]["augmentation"]["rotation"] == 10.0
+    assert read(run, "run.json")["teachers"]["place"] == {
+        "num_channels": 6,
+        "text": "minilm",
+        "loss": "cosine",
+        "weights_sha256": None,
+    }
+    rows = metrics(run)
+    assert [set(row["losses"]) for row in rows] == [{"place", "height"}] * 4
+    assert rows[0]["sigmas"] == {"place": 1.0, "height": 1.0}
+    assert rows[-1]["sigmas"] != rows[0]["sigmas"]
+
+
+def test_same_seed_same_result(store, tmp_path, plain_run):
+    again = distill(store, CONFIG, tmp_path / "again")
+    other = distill(store, replace(CONFIG, seed=1), tmp_path / "other")
+    assert equal(weights(plain_run), weights(again))
+    assert not equal(weights(plain_run), weights(other))
+    for file in ("config.json", "metrics.jsonl"):
+        assert (plain_run / file).read_bytes() == (again / file).read_bytes()
+        assert (plain_run / file).read_bytes() != (other / file).read_bytes()
+
+
+def test_a_finished_run_is_left_as_it_is_and_an_interrupted_one_goes_on(store, tmp_path, plain_run):
+    steps: list[int] = []
+
+    def stop_after_three(done: int, total: int, line: str) -> None:
+        steps.append(done)
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distill(store, CONFIG, tmp_path, on_step=stop_after_three)
+    with pytest.raises(FileNotFoundError, match=r"is no finished run .*go on with it: cuao3d distill"):
+        load_run(tmp_path)
+    distill(store, CONFIG, tmp_path, on_step=stop_after_three)
+    assert steps == [1, 2, 3, 3, 4]
+    assert equal(weights(plain_run), weights(tmp_path))
+    assert (plain_run / "metrics.jsonl").read_bytes() == (tmp_path / "metrics.jsonl").read_bytes()
+    distill(store, CONFIG, tmp_path, on_step=stop_after_three)
+    assert len(steps) == 5
+
+
+def test_a_finished_run_is_read_back_and_a_damaged_one_is_refused(store, plain_run, tmp_path):
+    run = load_run(plain_run)
+    assert run.teachers == {name: CARDS[name] for name in CONFIG.teachers}
+    assert (run.voxel_size, run.label_set) == (0.1, None)
+    assert run.student.num_channels == {"place": 6, "height": 4}
+    copy = shutil.copytree(plain_run, tmp_path / "copy")
+    with (copy / "student.safetensors").open("ab") as file:
+        file.write(b"0")
+    with pytest.raises(ValueError, match=r"student.safetensors is not the student of this run"):
+        load_run(copy)
+    (copy / "run.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"is damaged"):
+        load_run(copy)
+
+
+def test_the_student_learns_what_the_teachers_say(store, tmp_path):
+    run = distill(store, replace(CONFIG, num_steps=16, weighting="equal"), tmp_path / "run")
+    first, last = metrics(run)[0], metrics(run)[-1]
+    assert last["losses"]["place"] < 0.5 * first["losses"]["place"]
+    assert last["losses"]["height"] < 0.8 * first["losses"]["height"]
+    assert "sigmas" not in last
+
+
+def test_a_hopeless_teacher_gets_the_larger_sigma(store, tmp_path):
+    config = replace(CONFIG, teachers=("place", "noise"), num_steps=10, sigma_lr=0.1, schedule="constant")
+    sigmas = metrics(distill(store, config, tmp_path / "run"))[-1]["sigmas"]
+    assert sigmas["noise"] > sigmas["place"] + 0.1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"losses": ("l1", "l1")},
+        {"weighting": "equal"},
+        {"weighting": "uncertainty-squared"},
+        {"sigma_lr": 0.5},
+        {"teachers": ("place", "noise")},
+        {"learning_rate": 1e-3},
+        {"weight_decay": 0.5},
+        {"clip_norm": 1e-3},
+        {"optimizer": "sgd"},
+        {"schedule": "poly"},
+        {"batch_size": 1},
+        {"points_per_scene": 30},
+        {"crop": 60},
+        {"voxel_size": 0.2},
+        {"augmentation": Augmentation()},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_every_setting_changes_the_result(store, tmp_path, plain_run, changes):
+    run = distill(store, replace(CONFIG, **changes), tmp_path)
+    assert not equal(weights(plain_run), weights(run))
+
+
+def test_scenes_that_no_view_sees_are_left_out_and_reported(tmp_path):
+    store = make_store(tmp_path / "store")
+    add_room(store, "eeeee", seen=False)
+    run = distill(store, replace(CONFIG, num_steps=1), tmp_path / "run")
+    assert read(run, "run.json")["skipped_scenes"] == ["eeeee"]
+
+
+def test_bad_input_is_refused_before_anything_is_written(store, tmp_path):
+    with pytest.raises(ValueError, match=r"no features of lseg; it holds those of place, height, noise"):
+        distill(store, replace(CONFIG, teachers=("lseg", "place")), tmp_path / "run")
+    with pytest.raises(ValueError, match=r"do not fit teachers"):
+        distill(store, replace(CONFIG, losses=("l1",)), tmp_path / "run")
+    with pytest.raises(ValueError, match=r"finer than the 0.05 m cells"):
+        distill(store, replace(CONFIG, voxel_size=0.02), tmp_path / "run")
+    empty = Store.create(tmp_path / "empty", cell=0.05, teachers=CARDS)
+    add_room(empty, "a", seen=False)
+    with pytest.raises(ValueError, match=r"no training scene that a view sees \(1 training scenes in all\)"):
+        distill(empty, CONFIG, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_features_that_are_no_numbers_name_scene_and_teacher(tmp_path):
+    store = make_store(tmp_path / "store")
+    file = store["bb"].folder / "height.features.safetensors"
+    features = load_file(file)["features"].clone()
+    features[3, 1] = torch.nan
+    save_file({"features": features}, file)
+    with pytest.raises(ValueError, match=r"teacher 'height' in scene bb are not all finite"):
+        distill(store, CONFIG, tmp_path / "run")
