@@ -1,6 +1,6 @@
 """Zero-shot segmentation, scored: one confusion matrix, one function for every read-out, always on the original points.
 
-The scores and read-outs are those of METHOD, section 7; `docs/method.md` says how they differ from the released code.
+`docs/method.md` says where scores and read-outs differ from those of the released code.
 """
 
 import math

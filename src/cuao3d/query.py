@@ -17,10 +17,11 @@ from cuao3d.store import Store
 from cuao3d.text import TextEncoder
 
 CONTRAST = ("object", "things", "stuff", "texture")
-"""Words that fit anything; what does not beat them says nothing (LERF, section 3.3)."""
+"""Words that fit anything, LERF's canonical phrases; a score that does not beat theirs says nothing."""
 
 MIN_RELEVANCE = 0.3
-"""Relevance at which a point answers a query."""
+"""Relevance at which a point answers a query. Chosen on simulated features, text vectors with noise, where it balances
+false answers and missed ones at three of four right."""
 
 MIN_POINTS = 20
 """Points that must answer a query before it is said to be in the scene."""
