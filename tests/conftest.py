@@ -2,7 +2,7 @@
 
 from jaxtyping import install_import_hook
 
-install_import_hook("cuao3d", "beartype.beartype")
+install_import_hook("cuao3d", "shape_checker.check")
 
 from collections.abc import Mapping  # noqa: E402
 from pathlib import Path  # noqa: E402

@@ -8,14 +8,14 @@ window is recessed, a picture stands off the wall, a curtain is a wave.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cuao3d.scene import UNLABELLED
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 Generator = np.random.Generator
 
 WALL, FLOOR, CABINET, BED, CHAIR, SOFA, TABLE, DOOR, WINDOW, BOOKSHELF = range(10)

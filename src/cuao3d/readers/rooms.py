@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 from cuao3d.readers.furniture import FLOOR, SHAPES, TEXTURES, WALL, Furniture, Material, material
 from cuao3d.scene import UNLABELLED, Camera, Frame, Scene, Split
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 Generator = np.random.Generator
 
 KINDS = ("bedroom", "living room", "kitchen", "bathroom", "office")
@@ -75,6 +76,8 @@ class Rooms(Sequence[Scene]):
     """A dataset of made rooms, rendered when asked for."""
 
     def __init__(self, seeds: Sequence[int], *, split: Split = "train", num_views: int = 12) -> None:
+        if any(seed >= TEACHER_SEEDS for seed in seeds):
+            raise ValueError(f"Seeds from {TEACHER_SEEDS} on are kept for training teachers; choose smaller ones.")
         self.seeds = tuple(seeds)
         self.split: Split = split
         self.num_views = num_views
@@ -129,11 +132,6 @@ def make_room(
     )
 
 
-def stratified_seeds(num_rooms: int, *, first: int) -> tuple[int, ...]:
-    """Return `num_rooms` consecutive seeds, so that the five kinds of room take turns."""
-    return tuple(range(first, first + num_rooms))
-
-
 @dataclass(frozen=True)
 class View:
     """A rendered photograph."""
@@ -155,9 +153,9 @@ class Room:
 
     triangles: Array
     """Corners (T, 3, 3), metres."""
-    labels: NDArray[np.int64]
+    labels: NDArray[np.integer[Any]]
     """Class of each triangle."""
-    material_of_triangle: NDArray[np.int64]
+    material_of_triangle: NDArray[np.integer[Any]]
     materials: tuple[Material, ...]
     world_from_room: Array
     """Yaw and offset of the room, (4, 4)."""
@@ -381,12 +379,13 @@ def _aim(room: Room, rng: Generator, num_views: int) -> list[Camera]:
     while len(cameras) < num_views:
         lower, upper = room.boxes[targets[len(cameras) % len(targets)]]
         target = lower + (upper - lower) * rng.uniform(0.3, 0.7, 3)
-        best, best_score = None, -np.inf
+        best: Array | None = None
+        best_score = -np.inf
         for _ in range(24):
             eye = np.array([*rng.uniform(0.25, room.size[:2] - 0.25), rng.uniform(1.25, 1.75)])
             inside = ((eye > room.boxes[:, 0] - 0.2) & (eye < room.boxes[:, 1] + 0.2)).all(1).any()
             distance = np.linalg.norm((target - eye)[:2])
-            score = -abs(distance - rng.uniform(1.6, 3.0)) - 10 * inside
+            score = float(-abs(distance - rng.uniform(1.6, 3.0)) - 10 * inside)
             if score > best_score:
                 best, best_score = eye, score
         assert best is not None
@@ -426,7 +425,7 @@ def _rays(camera: Camera) -> Array:
     return directions @ rotation.T
 
 
-def _scan(room: Room, rng: Generator, cameras: list[Camera]) -> tuple[Array, NDArray[np.int64], Array, Array]:
+def _scan(room: Room, rng: Generator, cameras: list[Camera]) -> tuple[Array, NDArray[np.integer[Any]], Array, Array]:
     """Sample the surfaces evenly and keep what the cameras, or a few more, can see."""
     edges = room.triangles[:, 1:] - room.triangles[:, :1]
     cross = np.cross(edges[:, 0], edges[:, 1])
@@ -448,7 +447,7 @@ def _scan(room: Room, rng: Generator, cameras: list[Camera]) -> tuple[Array, NDA
     return points, room.labels[triangle], normals, colors
 
 
-def _seen_by(room: Room, camera: Camera, points: Array) -> NDArray[np.int64]:
+def _seen_by(room: Room, camera: Camera, points: Array) -> NDArray[np.integer[Any]]:
     """Find the points that a camera sees, by a ray each."""
     local = camera.camera_from_world(torch.from_numpy(points)).numpy()
     z = np.maximum(local[:, 2], 1e-6)
@@ -458,7 +457,7 @@ def _seen_by(room: Room, camera: Camera, points: Array) -> NDArray[np.int64]:
     rays = points[index] - eye
     origin = np.broadcast_to(eye, rays.shape).astype(np.float32)
     hit = room.embree.run(origin, rays.astype(np.float32), query="DISTANCE")
-    seen: NDArray[np.int64] = index[hit > 1 - 5e-3]
+    seen: NDArray[np.integer[Any]] = index[hit > 1 - 5e-3]
     return seen
 
 
@@ -491,7 +490,7 @@ def _sensor_depth(z: Array, rays: Array, normals: Array, rng: Generator) -> Arra
     return np.where(holes, 0, noisy)
 
 
-def _albedo(room: Room, triangle: NDArray[np.int64], points: Array) -> Array:
+def _albedo(room: Room, triangle: NDArray[np.integer[Any]], points: Array) -> Array:
     """Return the linear colour of surface points: solid textures in room coordinates."""
     of_point = room.material_of_triangle[triangle]
     looks = np.array([(look.texture, *look.first, *look.second, look.scale, look.phase) for look in room.materials])
@@ -519,7 +518,8 @@ def _albedo(room: Room, triangle: NDArray[np.int64], points: Array) -> Array:
     ground = local[rows, 2] < 1.35 + 0.2 * _noise(position[rows] * 3)
     leaves = np.array([0.25, 0.4, 0.2]) * (0.6 + 0.6 * _noise(position[rows] * 8))[:, None]
     color[rows] = np.where(ground[:, None], leaves, first[rows] * 1.3)
-    return _LINEAR[(np.clip(color, 0, 1.5) * 1023 + 0.5).astype(np.int64)]
+    linear: Array = _LINEAR[(np.clip(color, 0, 1.5) * 1023 + 0.5).astype(np.int64)]
+    return linear
 
 
 _LATTICE = torch.from_numpy(np.random.default_rng(7).random((32, 32, 32)).astype(np.float32))

@@ -21,7 +21,7 @@ class Teacher(Protocol):
     num_channels: int
     """Channels of its maps, concatenated."""
 
-    def __call__(self, image: Float[Tensor, "3 H W"]) -> Float[Tensor, "C h w"] | tuple[Float[Tensor, "_ _ _"], ...]:
+    def __call__(self, image: Float[Tensor, "3 H W"], /) -> Float[Tensor, "C h w"] | tuple[Tensor, ...]:
         """Describe an image (RGB in [0, 1]) by a low-resolution map, or by several whose channels add up."""
         ...
 

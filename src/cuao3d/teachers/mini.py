@@ -8,7 +8,7 @@ on rooms that nothing else ever uses, by `scripts/train_mini_teachers.py`; their
 import hashlib
 import math
 from pathlib import Path
-from typing import ClassVar
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -26,9 +26,12 @@ IMAGE_SIZE = (120, 160)
 class _MiniTeacher:
     """Loads a network from a file and resizes images to what it was trained on."""
 
-    name: ClassVar[str]
-    num_channels: ClassVar[int]
-    text: ClassVar[str | None] = None
+    name: str
+    num_channels: int
+    text: str | None = None
+    """Encoder of `cuao3d.text` that speaks this teacher's language."""
+    loss = "cosine"
+    """Distillation loss that suits it."""
     network: nn.Module
 
     def __init__(self, network: nn.Module, path: Path | None) -> None:
@@ -38,7 +41,8 @@ class _MiniTeacher:
         self.weights_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         tensors = {key: value for key, value in load_file(path).items() if key != "text_mean"}
         network.load_state_dict(tensors)
-        self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        network.eval().requires_grad_(False)
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def _see(self, image: Float[Tensor, "3 H W"]) -> Float[Tensor, "1 3 h w"]:
         """Resize an image by area averages and centre its values about 0."""
@@ -67,6 +71,7 @@ class MiniDino(_MiniTeacher):
 
     name = "mini-dino"
     num_channels = 128
+    loss = "l1"
 
     def __init__(self, path: Path | None = None) -> None:
         super().__init__(PatchTransformer(), path)
@@ -74,7 +79,7 @@ class MiniDino(_MiniTeacher):
     @torch.inference_mode()
     def __call__(self, image: Float[Tensor, "3 H W"]) -> Float[Tensor, "128 h w"]:
         """Describe an image by normalised patch tokens on a grid of 20 x 15."""
-        tokens = self.network(self._see(image))
+        tokens = cast(Tensor, self.network(self._see(image)))
         return tokens[0].T.reshape(self.num_channels, *PatchTransformer.grid).contiguous()
 
 
@@ -83,6 +88,7 @@ class MiniDiffusion(_MiniTeacher):
 
     name = "mini-diffusion"
     num_channels = 192
+    loss = "demeaned-cosine"
     step = 60
     """Noising step that the image is taken to, of `Denoiser.num_steps`."""
 
@@ -90,7 +96,7 @@ class MiniDiffusion(_MiniTeacher):
         super().__init__(Denoiser(), path)
 
     @torch.inference_mode()
-    def __call__(self, image: Float[Tensor, "3 H W"]) -> tuple[Float[Tensor, "_ _ _"], ...]:
+    def __call__(self, image: Float[Tensor, "3 H W"]) -> tuple[Tensor, ...]:
         """Describe an image by maps of 20 x 15 (96 channels), 40 x 30 (64) and 80 x 60 (32).
 
         The noise is drawn from a generator seeded by the image's content: the same image gives the same features.

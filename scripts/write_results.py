@@ -1,0 +1,140 @@
+"""Write docs/results.md from the results of demos: figures are read, never typed.
+
+for seed in 0 1 2; do cuao3d demo --seed $seed --out demo-$seed; cuao3d demo --full --seed $seed --out full-$seed; done
+python scripts/write_results.py --demos demo-0 demo-1 demo-2 --fulls full-0 full-1 full-2
+"""
+
+import csv
+import json
+import math
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import tyro
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+PUBLISHED = Path(__file__).parent.parent / "docs" / "published.csv"
+TARGETS = {"demo": {"fused": 35, "distilled": 15}, "full": {"fused": 40, "distilled": 30}}
+
+
+def main(demos: list[Path], fulls: list[Path], out: Path = Path("docs/results.md")) -> None:
+    """Collect `results.json` of several seeds and write the page and its figure."""
+    groups = {"demo": [_read(path) for path in demos], "full": [_read(path) for path in fulls]}
+    lines = [
+        "# Results on the embedded rooms",
+        "",
+        "Every figure on this page was written by `python scripts/write_results.py` from the `results.json` files of",
+        "`cuao3d demo` and `cuao3d demo --full` with seeds "
+        + ", ".join(str(result["seed"]) for result in groups["demo"] or groups["full"])
+        + f"; written on {time.strftime('%Y-%m-%d')}.",
+        "Scores are percentages on all original points of held-out rooms, single pass; what no view sees counts as",
+        "wrong. mIoU and mAcc are means over the classes that are present; f-mIoU leaves out wall, floor and other.",
+        "",
+    ]
+    for name, results in groups.items():
+        if results:
+            lines += _group(name, results)
+    if groups["full"]:
+        _figure(groups["full"], out.parent / "images" / "sigma.png")
+        lines += ["## Noise levels", "", "![Learned noise levels over the steps](images/sigma.png)", ""]
+    lines += _published()
+    out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _group(name: str, results: list[dict[str, Any]]) -> list[str]:
+    first = results[0]
+    config = first["config"]
+    command = "cuao3d demo" + (" --full" if name == "full" else "")
+    lines = [
+        f"## `{command}`",
+        "",
+        f"{config['num_train_rooms']} training and {config['num_val_rooms']} other rooms, {config['num_views']} views",
+        f"each, {config['num_steps']} steps a student, voxels of {100 * first['voxel_size']:.0f} cm (the paper: 2 cm);",
+        f"{first['machine']}.",
+        "",
+        "| model | read-out | mIoU | each seed | mAcc | f-mIoU | official mIoU | target mIoU |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    keys = [(row["model"], row["readout"], row["split"]) for row in first["rows"] + first.get("ceiling", [])]
+    for key in keys:
+        rows = [_find(result, key) for result in results]
+        target = TARGETS[name].get(key[1], "") if key[0] != "single-teacher" else ""
+        means = [_mean([row[score] for row in rows]) for score in ("miou", "macc", "fmiou", "miou_official")]
+        each = ", ".join(f"{row['miou']:.1f}" for row in rows)
+        model = key[0] if key[1] != "supervised" else f"ceiling: labels used, {key[2]} rooms"
+        lines.append(
+            f"| {model} | {key[1]} | **{means[0]:.1f}** | {each} | {means[1]:.1f} | {means[2]:.1f} | {means[3]:.1f} "
+            f"| {f'>= {target}' if target else ''} |"
+        )
+    constant = _mean([result["constant_miou"] for result in results])
+    shuffled = _mean([result["chance_miou"] for result in results])
+    lines += [
+        f"| floor: wall everywhere | | {constant:.1f} | | | | | |",
+        f"| floor: fused labels shuffled | | {shuffled:.1f} | | | | | |",
+        "",
+        "| stage | seconds, median of seeds | peak memory, MB |",
+        "|---|---|---|",
+    ]
+    for index, stage in enumerate(first["stages"]):
+        seconds = statistics.median(result["stages"][index]["seconds"] for result in results)
+        peak = max(result["stages"][index]["peak_rss_mb"] for result in results)
+        lines.append(f"| {stage['name']} | {seconds:.0f} | {peak} |")
+    total = statistics.median(sum(stage["seconds"] for stage in result["stages"]) for result in results)
+    return [*lines, f"| all | {total:.0f} | |", ""]
+
+
+def _figure(results: list[dict[str, Any]], path: Path) -> None:
+    """Draw the evolution of every teacher's sigma."""
+    figure, axes = plt.subplots(figsize=(6, 3), constrained_layout=True)
+    for index, teacher in enumerate(results[0]["sigma_steps"]["sigmas"]):
+        for result in results:
+            curve = result["sigma_steps"]
+            label = teacher if result is results[0] else None
+            axes.plot(curve["steps"], curve["sigmas"][teacher], color=f"C{index}", linewidth=1, label=label)
+    axes.set(xlabel="step", ylabel="sigma")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+
+
+def _published() -> list[str]:
+    """Return the published figures that a reader wants to see next to ours; they are of other data."""
+    with PUBLISHED.open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["table"] == "zero-shot" and row["readout"]]
+    lines = [
+        "## Published figures, for orientation",
+        "",
+        "These are of ScanNet and Matterport3D with the full-size teachers (`docs/published.csv`); the rooms above are",
+        "another, smaller world, so the two do not compare.",
+        "",
+        "| method | read-out | data | mIoU | mAcc |",
+        "|---|---|---|---|---|",
+    ]
+    return lines + [
+        f"| {row['method']} | {row['readout']} | {row['evaluated_on']} | {row['miou']} | {row['macc']} |"
+        for row in rows
+    ]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((path / "results.json").read_text(encoding="utf-8"))
+    return result
+
+
+def _find(result: dict[str, Any], key: tuple[str, str, str]) -> dict[str, Any]:
+    rows = result["rows"] + result.get("ceiling", [])
+    return next(row for row in rows if (row["model"], row["readout"], row["split"]) == key)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+import torch
+
+from cuao3d.geometry import visible_points
+from cuao3d.readers.furniture import SHAPES, STYLES, TEXTURES, WALL, material
+from cuao3d.readers.rooms import FOCAL, HEIGHT, KINDS, TEACHER_SEEDS, WIDTH, Rooms, furnish, make_room, photograph
+from cuao3d.scene import UNLABELLED, pose_problem
+
+
+@pytest.fixture(scope="module")
+def exact_room():
+    return make_room(3, num_views=3, noise=False)
+
+
+def test_the_seed_decides_everything():
+    first, second = make_room(8, num_views=2), make_room(8, num_views=2)
+    assert torch.equal(first.points, second.points)
+    assert torch.equal(first.labels, second.labels)
+    for one, other in zip(first.frames, second.frames, strict=True):
+        assert torch.equal(one.read_image(), other.read_image())
+        assert torch.equal(one.read_depth(), other.read_depth())
+        assert torch.equal(one.camera.world_from_camera, other.camera.world_from_camera)
+    assert not torch.equal(first.points[:100], make_room(13, num_views=1).points[:100])
+
+
+def test_the_kinds_of_room_hold_all_twenty_classes_between_them():
+    labels = [furnish(np.random.default_rng([seed, 2025]), KINDS[seed % 5]).labels for seed in range(20)]
+    assert set(np.concatenate(labels).tolist()) == {*range(20), UNLABELLED}
+
+
+@pytest.mark.parametrize("name", sorted(SHAPES))
+def test_objects_come_in_several_sizes_and_stand_before_the_wall(name):
+    items = [SHAPES[name](np.random.default_rng(seed)) for seed in range(12)]
+    corners = [np.concatenate(item.triangles).reshape(-1, 3) for item in items]
+    assert len({len(points) for points in corners} | {round(float(np.ptp(p, axis=0).prod()), 3) for p in corners}) >= 3
+    for item, points in zip(items, corners, strict=True):
+        depth_in_wall = 0.25 if item.opening else 0.15  # a leaf or a castor may; placing then keeps off the wall
+        assert points[:, 1].min() > -depth_in_wall
+        assert points[:, 2].min() > -0.05
+        assert np.isfinite(points).all()
+
+
+def test_every_style_is_made_of_known_textures():
+    for style, (_, textures) in STYLES.items():
+        assert set(textures) <= set(TEXTURES)
+        look = material(np.random.default_rng(0), style)
+        assert all(0 <= channel <= 1.0001 for channel in look.first)
+
+
+def test_poses_are_rigid_and_cameras_those_of_scannet(exact_room):
+    for frame in exact_room.frames:
+        assert pose_problem(frame.camera.world_from_camera) is None
+        assert (frame.camera.width, frame.camera.height) == (WIDTH, HEIGHT)
+        assert frame.camera.focal.tolist() == [FOCAL, FOCAL]
+        assert frame.read_image().shape == (3, HEIGHT, WIDTH)
+
+
+def test_points_lie_where_the_noise_free_depth_says(exact_room):
+    # A point whose pixel shows its own surface differs from the depth by half a pixel's slope at most; what is hidden
+    # differs by more. Between the two there is a gap: nearly all points within 10 cm are within 2 cm.
+    for frame in exact_room.frames:
+        depth = frame.read_depth()
+        near = visible_points(exact_room.points, frame.camera, depth, occlusion_tolerance=0.04, border=1)
+        column, row = near.pixels.round().long().unbind(1)
+        error = (depth[row, column].double() - near.depth).abs()
+        assert len(error) > 500
+        assert error.median() < 0.003
+        assert (error < 0.02).double().mean() > 0.9
+
+
+def test_views_show_the_classes_of_the_points_they_see(exact_room):
+    rng = np.random.default_rng([3, 2025])
+    views = photograph(furnish(rng, KINDS[3]), rng, 3, noise=False)
+    for view, frame in zip(views, exact_room.frames, strict=True):
+        seen = visible_points(exact_room.points, frame.camera, frame.read_depth(), occlusion_tolerance=0.005, border=1)
+        column, row = seen.pixels.round().long().unbind(1)
+        agree = torch.from_numpy(view.labels.astype(np.int64))[row, column] == exact_room.labels[seen.index]
+        assert agree.double().mean() > 0.97
+
+
+def test_normals_are_units_that_look_into_the_room(exact_room):
+    assert torch.allclose(exact_room.normals.norm(dim=1), torch.ones(len(exact_room.points)), atol=1e-5)
+    walls = exact_room.labels == WALL
+    center = exact_room.points.mean(dim=0)
+    inward = ((center - exact_room.points) * exact_room.normals).sum(dim=1) > 0
+    assert inward[walls].double().mean() > 0.9
+
+
+def test_sensor_noise_moves_depth_by_millimetres_and_makes_holes():
+    exact, noisy = make_room(4, num_views=1, noise=False), make_room(4, num_views=1)
+    clean, measured = exact.frames[0].read_depth(), noisy.frames[0].read_depth()
+    both = (clean > 0) & (measured > 0)
+    assert 0 < (measured == 0).double().mean() < 0.3
+    assert 0.0005 < (clean - measured).abs()[both].median() < 0.03
+
+
+def test_the_dataset_names_its_rooms_and_keeps_off_the_teachers_seeds():
+    rooms = Rooms(range(5), split="val", num_views=1)
+    assert len(rooms) == 5
+    assert rooms.names[0] == "val-bedroom-0"
+    assert rooms[3].split == "val"
+    assert rooms[3].label_set == "scannet20"
+    with pytest.raises(ValueError, match="teachers"):
+        Rooms([TEACHER_SEEDS])
