@@ -26,6 +26,7 @@ ROOMS = (
     "training",
     "distill",
     "probe",
+    "pictures",
     "report",
     "recipes",
     "pipeline",
