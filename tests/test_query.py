@@ -51,8 +51,7 @@ def test_no_feature_has_no_score_and_no_class():
 
 def test_what_is_there_is_found_where_it_is(chairs_and_clutter):
     chair, seat = ask(chairs_and_clutter, Table(), ["chair", "seat"])
-    assert chair.found
-    assert seat.found
+    assert chair.verdict == seat.verdict == "here"
     assert torch.equal(seat.answers, torch.arange(100) < 30)
     # The chairs' feature is (2, 0, 0, 0.2): cosine 0.995 to chair, 0.0995 to the contrast words.
     assert chair.scores[0].item() == pytest.approx(2 / 4.04**0.5)
@@ -61,15 +60,27 @@ def test_what_is_there_is_found_where_it_is(chairs_and_clutter):
 
 def test_what_is_not_there_is_not_found(chairs_and_clutter):
     (elephant,) = ask(chairs_and_clutter, Table(), ["elephant"])
-    assert not elephant.found
+    assert elephant.verdict == "absent"
+    assert not elephant.answers.any()
     assert elephant.scores.argmax() >= 30
 
 
 def test_a_few_stray_points_are_no_answer(chairs_and_clutter):
     (chair,) = ask(chairs_and_clutter[20:], Table(), ["chair"])
-    assert not chair.found
+    assert chair.verdict == "absent"
     (chair,) = ask(chairs_and_clutter[20:], Table(), ["chair"], min_points=10)
     assert chair.answers.sum() == 10
+
+
+def test_a_faint_answer_is_unsure(chairs_and_clutter):
+    # Chairs of (1, 0, 0, 0.8): their relevance is 0.2 / sqrt(1.64) = 0.16.
+    faint = chairs_and_clutter.clone()
+    faint[:30] = torch.tensor([1, 0, 0, 0.8])
+    (chair,) = ask(faint, Table(), ["chair"])
+    assert chair.verdict == "unsure"
+    assert chair.relevance[0].item() == pytest.approx(0.2 / 1.64**0.5)
+    assert torch.equal(chair.answers, torch.arange(100) < 30)
+    assert ask(faint[:0], Table(), ["chair"])[0].verdict == "absent"
 
 
 def test_a_contrast_word_itself_can_be_asked(chairs_and_clutter):
