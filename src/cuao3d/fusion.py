@@ -6,7 +6,7 @@ evaluated on the small map, at the pixels of visible points only, and summed str
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from cuao3d.geometry import group_mean, visible_points, voxelize
 from cuao3d.scene import Frame, Scene
+from cuao3d.teachers import Teacher
 
 Mode = Literal["bicubic", "bilinear"]
 Progress = Callable[[int, int], None]
@@ -25,17 +26,6 @@ TIE = 1e-12
 
 CHUNK = 1 << 22
 """Values gathered at a time; a buffer of this size is used again instead of being paged in afresh."""
-
-
-@runtime_checkable
-class FeatureExtractor(Protocol):
-    """What fusion needs of a teacher."""
-
-    name: str
-    num_channels: int
-
-    def __call__(self, image: Float[Tensor, "3 H W"], /) -> Float[Tensor, "C h w"] | tuple[Tensor, ...]:
-        """Describe an image by one map, or by several whose channels are concatenated; each covers all of it."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +124,7 @@ def see(scene: Scene, samples: Samples, *, border: int = 10, progress: Progress 
 def lift(
     scene: Scene,
     visibility: Visibility,
-    teacher: FeatureExtractor,
+    teacher: Teacher,
     *,
     mode: Mode = "bicubic",
     progress: Progress | None = None,
@@ -174,7 +164,7 @@ def _check_image(frame: Frame) -> None:
 
 
 def _add_view(
-    total: Tensor, rows: Tensor, frame: Frame, pixels: Tensor, teacher: FeatureExtractor, mode: Mode
+    total: Tensor, rows: Tensor, frame: Frame, pixels: Tensor, teacher: Teacher, mode: Mode
 ) -> Tensor:
     """Add what a teacher sees at a frame's pixels (n, 2) to rows (n,) of the total (V, C); return it on its device."""
     maps = teacher(frame.read_image())

@@ -98,16 +98,6 @@ class Scene:
     """What the reader left out and why, a line each."""
 
 
-@dataclass(frozen=True)
-class LiftedFeatures:
-    """One teacher's description of a scene's seen sample points, averaged over the views that see them."""
-
-    features: Float[Tensor, "V C"]
-    """Mean feature of each seen sample, in the order of the visibility that it was lifted with."""
-    seconds: float
-    """Wall time of the teacher and the lifting, seconds."""
-
-
 def pose_problem(world_from_camera: Float64[Tensor, "4 4"], *, tolerance: float = ROTATION_TOLERANCE) -> str | None:
     """Say what is wrong with a pose, or return None for a rigid motion.
 

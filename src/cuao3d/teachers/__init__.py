@@ -1,7 +1,7 @@
 """Teachers: frozen image models that describe every pixel. A teacher is any object with a name, a width and a call."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from cuao3d.teachers.mini import MiniDiffusion, MiniDino, MiniLSeg
 
 
+@runtime_checkable
 class Teacher(Protocol):
     """What fusion asks of a teacher. `text` and `weights_sha256` are optional attributes.
 

@@ -1,0 +1,91 @@
+import hashlib
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from cuao3d.readers.rooms import TEACHER_SEEDS
+from cuao3d.teachers import TEACHERS, load_teacher
+from cuao3d.teachers.mini import WEIGHTS, Denoiser, MiniLSeg, Segmenter
+
+
+@pytest.fixture(scope="module", params=sorted(TEACHERS))
+def teacher(request):
+    return load_teacher(request.param)
+
+
+def image(height=240, width=320):
+    return torch.rand(3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def maps(teacher, picture):
+    described = teacher(picture)
+    return (described,) if isinstance(described, torch.Tensor) else described
+
+
+def test_maps_are_small_finite_and_as_wide_as_promised(teacher):
+    described = maps(teacher, image())
+    assert sum(len(one) for one in described) == teacher.num_channels
+    for one in described:
+        assert one.shape[1:] in {(15, 20), (30, 40), (60, 80)}
+        assert torch.isfinite(one).all()
+
+
+def test_the_same_image_gives_the_same_features_however_many_came_before(teacher):
+    first = maps(teacher, image())
+    maps(teacher, image().flip(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, maps(teacher, image()), strict=True))
+
+
+def test_any_image_size_is_taken(teacher):
+    assert maps(teacher, image(480, 640))[0].shape == maps(teacher, image())[0].shape
+
+
+def test_features_look_at_the_image(teacher):
+    one, other = maps(teacher, image())[0], maps(teacher, 1 - image())[0]
+    assert (one - other).abs().mean() > 1e-3 * one.abs().mean()
+
+
+def test_the_card_belongs_to_the_weights(teacher):
+    path = WEIGHTS / f"{teacher.name.replace('-', '_')}.safetensors"
+    card = json.loads(path.with_suffix(".json").read_text())
+    assert card["teacher"] == teacher.name
+    assert card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest() == teacher.weights_sha256
+    assert str(TEACHER_SEEDS) in card["data"]
+    assert {"objective", "seed", "command", "seconds", "metrics_on_unseen_rooms"} <= set(card)
+
+
+def test_the_weights_fit_in_the_wheel():
+    assert sum(path.stat().st_size for path in WEIGHTS.glob("*.safetensors")) <= 12e6
+
+
+def test_only_the_segmenter_understands_words_and_its_vectors_are_units():
+    assert [name for name in TEACHERS if load_teacher(name).text] == ["mini-lseg"]
+    norms = load_teacher("mini-lseg")(image()).norm(dim=0)
+    assert torch.allclose(norms, torch.ones_like(norms), atol=1e-5)
+
+
+def test_adding_no_noise_leaves_an_image_alone_and_the_last_step_drowns_it():
+    network, clean = Denoiser(), torch.rand(2, 3, 8, 8)
+    noise = torch.randn(2, 3, 8, 8)
+    start, end = torch.tensor([0, 0]), torch.tensor([999, 999])
+    assert torch.allclose(network.add_noise(clean, noise, start), clean, atol=0.05)
+    assert torch.allclose(network.add_noise(clean, noise, end), noise, atol=0.05)
+    signal = network.signal(torch.arange(0, 1000, 50))[:, 0, 0, 0]
+    assert (signal.diff() < 0).all()
+
+
+def test_wrong_names_and_files_are_told():
+    with pytest.raises(ValueError, match="mini-dino"):
+        load_teacher("mini-dinno")
+
+
+def test_missing_weights_name_the_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors"):
+        MiniLSeg(tmp_path / "none.safetensors")
+
+
+def test_weights_from_elsewhere_are_read(tmp_path):
+    save_file({**Segmenter().state_dict(), "text_mean": torch.zeros(384)}, tmp_path / "own.safetensors")
+    assert MiniLSeg(tmp_path / "own.safetensors")(image()).shape == (384, 60, 80)
