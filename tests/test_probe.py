@@ -16,7 +16,7 @@ from cuao3d.training import TrainingScene
 CONFIG = SuperviseConfig(
     voxel_size=0.1,
     architecture="MinkUNet14Mini",
-    num_steps=15,
+    num_steps=10,
     batch_size=1,
     optimizer="adamw",
     learning_rate=5e-3,
@@ -52,7 +52,7 @@ def test_class_weights_by_hand():
 def test_the_bound_learns_the_labels_and_keeps_their_set(synthetic_store, tmp_path):
     run = supervise(synthetic_store, CONFIG, tmp_path / "run")
     losses = [json.loads(line)["losses"][HEAD] for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.7 * losses[0]
     assert json.loads((run / "run.json").read_text())["label_set"] == "scannet20"
     assert Student.load(run / "student.safetensors").heads[HEAD].weight.shape[1] == len(label_set("scannet20"))
     assert supervise(synthetic_store, CONFIG, tmp_path / "run") == run

@@ -145,7 +145,7 @@ class Killed(Exception):
 
 def run_guess(out, *, stop_after=None, **changes):
     out.mkdir(exist_ok=True)
-    learner, config = Guess(), replace(CONFIG, learning_rate=0.1, schedule="cosine", **changes)
+    learner, config = Guess(), replace(CONFIG, **{"schedule": "cosine", **changes})
     batches = Batches([make_scene(seed) for seed in range(3)], config, RowMeans)
 
     def on_step(done, total, line):
@@ -175,6 +175,12 @@ def test_metrics_tell_the_rate_that_was_used(tmp_path):
     assert [row["step"] for row in rows] == list(range(7))
     assert [row["rate"] for row in rows] == [pytest.approx(0.05 * (1 + math.cos(math.pi * i / 7))) for i in range(7)]
     assert all(row["loss"] == row["losses"]["guess"] for row in rows)
+
+
+@pytest.mark.parametrize("changes", [{"optimizer": "sgd"}, {"schedule": "poly"}, {"batch_size": 1}, {"seed": 1}])
+def test_every_setting_of_the_loop_changes_the_result(tmp_path, changes):
+    plain, changed = run_guess(tmp_path / "plain")[0], run_guess(tmp_path / "changed", **changes)[0]
+    assert not torch.equal(plain, changed)
 
 
 def test_clipping_bounds_the_gradient(tmp_path):

@@ -1,0 +1,71 @@
+import json
+from dataclasses import asdict
+from typing import get_args
+
+import pytest
+import torch
+
+from cuao3d.distill import distill
+from cuao3d.fusion import Visibility, sample_cells
+from cuao3d.objective import WEIGHTINGS, LossKind
+from cuao3d.recipes import MINI_LOSSES, MINI_TEACHERS, mini, mini_supervised, paper, released_code
+from cuao3d.scene import Scene
+from cuao3d.store import Store, TeacherCard
+from cuao3d.student import ARCHITECTURES
+from cuao3d.teachers import TEACHERS
+from cuao3d.training import OPTIMIZERS
+
+
+@pytest.mark.parametrize("recipe", [paper, released_code, mini, mini_supervised])
+def test_recipes_name_only_what_exists_and_can_be_written_down(recipe):
+    config = recipe(seed=5)
+    assert config.seed == 5
+    assert config.architecture in ARCHITECTURES
+    assert config.optimizer in OPTIMIZERS
+    assert json.loads(json.dumps(asdict(config)))["voxel_size"] == config.voxel_size
+    if recipe is not mini_supervised:
+        assert len(config.losses) == len(config.teachers)
+        assert set(config.losses) <= set(get_args(LossKind))
+        assert config.weighting in WEIGHTINGS
+
+
+def test_the_paper_and_its_code_differ_as_the_method_says():
+    ours, theirs = paper(), released_code()
+    assert (ours.learning_rate, ours.schedule, ours.batch_size, ours.num_epochs) == (1e-4, "exponential", 2, 50)
+    assert (theirs.learning_rate, theirs.schedule, theirs.batch_size, theirs.num_epochs) == (1e-3, "poly", 4, 250)
+    assert (ours.points_per_scene, theirs.points_per_scene) == (20_000, 300_000)
+    assert ours.losses == ("cosine", "l1", "demeaned-cosine")
+    assert theirs.losses == ("cosine", "cosine", "demeaned-cosine")
+    assert (ours.weighting, theirs.weighting) == ("uncertainty", "uncertainty-squared")
+    assert ours.augmentation.elastic
+    assert not theirs.augmentation.elastic
+    assert (theirs.augmentation.rotation, theirs.augmentation.tilt, theirs.augmentation.scale) == (180, 2.8, 0.1)
+
+
+def test_mini_losses_are_those_on_the_teachers_cards():
+    assert {name: TEACHERS[name].loss for name in MINI_TEACHERS} == MINI_LOSSES
+
+
+def test_the_bound_differs_from_mini_only_in_what_is_learned():
+    bound, own = asdict(mini_supervised(num_steps=7)), asdict(mini(num_steps=7))
+    assert {name: bound[name] for name in own.keys() & bound.keys()} == {
+        name: own[name] for name in own.keys() & bound.keys()
+    }
+
+
+@pytest.mark.parametrize("teachers", [MINI_TEACHERS, MINI_TEACHERS[:1]])
+def test_mini_trains(tmp_path, teachers):
+    store = Store.create(
+        tmp_path / "store", cell=0.05, teachers={name: TeacherCard(4, loss=MINI_LOSSES[name]) for name in MINI_TEACHERS}
+    )
+    points = torch.rand(200, 3, generator=torch.Generator().manual_seed(0))
+    samples = sample_cells(points, store.cell)
+    num_seen = len(samples.index_of_sample)
+    visibility = Visibility((), torch.ones(num_seen, dtype=torch.int64))
+    store.add_scene(
+        Scene("a", points, ()), samples, visibility, {name: torch.ones(num_seen, 4) for name in MINI_TEACHERS}
+    )
+    run = distill(store, mini(teachers=teachers, num_steps=2), tmp_path / "run")
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert set(last["losses"]) == set(teachers)
+    assert ("sigmas" in last) == (len(teachers) > 1)
