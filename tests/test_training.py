@@ -119,6 +119,13 @@ def test_a_batch_follows_from_seed_and_step():
     assert not torch.equal(batches[4].coordinates, Batches(scenes, other, RowMeans)[4].coordinates)
 
 
+def test_a_scene_smaller_than_the_coarsest_cell_is_refused():
+    config = replace(CONFIG, batch_size=1, voxel_size=1.0, augmentation=Augmentation(shift=True))
+    batches = Batches([make_scene(0)], config, RowMeans)
+    with pytest.raises(ValueError, match=r"Scene scene0 lies in a single cell .* smaller than 1 m"):
+        [batches[step] for step in range(20)]
+
+
 def test_rates_by_hand():
     half = {"constant": 1.0, "exponential": 0.1, "poly": 0.5**0.9, "cosine": 0.5}
     for schedule, fraction in half.items():

@@ -145,11 +145,22 @@ class Batches:
         return math.ceil(self.config.num_epochs * len(self.scenes) / self.config.batch_size)
 
     def __getitem__(self, step: int) -> Batch:
-        """Prepare the batch of a step."""
+        """Prepare the batch of a step.
+
+        Raises:
+            ValueError: Its voxels are too few to train on.
+        """
         generator = _generator(self.config.seed, 1, step)
         first = step * self.config.batch_size
         drawn = [self.scene_at(place) for place in range(first, first + self.config.batch_size)]
-        return join([voxelize_scene(scene, self.config, self.pool, generator) for scene in drawn])
+        batch = join([voxelize_scene(scene, self.config, self.pool, generator) for scene in drawn])
+        coarsest = batch.coordinates // torch.tensor([1, LATTICE, LATTICE, LATTICE])
+        if bool((coarsest == coarsest[0]).all()):
+            raise ValueError(
+                f"Scene {drawn[0].name} lies in a single cell of the student's coarsest grid; batch norm needs two. "
+                f"Use voxels smaller than {self.config.voxel_size:g} m, larger crops or more scenes a step."
+            )
+        return batch
 
     def scene_at(self, place: int) -> TrainingScene:
         """Return the scene at a place of the endless row of shuffled passes over all scenes."""
@@ -415,13 +426,8 @@ def training_bar(title: str) -> Iterator[OnStep]:
     Args:
         title: What is being trained.
     """
-    columns = (
-        TextColumn(title),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
+    line = TextColumn("{task.description}")
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), line)
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=None)
         yield lambda done, total, line: progress.update(task, completed=done, total=total, description=line)
