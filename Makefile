@@ -3,7 +3,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Bytecode of what is used is compiled when it is first imported; most of what is installed never is.
+INSTALL := $(BIN)/pip install -qq --no-compile --disable-pip-version-check -c constraints.txt
 
 .PHONY: venv test lint types demo clean
 .DELETE_ON_ERROR:
@@ -16,8 +17,8 @@ venv: .venv/installed
 		+ sys.version.split()[0] + "; name another: make PYTHON=python3.12")'
 	@echo "Installing into .venv (once, some minutes)"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet -c constraints.txt torch
-	@$(BIN)/pip install --quiet -c constraints.txt -e '.[demo,dev]'
+	@$(INSTALL) torch
+	@$(INSTALL) -e '.[demo,dev]'
 	@touch $@
 
 # Two processes of one thread each: more threads only get in each other's way on data this small.
