@@ -11,7 +11,6 @@ The last `NUM_TEST_ROOMS` rooms of the views are never trained on; the card's me
 import copy
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -82,7 +81,8 @@ def main(
         "num_views": len(images) - NUM_TEST_VIEWS,
         "num_test_views": NUM_TEST_VIEWS,
         "seed": seed,
-        "command": " ".join(["python", *sys.argv]),
+        "command": f"python scripts/{Path(__file__).name} {teacher} --views {views.name} --steps {steps} --batch {batch} "
+        f"--learning-rate {learning_rate} --seed {seed}",
         "seconds": round(time.time() - start),
         "metrics_on_unseen_rooms": metrics,
         "num_parameters": sum(value.numel() for value in state.values()),
