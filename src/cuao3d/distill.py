@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 import torch
+from jaxtyping import Float, Int64
+from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
+from torch.nn import functional
 
 from cuao3d.objective import WEIGHTINGS, LossKind, RowMeans, UncertaintyWeighting, WeightingKind, teacher_loss
 from cuao3d.store import Store, StoredScene
@@ -24,6 +27,12 @@ from cuao3d.training import (
     train,
 )
 
+NUM_KINDS = 32
+"""Clusters of features that `DistillConfig.balance` tells apart."""
+
+KIND_SAMPLES = 20_000
+"""Points that they are found from."""
+
 
 @dataclass(frozen=True)
 class DistillConfig(TrainConfig):
@@ -35,6 +44,10 @@ class DistillConfig(TrainConfig):
     """Loss of each teacher; empty: what the store's card of the teacher says."""
     weighting: WeightingKind = "uncertainty"
     """How the losses are combined: by learned noise levels with log(1 + sigma), log(1 + sigma²), or as they are."""
+    balance: float = 0.0
+    """How far frequent kinds of points give way to rare ones when the loss draws its `points_per_scene`: a point is
+    drawn with the frequency of its kind to the power of -`balance`. Kinds are clusters of the first teacher's features,
+    so no label is read; 0: evenly, as in the paper."""
     sigma_lr: float | None = None
     """Rate of the noise levels at the start; None: the student's. It follows the same schedule."""
 
@@ -69,7 +82,7 @@ def distill(
         )
     if begin_run(out, config, store, stored):
         return out
-    scenes = [_take_features(scene, config.teachers) for scene in seen]
+    scenes = _balanced([_take_features(scene, config.teachers) for scene in seen], config)
     student = make_student({name: store.teachers[name].num_channels for name in config.teachers}, config)
     distiller = _Distiller(student, config)
     batches = Batches(scenes, config, RowMeans)
@@ -125,6 +138,30 @@ def _settle_losses(config: DistillConfig, store: Store) -> DistillConfig:
     if len(losses) != len(config.teachers) or not set(losses) <= set(get_args(LossKind)):
         raise ValueError(f"Losses {losses} do not fit teachers {config.teachers}; one each of {get_args(LossKind)}.")
     return replace(config, losses=losses)
+
+
+def _balanced(scenes: list[TrainingScene], config: DistillConfig) -> list[TrainingScene]:
+    """Say how likely each point is drawn, by how frequent its kind is among all scenes."""
+    if config.balance == 0:
+        return scenes
+    generator = torch.Generator().manual_seed(config.seed)
+    drawn = []
+    for scene in scenes:
+        rows = torch.randint(len(scene.rows), (KIND_SAMPLES // len(scenes) + 1,), generator=generator)
+        drawn.append(functional.normalize(scene.targets[0][rows].float(), dim=1))
+    clusters = MiniBatchKMeans(NUM_KINDS, n_init=1, random_state=config.seed).fit(torch.cat(drawn).numpy())
+    centers = torch.from_numpy(clusters.cluster_centers_).float()
+    kinds = [_nearest_center(scene.targets[0], centers) for scene in scenes]
+    frequency = torch.bincount(torch.cat(kinds), minlength=NUM_KINDS).float()
+    chance = (frequency / frequency.sum()).clamp(min=1e-6).pow(-config.balance)
+    return [replace(scene, chances=chance[kind]) for scene, kind in zip(scenes, kinds, strict=True)]
+
+
+def _nearest_center(features: Float[Tensor, "R C"], centers: Float[Tensor, "K C"]) -> Int64[Tensor, "R"]:
+    """Return the cluster of each feature, by its direction."""
+    offset = centers.square().sum(dim=1) / 2
+    parts = torch.split(features, KIND_SAMPLES)
+    return torch.cat([(functional.normalize(part.float(), dim=1) @ centers.T - offset).argmax(dim=1) for part in parts])
 
 
 def _take_features(scene: StoredScene, teachers: tuple[str, ...]) -> TrainingScene:

@@ -82,6 +82,7 @@ def mini(*, teachers: tuple[str, ...] = MINI_TEACHERS, num_steps: int = 1500, se
         losses=tuple(MINI_LOSSES[teacher] for teacher in teachers),
         weighting="uncertainty" if len(teachers) > 1 else "equal",
         sigma_lr=1e-2,
+        balance=0.5,
         seed=seed,
         **_mini_training(num_steps),
     )
@@ -94,7 +95,8 @@ def mini_supervised(*, num_steps: int = 1500, seed: int = 0) -> SuperviseConfig:
         num_steps: Optimiser steps.
         seed: Decides the initial weights and all that is random in training.
     """
-    return SuperviseConfig(class_weights="inverse-root", seed=seed, **_mini_training(num_steps))
+    training = _mini_training(num_steps) | {"points_per_scene": None}
+    return SuperviseConfig(class_weights="inverse-root", seed=seed, **training)
 
 
 def _mini_training(num_steps: int) -> dict[str, Any]:
@@ -104,10 +106,12 @@ def _mini_training(num_steps: int) -> dict[str, Any]:
         "architecture": "MinkUNet14Mini",
         "num_steps": num_steps,
         "batch_size": 2,
-        "points_per_scene": 10_000,
+        "points_per_scene": 4_000,
+        "crop": 10_000,
         "optimizer": "adamw",
-        "learning_rate": 2e-3,
+        "learning_rate": 4e-3,
         "weight_decay": 1e-2,
+        "clip_norm": 1.0,
         "schedule": "cosine",
         "augmentation": Augmentation(flip=True, rotation=180.0, scale=0.1),
     }

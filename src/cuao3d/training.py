@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float32, Int64
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import safe_open
@@ -99,6 +99,8 @@ class TrainingScene:
     """Samples that have targets."""
     targets: tuple[Tensor, ...]
     """For each thing to learn, what is known of those samples: features (R, C) or classes (R,)."""
+    chances: Float32[Tensor, "R"] | None = None
+    """How likely each of those samples is looked at, relative to the others; None: all alike."""
 
 
 @dataclass(frozen=True)
@@ -354,12 +356,21 @@ def voxelize_scene(scene: TrainingScene, config: TrainConfig, pool: Pool, genera
     rows = torch.argsort(voxel_of_row, stable=True)[(voxel_of_row < 0).sum() :]
     supervised, counts = torch.unique_consecutive(voxel_of_row[rows], return_counts=True)
     if config.points_per_scene is not None and len(supervised) > config.points_per_scene:
-        kept = torch.randperm(len(supervised), generator=generator)[: config.points_per_scene].sort().values
+        kept = _draw(scene, rows[counts.cumsum(0) - counts], config.points_per_scene, generator)
         rows = rows[torch.isin(voxel_of_row[rows], supervised[kept])]
         supervised, counts = supervised[kept], counts[kept]
     offsets = counts.cumsum(0) - counts
     targets = tuple(pool(target, rows, offsets) for target in scene.targets)
     return Batch(functional.pad(coordinates, (1, 0)), supervised, (targets,))
+
+
+def _draw(
+    scene: TrainingScene, rows: Int64[Tensor, "N"], budget: int, generator: torch.Generator
+) -> Int64[Tensor, "K"]:
+    """Choose which voxels the loss looks at, ascending; `rows` names a sample of each."""
+    if scene.chances is None:
+        return torch.randperm(len(rows), generator=generator)[:budget].sort().values
+    return torch.multinomial(scene.chances[rows], budget, generator=generator).sort().values
 
 
 def join(batches: Sequence[Batch]) -> Batch:

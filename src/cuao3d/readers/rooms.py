@@ -38,6 +38,9 @@ WIDTH, HEIGHT, FOCAL = 320, 240, 288.935
 POINT_SPACING = 0.025
 """Mean distance of the cloud's points, metres."""
 
+UNUSED_VIEWS = 4
+"""Views that the scan of a room has and its frames lack: some points are seen by no frame, as in real captures."""
+
 # What stands in each kind of room: name, chance that it is there; an item may be listed several times.
 _CONTENTS: dict[str, tuple[tuple[str, float], ...]] = {
     "bedroom": (
@@ -426,7 +429,7 @@ def _rays(camera: Camera) -> Array:
 
 
 def _scan(room: Room, rng: Generator, cameras: list[Camera]) -> tuple[Array, NDArray[np.integer[Any]], Array, Array]:
-    """Sample the surfaces evenly and keep what the cameras, or a few more, can see."""
+    """Sample the surfaces evenly and keep what the cameras, or `UNUSED_VIEWS` more, can see."""
     edges = room.triangles[:, 1:] - room.triangles[:, :1]
     cross = np.cross(edges[:, 0], edges[:, 1])
     doubled = np.linalg.norm(cross, axis=1)
@@ -436,7 +439,7 @@ def _scan(room: Room, rng: Generator, cameras: list[Camera]) -> tuple[Array, NDA
     weights = np.stack([a, b - a, 1 - b], axis=1)
     points: Array = (room.triangles[triangle] * weights[..., None]).sum(1)
     seen = np.zeros(count, dtype=bool)
-    for camera in [*cameras, *_aim(room, rng, 12)]:
+    for camera in [*cameras, *_aim(room, rng, UNUSED_VIEWS)]:
         seen[_seen_by(room, camera, points)] = True
     seen &= room.labels[triangle] != UNLABELLED
     triangle, points = triangle[seen], points[seen]

@@ -1,0 +1,238 @@
+"""The command line: `cuao3d demo | check | fuse | distill | evaluate | query`."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+
+def demo(
+    *,
+    out: Path = Path("demo-out"),
+    seed: int = 0,
+    quick: bool = False,
+    full: bool = False,
+) -> int:
+    """Make furnished rooms, lift three small teachers, distil two students, score and ask them, write a report.
+
+    Args:
+        out: Folder for report.html, results.json and scene.ply.
+        seed: Decides the rooms and the students.
+        quick: Do as little as shows that everything works; the scores mean nothing then.
+        full: Do it at length, with the supervised ceiling (up to an hour).
+    """
+    from cuao3d import pipeline
+
+    if quick and full:
+        raise ValueError("Choose --quick or --full, not both.")
+    config = pipeline.QUICK if quick else pipeline.FULL if full else pipeline.DemoConfig()
+    results = pipeline.demo(out, seed=seed, config=config)
+    _print_rows(results["rows"])
+    print(f"Open {out / 'report.html'} in a browser; the figures are in {out / 'results.json'}.")
+    return 0
+
+
+def check(path: Positional[Path], *, json: Path | None = None, picture: Path | None = None) -> int:
+    """Look a capture over before anything is computed: exit code 0 = ok, 1 = probably wrong, 2 = unreadable.
+
+    Args:
+        path: Folder of the capture.
+        json: Also write the findings here.
+        picture: Also draw how well the views agree (PNG).
+    """
+    from cuao3d.check import check as check_scene
+    from cuao3d.check import draw
+    from cuao3d.pipeline import write_json
+    from cuao3d.readers import open_dataset
+
+    dataset = open_dataset(path)
+    reports = {}
+    for index, name in enumerate(dataset.names):
+        scene = dataset[index]
+        reports[name] = report = check_scene(scene)
+        print(f"{name}: {report.verdict}")
+        for reason in report.reasons:
+            print(f"  {reason}")
+        if picture and index == 0:
+            draw(scene, report, picture)
+    if json:
+        write_json(json, {name: asdict(report) for name, report in reports.items()})
+    code: int = max(report.exit_code for report in reports.values())
+    return code
+
+
+def fuse(
+    path: Positional[Path],
+    *,
+    out: Path,
+    teachers: str = "mini-lseg,mini-dino,mini-diffusion",
+    cell: float = 0.02,
+) -> int:
+    """Lift the features of 2D teachers to the points of a capture, or of every scene of a dataset.
+
+    Args:
+        path: Folder of the capture or of the dataset.
+        out: Folder of the store to make, or to go on with.
+        teachers: Names of the teachers, separated by commas; "none" for points alone.
+        cell: Edge of a sample cell, metres.
+    """
+    from cuao3d import pipeline
+    from cuao3d.readers import open_dataset
+    from cuao3d.teachers import load_teacher
+
+    names = [] if teachers == "none" else [name.strip() for name in teachers.split(",") if name.strip()]
+    loaded = [load_teacher(name) for name in names]
+    stages = pipeline.Stages()
+    with stages("lifting") as said:
+        store = pipeline.fuse(open_dataset(path), loaded, out, cell=cell, settings={"data": path.resolve().name})
+        scenes = [store[name] for name in store.names()]
+        for line in (problem for scene in scenes for problem in scene.problems):
+            print(f"left out: {line}", file=sys.stderr)
+        seen, total = sum(len(scene.seen_samples) for scene in scenes), sum(len(scene.num_views) for scene in scenes)
+        said.append(f"{len(scenes)} scenes, {seen} of {total} samples seen, teachers {', '.join(names) or 'none'}")
+    return 0
+
+
+def distill(
+    store: Positional[Path],
+    *,
+    out: Path,
+    recipe: Literal["mini", "paper", "released-code"] = "mini",
+    teachers: str | None = None,
+    voxel_size: float | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> int:
+    """Train a student on the lifted features of a store's training scenes.
+
+    Args:
+        store: Folder of the store.
+        out: Folder of the run; an interrupted run goes on.
+        recipe: Complete configuration to start from; "mini" suits a laptop.
+        teachers: Names of the teachers to learn from, separated by commas; all of the store unless given.
+        voxel_size: Edge of a voxel, metres; the recipe's unless given, and never finer than the store's cell.
+        steps: Steps of the optimiser; the recipe's length unless given.
+        seed: Decides the initial weights and all that is random.
+        device: Where to train, such as cuda.
+    """
+    from dataclasses import replace
+
+    from cuao3d import distill as room
+    from cuao3d import pipeline, recipes
+    from cuao3d.store import Store
+    from cuao3d.training import training_bar
+
+    opened = Store.open(store)
+    names = tuple(opened.teachers) if teachers is None else tuple(teachers.split(","))
+    config = {"mini": recipes.mini, "paper": recipes.paper, "released-code": recipes.released_code}[recipe](seed=seed)
+    config = replace(config, teachers=names, losses=(), seed=seed)
+    config = replace(config, voxel_size=max(config.voxel_size, opened.cell) if voxel_size is None else voxel_size)
+    config = replace(config, num_steps=config.num_steps if steps is None else steps)
+    stages = pipeline.Stages()
+    with stages("distilling") as said, training_bar("distilling") as on_step:
+        room.distill(opened, config, out, device=device, on_step=on_step)
+        said.append(f"{', '.join(names)} into {out}")
+    return 0
+
+
+def evaluate(
+    store: Positional[Path],
+    *,
+    run: Path | None = None,
+    labels: str = "scannet20",
+    split: Literal["train", "val", "test", "all"] = "val",
+    json: Path | None = None,
+) -> int:
+    """Segment the scenes of a store by class names alone and score it: fused, or with a run distilled and 2D3D.
+
+    Args:
+        store: Folder of the store.
+        run: Folder of a finished run.
+        labels: Name of a label set, or a CSV of one's own.
+        split: Which scenes.
+        json: Also write the rows here.
+    """
+    from cuao3d import pipeline
+    from cuao3d.store import Store
+
+    rows = pipeline.evaluate(
+        Store.open(store),
+        run,
+        labels=labels,
+        split=None if split == "all" else split,
+        model=run.name if run else "none",
+    )
+    _print_rows([asdict(row) for row in rows])
+    if json:
+        pipeline.write_json(json, {"rows": [asdict(row) for row in rows]})
+    return 0
+
+
+def query(
+    store: Positional[Path],
+    words: Positional[tuple[str, ...]],
+    *,
+    out: Path,
+    run: Path | None = None,
+    scene: str | None = None,
+) -> int:
+    """Find words in a scene: a coloured cloud (.ply), the places (.json) or a page to look at (.html).
+
+    Args:
+        store: Folder of the store.
+        words: What to look for, each in quotes.
+        out: File to write; its ending says what.
+        run: Folder of a finished run; the lifted features answer unless given.
+        scene: Name of the scene; where there are several, the one that answers best.
+    """
+    from cuao3d import pipeline
+    from cuao3d.store import Store
+
+    if not words:
+        raise ValueError('Say what to look for: cuao3d query STORE "somewhere to sit" --out heat.html')
+    found = pipeline.answer(Store.open(store), words, out, run=run, scene=scene)
+    for line in found:
+        print(line)
+    return 0
+
+
+COMMANDS: dict[str, Any] = {
+    "demo": demo,
+    "check": check,
+    "fuse": fuse,
+    "distill": distill,
+    "evaluate": evaluate,
+    "query": query,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program; returns its exit code. Mistakes of the user are one line on standard error and exit code 2."""
+    try:
+        code: int = tyro.extras.subcommand_cli_from_dict(
+            COMMANDS, prog="cuao3d", description=__doc__, args=arguments, use_underscores=False
+        )
+    except (ValueError, FileNotFoundError, ImportError, OSError) as error:
+        Console(stderr=True).print(f"[red]error[/] {error}", highlight=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped; what was finished is kept, and the same command goes on from there.", file=sys.stderr)
+        return 130
+    return code
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    """Print a results table."""
+    table = Table("model", "read-out", "split", "mIoU", "mAcc", "f-mIoU", "mIoU official", "points", "chance")
+    for row in rows:
+        scores = [f"{row[key]:.1f}" for key in ("miou", "macc", "fmiou", "miou_official")]
+        table.add_row(
+            row["model"], row["readout"], row["split"], *scores, str(row["num_points"]), f"{row['chance_miou']:.1f}"
+        )
+    Console().print(table)

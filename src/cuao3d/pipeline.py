@@ -1,0 +1,424 @@
+"""The whole path: data -> store -> student -> scores -> answers -> report. Stages are wired together only here."""
+
+import json
+import os
+import platform
+import resource
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import trimesh
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from cuao3d import __version__, recipes
+from cuao3d.distill import distill
+from cuao3d.evaluate import Row, count, make_row, student_features, zero_shot
+from cuao3d.fusion import lift, sample_cells, see
+from cuao3d.labels import label_set
+from cuao3d.probe import HEAD, supervise
+from cuao3d.query import Answer, ask, askable_teacher, classify, heat, parts
+from cuao3d.readers import Dataset
+from cuao3d.readers.rooms import TEACHER_SEEDS, Rooms
+from cuao3d.scene import Scene, Split
+from cuao3d.store import CELL, Setting, Store, StoredScene, TeacherCard
+from cuao3d.teachers import Teacher, load_teacher
+from cuao3d.text import class_vectors, load_text_encoder
+from cuao3d.training import Run, load_run, training_bar
+
+QUESTIONS = (
+    "somewhere to sit",
+    "a place to sleep",
+    "somewhere to keep food cold",
+    "where are the books",
+    "work at a computer",
+)
+"""What the demo asks; none is the name of a class."""
+
+SEED_STRIDE = 1000
+"""Seeds of rooms that belong to one seed of the demo: training rooms from its start on, held-out ones from its half."""
+
+SHIPPED_STUDENT = Path(__file__).parent / "students" / "rooms"
+"""Run folder of the three-teacher student of a full demo, shipped with the package."""
+
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """How much the demo does."""
+
+    num_train_rooms: int = 25
+    """Rooms that the students learn from."""
+    num_val_rooms: int = 15
+    """Rooms that scores are measured on; the five kinds take turns."""
+    num_views: int = 12
+    """Views of each room."""
+    num_steps: int = 250
+    """Steps of each student."""
+    supervised: bool = False
+    """Whether the supervised ceiling is trained too."""
+
+
+QUICK = DemoConfig(num_train_rooms=5, num_val_rooms=5, num_views=5, num_steps=12)
+FULL = DemoConfig(num_train_rooms=40, num_val_rooms=25, num_views=16, num_steps=1600, supervised=True)
+
+
+def fuse(
+    dataset: Dataset,
+    teachers: Sequence[Teacher],
+    out: Path,
+    *,
+    cell: float = CELL,
+    settings: Mapping[str, Setting] | None = None,
+) -> Store:
+    """Lift every scene of a dataset into a store. Scenes that are done are passed over; a broken one is reported.
+
+    Args:
+        dataset: Where the scenes come from.
+        teachers: Who describes their views; none for points alone.
+        out: Folder of the store.
+        cell: Edge of a sample cell, metres.
+        settings: What else decides the scenes; a store made with other settings is refused, not mixed with.
+
+    Raises:
+        ValueError: No scene could be read, or the folder holds something else.
+    """
+    cards = {
+        teacher.name: TeacherCard(
+            teacher.num_channels,
+            getattr(teacher, "text", None),
+            getattr(teacher, "loss", "cosine"),
+            getattr(teacher, "weights_sha256", None),
+        )
+        for teacher in teachers
+    }
+    store = Store.create(out, cell=cell, teachers=cards, settings=settings)
+    broken = []
+    with _bar() as bar:
+        task = bar.add_task("lifting", total=len(dataset))
+        for index, name in enumerate(dataset.names):
+            bar.update(task, description=f"lifting {name}")
+            if not store.has(name):
+                try:
+                    _fuse_scene(dataset[index], teachers, store)
+                except (ValueError, OSError) as error:
+                    broken.append(f"{name}: {error}")
+            bar.advance(task)
+    for line in broken:
+        console.print(f"[yellow]left out[/] {line}", highlight=False)
+    if len(broken) == len(dataset):
+        raise ValueError(f"No scene could be lifted. {broken[0] if broken else 'The dataset is empty.'}")
+    return store
+
+
+def open_run(path: Path | None, store: Store) -> tuple[Run, Any] | None:
+    """Read a run and make the function that describes the samples of a store's scenes by its word-aligned head.
+
+    Raises:
+        FileNotFoundError: There is no finished run.
+        ValueError: The run and the store do not fit.
+    """
+    if path is None:
+        return None
+    run = load_run(path)
+    head = askable_teacher(store)
+    return run, student_features(run.student, store, head=head, voxel_size=run.voxel_size)
+
+
+def evaluate(
+    store: Store,
+    run: Path | None = None,
+    *,
+    labels: str = "scannet20",
+    split: Split | None = "val",
+    model: str = "student",
+    dataset: str = "",
+) -> tuple[Row, ...]:
+    """Score the lifted features of a store or, with a run, the student and both together; see `zero_shot`."""
+    classes, teacher = label_set(labels), askable_teacher(store)
+    vectors = class_vectors(load_text_encoder(store.teachers[teacher].text or ""), classes)
+    opened = open_run(run, store)
+    with _bar() as bar:
+        task = bar.add_task(f"evaluating {model if run else 'lifted features'}", total=None)
+        return zero_shot(
+            store,
+            classes,
+            vectors,
+            teacher=teacher,
+            readouts=("fused",) if opened is None else ("distilled", "2d3d"),
+            predict=None if opened is None else opened[1],
+            model=model,
+            dataset=dataset or store.path.name,
+            split=split,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+
+
+def query(store: Store, scene: StoredScene, words: Sequence[str], run: Path | None = None) -> tuple[Answer, ...]:
+    """Ask a scene free-text questions; the answers hold a value for every point of its cloud.
+
+    Args:
+        store: Where the scene lies.
+        scene: The scene.
+        words: The questions.
+        run: The student that answers; the lifted features unless given.
+    """
+    teacher = askable_teacher(store)
+    encoder = load_text_encoder(store.teachers[teacher].text or "")
+    opened = open_run(run, store)
+    features = _lifted(scene, teacher) if opened is None else opened[1](scene)
+    of_point = scene.sample_of_point
+    return tuple(
+        replace(
+            answer,
+            scores=answer.scores[of_point],
+            relevance=answer.relevance[of_point],
+            answers=answer.answers[of_point],
+        )
+        for answer in ask(features, encoder, words)
+    )
+
+
+def answer(
+    store: Store, words: Sequence[str], out: Path, *, run: Path | None = None, scene: str | None = None
+) -> list[str]:
+    """Ask a store free-text questions and write what the best scene answers.
+
+    Args:
+        store: Scenes to ask.
+        words: The questions.
+        out: File to write: `.ply` is the cloud, hot where it answers; `.json` lists the places; `.html` shows them.
+        run: The student that answers; the lifted features unless given.
+        scene: Which scene; of all of them the one that answers best unless given.
+
+    Returns:
+        A line for each question.
+
+    Raises:
+        ValueError: The ending of the file is none of these, or the store has no scene.
+    """
+    if out.suffix not in (".ply", ".json", ".html"):
+        raise ValueError(f"{out} should end in .ply (a cloud), .json (places) or .html (a page to look at).")
+    names = store.names() if scene is None else (scene,)
+    if not names:
+        raise ValueError(f"{store.path} holds no finished scene. Run `cuao3d fuse` again to finish it.")
+    asked = {}
+    with _bar() as bar:
+        for name in bar.track(names, description="asking"):
+            asked[name] = query(store, store[name], words, run)
+    best = max(names, key=lambda name: sum(float(answer.relevance.max()) for answer in asked[name]))
+    stored, answers = store[best], asked[best]
+    places = {answer.words: _places(stored, answer) for answer in answers}
+    if out.suffix == ".json":
+        write_json(out, {"store": store.path.name, "scene": best, "answers": places})
+    elif out.suffix == ".ply":
+        write_ply(out, stored.points, _hot(stored, torch.stack([heat(answer.relevance) for answer in answers]).amax(0)))
+    else:
+        heats = {a.words: (heat(a.relevance), _in_words(a, places[a.words])) for a in answers}
+        gallery = Gallery(scene=best, points=stored.points, colors=stored.colors, normals=stored.normals, heats=heats)
+        write_report(out, {"version": __version__}, gallery)
+    return [f"{best}: {answer.words!r}: {_in_words(answer, places[answer.words])}" for answer in answers]
+
+
+def write_ply(path: Path, points: Tensor, colors: Tensor) -> None:
+    """Write a coloured cloud (binary PLY) under a temporary name, then rename it.
+
+    Args:
+        path: File to write.
+        points: Positions (N, 3), metres.
+        colors: RGB (N, 3), in [0, 1].
+    """
+    rgb = (colors.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    data = trimesh.PointCloud(points.numpy(), np.c_[rgb, np.full(len(rgb), 255, np.uint8)]).export(file_type="ply")
+    write_bytes(path, data)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON under a temporary name, then rename it."""
+    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, then rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+@dataclass
+class Stages:
+    """Times the stages of a pipeline and says a line when each ends."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """Name, seconds and peak memory (MB, of the process up to then) of each stage."""
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[list[str]]:
+        """Time a stage; what is put into the list that it gives is said at its end."""
+        summary: list[str] = []
+        start = time.perf_counter()
+        yield summary
+        seconds = time.perf_counter() - start
+        unit = 2**20 if platform.system() == "Darwin" else 2**10
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+        self.rows.append({"name": name, "seconds": round(seconds, 2), "peak_rss_mb": round(peak)})
+        console.print(f"[bold]{name}[/]: {'; '.join(summary)} ({seconds:.1f} s)", highlight=False)
+
+
+def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None) -> dict[str, Any]:
+    """Make rooms, lift three teachers, distil two students, score and ask them, and write it all down.
+
+    Args:
+        out: Folder for `report.html`, `results.json`, `scene.ply`, the store and the runs.
+        seed: Decides the rooms and the students.
+        config: How much to do.
+
+    Returns:
+        What `results.json` holds.
+    """
+    config = config or DemoConfig()
+    if not 0 <= seed < TEACHER_SEEDS // SEED_STRIDE:
+        raise ValueError(f"The seed must lie in [0, {TEACHER_SEEDS // SEED_STRIDE}); it is {seed}.")
+    stages = Stages()
+    store = _make_rooms(out / "store", seed, config, stages)
+    runs = {name: out / "runs" / name for name in ("three-teachers", "single-teacher")}
+    for name, teachers in (("three-teachers", recipes.MINI_TEACHERS), ("single-teacher", recipes.MINI_TEACHERS[:1])):
+        with stages(f"distilling {name}") as said, training_bar(name) as on_step:
+            recipe = recipes.mini(teachers=teachers, num_steps=config.num_steps, seed=seed)
+            distill(store, recipe, runs[name], on_step=on_step)
+            said.append(f"{config.num_steps} steps")
+    ceiling: tuple[Row, ...] = ()
+    if config.supervised:
+        with stages("training the supervised ceiling") as said, training_bar("supervised") as on_step:
+            recipe_with_labels = recipes.mini_supervised(num_steps=config.num_steps, seed=seed)
+            supervise(store, recipe_with_labels, out / "runs" / "supervised", on_step=on_step)
+            said.append(f"{config.num_steps} steps")
+    with stages("evaluating") as said:
+        rows = [*evaluate(store, dataset="rooms")]
+        for name, run in runs.items():
+            rows += evaluate(store, run, model=name, dataset="rooms")
+        shipped: tuple[Row, ...] = ()
+        if (SHIPPED_STUDENT / "run.json").is_file():
+            shipped = evaluate(store, SHIPPED_STUDENT, model="three-teachers", dataset="rooms")
+        if config.supervised:
+            ceiling = tuple(_ceiling(store, out / "runs" / "supervised", split) for split in ("train", "val"))
+        said.append(", ".join(f"{row.model} {row.readout} {row.miou:.1f}" for row in rows) + " mIoU")
+    results = {
+        "rows": [asdict(row) for row in rows],
+        "ceiling": [asdict(row) for row in ceiling],
+        "shipped": [asdict(row) for row in shipped],
+        "chance_miou": rows[0].chance_miou,
+        "constant_miou": rows[0].constant_miou,
+        "sigma_steps": _sigma_steps(runs["three-teachers"]),
+        "stages": stages.rows,
+        "seed": seed,
+        "config": asdict(config),
+        "voxel_size": recipes.MINI_VOXEL,
+        "version": __version__,
+        "machine": machine(),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    write_json(out / "results.json", results)  # before anything is drawn: the figures must not be lost with a picture
+    with stages("asking and drawing") as said:
+        from cuao3d import showcase
+
+        results["answers"] = showcase.show(store, runs["three-teachers"], results, out)
+        said.append(f"{len(QUESTIONS)} questions")
+    write_json(out / "results.json", results)
+    return results
+
+
+def machine() -> str:
+    """Say what machine this is: processor, threads in use, torch."""
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        processor = names[0] if names else processor
+    return f"{processor}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def _make_rooms(out: Path, seed: int, config: DemoConfig, stages: Stages) -> Store:
+    """Make the rooms of a demo and lift the three mini teachers to them."""
+    teachers = [load_teacher(name) for name in recipes.MINI_TEACHERS]
+    first = seed * SEED_STRIDE
+    splits: tuple[tuple[int, int, Split], ...] = (
+        (first, config.num_train_rooms, "train"),
+        (first + SEED_STRIDE // 2, config.num_val_rooms, "val"),
+    )
+    with stages("making and lifting rooms") as said:
+        for start, count, split in splits:
+            rooms = Rooms(range(start, start + count), split=split, num_views=config.num_views)
+            settings = {"data": "rooms", "seed": seed, "num_views": config.num_views}
+            store = fuse(rooms, teachers, out, cell=recipes.MINI_VOXEL, settings=settings)
+        num_rooms = len(store.names())
+        said.append(f"{num_rooms} rooms, {num_rooms * config.num_views} views, {len(teachers)} teachers")
+    return store
+
+
+def _fuse_scene(scene: Scene, teachers: Sequence[Teacher], store: Store) -> None:
+    """Lift one scene into a store."""
+    samples = sample_cells(scene.points, store.cell)
+    visibility = see(scene, samples)
+    store.add_scene(
+        scene, samples, visibility, {teacher.name: lift(scene, visibility, teacher) for teacher in teachers}
+    )
+
+
+def _ceiling(store: Store, run: Path, split: Split) -> Row:
+    """Score the supervised student: what the network can reach on this data at best."""
+    read = load_run(run)
+    classes = label_set(read.label_set or "")
+    predict = student_features(read.student, store, head=HEAD, voxel_size=read.voxel_size)
+    confusion = count(store, classes, lambda scene: {"supervised": classify(predict(scene))}, split=split)["supervised"]
+    return make_row(confusion, classes, model="supervised", readout="supervised", dataset="rooms", split=split)
+
+
+def _lifted(scene: StoredScene, teacher: str) -> Tensor:
+    """Return a teacher's features of every sample (S, C); zero where no view sees it."""
+    features = scene.features(teacher)
+    of_samples = torch.zeros(len(scene.num_views), features.shape[1])
+    of_samples[scene.seen_samples] = features.float()
+    return of_samples
+
+
+def _places(scene: StoredScene, answer: Answer) -> list[dict[str, Any]]:
+    """List the connected parts of a scene that answer a question, the most relevant first; metres, world axes."""
+    points, relevance = scene.points[answer.answers], answer.relevance[answer.answers]
+    part_of_point = parts(points)
+    places = []
+    for part in range(int(part_of_point.max()) + 1 if len(points) else 0):
+        own = points[part_of_point == part]
+        places.append(
+            {
+                "center": [round(float(value), 3) for value in own.mean(dim=0)],
+                "size": [round(float(value), 3) for value in own.amax(dim=0) - own.amin(dim=0)],
+                "num_points": len(own),
+                "relevance": round(float(relevance[part_of_point == part].mean()), 3),
+            }
+        )
+    return sorted(places, key=lambda place: -place["relevance"])
+
+
+def _in_words(answer: Answer, places: list[dict[str, Any]]) -> str:
+    """Say where the answer is."""
+    if answer.verdict == "absent" or not places:
+        return "not in this scene"
+    x, y, z = places[0]["center"]
+    more = f", and {len(places) - 1} more" if len(places) > 1 else ""
+    return f"{'perhaps ' if answer.verdict == 'unsure' else ''}at ({x:.2f}, {y:.2f}, {z:.2f}) m{more}"
+
+
+def _bar() -> Progress:
+    """Return a progress bar that goes away when it is done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True)
