@@ -1,0 +1,115 @@
+"""A point cloud out of depth images, for captures that bring none."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float32, Float64, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from cuao3d.geometry import back_project, voxelize
+from cuao3d.scene import Frame
+
+VOXEL_SIZE = 0.02
+"""Edge of the voxels in which points are merged, metres."""
+
+EDGE = 0.05
+"""A pixel lies on a depth edge where depth varies by more than this part of it among its neighbours."""
+
+FAR = 4.0
+"""Pixels are thinned as long as their distance at this depth, metres, stays below a voxel."""
+
+MERGE_AFTER = 32
+"""Frames whose voxels are kept before they are merged; bounds the memory."""
+
+
+class Cloud(NamedTuple):
+    """Points merged from depth images."""
+
+    points: Float32[Tensor, "N 3"]
+    """World positions, metres, in lexicographic order of their voxels."""
+    colors: Float32[Tensor, "N 3"]
+    """RGB, in [0, 1]."""
+    frames: tuple[Frame, ...]
+    """Frames that could be read."""
+    problems: tuple[str, ...]
+    """The other frames and why, a line each."""
+
+
+def cloud_from_depth(frames: Sequence[Frame], *, voxel_size: float = VOXEL_SIZE) -> Cloud:
+    """Back-project all frames and merge what falls into one voxel: mean position and mean colour.
+
+    Pixels on depth edges are left out: sensors invent surface between foreground and background there.
+
+    Args:
+        frames: Posed views with depth; one that cannot be read is left out and reported.
+        voxel_size: Edge of a voxel, metres.
+    """
+    readable: list[Frame] = []
+    problems: list[str] = []
+    sums: list[_VoxelSums] = []
+    with ThreadPoolExecutor() as pool:
+        for frame, result in zip(frames, pool.map(lambda frame: _try(frame, voxel_size), frames), strict=True):
+            if isinstance(result, str):
+                problems.append(f"{frame.name} left out: {result}")
+                continue
+            readable.append(frame)
+            sums.append(result)
+            if len(sums) == MERGE_AFTER:
+                sums = [_merge(sums)]
+    if not sums:
+        return Cloud(torch.empty(0, 3), torch.empty(0, 3), (), tuple(problems))
+    total = _merge(sums).sums
+    mean = (total[:, :6] / total[:, 6:]).float()
+    return Cloud(mean[:, :3].contiguous(), mean[:, 3:].contiguous(), tuple(readable), tuple(problems))
+
+
+def depth_edges(depth: Float32[Tensor, "H W"]) -> Bool[Tensor, "H W"]:
+    """Find pixels whose 3 x 3 neighbourhood spans more than `EDGE` of their depth; missing neighbours do not count.
+
+    Args:
+        depth: Depth along the optical axis, metres; 0 = missing.
+    """
+    nearest = depth.where(depth > 0, torch.inf)
+    farthest = functional.max_pool2d(depth[None], 3, stride=1, padding=1)[0]
+    nearest = -functional.max_pool2d(-nearest[None], 3, stride=1, padding=1)[0]
+    return farthest - nearest > EDGE * depth
+
+
+class _VoxelSums(NamedTuple):
+    coordinates: Int64[Tensor, "V 3"]
+    sums: Float64[Tensor, "V 7"]
+    """Sums of position, colour and one over the points of each voxel: such sums of two clouds add up."""
+
+
+def _try(frame: Frame, voxel_size: float) -> _VoxelSums | str:
+    """Return a frame's voxels, or why it cannot be read."""
+    try:
+        return _voxel_sums(frame, voxel_size)
+    except (ValueError, OSError) as error:
+        return str(error)
+
+
+def _voxel_sums(frame: Frame, voxel_size: float) -> _VoxelSums:
+    depth = frame.read_depth()
+    step = max(1, int(frame.camera.focal.min() * voxel_size / FAR))
+    taken = torch.zeros_like(depth, dtype=torch.bool)
+    taken[::step, ::step] = True
+    points, pixel = back_project(depth.where(taken & ~depth_edges(depth), 0), frame.camera)
+    colors = frame.read_image().flatten(1)[:, pixel].T
+    rows = torch.cat([points, colors, torch.ones(len(points), 1)], dim=1).double()
+    voxels = voxelize(points, voxel_size)
+    return _VoxelSums(voxels.coordinates, _sum(rows, voxels.voxel_of_point, len(voxels.coordinates)))
+
+
+def _merge(parts: list[_VoxelSums]) -> _VoxelSums:
+    # Coordinates are whole numbers, so voxels of edge 1 bring equal ones together.
+    voxels = voxelize(torch.cat([part.coordinates for part in parts]).double(), 1.0)
+    rows = torch.cat([part.sums for part in parts])
+    return _VoxelSums(voxels.coordinates, _sum(rows, voxels.voxel_of_point, len(voxels.coordinates)))
+
+
+def _sum(rows: Float64[Tensor, "N 7"], voxel_of_row: Int64[Tensor, "N"], num_voxels: int) -> Float64[Tensor, "V 7"]:
+    return rows.new_zeros(num_voxels, rows.shape[1]).index_add_(0, voxel_of_row, rows)
