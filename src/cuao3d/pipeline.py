@@ -20,18 +20,19 @@ from torch import Tensor
 
 from cuao3d import __version__, recipes
 from cuao3d.distill import distill
-from cuao3d.evaluate import Row, count, make_row, student_features, zero_shot
+from cuao3d.evaluate import Predict, Row, student_features, zero_shot
 from cuao3d.fusion import lift, sample_cells, see
 from cuao3d.labels import label_set
-from cuao3d.probe import HEAD, supervise
-from cuao3d.query import Answer, ask, askable_teacher, classify, heat, parts
+from cuao3d.probe import score, supervise
+from cuao3d.query import Answer, ask, askable_teacher, classify, heat, parts, scores
 from cuao3d.readers import Dataset
-from cuao3d.readers.rooms import TEACHER_SEEDS, Rooms
+from cuao3d.readers.rooms import TEACHER_SEEDS, Rooms, make_room
+from cuao3d.report import Cloud, Gallery, Heat, class_colors, heat_colors, read_history, write_report
 from cuao3d.scene import Scene, Split
 from cuao3d.store import CELL, Setting, Store, StoredScene, TeacherCard
 from cuao3d.teachers import Teacher, load_teacher
 from cuao3d.text import class_vectors, load_text_encoder
-from cuao3d.training import Run, load_run, training_bar
+from cuao3d.training import load_run, training_bar
 
 QUESTIONS = (
     "somewhere to sit",
@@ -119,18 +120,15 @@ def fuse(
     return store
 
 
-def open_run(path: Path | None, store: Store) -> tuple[Run, Any] | None:
-    """Read a run and make the function that describes the samples of a store's scenes by its word-aligned head.
+def load_student(run: Path, store: Store) -> Predict:
+    """Read a run and return how its word-aligned head describes the samples (S, C) of a store's scenes.
 
     Raises:
         FileNotFoundError: There is no finished run.
         ValueError: The run and the store do not fit.
     """
-    if path is None:
-        return None
-    run = load_run(path)
-    head = askable_teacher(store)
-    return run, student_features(run.student, store, head=head, voxel_size=run.voxel_size)
+    read = load_run(run)
+    return student_features(read.student, store, head=askable_teacher(store), voxel_size=read.voxel_size)
 
 
 def evaluate(
@@ -145,7 +143,7 @@ def evaluate(
     """Score the lifted features of a store or, with a run, the student and both together; see `zero_shot`."""
     classes, teacher = label_set(labels), askable_teacher(store)
     vectors = class_vectors(load_text_encoder(store.teachers[teacher].text or ""), classes)
-    opened = open_run(run, store)
+    predict = None if run is None else load_student(run, store)
     with _bar() as bar:
         task = bar.add_task(f"evaluating {model if run else 'lifted features'}", total=None)
         return zero_shot(
@@ -153,8 +151,8 @@ def evaluate(
             classes,
             vectors,
             teacher=teacher,
-            readouts=("fused",) if opened is None else ("distilled", "2d3d"),
-            predict=None if opened is None else opened[1],
+            readouts=("fused",) if predict is None else ("distilled", "2d3d"),
+            predict=predict,
             model=model,
             dataset=dataset or store.path.name,
             split=split,
@@ -173,8 +171,7 @@ def query(store: Store, scene: StoredScene, words: Sequence[str], run: Path | No
     """
     teacher = askable_teacher(store)
     encoder = load_text_encoder(store.teachers[teacher].text or "")
-    opened = open_run(run, store)
-    features = _lifted(scene, teacher) if opened is None else opened[1](scene)
+    features = _lifted(scene, teacher) if run is None else load_student(run, store)(scene)
     of_point = scene.sample_of_point
     return tuple(
         replace(
@@ -220,10 +217,11 @@ def answer(
     if out.suffix == ".json":
         write_json(out, {"store": store.path.name, "scene": best, "answers": places})
     elif out.suffix == ".ply":
-        write_ply(out, stored.points, _hot(stored, torch.stack([heat(answer.relevance) for answer in answers]).amax(0)))
+        hottest = torch.stack([heat(answer.relevance) for answer in answers]).amax(dim=0)
+        write_ply(out, stored.points, heat_colors(hottest, stored.colors))
     else:
-        heats = {a.words: (heat(a.relevance), _in_words(a, places[a.words])) for a in answers}
-        gallery = Gallery(scene=best, points=stored.points, colors=stored.colors, normals=stored.normals, heats=heats)
+        heats = {a.words: Heat(heat(a.relevance), _in_words(a, places[a.words])) for a in answers}
+        gallery = Gallery(best, stored.points, stored.colors, stored.normals, heats=heats)
         write_report(out, {"version": __version__}, gallery)
     return [f"{best}: {answer.words!r}: {_in_words(answer, places[answer.words])}" for answer in answers]
 
@@ -310,7 +308,8 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None) -> dict[
         if (SHIPPED_STUDENT / "run.json").is_file():
             shipped = evaluate(store, SHIPPED_STUDENT, model="three-teachers", dataset="rooms")
         if config.supervised:
-            ceiling = tuple(_ceiling(store, out / "runs" / "supervised", split) for split in ("train", "val"))
+            supervised = out / "runs" / "supervised"
+            ceiling = (score(store, supervised, split="train"), score(store, supervised))
         said.append(", ".join(f"{row.model} {row.readout} {row.miou:.1f}" for row in rows) + " mIoU")
     results = {
         "rows": [asdict(row) for row in rows],
@@ -329,11 +328,13 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None) -> dict[
     }
     write_json(out / "results.json", results)  # before anything is drawn: the figures must not be lost with a picture
     with stages("asking and drawing") as said:
-        from cuao3d import showcase
-
-        results["answers"] = showcase.show(store, runs["three-teachers"], results, out)
+        gallery, results["answers"] = _gallery(store, runs, config)
+        write_ply(
+            out / "scene.ply", gallery.points, class_colors(gallery.predictions["distilled"], label_set("scannet20"))
+        )
         said.append(f"{len(QUESTIONS)} questions")
     write_json(out / "results.json", results)
+    write_report(out / "report.html", results, gallery)
     return results
 
 
@@ -358,7 +359,7 @@ def _make_rooms(out: Path, seed: int, config: DemoConfig, stages: Stages) -> Sto
     with stages("making and lifting rooms") as said:
         for start, count, split in splits:
             rooms = Rooms(range(start, start + count), split=split, num_views=config.num_views)
-            settings = {"data": "rooms", "seed": seed, "num_views": config.num_views}
+            settings: dict[str, Setting] = {"data": "rooms", "seed": seed, "num_views": config.num_views}
             store = fuse(rooms, teachers, out, cell=recipes.MINI_VOXEL, settings=settings)
         num_rooms = len(store.names())
         said.append(f"{num_rooms} rooms, {num_rooms * config.num_views} views, {len(teachers)} teachers")
@@ -374,13 +375,65 @@ def _fuse_scene(scene: Scene, teachers: Sequence[Teacher], store: Store) -> None
     )
 
 
-def _ceiling(store: Store, run: Path, split: Split) -> Row:
-    """Score the supervised student: what the network can reach on this data at best."""
-    read = load_run(run)
-    classes = label_set(read.label_set or "")
-    predict = student_features(read.student, store, head=HEAD, voxel_size=read.voxel_size)
-    confusion = count(store, classes, lambda scene: {"supervised": classify(predict(scene))}, split=split)["supervised"]
-    return make_row(confusion, classes, model="supervised", readout="supervised", dataset="rooms", split=split)
+def _gallery(store: Store, runs: Mapping[str, Path], config: DemoConfig) -> tuple[Gallery, dict[str, Any]]:
+    """Gather what the report shows: one held-out room in full, and each question in the room that answers it best."""
+    teacher, classes = askable_teacher(store), label_set("scannet20")
+    vectors = class_vectors(load_text_encoder(store.teachers[teacher].text or ""), classes)
+    scenes = {name: store[name] for name in store.names("val")}
+    scene = max(scenes.values(), key=lambda scene: 0 if scene.labels is None else len(torch.unique(scene.labels)))
+    described = {"fused": _lifted(scene, teacher)}
+    for name, run in {**runs, "full-run student, shipped": SHIPPED_STUDENT}.items():
+        if (run / "run.json").is_file():
+            described[{"three-teachers": "distilled"}.get(name, name)] = load_student(run, store)(scene)
+    read = load_run(runs["three-teachers"])
+    segments = {}
+    for name in store.teachers:
+        segments[f"{name}, lifted"] = (scene.features(name).float(), _row_of_point(scene))
+        predict = student_features(read.student, store, head=name, voxel_size=read.voxel_size)
+        segments[f"{name}, our student"] = (predict(scene), scene.sample_of_point)
+    asked = {name: query(store, each, QUESTIONS) for name, each in scenes.items()}
+    heats, answers = {}, {}
+    for index, question in enumerate(QUESTIONS):
+        best = max(asked, key=lambda name: float(asked[name][index].relevance.quantile(0.98)))
+        found, places = asked[best][index], _places(scenes[best], asked[best][index])
+        heats[question] = Heat(heat(found.relevance), f"{best}: {_in_words(found, places)}", _cloud(scenes[best]))
+        answers[question] = {"scene": best, "verdict": found.verdict, "places": places[:3]}
+    photographed = make_room(int(scene.name.rpartition("-")[2]), num_views=config.num_views)
+    cloud = _cloud(scene)
+    gallery = Gallery(
+        scene=cloud.scene,
+        points=cloud.points,
+        colors=cloud.colors,
+        normals=cloud.normals,
+        label_set=classes,
+        labels=None if scene.labels is None else classes.classes(scene.labels),
+        predictions={
+            name: classify(scores(features, vectors))[scene.sample_of_point] for name, features in described.items()
+        },
+        photos=[frame.read_image() for frame in photographed.frames[:4]],
+        heats=heats,
+        segments=segments,
+        history=read_history(runs["three-teachers"]),
+    )
+    return gallery, answers
+
+
+def _cloud(scene: StoredScene) -> Cloud:
+    """Return what is drawn of a scene."""
+    return Cloud(scene.name, scene.points, scene.colors, scene.normals)
+
+
+def _row_of_point(scene: StoredScene) -> Tensor:
+    """Return the row among the seen samples of each point (N,); -1 where no view sees its sample."""
+    row_of_sample = torch.full((len(scene.num_views),), -1)
+    row_of_sample[scene.seen_samples] = torch.arange(len(scene.seen_samples))
+    return row_of_sample[scene.sample_of_point]
+
+
+def _sigma_steps(run: Path) -> dict[str, Any]:
+    """Return every tenth noise level of each teacher."""
+    history = read_history(run)
+    return {"steps": history.steps[::10], "sigmas": {name: line[::10] for name, line in history.sigmas.items()}}
 
 
 def _lifted(scene: StoredScene, teacher: str) -> Tensor:
