@@ -142,6 +142,13 @@ class Student(nn.Module):
             x = stage(torch.cat([up(x, voxels.up), skips.pop()], dim=1), voxels.neighbours(3))
         return x
 
+    def use_backend(self, backend: str) -> Student:
+        """Compute the convolutions by another of `sparse.BACKENDS`."""
+        for module in self.modules():
+            if isinstance(module, ConvNorm):
+                module.backend = backend
+        return self
+
     def save(self, path: Path | str) -> None:
         """Write weights, architecture and heads to a safetensors file, all or nothing."""
         path = Path(path)
@@ -168,7 +175,8 @@ class ConvNorm(nn.Module):
     def __init__(self, num_in: int, num_out: int, size: int, transposed: bool = False) -> None:
         super().__init__()
         self.kernel = nn.Parameter(torch.empty(*(() if size == 1 else (size**3,)), num_in, num_out))
-        self.norm = nn.BatchNorm1d(num_out)
+        self.norm = Norm(num_out)
+        self.backend = "runs"
         if transposed:
             bound = (size**3 * num_out) ** -0.5
             nn.init.uniform_(self.kernel, -bound, bound)
@@ -179,14 +187,66 @@ class ConvNorm(nn.Module):
     def forward(self, x: Tensor, kernel_map: KernelMap | None, plus: Tensor | None = None, relu: bool = True) -> Tensor:
         """Convolve x over a map (None: each voxel by itself), normalise, add `plus`, rectify."""
         if self.training:
-            x = self.norm(_convolve(x, self.kernel, kernel_map))
+            x = self.norm(self._convolve(x, self.kernel, kernel_map))
         else:
-            scale, shift = _as_affine(self.norm)
-            x = _convolve(x, self.kernel * scale, kernel_map)
-            x = x + shift.to(x.dtype)
+            scale, shift = self.norm.as_affine()
+            x = self._convolve(x, self.kernel * scale, kernel_map)
+            x += shift.to(x.dtype)
         if plus is not None:
-            x = x + plus
+            x += plus
         return F.relu(x, inplace=True) if relu else x
+
+    def _convolve(self, x: Tensor, kernel: Tensor, kernel_map: KernelMap | None) -> Tensor:
+        return x @ kernel if kernel_map is None else convolve(x, kernel, kernel_map, self.backend)
+
+
+class Norm(nn.BatchNorm1d):
+    """Batch norm over voxels whose batch statistics are exact.
+
+    PyTorch's add up float32 rows one after the other on the CPU and are off by 1e-5 at 60,000 rows already.
+    """
+
+    def forward(self, x: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
+        """Normalise over the voxels of a batch and keep account of their statistics."""
+        if not self.training:
+            return super().forward(x)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        out, mean, var = _Normalise.apply(x, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * len(x) / max(len(x) - 1, 1), self.momentum)
+            self.num_batches_tracked.add_(1)
+        return cast(Tensor, out)
+
+    def as_affine(self) -> tuple[Float[Tensor, "C"], Float[Tensor, "C"]]:
+        """Scale and shift that it amounts to with its running statistics."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
+
+class _Normalise(torch.autograd.Function):
+    """Normalise by the mean and the biased variance of the rows; returns these too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        mean = x.mean(dim=0, dtype=weight.dtype)
+        var = (x - mean).square_().mean(dim=0)
+        ctx.save_for_backward(x, weight, mean, (var + eps).rsqrt())
+        ctx.mark_non_differentiable(mean, var)
+        ctx.eps = eps
+        return F.batch_norm(x, mean, var, weight, bias, eps=eps), mean, var
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, weight, mean, inverse_deviation = ctx.saved_tensors
+        return *torch.ops.aten.native_batch_norm_backward(
+            grad.contiguous(), x, weight, None, None, mean, inverse_deviation, True, ctx.eps, [True, True, True]
+        ), None
 
 
 class Stage(nn.ModuleList):
@@ -226,18 +286,6 @@ class Head(nn.Module):
     def forward(self, hidden: Float[Tensor, "V H"]) -> Float[Tensor, "V C"]:
         """Predict the teacher's features."""
         return hidden @ self.weight
-
-
-def _convolve(x: Tensor, kernel: Tensor, kernel_map: KernelMap | None) -> Tensor:
-    return x @ kernel if kernel_map is None else convolve(x, kernel, kernel_map)
-
-
-def _as_affine(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
-    """Scale and shift that a batch norm with fixed statistics amounts to."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    return scale, norm.bias - norm.running_mean * scale
 
 
 @dataclass(frozen=True)

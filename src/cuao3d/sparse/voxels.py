@@ -1,0 +1,354 @@
+"""Voxel sets: sorted coordinates, coarser resolutions, and which voxels a kernel sees from each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int, Integer
+from torch import Tensor
+
+MAX_COORDINATE = 2**18
+"""Largest absolute voxel coordinate."""
+
+
+def sort_voxels(coords: Int[Tensor, "V 4"]) -> tuple[Voxels, Int[Tensor, "V"]]:
+    """Check coordinates and sort them.
+
+    Args:
+        coords: Distinct integer cell coordinates [batch, x, y, z], in any order; batch >= 0.
+
+    Returns:
+        The voxels and, for each of them, its row in `coords`.
+    """
+    if coords.dim() != 2 or coords.shape[1] != 4 or coords.is_floating_point() or coords.is_complex():
+        raise ValueError(
+            f"Voxel coordinates must be integers of shape (V, 4), [batch, x, y, z]; got {coords.dtype} of shape "
+            f"{tuple(coords.shape)}. Divide by the voxel size, floor and convert first."
+        )
+    if len(coords) == 0:
+        raise ValueError("There are no voxels: coords is empty.")
+    coords = coords.long()
+    if coords[:, 1:].abs().max() > MAX_COORDINATE or coords[:, 0].min() < 0:
+        raise ValueError(
+            f"Voxel coordinates must lie within +-{MAX_COORDINATE} and batch indices be >= 0; got "
+            f"{coords.amin(dim=0).tolist()} to {coords.amax(dim=0).tolist()}. Centre the scene, or use larger voxels."
+        )
+    keys, order = torch.sort(_Packing.of(coords).keys(coords))
+    num_duplicates = int((keys[1:] == keys[:-1]).sum())
+    if num_duplicates:
+        raise ValueError(
+            f"{num_duplicates} of {len(coords)} voxels are duplicates; average the points of a voxel first."
+        )
+    return Voxels(coords[order]), order
+
+
+class Voxels:
+    """The occupied cells of one resolution, sorted by (batch, x, y, z), and the kernel maps between them.
+
+    Coarser resolutions and kernel maps are built when first asked for and kept, so that all layers of a network and
+    their backward passes share them.
+
+    Attributes:
+        coords: (V, 4) int64 [batch, x, y, z] in cells of this resolution, distinct and sorted.
+    """
+
+    def __init__(self, coords: Int[Tensor, "V 4"]) -> None:
+        self.coords = coords
+        self._packing = _Packing.of(coords)
+        self._keys = self._packing.keys(coords)
+        self._neighbours: dict[int, KernelMap] = {}
+
+    def __len__(self) -> int:
+        return len(self.coords)
+
+    @cached_property
+    def coarse(self) -> Voxels:
+        """The cells of twice the edge that hold these: floor(coords / 2)."""
+        return Voxels(self._coarsened[0])
+
+    def neighbours(self, size: int) -> KernelMap:
+        """Map of a submanifold convolution with an odd kernel, at most 5: from these voxels to themselves."""
+        if size not in self._neighbours:
+            radius = size // 2
+            starts = self._keys[:, None] - radius + self._packing.columns(-radius, radius + 1)
+            windows = self._find_windows(starts, size)
+            self._neighbours[size] = KernelMap(windows, adjoint=windows, mirrored=True)
+        return self._neighbours[size]
+
+    @cached_property
+    def down(self) -> KernelMap:
+        """Map of a strided convolution with kernel 2: from these voxels to `coarse`."""
+        corners = self.coarse.coords << _each_axis(1, self.coords)
+        starts = self._packing.keys(corners)[:, None] + self._packing.columns(0, 2)
+        parity = self.coords[:, 1:] & 1
+        parents = Windows(
+            row=torch.arange(len(self), device=parity.device),
+            column=parity[:, 0] * 4 + parity[:, 1] * 2 + parity[:, 2],
+            occupied=torch.ones_like(parity[:, 0]),
+            first=self._coarsened[1],
+            volume=8,
+            depth=1,
+            num_inputs=len(self.coarse),
+            num_outputs=len(self),
+        )
+        return KernelMap(self._find_windows(starts, 2), adjoint=parents)
+
+    @cached_property
+    def up(self) -> KernelMap:
+        """Map of a transposed convolution with kernel 2: from `coarse` to these voxels."""
+        return KernelMap(self.down.adjoint, adjoint=self.down.windows)
+
+    @cached_property
+    def _coarsened(self) -> tuple[Tensor, Tensor]:
+        """Sorted coordinates of the coarser cells and, per voxel, the row of the cell it lies in."""
+        halved = self.coords >> _each_axis(1, self.coords)
+        keys, order = torch.sort(_Packing.of(halved).keys(halved), stable=True)
+        opens_cell = F.pad(keys.diff() > 0, (1, 0), value=True)
+        parent = torch.empty_like(order).scatter_(0, order, opens_cell.cumsum(dim=0) - 1)
+        return halved[order[opens_cell]], parent
+
+    def _find_windows(self, starts: Int[Tensor, "M columns"], size: int) -> Windows:
+        """Windows of `size` cells from key `starts[m, c]` on, for every output row m and kernel column c."""
+        num_columns, starts = starts.shape[1], starts.flatten()
+        cells = self._cells
+        occupied = cells.windows.gather(0, starts) & (2**size - 1) if cells else self._search(starts, size)
+        window = occupied.nonzero()[:, 0]
+        start = starts.gather(0, window)
+        row = window // num_columns
+        return Windows(
+            row=row,
+            column=window - row * num_columns,
+            occupied=occupied.gather(0, window),
+            first=cells.rank.gather(0, start) if cells else torch.searchsorted(self._keys, start),
+            volume=num_columns * size,
+            depth=size,
+            num_inputs=len(self),
+            num_outputs=len(starts) // num_columns,
+            input_keys=self._keys,
+        )
+
+    @cached_property
+    def _cells(self) -> _Cells | None:
+        """Table of all cells of the occupied box, where that is not too large: a look-up beats a search."""
+        return _Cells.of(self._keys, self._packing) if self._packing.num_cells <= 256 * len(self) else None
+
+    def _search(self, starts: Int[Tensor, "W"], size: int) -> Int[Tensor, "W"]:
+        """Occupancy bits of the windows from `starts` on, by binary search."""
+        first = torch.searchsorted(self._keys, starts)
+        keys = F.pad(self._keys, (0, size), value=torch.iinfo(torch.int64).max)
+        occupied = torch.zeros_like(starts)
+        for i in range(size):
+            occupied |= 1 << (keys[first + i] - starts).clamp(max=size)
+        return torch.bitwise_and(occupied, 2**size - 1)
+
+
+@dataclass(frozen=True)
+class _Packing:
+    """Coordinates <-> 64-bit keys of the same order, with free cells around the occupied box.
+
+    The free cells keep the neighbours of a kernel up to 5 from falling on the key of a voxel elsewhere.
+    """
+
+    low: Tensor
+    strides: Tensor
+    num_cells: int
+
+    @staticmethod
+    def of(coords: Tensor) -> _Packing:
+        """Packing for these coordinates."""
+        margin = 2 * _each_axis(1, coords)
+        low = coords.amin(dim=0) - margin
+        clouds, x, y, z = (coords.amax(dim=0) + margin - low + 1).tolist()
+        if clouds * x * y * z >= 2**63:
+            raise ValueError(f"{clouds} clouds of {x} x {y} x {z} cells do not fit into one batch; split it.")
+        return _Packing(low, torch.tensor([x * y * z, y * z, z, 1], device=coords.device), clouds * x * y * z)
+
+    def keys(self, coords: Tensor) -> Tensor:
+        """Keys (V,) of coordinates (V, 4)."""
+        batch, x, y, z = ((coords - self.low) * self.strides).unbind(dim=1)
+        return batch + x + y + z
+
+    def columns(self, low: int, high: int) -> Tensor:
+        """What to add to a key to move by (dx, dy), both from low to below high, dy fastest: (columns,)."""
+        steps = torch.arange(low, high, device=self.low.device)
+        return (steps[:, None] * self.strides[1] + steps * self.strides[2]).flatten()
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """What lies at every key, occupied or not."""
+
+    rank: Tensor
+    """Number of voxels before the cell: the row of the first one at or after it."""
+    windows: Tensor
+    """Occupancy of the cell and the four above it, as bits."""
+
+    @staticmethod
+    def of(keys: Tensor, packing: _Packing) -> _Cells:
+        """Fill the table."""
+        occupied = torch.zeros(packing.num_cells + 4, dtype=torch.uint8, device=keys.device)
+        occupied[keys] = 1
+        rank = occupied.cumsum(dim=0, dtype=torch.int32).sub_(occupied)
+        windows = occupied[:-4].clone()
+        for i in range(1, 5):
+            windows |= occupied[i : len(occupied) - 4 + i] << i
+        return _Cells(rank, windows)
+
+
+def _each_axis(value: int, coords: Tensor) -> Tensor:
+    """Row [0, value, value, value]: `value` for x, y and z, and the batch index left alone."""
+    return torch.tensor([0, value, value, value], device=coords.device)
+
+
+@dataclass(frozen=True)
+class KernelMap:
+    """Which input rows each output row of a convolution sees through each kernel position, and the way back."""
+
+    windows: Windows
+    """From inputs to outputs."""
+    adjoint: Windows
+    """From outputs to inputs, for the backward pass."""
+    mirrored: bool = False
+    """Whether the way back goes through the opposite kernel position, not the same."""
+
+    @property
+    def volume(self) -> int:
+        """Number of kernel positions."""
+        return self.windows.volume
+
+    @property
+    def num_inputs(self) -> int:
+        """Number of input rows."""
+        return self.windows.num_inputs
+
+    @property
+    def num_pairs(self) -> int:
+        """Number of (input, output) pairs: each costs 2 * Cin * Cout floating-point operations."""
+        return sum(len(out_rows) for _, out_rows in self.windows.pairs())
+
+
+class Windows:
+    """The windows of a convolution that are not empty, by output row, then by kernel column.
+
+    Kernel positions form columns along z; with z fastest, column c holds positions c * depth to (c + 1) * depth - 1.
+    A window is what an output row sees through one column. Its occupied cells are consecutive input rows: a run.
+    """
+
+    def __init__(
+        self,
+        *,
+        row: Integer[Tensor, "W"],
+        column: Integer[Tensor, "W"],
+        occupied: Integer[Tensor, "W"],
+        first: Integer[Tensor, "W"],
+        volume: int,
+        depth: int,
+        num_inputs: int,
+        num_outputs: int,
+        input_keys: Int[Tensor, "N"] | None = None,
+    ) -> None:
+        """List the windows.
+
+        Args:
+            row: Output row of each window; every output row has at least one.
+            column: Kernel column.
+            occupied: Bit i says whether cell i of the window is occupied.
+            first: First input row of its run.
+            volume: Number of kernel positions.
+            depth: Kernel positions per column.
+            num_inputs: Number of input rows.
+            num_outputs: Number of output rows.
+            input_keys: Sorted keys of the inputs, consecutive along z, where windows may be read densely.
+        """
+        self.row, self.column, self.occupied, self.first = (t.int() for t in (row, column, occupied, first))
+        self.volume, self.depth = volume, depth
+        self.num_inputs, self.num_outputs = num_inputs, num_outputs
+        self._input_keys = input_keys
+        self._blocks: dict[int, list[Block]] = {}
+
+    def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield input rows and output rows of each kernel position, z fastest."""
+        for column in range(self.volume // self.depth):
+            window = (self.column == column).nonzero()[:, 0]
+            occupied, in_rows, out_rows = self.occupied[window], self.first[window], self.row[window]
+            for cell in range(self.depth):
+                sees = (occupied >> cell) & 1
+                has_cell = sees.nonzero()[:, 0]
+                yield in_rows[has_cell], out_rows[has_cell]
+                in_rows = in_rows + sees
+
+    @cached_property
+    def padded_line(self) -> tuple[Int[Tensor, "N"], Int[Tensor, "M columns"]]:
+        """Place of every input in a padded line, and where in it each output's window of every column starts.
+
+        In the padded line, cells along z lie as far apart as in space, up to `depth`: every window is a stretch of it,
+        its empty cells zeros. The line starts with `depth` zeros, the window of an empty column.
+        """
+        assert self._input_keys is not None
+        steps = self._input_keys.diff().clamp(max=self.depth)
+        place = F.pad(steps.cumsum(dim=0), (1, 0)) + 2 * self.depth
+        lowest_cell = torch.tensor([(bits & -bits).bit_length() - 1 for bits in range(2**self.depth)])
+        start_of_window = place[self.first] - lowest_cell.to(place.device)[self.occupied]
+        num_columns = self.volume // self.depth
+        starts = place.new_zeros(self.num_outputs * num_columns)
+        starts.scatter_(0, self.row.long() * num_columns + self.column, start_of_window)
+        return place, starts.view(-1, num_columns)
+
+    def blocks(self, num_rows: int) -> list[Block]:
+        """The runs, for `num_rows` output rows at a time; a power of two."""
+        if num_rows not in self._blocks:
+            self._blocks[num_rows] = list(self._split_into_blocks(num_rows))
+        return self._blocks[num_rows]
+
+    def _split_into_blocks(self, num_rows: int) -> Iterator[Block]:
+        num_columns, num_patterns = self.volume // self.depth, 2**self.depth
+        num_blocks, num_groups = -(-self.num_outputs // num_rows), num_columns * num_patterns
+        block_of_run = self.row >> (num_rows.bit_length() - 1)
+        group, order = torch.sort(
+            (block_of_run * num_columns + self.column) * num_patterns + self.occupied, stable=True
+        )
+        places = torch.arange(len(order), dtype=torch.int32, device=order.device)
+        place = torch.empty_like(places).scatter_(0, order, places)
+        first, row = self.first.gather(0, order), self.row.gather(0, order)
+        runs_before_row = torch.bincount(self.row, minlength=self.num_outputs).cumsum(dim=0, dtype=torch.int32)
+        runs_before_row = F.pad(runs_before_row, (1, 0))
+        counts = torch.bincount(group, minlength=num_blocks * num_groups).view(num_blocks, num_groups).tolist()
+        start = 0
+        for block, counts_of_block in enumerate(counts):
+            rows = slice(block * num_rows, min((block + 1) * num_rows, self.num_outputs))
+            stop = start + sum(counts_of_block)
+            yield Block(
+                rows=rows,
+                first=first[start:stop],
+                out_rows=row[start:stop],
+                groups=[(*divmod(group, num_patterns), count) for group, count in enumerate(counts_of_block) if count],
+                place_of_run=place[start:stop] - start,
+                runs_before_row=runs_before_row[rows.start : rows.stop + 1] - start,
+            )
+            start = stop
+
+
+@dataclass(frozen=True)
+class Block:
+    """The runs of some consecutive output rows, sorted into groups that share a product."""
+
+    rows: slice
+    first: Tensor
+    """First input row of each run."""
+    out_rows: Tensor
+    """Output row of each run."""
+    groups: list[tuple[int, int, int]]
+    """(kernel column, occupancy of the window, number of runs) of each group."""
+    place_of_run: Tensor
+    """Places of the first row's runs, then of the second's, ..."""
+    runs_before_row: Tensor
+    """Where each row's runs start in `place_of_run`; one entry more than rows."""
+
+    @property
+    def num_runs(self) -> int:
+        """Number of runs."""
+        return len(self.first)
