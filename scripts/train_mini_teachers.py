@@ -81,8 +81,8 @@ def main(
         "num_views": len(images) - NUM_TEST_VIEWS,
         "num_test_views": NUM_TEST_VIEWS,
         "seed": seed,
-        "command": f"python scripts/{Path(__file__).name} {teacher} --views {views.name} --steps {steps} --batch {batch} "
-        f"--learning-rate {learning_rate} --seed {seed}",
+        "command": f"python scripts/{Path(__file__).name} {teacher} --views {views.name} --steps {steps} "
+        f"--batch {batch} --learning-rate {learning_rate} --seed {seed}",
         "seconds": round(time.time() - start),
         "metrics_on_unseen_rooms": metrics,
         "num_parameters": sum(value.numel() for value in state.values()),

@@ -1,0 +1,52 @@
+"""Draw the picture of the README from the folder of a demo: a photo, the cloud, the student's classes, an answer.
+
+cuao3d demo --out demo-out
+python scripts/draw_readme_picture.py demo-out --out docs/images/demo.png
+"""
+
+from pathlib import Path
+
+import matplotlib
+import tyro
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from cuao3d.labels import label_set
+from cuao3d.pictures import Dollhouse
+from cuao3d.pipeline import SHIPPED_STUDENT, load_student, query
+from cuao3d.query import askable_teacher, classify, heat, scores
+from cuao3d.readers.rooms import make_room
+from cuao3d.report import class_colors, heat_colors
+from cuao3d.store import Store
+from cuao3d.text import class_vectors, load_text_encoder
+
+
+def main(demo: tyro.conf.Positional[Path], out: Path, scene: str = "", question: str = "somewhere to sit") -> None:
+    """Write one wide PNG; the scene is a held-out room, the first living room unless named."""
+    store = Store.open(demo / "store")
+    name = scene or next(name for name in store.names("val") if "living" in name)
+    stored, classes = store[name], label_set("scannet20")
+    vectors = class_vectors(load_text_encoder(store.teachers[askable_teacher(store)].text or ""), classes)
+    predicted = classify(scores(load_student(SHIPPED_STUDENT, store)(stored), vectors))[stored.sample_of_point]
+    (answer,) = query(store, stored, [question])
+    view = Dollhouse(stored.points, stored.normals, size=(560, 440))
+    photo = make_room(int(name.rpartition("-")[2])).frames[0].read_image().permute(1, 2, 0).numpy()
+    assert stored.colors is not None
+    panels = {
+        "posed RGB-D views in": photo,
+        "the cloud, a held-out room": view.draw(stored.colors),
+        "classes from the 3D student": view.draw(class_colors(predicted, classes)),
+        f"“{question}”": view.draw(heat_colors(heat(answer.relevance), stored.colors)),
+    }
+    figure, axes = plt.subplots(1, 4, figsize=(16, 3.7), constrained_layout=True)
+    for axis, (caption, picture) in zip(axes, panels.items(), strict=True):
+        axis.imshow(picture)
+        axis.set_title(caption, fontsize=13)
+        axis.axis("off")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=100)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

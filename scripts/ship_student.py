@@ -1,0 +1,57 @@
+"""Put the three-teacher student of a full demo into the package: half precision, with its card.
+
+cuao3d demo --full --seed 0 --out full-0
+python scripts/ship_student.py full-0
+"""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import tyro
+
+from cuao3d.pipeline import SHIPPED_STUDENT, evaluate, machine, write_json
+from cuao3d.store import Store
+from cuao3d.student import Student
+
+MAX_BYTES = 8_000_000
+"""Largest student that the wheel takes."""
+
+
+def main(demo: tyro.conf.Positional[Path], out: Path = SHIPPED_STUDENT) -> None:
+    """Write `out` as a run folder, and card.json with the scores of the copy."""
+    run = demo / "runs" / "three-teachers"
+    config, summary = (json.loads((run / name).read_text(encoding="utf-8")) for name in ("config.json", "run.json"))
+    out.mkdir(parents=True, exist_ok=True)
+    student = Student.load(run / "student.safetensors").half()
+    student.save(out / "student.safetensors")
+    size = (out / "student.safetensors").stat().st_size
+    assert size <= MAX_BYTES, f"{size} bytes are more than the wheel takes"
+    digest = hashlib.sha256((out / "student.safetensors").read_bytes()).hexdigest()
+    write_json(out / "config.json", config)
+    write_json(out / "run.json", summary | {"student_sha256": digest})
+    store = Store.open(demo / "store")
+    rows = [*evaluate(store, dataset="rooms"), *evaluate(store, out, model="three-teachers", dataset="rooms")]
+    card = {
+        "student": "three-teachers",
+        "data": f"{len(store.names('train'))} rooms made by cuao3d.readers.rooms, lifted by the three mini teachers",
+        "objective": "the teachers' losses, weighted by learned noise levels (docs/method.md); no label is read",
+        "command": f"cuao3d demo --full --seed {config['config']['seed']}",
+        "seconds_of_training": summary["seconds"],
+        "machine": machine(),
+        "scores_on_held_out_rooms": [
+            {key: asdict(row)[key] for key in ("readout", "miou", "macc", "fmiou", "num_points")} for row in rows
+        ],
+        "num_parameters": sum(parameter.numel() for parameter in student.parameters()),
+        "precision": str(torch.float16),
+        "sha256": digest,
+        "licence": "Apache-2.0",
+    }
+    write_json(out / "card.json", card)
+    print(json.dumps(card["scores_on_held_out_rooms"], indent=1))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
