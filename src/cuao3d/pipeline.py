@@ -11,9 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import trimesh
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
@@ -26,6 +24,7 @@ from cuao3d.labels import label_set
 from cuao3d.probe import score, supervise
 from cuao3d.query import Answer, ask, askable_teacher, classify, heat, parts, scores
 from cuao3d.readers import Dataset
+from cuao3d.readers.ply import write_ply
 from cuao3d.readers.rooms import TEACHER_SEEDS, Rooms, make_room
 from cuao3d.report import Cloud, Gallery, Heat, class_colors, heat_colors, read_history, write_report
 from cuao3d.scene import Scene, Split
@@ -218,7 +217,7 @@ def answer(
         write_json(out, {"store": store.path.name, "scene": best, "answers": places})
     elif out.suffix == ".ply":
         hottest = torch.stack([heat(answer.relevance) for answer in answers]).amax(dim=0)
-        write_ply(out, stored.points, heat_colors(hottest, stored.colors))
+        write_cloud(out, stored.points, heat_colors(hottest, stored.colors))
     else:
         heats = {a.words: Heat(heat(a.relevance), _in_words(a, places[a.words])) for a in answers}
         gallery = Gallery(best, stored.points, stored.colors, stored.normals, heats=heats)
@@ -226,7 +225,7 @@ def answer(
     return [f"{best}: {answer.words!r}: {_in_words(answer, places[answer.words])}" for answer in answers]
 
 
-def write_ply(path: Path, points: Tensor, colors: Tensor) -> None:
+def write_cloud(path: Path, points: Tensor, colors: Tensor) -> None:
     """Write a coloured cloud (binary PLY) under a temporary name, then rename it.
 
     Args:
@@ -234,21 +233,20 @@ def write_ply(path: Path, points: Tensor, colors: Tensor) -> None:
         points: Positions (N, 3), metres.
         colors: RGB (N, 3), in [0, 1].
     """
-    rgb = (colors.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    data = trimesh.PointCloud(points.numpy(), np.c_[rgb, np.full(len(rgb), 255, np.uint8)]).export(file_type="ply")
-    write_bytes(path, data)
+    bytes_of_color = (colors.clamp(0, 1) * 255).round().to(torch.uint8)
+    columns = dict(zip(("x", "y", "z"), points.numpy().T, strict=True))
+    columns |= dict(zip(("red", "green", "blue"), bytes_of_color.numpy().T, strict=True))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".partial")
+    write_ply(temporary, columns)
+    os.replace(temporary, path)
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON under a temporary name, then rename it."""
-    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".partial")
-    temporary.write_bytes(data)
+    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
 
@@ -329,7 +327,7 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None) -> dict[
     write_json(out / "results.json", results)  # before anything is drawn: the figures must not be lost with a picture
     with stages("asking and drawing") as said:
         gallery, results["answers"] = _gallery(store, runs, config)
-        write_ply(
+        write_cloud(
             out / "scene.ply", gallery.points, class_colors(gallery.predictions["distilled"], label_set("scannet20"))
         )
         said.append(f"{len(QUESTIONS)} questions")
@@ -396,7 +394,7 @@ def _gallery(store: Store, runs: Mapping[str, Path], config: DemoConfig) -> tupl
     for index, question in enumerate(QUESTIONS):
         best = max(asked, key=lambda name: float(asked[name][index].relevance.quantile(0.98)))
         found, places = asked[best][index], _places(scenes[best], asked[best][index])
-        heats[question] = Heat(heat(found.relevance), f"{best}: {_in_words(found, places)}", _cloud(scenes[best]))
+        heats[question] = Heat(heat(found.relevance), _in_words(found, places), _cloud(scenes[best]))
         answers[question] = {"scene": best, "verdict": found.verdict, "places": places[:3]}
     photographed = make_room(int(scene.name.rpartition("-")[2]), num_views=config.num_views)
     cloud = _cloud(scene)
