@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -66,16 +67,17 @@ def cloud_from_depth(frames: Sequence[Frame], *, voxel_size: float = VOXEL_SIZE)
     return Cloud(mean[:, :3].contiguous(), mean[:, 3:].contiguous(), tuple(readable), tuple(problems))
 
 
-def depth_edges(depth: Float32[Tensor, "H W"]) -> Bool[Tensor, "H W"]:
+def depth_edges(depth: Float32[Tensor, "H W"], *, step: int = 1) -> Bool[Tensor, "h w"]:
     """Find pixels whose 3 x 3 neighbourhood spans more than `EDGE` of their depth; missing neighbours do not count.
 
     Args:
         depth: Depth along the optical axis, metres; 0 = missing.
+        step: Only every so manyth pixel of a row and of a column is looked at.
     """
     nearest = depth.where(depth > 0, torch.inf)
-    farthest = functional.max_pool2d(depth[None], 3, stride=1, padding=1)[0]
-    nearest = -functional.max_pool2d(-nearest[None], 3, stride=1, padding=1)[0]
-    return farthest - nearest > EDGE * depth
+    farthest = functional.max_pool2d(depth[None], 3, stride=step, padding=1)[0]
+    nearest = -functional.max_pool2d(-nearest[None], 3, stride=step, padding=1)[0]
+    return farthest - nearest > EDGE * depth[::step, ::step]
 
 
 class _VoxelSums(NamedTuple):
@@ -93,12 +95,12 @@ def _try(frame: Frame, voxel_size: float) -> _VoxelSums | str:
 
 
 def _voxel_sums(frame: Frame, voxel_size: float) -> _VoxelSums:
-    depth = frame.read_depth()
-    step = max(1, int(frame.camera.focal.min() * voxel_size / FAR))
-    taken = torch.zeros_like(depth, dtype=torch.bool)
-    taken[::step, ::step] = True
-    points, pixel = back_project(depth.where(taken & ~depth_edges(depth), 0), frame.camera)
-    colors = frame.read_image().flatten(1)[:, pixel].T
+    camera, depth = frame.camera, frame.read_depth()
+    step = max(1, int(camera.focal.min() * voxel_size / FAR))
+    thinned = depth[::step, ::step].where(~depth_edges(depth, step=step), 0)
+    camera = replace(camera, focal=camera.focal / step, center=camera.center / step)
+    points, pixel = back_project(thinned, camera)
+    colors = frame.read_image()[:, ::step, ::step].flatten(1)[:, pixel].T
     rows = torch.cat([points, colors, torch.ones(len(points), 1)], dim=1).double()
     voxels = voxelize(points, voxel_size)
     return _VoxelSums(voxels.coordinates, _sum(rows, voxels.voxel_of_point, len(voxels.coordinates)))
