@@ -152,7 +152,8 @@ class Student(nn.Module):
     def save(self, path: Path | str) -> None:
         """Write weights, architecture and heads to a safetensors file, all or nothing."""
         path = Path(path)
-        metadata = {"architecture": self.architecture, "heads": json.dumps(self.num_channels)}
+        plan = {"architecture": self.architecture, "heads": self.num_channels}
+        metadata = {"student": json.dumps(plan)}  # one key: several are written in random order, and so other bytes
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
         safetensors.torch.save_file(tensors, unfinished, metadata=metadata)
@@ -346,9 +347,10 @@ def _read_ours(path: Path) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise ValueError(f"not a safetensors file, or only a part of one ({error}).") from error
-    if not {"architecture", "heads"} <= metadata.keys():
+    if "student" not in metadata:
         raise ValueError("holds no student of ours: its metadata lacks architecture and heads.")
-    student = Student(json.loads(metadata["heads"]), metadata["architecture"])
+    plan = json.loads(metadata["student"])
+    student = Student(plan["heads"], plan["architecture"])
     _fill(student, tensors)
     return Checkpoint(student, tuple(tensors), ())
 
@@ -391,13 +393,15 @@ def _fill(student: Student, tensors: Mapping[str, Tensor], name_in_file: Mapping
 
 
 def _closest_architecture(body: Mapping[str, Tensor]) -> str:
-    """Architecture whose tensors differ least from the given ones."""
-    found = {(name, tuple(tensor.shape)) for name, tensor in body.items()}
+    """Architecture with the most stage sizes in common with official tensors."""
+    convs = [sorted(name for name in body if re.fullmatch(rf"block{i}\.\d+\.conv1\.kernel", name)) for i in range(1, 9)]
+    planes = [body[names[0]].shape[-1] if names else 0 for names in convs]
+    num_stem = body["conv0p1s1.kernel"].shape[-1] if "conv0p1s1.kernel" in body else 0
+    found = (*planes, *(len(names) for names in convs), num_stem)
 
     def num_differences(architecture: str) -> int:
-        with torch.device("meta"):
-            tensors = Student({}, architecture).state_dict()
-        return len(found ^ {(_official_name(ours), tuple(tensor.shape)) for ours, tensor in tensors.items()})
+        plan = ARCHITECTURES[architecture]
+        return sum(a != b for a, b in zip(found, (*plan.planes, *plan.num_blocks, plan.num_stem), strict=True))
 
     return min(ARCHITECTURES, key=num_differences)
 

@@ -40,6 +40,4 @@ def convolve(
         raise ValueError(f"Unknown backend {backend!r}; choose from {', '.join(BACKENDS)}.")
     if torch.is_autocast_enabled(x.device.type):
         x, kernel = (t.to(torch.get_autocast_dtype(x.device.type)) for t in (x, kernel))
-    size = round(kernel_map.volume ** (1 / 3))
-    z_fastest = kernel.view(size, size, size, *kernel.shape[1:]).permute(2, 1, 0, 3, 4).flatten(0, 2)
-    return BACKENDS[backend](x, z_fastest, kernel_map)
+    return BACKENDS[backend](x, kernel, kernel_map)

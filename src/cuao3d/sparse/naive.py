@@ -9,8 +9,8 @@ from cuao3d.sparse.voxels import KernelMap
 def convolve_naively(
     x: Float[Tensor, "N Cin"], kernel: Float[Tensor, "K Cin Cout"], kernel_map: KernelMap
 ) -> Float[Tensor, "M Cout"]:
-    """Gather, multiply and add for each kernel position. The kernel has z fastest."""
+    """Gather, multiply and add for each kernel position."""
     out = x.new_zeros(kernel_map.windows.num_outputs, kernel.shape[2])
-    for matrix, (in_rows, out_rows) in zip(kernel, kernel_map.windows.pairs(), strict=True):
-        out = out.index_add(0, out_rows, x.index_select(0, in_rows) @ matrix)
+    for position, (in_rows, out_rows) in zip(kernel_map.positions, kernel_map.windows.pairs(), strict=True):
+        out = out.index_add(0, out_rows, x.index_select(0, in_rows) @ kernel[position])
     return out

@@ -19,49 +19,51 @@ from cuao3d.sparse.voxels import KernelMap, Windows
 def convolve_runs(
     x: Float[Tensor, "N Cin"], kernel: Float[Tensor, "K Cin Cout"], kernel_map: KernelMap
 ) -> Float[Tensor, "M Cout"]:
-    """Convolve features over a kernel map. The kernel has z fastest."""
+    """Convolve features over a kernel map."""
     out: Tensor = _Convolution.apply(x, kernel, kernel_map)  # type: ignore[no-untyped-call]
     return out
 
 
 class _Convolution(torch.autograd.Function):
-    """Convolution with a kernel that has z fastest. Backward goes over the adjoint, one pass for both gradients."""
+    """Forward over a kernel map; backward over its adjoint, one pass for both gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, kernel: Tensor, kernel_map: KernelMap) -> Tensor:
         ctx.save_for_backward(x, kernel)
         ctx.kernel_map = kernel_map
         run = _convolve_windows if _has_few_channels(x, kernel_map.windows) else _convolve_runs
-        return run(_for_products(x), _for_products(kernel), kernel_map.windows).to(x.dtype)
+        z_fastest = _for_products(kernel).index_select(0, kernel_map.positions)
+        return run(_for_products(x.contiguous()), z_fastest, kernel_map.windows).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (x, kernel), kernel_map = ctx.saved_tensors, ctx.kernel_map
         wants_x, wants_kernel, _ = ctx.needs_input_grad
-        inputs, grad = _for_products(x), _for_products(grad)
+        inputs, grad = _for_products(x), _for_products(grad.contiguous())
         grad_x = grad_kernel = None
         if wants_kernel and _has_few_channels(x, kernel_map.windows):
-            grad_kernel = _grad_of_windows(inputs, grad, kernel_map.windows)
+            total = _grad_of_windows(inputs, grad, kernel_map.windows)
+            grad_kernel = torch.empty_like(total).index_copy_(0, kernel_map.positions, total)
             wants_kernel = False
         if wants_x or wants_kernel:
-            transposed = (kernel.flip(0) if kernel_map.mirrored else kernel).transpose(1, 2).contiguous()
-            grad_transposed = torch.zeros_like(transposed, dtype=torch.promote_types(kernel.dtype, torch.float32))
-            kernel_pass = (inputs, grad_transposed) if wants_kernel else None
-            grad_x = _convolve_runs(grad, _for_products(transposed), kernel_map.adjoint, kernel_pass).to(x.dtype)
+            transposed = _for_products(kernel).transpose(1, 2).index_select(0, kernel_map.adjoint_positions)
+            total = torch.zeros_like(transposed, dtype=torch.promote_types(kernel.dtype, torch.float32))
+            kernel_pass = (inputs, total) if wants_kernel else None
+            grad_x = _convolve_runs(grad, transposed, kernel_map.adjoint, kernel_pass).to(x.dtype)
             if wants_kernel:
-                grad_kernel = (grad_transposed.flip(0) if kernel_map.mirrored else grad_transposed).transpose(1, 2)
+                grad_kernel = torch.empty_like(kernel, dtype=total.dtype)
+                grad_kernel.index_copy_(0, kernel_map.adjoint_positions, total.transpose(1, 2))
         return grad_x, None if grad_kernel is None else grad_kernel.to(kernel.dtype), None
 
 
 def _convolve_runs(
     x: Tensor, kernel: Tensor, windows: Windows, kernel_pass: tuple[Tensor, Tensor] | None = None
 ) -> Tensor:
-    """Sum over each output row's runs of (run of x, flattened) @ (its kernel positions, stacked).
+    """Sum over each output row's runs of (run of x, flattened) @ (its kernel positions, stacked); z is fastest.
 
     In the backward pass x is the output's gradient and the kernel transposed. The gathered runs then also serve the
     kernel's gradient: with `kernel_pass` = (inputs, total), (run of x)^T @ (row of inputs) is added to the total.
     """
-    x = x.contiguous()
     (num_rows, channels), channels_out, depth = x.shape, kernel.shape[2], windows.depth
     blocks = windows.blocks(_num_rows_per_block(channels, channels_out, x.device))
     groups = {(column, occupied) for block in blocks for column, occupied, _ in block.groups}

@@ -215,6 +215,18 @@ class KernelMap:
     mirrored: bool = False
     """Whether the way back goes through the opposite kernel position, not the same."""
 
+    @cached_property
+    def positions(self) -> Int[Tensor, "K"]:
+        """Place of each of the windows' kernel positions, z fastest, in a kernel, where x is fastest."""
+        size = round(self.volume ** (1 / 3))
+        places = torch.arange(self.volume, device=self.windows.row.device)
+        return places.view(size, size, size).permute(2, 1, 0).flatten()
+
+    @property
+    def adjoint_positions(self) -> Int[Tensor, "K"]:
+        """The same for the way back."""
+        return self.positions.flip(0) if self.mirrored else self.positions
+
     @property
     def volume(self) -> int:
         """Number of kernel positions."""
