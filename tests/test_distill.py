@@ -183,6 +183,8 @@ def test_a_hopeless_teacher_gets_the_larger_sigma(store, tmp_path):
         {"teachers": ("place", "noise")},
         {"clip_norm": 1e-3},
         {"points_per_scene": 30},
+        {"points_per_scene": 30, "balance": 1.0},
+        {"anchor_weight": 1.0},
         {"crop": 60},
         {"voxel_size": 0.2},
         {"augmentation": Augmentation()},

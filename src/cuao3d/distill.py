@@ -10,7 +10,14 @@ from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cuao3d.objective import WEIGHTINGS, LossKind, RowMeans, UncertaintyWeighting, WeightingKind, teacher_loss
+from cuao3d.objective import (
+    WEIGHTINGS,
+    LossKind,
+    RowMeans,
+    UncertaintyWeighting,
+    WeightingKind,
+    teacher_loss,
+)
 from cuao3d.store import Store, StoredScene
 from cuao3d.student import Student
 from cuao3d.training import (
@@ -27,8 +34,8 @@ from cuao3d.training import (
     train,
 )
 
-NUM_KINDS = 32
-"""Clusters of features that `DistillConfig.balance` tells apart."""
+NUM_KINDS = 64
+"""Clusters of features that `DistillConfig.balance` tells apart and `anchor_weight` chooses among."""
 
 KIND_SAMPLES = 20_000
 """Points that they are found from."""
@@ -48,6 +55,9 @@ class DistillConfig(TrainConfig):
     """How far frequent kinds of points give way to rare ones when the loss draws its `points_per_scene`: a point is
     drawn with the frequency of its kind to the power of -`balance`. Kinds are clusters of the first teacher's features,
     so no label is read; 0: evenly, as in the paper."""
+    anchor_weight: float = 0.0
+    """Weight of `anchor_loss` beside each cosine loss; its anchors are clusters of the teacher's features. 0: none, as
+    in the paper."""
     sigma_lr: float | None = None
     """Rate of the noise levels at the start; None: the student's. It follows the same schedule."""
 
@@ -82,9 +92,11 @@ def distill(
         )
     if begin_run(out, config, store, stored):
         return out
-    scenes = _balanced([_take_features(scene, config.teachers) for scene in seen], config)
+    scenes = [_take_features(scene, config.teachers) for scene in seen]
+    anchors = _anchors(scenes, config)
+    scenes = _balanced(scenes, config)
     student = make_student({name: store.teachers[name].num_channels for name in config.teachers}, config)
-    distiller = _Distiller(student, config)
+    distiller = _Distiller(student, config, anchors)
     batches = Batches(scenes, config, RowMeans)
     seconds = train(distiller, distiller.parameter_groups(), batches, out, device=device, on_step=on_step)
     cards = {name: asdict(store.teachers[name]) for name in config.teachers}
@@ -96,9 +108,9 @@ def distill(
 class _Distiller(nn.Module):
     """The student and the noise levels of its teachers."""
 
-    def __init__(self, student: Student, config: DistillConfig) -> None:
+    def __init__(self, student: Student, config: DistillConfig, anchors: dict[int, Tensor]) -> None:
         super().__init__()
-        self.student, self.config = student, config
+        self.student, self.config, self.anchors = student, config, anchors
         self.weighting = WEIGHTINGS[config.weighting](len(config.teachers))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -140,21 +152,35 @@ def _settle_losses(config: DistillConfig, store: Store) -> DistillConfig:
     return replace(config, losses=losses)
 
 
+def _anchors(scenes: list[TrainingScene], config: DistillConfig) -> dict[int, Float[Tensor, "K C"]]:
+    """Return the anchors of each teacher that has a cosine loss, by its place among the teachers."""
+    if config.anchor_weight == 0:
+        return {}
+    places = [index for index, kind in enumerate(config.losses) if kind == "cosine"]
+    return {index: functional.normalize(_centers(scenes, index, config.seed), dim=1) for index in places}
+
+
 def _balanced(scenes: list[TrainingScene], config: DistillConfig) -> list[TrainingScene]:
     """Say how likely each point is drawn, by how frequent its kind is among all scenes."""
     if config.balance == 0:
         return scenes
-    generator = torch.Generator().manual_seed(config.seed)
-    drawn = []
-    for scene in scenes:
-        rows = torch.randint(len(scene.rows), (KIND_SAMPLES // len(scenes) + 1,), generator=generator)
-        drawn.append(functional.normalize(scene.targets[0][rows].float(), dim=1))
-    clusters = MiniBatchKMeans(NUM_KINDS, n_init=1, random_state=config.seed).fit(torch.cat(drawn).numpy())
-    centers = torch.from_numpy(clusters.cluster_centers_).float()
+    centers = _centers(scenes, 0, config.seed)
     kinds = [_nearest_center(scene.targets[0], centers) for scene in scenes]
     frequency = torch.bincount(torch.cat(kinds), minlength=NUM_KINDS).float()
     chance = (frequency / frequency.sum()).clamp(min=1e-6).pow(-config.balance)
     return [replace(scene, chances=chance[kind]) for scene, kind in zip(scenes, kinds, strict=True)]
+
+
+def _centers(scenes: list[TrainingScene], teacher: int, seed: int) -> Float[Tensor, "K C"]:
+    """Cluster the directions of a teacher's features in all scenes (K-Means on a sample of them)."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = []
+    for scene in scenes:
+        rows = torch.randint(len(scene.rows), (KIND_SAMPLES // len(scenes) + 1,), generator=generator)
+        drawn.append(functional.normalize(scene.targets[teacher][rows].float(), dim=1))
+    features = torch.cat(drawn).numpy()
+    clusters = MiniBatchKMeans(min(NUM_KINDS, len(features)), n_init=1, random_state=seed).fit(features)
+    return torch.from_numpy(clusters.cluster_centers_).float()
 
 
 def _nearest_center(features: Float[Tensor, "R C"], centers: Float[Tensor, "K C"]) -> Int64[Tensor, "R"]:
