@@ -20,9 +20,8 @@ MAX_BYTES = 8_000_000
 """Largest student that the wheel takes."""
 
 
-def main(demo: tyro.conf.Positional[Path], out: Path = SHIPPED_STUDENT) -> None:
-    """Write `out` as a run folder, and card.json with the scores of the copy."""
-    run = demo / "runs" / "three-teachers"
+def main(store: Path, run: Path, out: Path = SHIPPED_STUDENT) -> None:
+    """Write `out` as a run folder, and card.json with the scores of the copy on the store's held-out rooms."""
     config, summary = (json.loads((run / name).read_text(encoding="utf-8")) for name in ("config.json", "run.json"))
     out.mkdir(parents=True, exist_ok=True)
     student = Student.load(run / "student.safetensors").half()
@@ -32,13 +31,15 @@ def main(demo: tyro.conf.Positional[Path], out: Path = SHIPPED_STUDENT) -> None:
     digest = hashlib.sha256((out / "student.safetensors").read_bytes()).hexdigest()
     write_json(out / "config.json", config)
     write_json(out / "run.json", summary | {"student_sha256": digest})
-    store = Store.open(demo / "store")
-    rows = [*evaluate(store, dataset="rooms"), *evaluate(store, out, model="three-teachers", dataset="rooms")]
+    lifted, settings = Store.open(store), config["config"]
+    rows = [*evaluate(lifted, dataset="rooms"), *evaluate(lifted, out, model="three-teachers", dataset="rooms")]
     card = {
         "student": "three-teachers",
-        "data": f"{len(store.names('train'))} rooms made by cuao3d.readers.rooms, lifted by the three mini teachers",
+        "data": f"{len(lifted.names('train'))} rooms made by cuao3d.readers.rooms, lifted by the mini teachers",
+        "data_settings": lifted.settings,
         "objective": "the teachers' losses, weighted by learned noise levels (docs/method.md); no label is read",
-        "command": f"cuao3d demo --full --seed {config['config']['seed']}",
+        "command": f"cuao3d distill {store.parent.name}/{store.name} --steps {settings['num_steps']} --out {run.name} "
+        f"--seed {settings['seed']}",
         "seconds_of_training": summary["seconds"],
         "machine": machine(),
         "scores_on_held_out_rooms": [

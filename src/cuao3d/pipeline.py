@@ -55,13 +55,13 @@ console = Console(stderr=True)
 class DemoConfig:
     """How much the demo does."""
 
-    num_train_rooms: int = 25
+    num_train_rooms: int = 20
     """Rooms that the students learn from."""
     num_val_rooms: int = 15
     """Rooms that scores are measured on; the five kinds take turns."""
     num_views: int = 12
     """Views of each room."""
-    num_steps: int = 250
+    num_steps: int = 320
     """Steps of each student."""
     supervised: bool = False
     """Whether the supervised ceiling is trained too."""

@@ -82,7 +82,8 @@ def mini(*, teachers: tuple[str, ...] = MINI_TEACHERS, num_steps: int = 1500, se
         losses=tuple(MINI_LOSSES[teacher] for teacher in teachers),
         weighting="uncertainty" if len(teachers) > 1 else "equal",
         sigma_lr=1e-2,
-        balance=0.5,
+        balance=1.0,
+        anchor_weight=1.0,
         seed=seed,
         **_mini_training(num_steps),
     )
@@ -106,7 +107,7 @@ def _mini_training(num_steps: int) -> dict[str, Any]:
         "architecture": "MinkUNet14Mini",
         "num_steps": num_steps,
         "batch_size": 2,
-        "points_per_scene": 4_000,
+        "points_per_scene": 5_000,
         "crop": 10_000,
         "optimizer": "adamw",
         "learning_rate": 4e-3,
