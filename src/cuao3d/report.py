@@ -1,0 +1,489 @@
+"""The report: one self-contained HTML page of what was distilled, how well it understands, and what it cost."""
+
+import base64
+import io
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, UInt8
+from jinja2 import Environment, FileSystemLoader
+from matplotlib.figure import Figure
+from scipy.optimize import linear_sum_assignment
+from sklearn.cluster import MiniBatchKMeans
+from torch import Tensor
+from torch.nn import functional
+
+from cuao3d.evaluate import confusion_matrix, measure
+from cuao3d.labels import LabelSet
+from cuao3d.pictures import Dollhouse, jpeg
+from cuao3d.scene import UNLABELLED, Camera
+
+TEMPLATE = "report.html.j2"
+
+SIZE = (640, 480)
+"""Width and height of the drawn clouds, pixels."""
+
+PAPER_VOXEL = 0.02
+"""Edge of the paper's voxels, metres."""
+
+NOTHING = 0.86
+"""Brightness of points about which nothing is known."""
+
+NUM_PRINCIPAL = 32
+"""Principal directions of features in which they are clustered."""
+
+PALETTE = (
+    "#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#edc948", "#76b7b2", "#9c755f", "#ff9da7", "#2f4b7c",
+    "#a5c663", "#7a5195", "#00a5a8", "#d4a6c8", "#8c2d04", "#5f6b6d",
+)  # fmt: skip
+"""Colours of segments and of lines."""
+
+READOUTS = {
+    "fused": ("Fused", "lifted 2D features"),
+    "distilled": ("Distilled", "the 3D student alone"),
+    "2d3d": ("2D3D", "the surer of both"),
+    "supervised": ("Upper bound", "trained with labels"),
+}
+MODELS = {"none": "no student", "three-teachers": "three-teacher student", "single-teacher": "single-teacher student"}
+"""How the page says the names in the table of results."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cloud:
+    """Points to draw."""
+
+    scene: str
+    """Name of the scene."""
+    points: Float[Tensor, "N 3"]
+    """World positions, metres."""
+    colors: Float[Tensor, "N 3"] | None = None
+    """RGB of each point, in [0, 1]."""
+    normals: Float[Tensor, "N 3"] | None = None
+    """Unit surface normals, world axes."""
+    cameras: tuple[Camera, ...] = ()
+    """Views of the scene: where the world's z may not point up, they say what does."""
+
+
+@dataclass(frozen=True, eq=False)
+class Heat:
+    """Where a scene answers a question."""
+
+    values: Float[Tensor, "N"]
+    """How well each point answers, in [0, 1]."""
+    answer: str
+    """The answer in words."""
+    cloud: Cloud | None = None
+    """The scene that was asked, if it is not the gallery's own."""
+
+
+@dataclass(frozen=True)
+class History:
+    """How training went; one number per step in `steps`."""
+
+    steps: tuple[int, ...]
+    """Steps that were written down."""
+    losses: Mapping[str, tuple[float, ...]]
+    """Loss of each teacher."""
+    rate: tuple[float, ...]
+    """Learning rate."""
+    sigmas: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Noise level of each teacher; empty where the losses are not weighted."""
+    weighting: str = "uncertainty"
+    """How the losses are combined; decides where a noise level would settle."""
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery(Cloud):
+    """What the pictures of a report show; all but the points may be missing."""
+
+    label_set: LabelSet | None = None
+    """The classes of `labels` and `predictions`."""
+    labels: Int64[Tensor, "N"] | None = None
+    """True class of each point, a row of `label_set`; 255 where unlabelled."""
+    predictions: Mapping[str, Int64[Tensor, "N"]] = field(default_factory=dict)
+    """Class of each point as each read-out has it, a row of `label_set`; 255 for none."""
+    photos: Sequence[Float[Tensor, "3 H W"]] = ()
+    """Some views, RGB in [0, 1]."""
+    heats: Mapping[str, Heat] = field(default_factory=dict)
+    """Answer to each question."""
+    segments: Mapping[str, tuple[Float[Tensor, "V C"], Int64[Tensor, "N"]]] = field(default_factory=dict)
+    """Features to cluster, and the row of each point in them; -1 for none."""
+    history: History | None = None
+    """How the student was trained."""
+
+
+def write_report(path: Path | str, results: Mapping[str, Any], gallery: Gallery) -> None:
+    """Write one HTML file that needs nothing else: what there is in the results and the gallery, and no more.
+
+    Args:
+        path: File to write; it appears when it is complete.
+        results: What `results.json` holds, as far as known: `rows`, `ceiling` and `shipped` (lines of the table of
+            results, as of `evaluate.Row`), `chance_miou`, `constant_miou`, `stages` (`name`, `seconds`,
+            `peak_rss_mb`), `voxel_size` (metres), `sigma_steps`, `config` (`num_train_rooms`, `num_val_rooms`,
+            `num_views`, `num_steps`), `seed`, `version`, `machine`, `date`.
+        gallery: What to draw.
+    """
+    path = Path(path)
+    painter = _Painter(gallery)
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
+    page = environment.get_template(TEMPLATE).render(
+        scene=gallery.scene,
+        about=_about(results, gallery),
+        warning=_voxel_warning(results),
+        photos=[_jpeg_uri(_photo(photo)) for photo in gallery.photos],
+        scene_pictures=painter.scene(),
+        predictions=painter.predictions(),
+        legend=_legend(gallery),
+        heats=painter.heats(),
+        segments=painter.segments(int(results.get("seed", 0))),
+        table=_table(results),
+        per_class=_per_class(results),
+        charts=_charts(gallery.history) if gallery.history else [],
+        teachers=list(zip(gallery.history.losses, PALETTE, strict=False)) if gallery.history else [],
+        stages=_stages(results.get("stages", [])),
+        provenance=_provenance(results),
+        num_points=len(gallery.points),
+    )
+    partial = path.with_name(path.name + ".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_text(page, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def read_history(run: Path | str) -> History:
+    """Read how a student was trained from the folder of its run.
+
+    Raises:
+        FileNotFoundError: The folder holds no `metrics.jsonl`.
+    """
+    metrics = Path(run) / "metrics.jsonl"
+    if not metrics.is_file():
+        raise FileNotFoundError(f"No {metrics}; expected the folder of a run, as `cuao3d distill` writes it.")
+    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    config = Path(run) / "config.json"
+    weighting = json.loads(config.read_text(encoding="utf-8")).get("weighting") if config.is_file() else None
+
+    def by_teacher(key: str) -> dict[str, tuple[float, ...]]:
+        return {name: tuple(row[key][name] for row in rows) for name in (rows[0].get(key, {}) if rows else {})}
+
+    return History(
+        steps=tuple(row["step"] for row in rows),
+        losses=by_teacher("losses"),
+        rate=tuple(row["rate"] for row in rows),
+        sigmas=by_teacher("sigmas"),
+        weighting=weighting or "uncertainty",
+    )
+
+
+def settled_sigmas(losses: Sequence[float], weighting: str) -> tuple[float, ...]:
+    """Return the noise level in balance with each loss L: sigma³ = L (1 + sigma), or 2 sigma⁴ = L (1 + sigma²).
+
+    Args:
+        losses: Losses of a teacher.
+        weighting: `uncertainty` has the first balance, `uncertainty-squared` the second.
+    """
+    loss = np.maximum(np.asarray(losses), 1e-9)
+    sigma = np.ones_like(loss)
+    for _ in range(40):
+        sigma = np.cbrt(loss * (1 + sigma)) if weighting == "uncertainty" else (loss * (1 + sigma**2) / 2) ** 0.25
+    return tuple(sigma.tolist())
+
+
+def class_colors(classes: Int64[Tensor, "N"], label_set: LabelSet) -> Float[Tensor, "N 3"]:
+    """Return the colour of each point's class, a row of `label_set`; light grey for 255."""
+    table = torch.full((UNLABELLED + 1, 3), NOTHING)
+    table[: len(label_set)] = label_set.colors
+    return table[classes]
+
+
+def heat_colors(values: Float[Tensor, "N"], colors: Float[Tensor, "N 3"] | None = None) -> Float[Tensor, "N 3"]:
+    """Let points glow where values are high, and fade to a light grey picture of the scene where they are low.
+
+    Args:
+        values: In [0, 1].
+        colors: RGB of each point, in [0, 1].
+    """
+    luminance = torch.full((len(values), 1), 0.6)
+    if colors is not None:
+        luminance = colors.float() @ torch.tensor([[0.3], [0.59], [0.11]])
+    values = values.float().clamp(0, 1)
+    glow = torch.from_numpy(matplotlib.colormaps["inferno"](0.92 - 0.52 * values.numpy())[:, :3]).float()
+    strength = ((values - 0.15) / 0.4).clamp(0, 1)[:, None]
+    return (0.5 + 0.42 * luminance) * (1 - strength) + glow * strength
+
+
+def cluster_colors(features: Float[Tensor, "V C"], num_clusters: int = 12, *, seed: int = 0) -> Float[Tensor, "V 3"]:
+    """Colour features by their K-Means segment, the largest segment first in the palette."""
+    return _palette()[clusters(features, num_clusters, seed=seed)]
+
+
+def clusters(features: Float[Tensor, "V C"], num_clusters: int = 12, *, seed: int = 0) -> Int64[Tensor, "V"]:
+    """Group features by K-Means of their directions in their leading principal subspace; segment 0 is the largest."""
+    projected = functional.normalize(_principal(features, NUM_PRINCIPAL), dim=1).numpy()
+    k = min(num_clusters, len(projected))
+    sample = projected[:: max(1, len(projected) // 20_000)]
+    means = MiniBatchKMeans(k, batch_size=4096, n_init=3, random_state=seed).fit(sample)
+    of_row = torch.from_numpy(means.predict(projected)).long()
+    by_size = torch.bincount(of_row, minlength=k).argsort(descending=True, stable=True)
+    return by_size.argsort()[of_row]
+
+
+def pca_colors(features: Float[Tensor, "V C"]) -> Float[Tensor, "V 3"]:
+    """Colour features by their three leading principal components, each stretched over its middle 96 %."""
+    components = functional.pad(_principal(features, 3), (0, max(0, 3 - features.shape[1])))[:, :3]
+    ordered = components.sort(dim=0).values
+    low, high = ordered[int(0.02 * (len(ordered) - 1))], ordered[int(0.98 * (len(ordered) - 1))]
+    return 0.08 + 0.87 * ((components - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+
+
+class _Painter:
+    """Draws the pictures of a gallery as (name, note, image) triples; each cloud is put in view once."""
+
+    def __init__(self, gallery: Gallery) -> None:
+        self.gallery = gallery
+        self.houses: dict[int, Dollhouse] = {}
+
+    def draw(self, colors: Tensor, cloud: Cloud | None = None) -> str:
+        cloud = cloud or self.gallery
+        if id(cloud) not in self.houses:
+            self.houses[id(cloud)] = Dollhouse(cloud.points, cloud.normals, size=SIZE, cameras=cloud.cameras)
+        return _jpeg_uri(self.houses[id(cloud)].draw(colors))
+
+    def scene(self) -> list[tuple[str, str, str]]:
+        """Draw what went in and, where it is known, the truth."""
+        gallery, pictures = self.gallery, []
+        if gallery.colors is not None:
+            pictures.append(("Input", f"{len(gallery.points):,} points", self.draw(gallery.colors)))
+        if gallery.labels is not None and gallery.label_set is not None:
+            truth = self.draw(class_colors(gallery.labels, gallery.label_set))
+            pictures.append(("Truth", "never shown to teachers or student", truth))
+        return pictures
+
+    def predictions(self) -> list[tuple[str, str, str]]:
+        """Draw what each read-out takes the points for."""
+        gallery, pictures = self.gallery, []
+        if gallery.label_set is None:
+            return []
+        for name, classes in gallery.predictions.items():
+            title, note = READOUTS.get(name, (name, ""))
+            if gallery.labels is not None:
+                confusion = confusion_matrix(classes, gallery.labels, len(gallery.label_set))
+                note += f"{', ' if note else ''}mIoU {100 * measure(confusion).miou:.0f} in this scene"
+            pictures.append((title, note, self.draw(class_colors(classes, gallery.label_set))))
+        return pictures
+
+    def heats(self) -> list[tuple[str, str, str]]:
+        """Draw where the answers to the questions are."""
+        pictures = []
+        for question, heat in self.gallery.heats.items():
+            cloud = heat.cloud or self.gallery
+            where = f"{heat.answer} — {cloud.scene}" if cloud.scene != self.gallery.scene else heat.answer
+            pictures.append((question, where, self.draw(heat_colors(heat.values, cloud.colors), cloud)))
+        return pictures
+
+    def segments(self, seed: int) -> list[tuple[str, str, str]]:
+        """Draw K-Means segments and principal components of features; like segments have like colours."""
+        pictures: list[tuple[str, str, str]] = []
+        first: Tensor | None = None
+        for name, (features, row_of_point) in self.gallery.segments.items():
+            segment = _spread(clusters(features, seed=seed), row_of_point, -1)
+            segment, first = (segment, segment) if first is None else (_alike(segment, first), first)
+            principal = _spread(pca_colors(features), row_of_point, NOTHING)
+            pictures.append((name, self.draw(_palette()[segment]), self.draw(principal)))
+        return pictures
+
+
+def _principal(features: Tensor, num_components: int) -> Float[Tensor, "V K"]:
+    """Project features on the principal directions of a thousand of them, spread evenly over the rows."""
+    sample = features[:: max(1, len(features) // 1024)].float()
+    mean = sample.mean(dim=0)
+    directions = torch.linalg.svd(sample - mean, full_matrices=False).Vh[:num_components].T
+    largest = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True))
+    directions = directions * torch.where(largest < 0, -1.0, 1.0)
+    return torch.cat([(rows.float() - mean) @ directions for rows in torch.split(features, 1 << 14)])
+
+
+def _spread(of_row: Tensor, row_of_point: Tensor, nothing: float) -> Tensor:
+    """Give each point the value of its row, or `nothing`."""
+    values = of_row[row_of_point.clamp(min=0)]
+    values[row_of_point < 0] = nothing
+    return values
+
+
+def _alike(segment: Tensor, other: Tensor) -> Tensor:
+    """Renumber the segments of points as those of another segmentation that they overlap most."""
+    both = (segment >= 0) & (other >= 0)
+    size = int(max(segment.max(), other.max())) + 1
+    overlap = torch.bincount(segment[both] * size + other[both], minlength=size * size).reshape(size, size)
+    renumbered = torch.from_numpy(linear_sum_assignment(overlap.numpy(), maximize=True)[1])
+    return torch.where(segment >= 0, renumbered[segment], -1)
+
+
+def _palette() -> Float[Tensor, "K 3"]:
+    """Return the colours of segments; the last, -1, stands for none."""
+    colors = [[int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)] for color in PALETTE]
+    return torch.tensor([*colors, [NOTHING] * 3])
+
+
+def _photo(image: Tensor) -> UInt8[np.ndarray, "H W 3"]:
+    """Return an image (3, H, W) in [0, 1] as bytes."""
+    picture: np.ndarray = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return picture
+
+
+def _jpeg_uri(image: UInt8[np.ndarray, "H W 3"]) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg(image, quality=86)).decode()
+
+
+def _about(results: Mapping[str, Any], gallery: Gallery) -> str:
+    """Say in a few sentences what was done, as far as the results tell."""
+    config, said = results.get("config", {}), []
+    if gallery.history is not None:
+        names = ", ".join(gallery.history.losses)
+        rooms = f"{config['num_train_rooms']} training rooms" if "num_train_rooms" in config else "the training scenes"
+        views = f", photographed from {config['num_views']} sides each," if "num_views" in config else ""
+        said.append(
+            f"What the image networks {names} see in {rooms}{views} was lifted onto the points, and a sparse 3D "
+            f"network learned to say the same from geometry alone, in {len(gallery.history.steps):,} steps and without "
+            "labels."
+        )
+    if results.get("rows"):
+        rooms = f"{config['num_val_rooms']} rooms" if "num_val_rooms" in config else "scenes"
+        said.append(f"It was scored on {rooms} that it never saw; one of them is shown here.")
+    elif gallery.heats:
+        said.append(f"{len(gallery.points):,} points, asked in words.")
+    if "voxel_size" in results:
+        paper = "" if results["voxel_size"] == PAPER_VOXEL else f" (the paper's: {100 * PAPER_VOXEL:g} cm)"
+        said.append(f"Voxels of {100 * results['voxel_size']:g} cm{paper}.")
+    return " ".join(said)
+
+
+def _voxel_warning(results: Mapping[str, Any]) -> str:
+    """Say that figures of coarse voxels do not compare with those of the paper."""
+    voxel = results.get("voxel_size", PAPER_VOXEL)
+    if voxel <= PAPER_VOXEL:
+        return ""
+    return (
+        f"Voxels of {100 * voxel:g} cm, coarser than the paper's {100 * PAPER_VOXEL:g} cm: these figures compare with "
+        "each other, not with published ones."
+    )
+
+
+def _legend(gallery: Gallery) -> list[tuple[str, str]]:
+    """List the classes in sight with their colours."""
+    shown = [*gallery.predictions.values(), *([] if gallery.labels is None else [gallery.labels])]
+    if gallery.label_set is None or not shown:
+        return []
+    present = set(torch.bincount(torch.cat(shown)).nonzero()[:, 0].tolist())
+    rows = [row for row in range(len(gallery.label_set)) if row in present]
+    legend = [(gallery.label_set.names[row], _hex(gallery.label_set.colors[row])) for row in rows]
+    return legend + ([("none", _hex(torch.full((3,), NOTHING)))] if UNLABELLED in present else [])
+
+
+def _hex(color: Tensor) -> str:
+    return "#" + "".join(f"{round(255 * float(value)):02x}" for value in color)
+
+
+def _table(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the groups of the results table, each with a title, a note and lines."""
+    bounds = [_line({**row, "model": f"{row['model']}, {row['split']} scenes"}) for row in results.get("ceiling", [])]
+    for key, name in (("constant_miou", "always the most frequent class"), ("chance_miou", "shuffled predictions")):
+        if key in results:
+            bounds.append(_line({"model": name, "readout": "Floor", "miou": results[key]}))
+    groups = [
+        ("This run", "", [_line(row) for row in results.get("rows", [])]),
+        (
+            "Shipped with the package",
+            "a student of a full run (cuao3d demo --full), on the same scenes; not trained just now",
+            [_line(row) for row in results.get("shipped", [])],
+        ),
+        ("To compare", "", bounds),
+    ]
+    return [{"title": title, "note": note, "lines": lines} for title, note, lines in groups if lines]
+
+
+def _line(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a line of the results table."""
+    title, note = READOUTS.get(row["readout"], (row["readout"], ""))
+    return {
+        "model": MODELS.get(row["model"], row["model"]),
+        "readout": f"{title}, {note}" if note else title,
+        "scores": [row.get(key) for key in ("miou", "macc", "fmiou", "miou_official")],
+        "num_points": row.get("num_points"),
+    }
+
+
+def _per_class(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return IoU by class (line) and read-out (column)."""
+    ceiling = [{**row, "readout": f"{row['split']} scenes"} for row in results.get("ceiling", [])]
+    rows = [row for row in [*results.get("rows", []), *ceiling] if row.get("iou")]
+    names = list(dict.fromkeys(name for row in rows for name in row["iou"]))
+    columns = [("" if row["model"] == "none" else row["model"], row["readout"]) for row in rows]
+    return {"columns": columns, "lines": [(name, [row["iou"].get(name) for row in rows]) for name in names]}
+
+
+def _stages(stages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the stages with their share of the longest."""
+    stages = list(stages)
+    longest = max((stage["seconds"] for stage in stages), default=0) or 1
+    return [{**stage, "share": 100 * stage["seconds"] / longest} for stage in stages]
+
+
+def _provenance(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """List what is needed to get the same again."""
+    keys = ("version", "seed", "voxel_size", "sigma_steps", "machine", "date")
+    names = ("cuao3d", "seed", "voxel, metres", "steps of the noise levels", "machine", "date")
+    listed = [(name, str(results[key])) for key, name in zip(keys, names, strict=True) if key in results]
+    return listed + [(key.replace("_", " "), str(value)) for key, value in results.get("config", {}).items()]
+
+
+def _charts(history: History) -> list[tuple[str, str, str]]:
+    """Draw how training went: title, note and image."""
+    settled = {name: settled_sigmas(losses, history.weighting) for name, losses in history.losses.items()}
+    weights = {name: tuple(0.5 / sigma**2 for sigma in sigmas) for name, sigmas in history.sigmas.items()}
+    charts = [("Loss of each teacher", "", _chart(history.steps, history.losses))]
+    if history.sigmas:
+        note = "dotted: where it would settle at the present loss"
+        charts.insert(0, ("Noise level σ", note, _chart(history.steps, history.sigmas, dotted=settled)))
+        charts.insert(1, ("Effective weight 1 / (2σ²)", "", _chart(history.steps, weights)))
+    return [*charts, ("Learning rate", "", _chart(history.steps, {"rate": history.rate}, color="#555555"))]
+
+
+def _chart(
+    steps: Sequence[int],
+    series: Mapping[str, Sequence[float]],
+    *,
+    dotted: Mapping[str, Sequence[float]] | None = None,
+    color: str = "",
+) -> str:
+    """Draw lines over steps as an SVG image; noise is averaged over a hundredth of the steps."""
+    width = max(1, math.ceil(len(steps) / 100))
+    with matplotlib.rc_context({"svg.hashsalt": "cuao3d", "font.size": 8, "axes.edgecolor": "#999999"}):
+        figure = Figure(figsize=(4.2, 2.3), layout="constrained")
+        axes = figure.add_subplot()
+        for lines, style, opacity in ((dotted or {}, ":", 0.7), (series, "-", 1.0)):
+            for index, (name, values) in enumerate(lines.items()):
+                own = color or PALETTE[index % len(PALETTE)]
+                x, y = _average(steps, width), _average(values, width)
+                axes.plot(x, y, style, color=own, alpha=opacity, linewidth=1.6 if style == "-" else 1.2, label=name)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#eeeeee")
+        axes.set_xlabel("step", color="#555555")
+        axes.tick_params(color="#999999", labelcolor="#444444")
+        axes.margins(x=0.02)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _average(values: Sequence[float], width: int) -> list[float]:
+    """Return the means of `width` neighbours each."""
+    return [float(np.mean(values[start : start + width])) for start in range(0, len(values), width)]

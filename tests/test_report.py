@@ -1,0 +1,166 @@
+import json
+import math
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from cuao3d.evaluate import make_row
+from cuao3d.labels import label_set
+from cuao3d.report import (
+    Cloud,
+    Gallery,
+    Heat,
+    History,
+    class_colors,
+    cluster_colors,
+    clusters,
+    heat_colors,
+    pca_colors,
+    read_history,
+    settled_sigmas,
+    write_report,
+)
+from cuao3d.scene import Scene
+
+SCANNET = label_set("scannet20")
+
+
+@pytest.fixture
+def gallery(synthetic_scene: Scene) -> Gallery:
+    scene, labels = synthetic_scene, synthetic_scene.labels
+    assert labels is not None
+    features = torch.nn.functional.one_hot(labels, 20).float()
+    row_of_point = torch.arange(len(labels)).where(labels == 0, -1)
+    kitchen = Cloud("kitchen", scene.points, scene.colors)
+    return Gallery(
+        scene="synthetic",
+        points=scene.points,
+        colors=scene.colors,
+        label_set=SCANNET,
+        labels=labels,
+        predictions={"fused": labels, "shipped student": torch.full_like(labels, 255)},
+        photos=[scene.frames[0].read_image()],
+        heats={
+            "something green": Heat((labels == 10).float(), "at (0.00, 1.00, 1.00) m"),
+            "a fridge": Heat(torch.zeros(len(labels)), "not in this scene", kitchen),
+        },
+        segments={"color, lifted": (features[labels == 0], row_of_point.where(labels != 0, torch.arange(len(labels))))},
+        history=History(steps=(0, 1), losses={"color": (1.0, 0.5)}, sigmas={"color": (1.0, 0.9)}, rate=(1e-3, 0.0)),
+    )
+
+
+@pytest.fixture
+def results() -> dict:
+    row = asdict(
+        make_row(torch.eye(21, 20).long(), SCANNET, model="none", readout="fused", dataset="rooms", split="val")
+    )
+    return {
+        "rows": [row, {**row, "model": "three-teachers", "readout": "distilled", "miou": 17.25, "fmiou": math.nan}],
+        "shipped": [{**row, "model": "three-teachers", "readout": "2d3d", "miou": 41.5}],
+        "ceiling": [{**row, "model": "supervised", "readout": "supervised", "miou": 52.0}],
+        "chance_miou": 3.125,
+        "stages": [{"name": "lifting", "seconds": 12.0, "peak_rss_mb": 800}],
+        "voxel_size": 0.05,
+        "seed": 3,
+        "version": "0.1.0",
+    }
+
+
+def test_the_page_needs_nothing_but_itself(tmp_path, gallery, results):
+    write_report(tmp_path / "new" / "report.html", results, gallery)
+    page = (tmp_path / "new" / "report.html").read_text(encoding="utf-8")
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    # photo, input, truth, two predictions, two questions, two of the segments, four charts
+    assert len(sources) == 13
+    assert all(source.startswith(("data:image/jpeg;base64,", "data:image/svg+xml;base64,")) for source in sources)
+    assert not re.search(r"<script|<link|@import|url\(|https?:", page)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["report.html"]
+
+
+def test_the_page_says_what_there_is(tmp_path, gallery, results):
+    page = _page(tmp_path, results, gallery)
+    for words in ("something green", "not in this scene — kitchen", "Voxels of 5 cm, coarser than the paper", "17.2"):
+        assert words in page
+    assert "mIoU 100 in this scene" in page, "the truth as prediction"
+    assert "mIoU 0 in this scene" in page, "no prediction is wrong"
+    this_run, shipped, bounds = (page.index(title) for title in ("This run", "Shipped with the package", "To compare"))
+    assert this_run < page.index("17.2") < shipped < page.index("41.5") < bounds < page.index("52.0")
+    assert "nan" not in page.replace("base64", "").split("<body>")[1].split("Scores")[1].split("Training")[0]
+
+
+def test_the_page_says_no_more_than_there_is(tmp_path):
+    page = _page(tmp_path, {}, Gallery(scene="<i>scan</i>", points=torch.rand(50, 3)))
+    assert "&lt;i&gt;scan&lt;/i&gt;" in page
+    assert re.findall("<h2>(.*)</h2>", page) == []
+    asked = Gallery(scene="scan", points=torch.rand(50, 3), heats={"a bed": Heat(torch.rand(50), "here")})
+    assert re.findall("<h2>(.*)</h2>", _page(tmp_path, {"version": "1"}, asked)) == ["Asked in words", "Provenance"]
+
+
+def test_the_same_goes_in_the_same_comes_out(tmp_path, gallery, results):
+    assert _page(tmp_path, results, gallery) == _page(tmp_path, results, gallery)
+
+
+def test_classes_have_the_colors_of_their_label_set():
+    colors = class_colors(torch.tensor([3, 255]), SCANNET)
+    torch.testing.assert_close(colors[0], SCANNET.colors[3])
+    assert len(set(colors[1].tolist())) == 1, "grey"
+
+
+def test_heat_glows_and_cold_is_grey():
+    colors = heat_colors(torch.tensor([0.0, 1.0]), torch.tensor([[1.0, 0, 0], [1.0, 0, 0]]))
+    assert colors[0].amax() - colors[0].amin() < 1e-6
+    assert colors[1].amax() - colors[1].amin() > 0.3
+
+
+def test_separate_groups_are_separate_segments_the_largest_first():
+    generator = torch.Generator().manual_seed(0)
+    kind = torch.tensor([0] * 30 + [1] * 60 + [2] * 10)
+    features = torch.eye(3, 40)[kind] + 0.01 * torch.randn(100, 40, generator=generator)
+    assert clusters(features, 3).tolist() == [1] * 30 + [0] * 60 + [2] * 10
+    colors = cluster_colors(features, 3, seed=5)
+    torch.testing.assert_close(colors, cluster_colors(features, 3, seed=5))
+    assert len(colors.unique(dim=0)) == 3
+
+
+def test_principal_colors_follow_what_varies_most():
+    # A ramp along one direction of 8 channels: red runs from dark to bright, or back.
+    features = torch.linspace(0, 1, 200)[:, None] * torch.tensor([3.0, 1, 0, 0, 0, 0, 0, 0])
+    red = pca_colors(features)[:, 0]
+    assert red.amin() == pytest.approx(0.08)
+    assert red.amax() == pytest.approx(0.95)
+    assert (red.diff() >= 0).all()
+
+
+def test_features_narrower_than_colors_are_drawn_too():
+    assert pca_colors(torch.rand(30, 2)).shape == (30, 3)
+    assert clusters(torch.rand(5, 2), 12).amax() < 5
+
+
+def test_history_is_what_the_run_wrote(tmp_path):
+    rows = [
+        {"step": step, "loss": 1.0, "losses": {"a": 0.5 - step / 10}, "sigmas": {"a": 1.0}, "rate": 0.1, "voxels": 9}
+        for step in range(3)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "config.json").write_text(json.dumps({"weighting": "uncertainty-squared"}))
+    history = read_history(tmp_path)
+    assert history.steps == (0, 1, 2)
+    assert history.losses["a"] == pytest.approx((0.5, 0.4, 0.3))
+    assert (history.sigmas, history.rate) == ({"a": (1.0,) * 3}, (0.1,) * 3)
+    assert history.weighting == "uncertainty-squared"
+    with pytest.raises(FileNotFoundError, match=r"metrics\.jsonl"):
+        read_history(tmp_path / "no run")
+
+
+def test_noise_levels_settle_where_their_gradient_vanishes():
+    # d/ds [L / (2 s^2) + log(1 + s)] = 0 is s^3 = L (1 + s): s = 1 for L = 1/2; with log(1 + s^2), s = 1 for L = 1.
+    assert settled_sigmas([0.5, 8 / 3], "uncertainty") == pytest.approx((1.0, 2.0))
+    assert settled_sigmas([1.0], "uncertainty-squared") == pytest.approx((1.0,))
+
+
+def _page(folder: Path, results: dict, gallery: Gallery) -> str:
+    write_report(folder / "report.html", results, gallery)
+    return (folder / "report.html").read_text(encoding="utf-8")
