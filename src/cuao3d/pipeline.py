@@ -220,7 +220,7 @@ def answer(
         write_cloud(out, stored.points, heat_colors(hottest, stored.colors))
     else:
         heats = {a.words: Heat(heat(a.relevance), _in_words(a, places[a.words])) for a in answers}
-        gallery = Gallery(best, stored.points, stored.colors, stored.normals, heats=heats)
+        gallery = Gallery(best, stored.points, stored.colors, stored.normals, stored.cameras, heats=heats)
         write_report(out, {"version": __version__}, gallery)
     return [f"{best}: {answer.words!r}: {_in_words(answer, places[answer.words])}" for answer in answers]
 
@@ -403,6 +403,7 @@ def _gallery(store: Store, runs: Mapping[str, Path], config: DemoConfig) -> tupl
         points=cloud.points,
         colors=cloud.colors,
         normals=cloud.normals,
+        cameras=cloud.cameras,
         label_set=classes,
         labels=None if scene.labels is None else classes.classes(scene.labels),
         predictions={
@@ -418,7 +419,7 @@ def _gallery(store: Store, runs: Mapping[str, Path], config: DemoConfig) -> tupl
 
 def _cloud(scene: StoredScene) -> Cloud:
     """Return what is drawn of a scene."""
-    return Cloud(scene.name, scene.points, scene.colors, scene.normals)
+    return Cloud(scene.name, scene.points, scene.colors, scene.normals, scene.cameras)
 
 
 def _row_of_point(scene: StoredScene) -> Tensor:

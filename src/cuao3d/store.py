@@ -22,7 +22,7 @@ from torch import Tensor
 
 from cuao3d import __version__
 from cuao3d.fusion import Samples, Visibility
-from cuao3d.scene import Scene, Split
+from cuao3d.scene import Camera, Scene, Split
 
 FORMAT = "cuao3d-store"
 FORMAT_VERSION = 1
@@ -66,6 +66,8 @@ class StoredScene:
     """Class of each point; 255 where unlabelled."""
     normals: Float32[Tensor, "N 3"] | None
     """Unit surface normals, world axes."""
+    cameras: tuple[Camera, ...]
+    """Cameras of the scene's frames; they tell, for one, which way is up."""
     index_of_sample: Int64[Tensor, "S"]
     """Which point each sample is."""
     sample_of_point: Int64[Tensor, "N"]
@@ -205,6 +207,7 @@ class Store:
             colors=None if colors is None else colors.float() / 255,
             labels=None if labels is None else labels.long(),
             normals=None if normals is None else normals.float(),
+            cameras=_cameras(stored),
             index_of_sample=stored["index_of_sample"].long(),
             sample_of_point=stored["sample_of_point"].long(),
             num_views=num_views,
@@ -301,6 +304,12 @@ def _cloud(scene: Scene, samples: Samples, visibility: Visibility) -> dict[str, 
         "sample_of_point": samples.sample_of_point.int(),
         "num_views": visibility.num_views.int(),
     }
+    if scene.frames:
+        cameras = [frame.camera for frame in scene.frames]
+        sizes = torch.tensor([[camera.width, camera.height] for camera in cameras], dtype=torch.float64)
+        lenses = [torch.cat([camera.focal, camera.center, size]) for camera, size in zip(cameras, sizes, strict=True)]
+        tensors["intrinsics"] = torch.stack(lenses)
+        tensors["world_from_camera"] = torch.stack([camera.world_from_camera for camera in cameras])
     if scene.colors is not None:
         tensors["colors"] = (scene.colors * 255).round().clamp(0, 255).to(torch.uint8)
     if scene.labels is not None:
@@ -308,6 +317,14 @@ def _cloud(scene: Scene, samples: Samples, visibility: Visibility) -> dict[str, 
     if scene.normals is not None:
         tensors["normals"] = scene.normals.half()
     return tensors
+
+
+def _cameras(tensors: Mapping[str, Tensor]) -> tuple[Camera, ...]:
+    """Return the cameras that `_cloud` kept; none for a scene without views."""
+    if "intrinsics" not in tensors:
+        return ()
+    pairs = zip(tensors["intrinsics"], tensors["world_from_camera"], strict=True)
+    return tuple(Camera(lens[:2], lens[2:4], int(lens[4]), int(lens[5]), pose) for lens, pose in pairs)
 
 
 def _features_file(teacher: str) -> str:
