@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cuao3d.sparse import KernelMap, Voxels, convolve, sort_voxels
+from cuao3d.sparse import KernelMap, VoxelSet, convolve, sort_voxels
 
 NUM_INPUTS = 3
 """Channels of the input features; the constant (1, 1, 1) where only geometry is used."""
@@ -128,7 +128,7 @@ class Student(nn.Module):
         voxel_of_row[row_of_voxel] = torch.arange(len(voxels), device=coords.device)
         return hidden.index_select(0, voxel_of_row)
 
-    def _run(self, voxels: Voxels, x: Tensor) -> Tensor:
+    def _run(self, voxels: VoxelSet, x: Tensor) -> Tensor:
         """The U-Net on sorted voxels."""
         x = self.stem(x, voxels.neighbours(5))
         levels, skips = [], []

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from cuao3d.sparse.naive import convolve_naively
 from cuao3d.sparse.runs import convolve_runs
-from cuao3d.sparse.voxels import MAX_COORDINATE, KernelMap, Voxels, sort_voxels
+from cuao3d.sparse.voxels import MAX_COORDINATE, KernelMap, VoxelSet, sort_voxels
 
-__all__ = ["BACKENDS", "MAX_COORDINATE", "KernelMap", "Voxels", "convolve", "sort_voxels"]
+__all__ = ["BACKENDS", "MAX_COORDINATE", "KernelMap", "VoxelSet", "convolve", "sort_voxels"]
 
 BACKENDS = {"runs": convolve_runs, "naive": convolve_naively}
 """Ways to compute the same: "runs" is the fast one, "naive" the obvious one."""
@@ -25,7 +25,7 @@ def convolve(
     Args:
         x: One row of features per input voxel.
         kernel: One matrix per kernel position, x fastest, as in MinkowskiEngine.
-        kernel_map: Which input voxels each output voxel sees, from `Voxels`.
+        kernel_map: Which input voxels each output voxel sees, from `VoxelSet`.
         backend: A name in `BACKENDS`.
 
     Returns:

@@ -94,14 +94,14 @@ def _convolve_runs(
 
 
 def _stack(kernel: Tensor, depth: int, column: int, occupied: int) -> Tensor:
-    """Kernel positions that a run goes through, (run length * Cin, Cout); a view unless the window has a gap."""
-    positions = _positions(depth, column, occupied)
-    chosen = kernel[positions] if _has_gap(occupied) else kernel[positions[0] : positions[-1] + 1]
-    return chosen.flatten(0, 1)
+    """Kernel positions that a run goes through, (run length * Cin, Cout); a view unless the window has gaps."""
+    return kernel[_positions(depth, column, occupied)].flatten(0, 1)
 
 
-def _positions(depth: int, column: int, occupied: int) -> list[int]:
-    return [column * depth + cell for cell in range(depth) if occupied >> cell & 1]
+def _positions(depth: int, column: int, occupied: int) -> slice | list[int]:
+    positions = [column * depth + cell for cell in range(depth) if occupied >> cell & 1]
+    evenly = range(positions[0], positions[-1] + 1, (positions[-1] - positions[0]) // max(len(positions) - 1, 1) or 1)
+    return slice(evenly.start, evenly.stop, evenly.step) if positions == list(evenly) else positions
 
 
 def _has_gap(occupied: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,9 +14,11 @@ from torch import Tensor
 
 MAX_COORDINATE = 2**18
 """Largest absolute voxel coordinate."""
+MAX_BATCH = 2**16
+"""Clouds in a batch are numbered below this."""
 
 
-def sort_voxels(coords: Int[Tensor, "V 4"]) -> tuple[Voxels, Int[Tensor, "V"]]:
+def sort_voxels(coords: Int[Tensor, "V 4"]) -> tuple[VoxelSet, Int[Tensor, "V"]]:
     """Check coordinates and sort them.
 
     Args:
@@ -32,9 +35,9 @@ def sort_voxels(coords: Int[Tensor, "V 4"]) -> tuple[Voxels, Int[Tensor, "V"]]:
     if len(coords) == 0:
         raise ValueError("There are no voxels: coords is empty.")
     coords = coords.long()
-    if coords[:, 1:].abs().max() > MAX_COORDINATE or coords[:, 0].min() < 0:
+    if coords[:, 1:].abs().max() > MAX_COORDINATE or coords[:, 0].min() < 0 or coords[:, 0].max() >= MAX_BATCH:
         raise ValueError(
-            f"Voxel coordinates must lie within +-{MAX_COORDINATE} and batch indices be >= 0; got "
+            f"Voxel coordinates must lie within +-{MAX_COORDINATE} and batch indices in [0, {MAX_BATCH}); got "
             f"{coords.amin(dim=0).tolist()} to {coords.amax(dim=0).tolist()}. Centre the scene, or use larger voxels."
         )
     keys, order = torch.sort(_Packing.of(coords).keys(coords))
@@ -43,10 +46,10 @@ def sort_voxels(coords: Int[Tensor, "V 4"]) -> tuple[Voxels, Int[Tensor, "V"]]:
         raise ValueError(
             f"{num_duplicates} of {len(coords)} voxels are duplicates; average the points of a voxel first."
         )
-    return Voxels(coords[order]), order
+    return VoxelSet(coords[order]), order
 
 
-class Voxels:
+class VoxelSet:
     """The occupied cells of one resolution, sorted by (batch, x, y, z), and the kernel maps between them.
 
     Coarser resolutions and kernel maps are built when first asked for and kept, so that all layers of a network and
@@ -66,9 +69,9 @@ class Voxels:
         return len(self.coords)
 
     @cached_property
-    def coarse(self) -> Voxels:
+    def coarse(self) -> VoxelSet:
         """The cells of twice the edge that hold these: floor(coords / 2)."""
-        return Voxels(self._coarsened[0])
+        return VoxelSet(self._coarsened[0])
 
     def neighbours(self, size: int) -> KernelMap:
         """Map of a submanifold convolution with an odd kernel, at most 5: from these voxels to themselves."""
@@ -154,28 +157,37 @@ class _Packing:
     """
 
     low: Tensor
-    strides: Tensor
-    num_cells: int
+    """(batches, 3) lowest cell of each cloud's box, so that clouds may lie far from each other."""
+    shape: tuple[int, int, int, int]
+    """Clouds, and cells of the box along x, y and z."""
 
     @staticmethod
     def of(coords: Tensor) -> _Packing:
         """Packing for these coordinates."""
-        margin = 2 * _each_axis(1, coords)
-        low = coords.amin(dim=0) - margin
-        clouds, x, y, z = (coords.amax(dim=0) + margin - low + 1).tolist()
-        if clouds * x * y * z >= 2**63:
-            raise ValueError(f"{clouds} clouds of {x} x {y} x {z} cells do not fit into one batch; split it.")
-        return _Packing(low, torch.tensor([x * y * z, y * z, z, 1], device=coords.device), clouds * x * y * z)
+        batch, cells = coords[:, :1].expand(-1, 3), coords[:, 1:]
+        none = cells.new_zeros(int(batch.max()) + 1, 3)
+        low = none.scatter_reduce(0, batch, cells, "amin", include_self=False)
+        high = none.scatter_reduce(0, batch, cells, "amax", include_self=False)
+        shape = (len(low), *((high - low).amax(dim=0) + 5).tolist())
+        if math.prod(shape) >= 2**63:
+            raise ValueError(f"{shape[0]} clouds of {shape[1:]} cells do not fit into one batch; split it.")
+        return _Packing(low - 2, shape)
+
+    @property
+    def num_cells(self) -> int:
+        """Number of keys."""
+        return math.prod(self.shape)
 
     def keys(self, coords: Tensor) -> Tensor:
         """Keys (V,) of coordinates (V, 4)."""
-        batch, x, y, z = ((coords - self.low) * self.strides).unbind(dim=1)
-        return batch + x + y + z
+        batch = coords[:, 0]
+        x, y, z = (coords[:, 1:] - self.low.index_select(0, batch)).unbind(dim=1)
+        return ((batch * self.shape[1] + x) * self.shape[2] + y) * self.shape[3] + z
 
     def columns(self, low: int, high: int) -> Tensor:
         """What to add to a key to move by (dx, dy), both from low to below high, dy fastest: (columns,)."""
         steps = torch.arange(low, high, device=self.low.device)
-        return (steps[:, None] * self.strides[1] + steps * self.strides[2]).flatten()
+        return ((steps[:, None] * self.shape[2] + steps) * self.shape[3]).flatten()
 
 
 @dataclass(frozen=True)
@@ -312,6 +324,7 @@ class Windows:
 
     def blocks(self, num_rows: int) -> list[Block]:
         """The runs, for `num_rows` output rows at a time; a power of two."""
+        num_rows = min(num_rows, 1 << (self.num_outputs - 1).bit_length())
         if num_rows not in self._blocks:
             self._blocks[num_rows] = list(self._split_into_blocks(num_rows))
         return self._blocks[num_rows]
