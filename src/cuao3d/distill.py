@@ -131,10 +131,13 @@ class _Distiller(nn.Module):
     def _loss(self, index: int, hidden: tuple[Tensor, ...], batch: Batch) -> Tensor:
         """Return the loss of one teacher, mean over the voxels of all scenes."""
         weight = cast(Tensor, self.student.heads[self.config.teachers[index]].weight)
-        parts = [
-            teacher_loss(rows, weight, targets[index], self.config.losses[index]) * (len(rows) / len(batch.supervised))
-            for rows, targets in zip(hidden, batch.targets, strict=True)
-        ]
+        parts = []
+        for rows, targets in zip(hidden, batch.targets, strict=True):
+            loss = teacher_loss(rows, weight, targets[index], self.config.losses[index])
+            if index in self.anchors:
+                anchors = self.anchors[index].to(rows.device)
+                loss = loss + self.config.anchor_weight * anchor_loss(rows, weight, targets[index], anchors)
+            parts.append(loss * (len(rows) / len(batch.supervised)))
         return torch.stack(parts).sum()
 
 
