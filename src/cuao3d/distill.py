@@ -16,6 +16,7 @@ from cuao3d.objective import (
     RowMeans,
     UncertaintyWeighting,
     WeightingKind,
+    anchor_loss,
     teacher_loss,
 )
 from cuao3d.store import Store, StoredScene
