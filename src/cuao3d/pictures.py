@@ -97,8 +97,7 @@ class Dollhouse:
         if azimuth is None:
             azimuth = room.best_azimuth(elevation)
         view = _view_axes(azimuth, elevation)
-        radius, surface = _surroundings(positions)
-        surface = surface if normals is None or facing is None else facing
+        radius, surface = _surroundings(positions, None if normals is None else facing)
         self._matrix, self._coverage = _cover(positions @ view.T, surface @ view.T, radius, room.open_to(view), size)
 
     def draw(
@@ -284,23 +283,24 @@ def _bounds(positions: Array) -> tuple[Array, Array]:
     return columns.min(axis=1), columns.max(axis=1)
 
 
-def _surroundings(positions: Array) -> tuple[Array, Array]:
-    """Look at what lies around each point.
+def _surroundings(positions: Array, normals: Array | None) -> tuple[Array, Array]:
+    """Look at what lies around each point; found out for some points and taken over by those around them.
 
     Returns:
-        Radius of the disc (N,) that closes the gap to its neighbours, metres, and the direction (N, 3) in which its
-        surroundings are thinnest. Both are found for some points and taken over by those around them.
+        Radius of the disc (N,) that closes the gap to its neighbours, metres, and the normals (N, 3) that are given or
+        else the directions in which the surroundings are thinnest.
     """
-    anchors = positions[:: max(1, len(positions) // 15_000)]
+    anchors = positions[:: max(1, len(positions) // 10_000)]
     fourth = cKDTree(positions, balanced_tree=False, compact_nodes=False).query(anchors, k=[min(5, len(positions))])[0]
     tree = cKDTree(anchors)
-    near = tree.query(anchors, k=list(range(1, min(24, len(anchors)) + 1)))[1]
-    around = anchors[near] - anchors[near].mean(axis=1, keepdims=True)
-    thinnest = np.linalg.eigh(np.einsum("nki,nkj->nij", around, around))[1][:, :, 0]
+    near = tree.query(anchors, k=list(range(1, min(16, len(anchors)) + 1)))[1]
     radius = REACH * np.median(fourth[near[:, :8], 0], axis=1)
     largest = min(3 * float(np.median(radius)), 0.03 * float(np.linalg.norm(np.ptp(anchors, axis=0))))
     anchor = tree.query(positions)[1]
-    return radius.clip(1e-3, max(largest, 1e-3))[anchor].astype(np.float32), thinnest[anchor].astype(np.float32)
+    if normals is None:
+        around = anchors[near] - anchors[near].mean(axis=1, keepdims=True)
+        normals = np.linalg.eigh(np.einsum("nki,nkj->nij", around, around))[1][anchor, :, 0]
+    return radius.clip(1e-3, max(largest, 1e-3))[anchor].astype(np.float32), normals
 
 
 def _cover(

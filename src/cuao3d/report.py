@@ -48,8 +48,8 @@ PALETTE = (
 
 READOUTS = {
     "fused": ("Fused", "lifted 2D features"),
-    "distilled": ("Distilled", "the 3D student alone"),
-    "2d3d": ("2D3D", "the surer of both"),
+    "distilled": ("Distilled", "3D student alone"),
+    "2d3d": ("2D3D", "both together"),
     "supervised": ("Upper bound", "trained with labels"),
 }
 MODELS = {"none": "no student", "three-teachers": "three-teacher student", "single-teacher": "single-teacher student"}
@@ -349,20 +349,23 @@ def _about(results: Mapping[str, Any], gallery: Gallery) -> str:
     if gallery.history is not None:
         names = ", ".join(gallery.history.losses)
         rooms = f"{config['num_train_rooms']} training rooms" if "num_train_rooms" in config else "the training scenes"
-        views = f", photographed from {config['num_views']} sides each," if "num_views" in config else ""
+        views = f", photographed in {config['num_views']} views each," if "num_views" in config else ""
         said.append(
             f"What the image networks {names} see in {rooms}{views} was lifted onto the points, and a sparse 3D "
             f"network learned to say the same from geometry alone, in {len(gallery.history.steps):,} steps and without "
-            "labels."
+            "labels of these scenes."
         )
     if results.get("rows"):
         rooms = f"{config['num_val_rooms']} rooms" if "num_val_rooms" in config else "scenes"
-        said.append(f"It was scored on {rooms} that it never saw; one of them is shown here.")
+        unseen = all(row.get("split") in ("val", "test") for row in results["rows"])
+        said.append(f"It was scored on {rooms}{' that it never saw' if unseen else ''}; one of them is shown here.")
     elif gallery.heats:
         said.append(f"{len(gallery.points):,} points, asked in words.")
     if "voxel_size" in results:
         paper = "" if results["voxel_size"] == PAPER_VOXEL else f" (the paper's: {100 * PAPER_VOXEL:g} cm)"
         said.append(f"Voxels of {100 * results['voxel_size']:g} cm{paper}.")
+    if "seed" in results:
+        said.append(f"Seed {results['seed']}.")
     return " ".join(said)
 
 
