@@ -1,0 +1,106 @@
+"""The program as its users meet it: what it prints, what it writes, and what it says to mistakes."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cuao3d.cli import COMMANDS, main
+
+LOUNGE = Path(__file__).parent / "fixtures" / "lounge"
+
+
+@pytest.fixture
+def capture(tmp_path):
+    """A copy of a real capture to break."""
+    return Path(shutil.copytree(LOUNGE, tmp_path / "lounge"))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cli") / "store"
+    assert main(["fuse", str(LOUNGE), "--teachers", "mini-lseg", "--cell", "0.05", "--out", str(path)]) == 0
+    return path
+
+
+def says(capsys, arguments, *words):
+    """Run a command that must fail: exit code 2, one line on standard error that holds some words, no traceback."""
+    assert main([str(argument) for argument in arguments]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error")
+    assert "Traceback" not in error
+    for word in words:
+        assert str(word) in error, error
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    assert "usage: cuao3d" in capsys.readouterr().out
+
+
+def test_a_real_capture_is_fused_and_asked(store, tmp_path):
+    for ending in (".json", ".ply", ".html"):
+        out = tmp_path / f"heat{ending}"
+        assert main(["query", str(store), "somewhere to sit", "a whiteboard", "--out", str(out)]) == 0
+        assert out.stat().st_size > 100
+    answers = json.loads((tmp_path / "heat.json").read_text())["answers"]
+    assert list(answers) == ["somewhere to sit", "a whiteboard"]
+
+
+def test_the_same_question_twice_gives_the_same_bytes(store, tmp_path):
+    for name in ("one.json", "two.json", "one.ply", "two.ply"):
+        main(["query", str(store), "a sofa", "--out", str(tmp_path / name)])
+    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+    assert (tmp_path / "one.ply").read_bytes() == (tmp_path / "two.ply").read_bytes()
+
+
+def test_fusing_again_changes_nothing(store):
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("*.safetensors")}
+    assert main(["fuse", str(LOUNGE), "--teachers", "mini-lseg", "--cell", "0.05", "--out", str(store)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*.safetensors")} == before
+
+
+def test_a_good_capture_passes_the_check(tmp_path):
+    assert main(["check", str(LOUNGE), "--json", str(tmp_path / "check.json")]) == 0
+    assert json.loads((tmp_path / "check.json").read_text())
+
+
+def test_a_bad_frame_is_left_out_and_named(capture, tmp_path, capsys):
+    (capture / "frame-000116.depth.png").unlink()
+    assert main(["fuse", str(capture), "--teachers", "none", "--out", str(tmp_path / "store")]) == 0
+    assert "frame-000116" in capsys.readouterr().err
+
+
+def test_a_capture_without_a_good_frame_is_refused(capture, tmp_path, capsys):
+    for pose in capture.glob("*.pose.txt"):
+        pose.write_text("nan " * 16)
+    says(capsys, ["fuse", capture, "--teachers", "none", "--out", tmp_path / "store"], "pose")
+
+
+def test_mistakes_get_one_line_that_names_the_file_and_the_cure(capture, store, tmp_path, capsys):
+    says(capsys, ["fuse", capture, "--teachers", "mini-lsg", "--out", tmp_path / "s"], "mini-lsg", "mini-lseg")
+    says(capsys, ["fuse", tmp_path / "nothing", "--out", tmp_path / "s"], tmp_path / "nothing")
+    says(capsys, ["evaluate", tmp_path], "cuao3d fuse")
+    says(capsys, ["query", store, "a sofa", "--out", tmp_path / "heat.png"], ".html")
+    says(capsys, ["query", store, "--out", tmp_path / "heat.ply"], "look for")
+    says(capsys, ["query", store, "a sofa", "--scene", "cellar", "--out", tmp_path / "heat.ply"], "cellar")
+    says(
+        capsys, ["query", store, "a sofa", "--run", tmp_path / "run", "--out", tmp_path / "heat.ply"], "cuao3d distill"
+    )
+    says(capsys, ["distill", store, "--teachers", "mini-dino", "--out", tmp_path / "run"], "mini-dino", "mini-lseg")
+    says(capsys, ["evaluate", store, "--labels", "scannet21"], "scannet21")
+
+
+def test_a_half_written_store_is_told_and_finished(store, tmp_path, capsys):
+    broken = Path(shutil.copytree(store, tmp_path / "store"))
+    next(broken.glob("scenes/*/manifest.json")).unlink()
+    says(capsys, ["query", broken, "a sofa", "--out", tmp_path / "heat.ply"], "cuao3d fuse")
+    assert main(["fuse", str(LOUNGE), "--teachers", "mini-lseg", "--cell", "0.05", "--out", str(broken)]) == 0
+    assert main(["query", str(broken), "a sofa", "--out", str(tmp_path / "heat.ply")]) == 0
+
+
+def test_a_store_of_other_settings_is_not_mixed_with(store, capsys):
+    says(capsys, ["fuse", LOUNGE, "--teachers", "mini-lseg", "--cell", "0.03", "--out", store], "other settings")
