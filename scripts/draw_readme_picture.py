@@ -1,4 +1,4 @@
-"""Draw the picture of the README from the folder of a demo: a photo, the cloud, the student's classes, an answer.
+"""Draw the picture of the README from the folder of a demo: a photo, the cloud, its classes, an answer.
 
 cuao3d demo --out demo-out
 python scripts/draw_readme_picture.py demo-out --out docs/images/demo.png
@@ -7,6 +7,7 @@ python scripts/draw_readme_picture.py demo-out --out docs/images/demo.png
 from pathlib import Path
 
 import matplotlib
+import torch
 import tyro
 
 matplotlib.use("Agg")
@@ -14,10 +15,11 @@ import matplotlib.pyplot as plt
 
 from cuao3d.labels import label_set
 from cuao3d.pictures import Dollhouse
-from cuao3d.pipeline import SHIPPED_STUDENT, load_student, query
+from cuao3d.pipeline import query
 from cuao3d.query import askable_teacher, classify, heat, scores
 from cuao3d.readers.rooms import make_room
 from cuao3d.report import class_colors, heat_colors
+from cuao3d.scene import UNLABELLED
 from cuao3d.store import Store
 from cuao3d.text import class_vectors, load_text_encoder
 
@@ -28,7 +30,9 @@ def main(demo: tyro.conf.Positional[Path], out: Path, scene: str = "", question:
     name = scene or next(name for name in store.names("val") if "living" in name)
     stored, classes = store[name], label_set("scannet20")
     vectors = class_vectors(load_text_encoder(store.teachers[askable_teacher(store)].text or ""), classes)
-    predicted = classify(scores(load_student(SHIPPED_STUDENT, store)(stored), vectors))[stored.sample_of_point]
+    named = torch.full((len(stored.num_views),), UNLABELLED)
+    named[stored.seen_samples] = classify(scores(stored.features(askable_teacher(store)), vectors))
+    predicted = named[stored.sample_of_point]
     (answer,) = query(store, stored, [question])
     view = Dollhouse(stored.points, stored.normals, size=(560, 440))
     photo = make_room(int(name.rpartition("-")[2])).frames[0].read_image().permute(1, 2, 0).numpy()
@@ -36,7 +40,7 @@ def main(demo: tyro.conf.Positional[Path], out: Path, scene: str = "", question:
     panels = {
         "posed RGB-D views in": photo,
         "the cloud, a held-out room": view.draw(stored.colors),
-        "classes from the 3D student": view.draw(class_colors(predicted, classes)),
+        "classes, by their names alone": view.draw(class_colors(predicted, classes)),
         f"“{question}”": view.draw(heat_colors(heat(answer.relevance), stored.colors)),
     }
     figure, axes = plt.subplots(1, 4, figsize=(16, 3.7), constrained_layout=True)
