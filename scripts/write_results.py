@@ -22,12 +22,13 @@ PUBLISHED = Path(__file__).parent.parent / "docs" / "published.csv"
 TARGETS = {"demo": {"fused": 35, "distilled": 15}, "full": {"fused": 40, "distilled": 30}}
 
 
-def main(demos: list[Path], fulls: list[Path], out: Path = Path("docs/results.md")) -> None:
+def main(demos: tuple[Path, ...] = (), fulls: tuple[Path, ...] = (), out: Path = Path("docs/results.md")) -> None:
     """Collect `results.json` of several seeds and write the page and its figure."""
     groups = {"demo": [_read(path) for path in demos], "full": [_read(path) for path in fulls]}
     lines = [
         "# Results on the embedded rooms",
         "",
+        *([] if groups["full"] else ["`cuao3d demo --full` has not been run to its end with this version.", ""]),
         "Every figure on this page was written by `python scripts/write_results.py` from the `results.json` files of",
         "`cuao3d demo` and `cuao3d demo --full` with seeds "
         + ", ".join(str(result["seed"]) for result in groups["demo"] or groups["full"])
