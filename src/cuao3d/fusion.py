@@ -163,9 +163,7 @@ def _check_image(frame: Frame) -> None:
         raise ValueError(f"The image is {shape[-1]} x {shape[-2]}, its camera {camera.width} x {camera.height}.")
 
 
-def _add_view(
-    total: Tensor, rows: Tensor, frame: Frame, pixels: Tensor, teacher: Teacher, mode: Mode
-) -> Tensor:
+def _add_view(total: Tensor, rows: Tensor, frame: Frame, pixels: Tensor, teacher: Teacher, mode: Mode) -> Tensor:
     """Add what a teacher sees at a frame's pixels (n, 2) to rows (n,) of the total (V, C); return it on its device."""
     maps = teacher(frame.read_image())
     maps = maps if isinstance(maps, tuple) else (maps,)

@@ -1,5 +1,6 @@
 """Where points are: projection, visibility, back-projection, voxels and nearest neighbours, as pure functions."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,8 @@ COORDINATE_BITS = 19
 """Bits per voxel coordinate in a packed key: coordinates lie in [-2^18, 2^18)."""
 
 
-class Projection(NamedTuple):
+@dataclass(frozen=True)
+class Projection:
     """Points seen by one view."""
 
     index: Int64[Tensor, "V"]

@@ -45,7 +45,7 @@ class Camera:
         Returns:
             Positions in camera axes, metres, in double precision: rounding to a pixel must not depend on it.
         """
-        camera_from_world = torch.linalg.inv(self.world_from_camera.to(points.device))
+        camera_from_world: Tensor = torch.linalg.inv(self.world_from_camera.to(points.device))
         return points.double() @ camera_from_world[:3, :3].T + camera_from_world[:3, 3]
 
     def resized(self, width: int, height: int) -> "Camera":
