@@ -216,10 +216,10 @@ def answer(
     if out.suffix == ".json":
         write_json(out, {"store": store.path.name, "scene": best, "answers": places})
     elif out.suffix == ".ply":
-        hottest = torch.stack([heat(answer.relevance) for answer in answers]).amax(dim=0)
+        hottest = torch.stack([_glow(answer) for answer in answers]).amax(dim=0)
         write_cloud(out, stored.points, heat_colors(hottest, stored.colors))
     else:
-        heats = {a.words: Heat(heat(a.relevance), _in_words(a, places[a.words])) for a in answers}
+        heats = {a.words: Heat(_glow(a), _in_words(a, places[a.words])) for a in answers}
         gallery = Gallery(best, stored.points, stored.colors, stored.normals, stored.cameras, heats=heats)
         write_report(out, {"version": __version__}, gallery)
     return [f"{best}: {answer.words!r}: {_in_words(answer, places[answer.words])}" for answer in answers]
@@ -394,7 +394,7 @@ def _gallery(store: Store, runs: Mapping[str, Path], config: DemoConfig) -> tupl
     for index, question in enumerate(QUESTIONS):
         best = max(asked, key=lambda name: float(asked[name][index].relevance.quantile(0.98)))
         found, places = asked[best][index], _places(scenes[best], asked[best][index])
-        heats[question] = Heat(heat(found.relevance), _in_words(found, places), _cloud(scenes[best]))
+        heats[question] = Heat(_glow(found), _in_words(found, places), _cloud(scenes[best]))
         answers[question] = {"scene": best, "verdict": found.verdict, "places": places[:3]}
     photographed = make_room(int(scene.name.rpartition("-")[2]), num_views=config.num_views)
     cloud = _cloud(scene)
@@ -459,6 +459,11 @@ def _places(scene: StoredScene, answer: Answer) -> list[dict[str, Any]]:
             }
         )
     return sorted(places, key=lambda place: -place["relevance"])
+
+
+def _glow(answer: Answer) -> Tensor:
+    """Return how hot to draw each point (N,); a scene without the answer stays cold."""
+    return torch.zeros_like(answer.relevance) if answer.verdict == "absent" else heat(answer.relevance)
 
 
 def _in_words(answer: Answer, places: list[dict[str, Any]]) -> str:
