@@ -229,10 +229,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
     """Print a results table."""
-    table = Table("model", "read-out", "split", "mIoU", "mAcc", "f-mIoU", "mIoU official", "points", "chance")
+    table = Table("model", "read-out", "split", "mIoU", "mAcc", "f-mIoU", "official mIoU", box=None)
     for row in rows:
         scores = [f"{row[key]:.1f}" for key in ("miou", "macc", "fmiou", "miou_official")]
-        table.add_row(
-            row["model"], row["readout"], row["split"], *scores, str(row["num_points"]), f"{row['chance_miou']:.1f}"
-        )
+        table.add_row(row["model"], row["readout"], row["split"], *scores)
     Console().print(table)
