@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cuao3d.sparse import KernelMap, VoxelSet, convolve, sort_voxels
+from cuao3d.sparse import KernelMap, VoxelSet, convolve, multiply, sort_voxels
 
 NUM_INPUTS = 3
 """Channels of the input features; the constant (1, 1, 1) where only geometry is used."""
@@ -198,7 +198,7 @@ class ConvNorm(nn.Module):
         return F.relu(x, inplace=True) if relu else x
 
     def _convolve(self, x: Tensor, kernel: Tensor, kernel_map: KernelMap | None) -> Tensor:
-        return x @ kernel if kernel_map is None else convolve(x, kernel, kernel_map, self.backend)
+        return multiply(x, kernel) if kernel_map is None else convolve(x, kernel, kernel_map, self.backend)
 
 
 class Norm(nn.BatchNorm1d):
@@ -286,7 +286,7 @@ class Head(nn.Module):
 
     def forward(self, hidden: Float[Tensor, "V H"]) -> Float[Tensor, "V C"]:
         """Predict the teacher's features."""
-        return hidden @ self.weight
+        return multiply(hidden, self.weight)
 
 
 @dataclass(frozen=True)

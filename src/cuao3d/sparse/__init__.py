@@ -5,10 +5,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cuao3d.sparse.naive import convolve_naively
+from cuao3d.sparse.precision import autocast, widen
 from cuao3d.sparse.runs import convolve_runs
 from cuao3d.sparse.voxels import MAX_COORDINATE, KernelMap, VoxelSet, sort_voxels
 
-__all__ = ["BACKENDS", "MAX_COORDINATE", "KernelMap", "VoxelSet", "convolve", "sort_voxels"]
+__all__ = ["BACKENDS", "MAX_COORDINATE", "KernelMap", "VoxelSet", "convolve", "multiply", "sort_voxels"]
 
 BACKENDS = {"runs": convolve_runs, "naive": convolve_naively}
 """Ways to compute the same: "runs" is the fast one, "naive" the obvious one."""
@@ -38,6 +39,11 @@ def convolve(
         )
     if backend not in BACKENDS:
         raise ValueError(f"Unknown backend {backend!r}; choose from {', '.join(BACKENDS)}.")
-    if torch.is_autocast_enabled(x.device.type):
-        x, kernel = (t.to(torch.get_autocast_dtype(x.device.type)) for t in (x, kernel))
-    return BACKENDS[backend](x, kernel, kernel_map)
+    return BACKENDS[backend](autocast(x), autocast(kernel), kernel_map)
+
+
+def multiply(x: Float[Tensor, "N Cin"], matrix: Float[Tensor, "Cin Cout"]) -> Float[Tensor, "N Cout"]:
+    """Multiply features by a matrix, a convolution with kernel size 1, by the same rules of precision."""
+    x, matrix = autocast(x), autocast(matrix)
+    with torch.autocast(x.device.type, enabled=False):
+        return (widen(x) @ widen(matrix)).to(x.dtype)

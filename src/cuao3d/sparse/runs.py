@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from cuao3d.sparse.precision import widen
 from cuao3d.sparse.voxels import KernelMap, Windows
 
 
@@ -32,21 +33,21 @@ class _Convolution(torch.autograd.Function):
         ctx.save_for_backward(x, kernel)
         ctx.kernel_map = kernel_map
         run = _convolve_windows if _has_few_channels(x, kernel_map.windows) else _convolve_runs
-        z_fastest = _for_products(kernel).index_select(0, kernel_map.positions)
-        return run(_for_products(x.contiguous()), z_fastest, kernel_map.windows).to(x.dtype)
+        z_fastest = widen(kernel).index_select(0, kernel_map.positions)
+        return run(widen(x.contiguous()), z_fastest, kernel_map.windows).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (x, kernel), kernel_map = ctx.saved_tensors, ctx.kernel_map
         wants_x, wants_kernel, _ = ctx.needs_input_grad
-        inputs, grad = _for_products(x), _for_products(grad.contiguous())
+        inputs, grad = widen(x), widen(grad.contiguous())
         grad_x = grad_kernel = None
         if wants_kernel and _has_few_channels(x, kernel_map.windows):
             total = _grad_of_windows(inputs, grad, kernel_map.windows)
             grad_kernel = torch.empty_like(total).index_copy_(0, kernel_map.positions, total)
             wants_kernel = False
         if wants_x or wants_kernel:
-            transposed = _for_products(kernel).transpose(1, 2).index_select(0, kernel_map.adjoint_positions)
+            transposed = widen(kernel).transpose(1, 2).index_select(0, kernel_map.adjoint_positions)
             total = torch.zeros_like(transposed, dtype=torch.promote_types(kernel.dtype, torch.float32))
             kernel_pass = (inputs, total) if wants_kernel else None
             grad_x = _convolve_runs(grad, transposed, kernel_map.adjoint, kernel_pass).to(x.dtype)
@@ -154,9 +155,3 @@ def _num_rows_per_block(channels: int, channels_out: int, device: torch.device) 
     """Power of two that makes products large and keeps them in the cache; the same for most layers of a network."""
     num_values = 2**20 if device.type == "cpu" else 2**25
     return 1 << (num_values // max(channels, channels_out, 128)).bit_length() - 1
-
-
-def _for_products(x: Tensor) -> Tensor:
-    """Widen half precision to float32 on CPUs that would only emulate its products."""
-    is_emulated = x.device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported()
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) and is_emulated else x

@@ -1,0 +1,17 @@
+"""Half precision: products in bfloat16 where the machine has them, in float32 where it would emulate them."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def autocast(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Convert to the type that `torch.autocast` asks for, if it does."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+
+
+def widen(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Convert half precision to float32 on a CPU without instructions for it: emulation is a hundred times slower."""
+    is_emulated = x.device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported()
+    return x.float() if is_emulated and x.dtype in (torch.bfloat16, torch.float16) else x
