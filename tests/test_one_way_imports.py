@@ -29,6 +29,7 @@ ROOMS = (
     "pictures",
     "report",
     "recipes",
+    "workers",
     "pipeline",
     "cli",
     "__main__",

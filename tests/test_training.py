@@ -18,7 +18,7 @@ from cuao3d.training import (
     join,
     rate_fraction,
     train,
-    training_bar,
+    training_bars,
     voxelize_scene,
 )
 
@@ -216,5 +216,5 @@ def test_a_folder_holds_one_run(tmp_path, synthetic_store):
 
 
 def test_the_bar_takes_steps():
-    with training_bar("guess") as on_step:
+    with training_bars(["guess"]) as (on_step,):
         on_step(1, 2, "guess 0.5")

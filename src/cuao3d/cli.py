@@ -1,5 +1,6 @@
 """The command line: `cuao3d demo | check | fuse | distill | evaluate | query`."""
 
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +10,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
+
+MOST_WORKERS = 3
+"""Processes that the demo uses at most: it trains two or three students."""
 
 
 def demo(
@@ -31,7 +35,7 @@ def demo(
     if quick and full:
         raise ValueError("Choose --quick or --full, not both.")
     config = pipeline.QUICK if quick else pipeline.FULL if full else pipeline.DemoConfig()
-    results = pipeline.demo(out, seed=seed, config=config)
+    results = pipeline.demo(out, seed=seed, config=config, num_workers=min(os.cpu_count() or 1, MOST_WORKERS))
     _print_rows(results["rows"])
     print(f"Open {out / 'report.html'} in a browser; the figures are in {out / 'results.json'}.")
     return 0
@@ -126,7 +130,7 @@ def distill(
     from cuao3d import distill as room
     from cuao3d import pipeline, recipes
     from cuao3d.store import Store
-    from cuao3d.training import training_bar
+    from cuao3d.training import training_bars
 
     opened = Store.open(store)
     names = tuple(opened.teachers) if teachers is None else tuple(teachers.split(","))
@@ -135,7 +139,7 @@ def distill(
     config = replace(config, voxel_size=max(config.voxel_size, opened.cell) if voxel_size is None else voxel_size)
     config = replace(config, num_steps=config.num_steps if steps is None else steps)
     stages = pipeline.Stages()
-    with stages("distilling") as said, training_bar("distilling") as on_step:
+    with stages("distilling") as said, training_bars(["distilling"]) as (on_step,):
         room.distill(opened, config, out, device=device, on_step=on_step)
         said.append(f"{', '.join(names)} into {out}")
     return 0

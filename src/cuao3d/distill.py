@@ -74,7 +74,7 @@ def distill(
             was interrupted goes on from its checkpoint.
         out: Folder of the run: `config.json`, `metrics.jsonl`, `student.safetensors` and, last, `run.json`.
         device: Where the student is trained.
-        on_step: Told after each step; see `training_bar`.
+        on_step: Told after each step; see `training_bars`.
 
     Returns:
         The folder of the run.

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from cuao3d import __version__, recipes
-from cuao3d.distill import distill
+from cuao3d.distill import DistillConfig, distill
 from cuao3d.evaluate import Predict, Row, student_features, zero_shot
 from cuao3d.fusion import lift, sample_cells, see
 from cuao3d.labels import label_set
-from cuao3d.probe import score, supervise
+from cuao3d.probe import SuperviseConfig, score, supervise
 from cuao3d.query import Answer, ask, askable_teacher, classify, heat, parts, scores
 from cuao3d.readers import Dataset
 from cuao3d.readers.ply import write_ply
@@ -31,7 +33,8 @@ from cuao3d.scene import Scene, Split
 from cuao3d.store import CELL, Setting, Store, StoredScene, TeacherCard
 from cuao3d.teachers import Teacher, load_teacher
 from cuao3d.text import class_vectors, load_text_encoder
-from cuao3d.training import load_run, training_bar
+from cuao3d.training import OnStep, load_run, training_bars
+from cuao3d.workers import side_by_side
 
 QUESTIONS = (
     "somewhere to sit",
@@ -78,6 +81,7 @@ def fuse(
     *,
     cell: float = CELL,
     settings: Mapping[str, Setting] | None = None,
+    num_workers: int = 1,
 ) -> Store:
     """Lift every scene of a dataset into a store. Scenes that are done are passed over; a broken one is reported.
 
@@ -87,6 +91,7 @@ def fuse(
         out: Folder of the store.
         cell: Edge of a sample cell, metres.
         settings: What else decides the scenes; a store made with other settings is refused, not mixed with.
+        num_workers: Processes that share the scenes; see `side_by_side`.
 
     Raises:
         ValueError: No scene could be read, or the folder holds something else.
@@ -101,17 +106,15 @@ def fuse(
         for teacher in teachers
     }
     store = Store.create(out, cell=cell, teachers=cards, settings=settings)
-    broken = []
+    shares = [range(first, len(dataset), num_workers) for first in range(num_workers)]
     with _bar() as bar:
         task = bar.add_task("lifting", total=len(dataset))
-        for index, name in enumerate(dataset.names):
-            bar.update(task, description=f"lifting {name}")
-            if not store.has(name):
-                try:
-                    _fuse_scene(dataset[index], teachers, store)
-                except (ValueError, OSError) as error:
-                    broken.append(f"{name}: {error}")
-            bar.advance(task)
+        broken_of_share = side_by_side(
+            [partial(_fuse_share, dataset, share, teachers, store) for share in shares if share],
+            num_workers,
+            lambda share, done, total, name: bar.update(task, advance=1, description=f"lifting {name}"),
+        )
+    broken = sorted(chain.from_iterable(broken_of_share))
     for line in broken:
         console.print(f"[yellow]left out[/] {line}", highlight=False)
     if len(broken) == len(dataset):
@@ -254,8 +257,10 @@ def write_json(path: Path, content: Any) -> None:
 class Stages:
     """Times the stages of a pipeline and says a line when each ends."""
 
+    num_workers: int = 0
+    """Processes besides this one whose memory counts."""
     rows: list[dict[str, Any]] = field(default_factory=list)
-    """Name, seconds and peak memory (MB, of the process up to then) of each stage."""
+    """Name, seconds and peak memory (MB, up to then) of each stage; workers count as much as the largest of them."""
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[list[str]]:
@@ -265,18 +270,20 @@ class Stages:
         yield summary
         seconds = time.perf_counter() - start
         unit = 2**20 if platform.system() == "Darwin" else 2**10
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+        of_worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + self.num_workers * of_worker) / unit
         self.rows.append({"name": name, "seconds": round(seconds, 2), "peak_rss_mb": round(peak)})
         console.print(f"[bold]{name}[/]: {'; '.join(summary)} ({seconds:.1f} s)", highlight=False)
 
 
-def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None) -> dict[str, Any]:
+def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_workers: int = 1) -> dict[str, Any]:
     """Make rooms, lift three teachers, distil two students, score and ask them, and write it all down.
 
     Args:
         out: Folder for `report.html`, `results.json`, `scene.ply`, the store and the runs.
         seed: Decides the rooms and the students.
         config: How much to do.
+        num_workers: Processes that share the rooms, then the students; see `side_by_side`.
 
     Returns:
         What `results.json` holds.
@@ -284,20 +291,21 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None) -> dict[
     config = config or DemoConfig()
     if not 0 <= seed < TEACHER_SEEDS // SEED_STRIDE:
         raise ValueError(f"The seed must lie in [0, {TEACHER_SEEDS // SEED_STRIDE}); it is {seed}.")
-    stages = Stages()
-    store = _make_rooms(out / "store", seed, config, stages)
+    stages = Stages(num_workers)
+    store = _make_rooms(out / "store", seed, config, stages, num_workers)
     runs = {name: out / "runs" / name for name in ("three-teachers", "single-teacher")}
-    for name, teachers in (("three-teachers", recipes.MINI_TEACHERS), ("single-teacher", recipes.MINI_TEACHERS[:1])):
-        with stages(f"distilling {name}") as said, training_bar(name) as on_step:
-            recipe = recipes.mini(teachers=teachers, num_steps=config.num_steps, seed=seed)
-            distill(store, recipe, runs[name], on_step=on_step)
-            said.append(f"{config.num_steps} steps")
-    ceiling: tuple[Row, ...] = ()
+    jobs = {
+        name: partial(_distill, store, recipes.mini(teachers=teachers, num_steps=config.num_steps, seed=seed), run)
+        for (name, run), teachers in zip(runs.items(), (recipes.MINI_TEACHERS, recipes.MINI_TEACHERS[:1]), strict=True)
+    }
+    supervised = out / "runs" / "supervised"
     if config.supervised:
-        with stages("training the supervised ceiling") as said, training_bar("supervised") as on_step:
-            recipe_with_labels = recipes.mini_supervised(num_steps=config.num_steps, seed=seed)
-            supervise(store, recipe_with_labels, out / "runs" / "supervised", on_step=on_step)
-            said.append(f"{config.num_steps} steps")
+        with_labels = recipes.mini_supervised(num_steps=config.num_steps, seed=seed)
+        jobs["supervised"] = partial(_supervise, store, with_labels, supervised)
+    with stages("training") as said, training_bars(tuple(jobs)) as bars:
+        side_by_side(list(jobs.values()), num_workers, lambda job, done, total, line: bars[job](done, total, line))
+        said.append(f"{', '.join(jobs)}: {config.num_steps} steps each")
+    ceiling: tuple[Row, ...] = ()
     with stages("evaluating") as said:
         rows = [*evaluate(store, dataset="rooms")]
         for name, run in runs.items():
@@ -306,7 +314,6 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None) -> dict[
         if (SHIPPED_STUDENT / "run.json").is_file():
             shipped = evaluate(store, SHIPPED_STUDENT, model="three-teachers", dataset="rooms")
         if config.supervised:
-            supervised = out / "runs" / "supervised"
             ceiling = (score(store, supervised, split="train"), score(store, supervised))
         said.append(", ".join(f"{row.model} {row.readout} {row.miou:.1f}" for row in rows) + " mIoU")
     results = {
@@ -336,6 +343,14 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None) -> dict[
     return results
 
 
+def _distill(store: Store, config: DistillConfig, out: Path, on_step: OnStep) -> None:
+    distill(store, config, out, on_step=on_step)
+
+
+def _supervise(store: Store, config: SuperviseConfig, out: Path, on_step: OnStep) -> None:
+    supervise(store, config, out, on_step=on_step)
+
+
 def machine() -> str:
     """Say what machine this is: processor, threads in use, torch."""
     processor = platform.processor() or platform.machine()
@@ -346,7 +361,7 @@ def machine() -> str:
     return f"{processor}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
-def _make_rooms(out: Path, seed: int, config: DemoConfig, stages: Stages) -> Store:
+def _make_rooms(out: Path, seed: int, config: DemoConfig, stages: Stages, num_workers: int) -> Store:
     """Make the rooms of a demo and lift the three mini teachers to them."""
     teachers = [load_teacher(name) for name in recipes.MINI_TEACHERS]
     first = seed * SEED_STRIDE
@@ -358,10 +373,26 @@ def _make_rooms(out: Path, seed: int, config: DemoConfig, stages: Stages) -> Sto
         for start, count, split in splits:
             rooms = Rooms(range(start, start + count), split=split, num_views=config.num_views)
             settings: dict[str, Setting] = {"data": "rooms", "seed": seed, "num_views": config.num_views}
-            store = fuse(rooms, teachers, out, cell=recipes.MINI_VOXEL, settings=settings)
+            store = fuse(rooms, teachers, out, cell=recipes.MINI_VOXEL, settings=settings, num_workers=num_workers)
         num_rooms = len(store.names())
         said.append(f"{num_rooms} rooms, {num_rooms * config.num_views} views, {len(teachers)} teachers")
     return store
+
+
+def _fuse_share(
+    dataset: Dataset, share: Sequence[int], teachers: Sequence[Teacher], store: Store, on_step: OnStep
+) -> list[str]:
+    """Lift some scenes of a dataset; return a line for each that is broken."""
+    broken = []
+    for done, index in enumerate(share, start=1):
+        name = dataset.names[index]
+        if not store.has(name):
+            try:
+                _fuse_scene(dataset[index], teachers, store)
+            except (ValueError, OSError) as error:
+                broken.append(f"{name}: {error}")
+        on_step(done, len(share), name)
+    return broken
 
 
 def _fuse_scene(scene: Scene, teachers: Sequence[Teacher], store: Store) -> None:

@@ -51,7 +51,7 @@ def supervise(
         config: How to train.
         out: Folder of the run, laid out as that of `distill`; the student's only head is `HEAD`.
         device: Where the student is trained.
-        on_step: Told after each step; see `training_bar`.
+        on_step: Told after each step; see `training_bars`.
 
     Returns:
         The folder of the run.

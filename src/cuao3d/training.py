@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -431,17 +432,21 @@ def load_run(path: Path) -> Run:
 
 
 @contextmanager
-def training_bar(title: str) -> Iterator[OnStep]:
-    """Draw training as a progress bar with the time left, losses and noise levels.
+def training_bars(titles: Sequence[str]) -> Iterator[list[OnStep]]:
+    """Draw trainings as progress bars with the time left, losses and noise levels.
 
     Args:
-        title: What is being trained.
+        titles: What is being trained; each has a bar of its own.
     """
-    line = TextColumn("{task.description}")
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), line)
+    title, line = TextColumn("{task.fields[title]}"), TextColumn("{task.description}")
+    columns = (title, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), line)
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda done, total, line: progress.update(task, completed=done, total=total, description=line)
+        tasks = [progress.add_task("", total=None, title=title) for title in titles]
+        yield [partial(_move, progress, task) for task in tasks]
+
+
+def _move(progress: Progress, task: TaskID, done: int, total: int, line: str) -> None:
+    progress.update(task, completed=done, total=total, description=line)
 
 
 def _line(row: dict[str, Any]) -> str:
