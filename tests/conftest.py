@@ -4,7 +4,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook("cuao3d", "shape_checker.check")
 
-from collections.abc import Mapping  # noqa: E402
+from collections.abc import Callable, Mapping, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -69,6 +69,24 @@ def synthetic_store(synthetic_scene: Scene, tmp_path: Path) -> Store:
     visibility = see(synthetic_scene, samples)
     store.add_scene(synthetic_scene, samples, visibility, {"color": lift(synthetic_scene, visibility, ColorTeacher())})
     return store
+
+
+class ToyWords:
+    """Toy text encoder: the channels take turns."""
+
+    def __init__(self, num_channels: int) -> None:
+        self.num_channels = num_channels
+
+    def __call__(self, texts: Sequence[str]) -> Float[Tensor, "K C"]:
+        return torch.eye(self.num_channels)[torch.arange(len(texts)) % self.num_channels]
+
+
+@pytest.fixture
+def toy_words(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Makes distillation read words by a toy of a number of channels."""
+    return lambda num_channels: monkeypatch.setattr(
+        "cuao3d.distill.load_text_encoder", lambda name: ToyWords(num_channels)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -183,15 +183,16 @@ def test_a_hopeless_teacher_gets_the_larger_sigma(store, tmp_path):
         {"teachers": ("place", "noise")},
         {"clip_norm": 1e-3},
         {"points_per_scene": 30},
-        {"points_per_scene": 30, "balance": 1.0},
-        {"anchor_weight": 1.0},
+        {"words": "nyu40"},
+        {"points_per_scene": 30, "words": "nyu40", "balance": 1.0},
         {"crop": 60},
         {"voxel_size": 0.2},
         {"augmentation": Augmentation()},
     ],
     ids=lambda changes: "-".join(changes),
 )
-def test_every_setting_changes_the_result(store, tmp_path, short_run, changes):
+def test_every_setting_changes_the_result(store, tmp_path, short_run, changes, toy_words):
+    toy_words(CARDS["place"].num_channels)
     run = distill(store, replace(CONFIG, num_steps=2, **changes), tmp_path)
     assert not equal(weights(short_run), weights(run))
 

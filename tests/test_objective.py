@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cuao3d import objective
-from cuao3d.objective import WEIGHTINGS, EqualWeighting, RowMeans, UncertaintyWeighting, anchor_loss, teacher_loss
+from cuao3d.objective import WEIGHTINGS, EqualWeighting, RowMeans, UncertaintyWeighting, teacher_loss, word_loss
 
 KINDS = ["cosine", "l1", "demeaned-cosine"]
 
@@ -180,17 +180,17 @@ def test_weightings_have_names():
     assert WEIGHTINGS["uncertainty-squared"](2).regularizer == "log1p-squared"
 
 
-def test_anchor_loss_and_its_gradients_equal_the_materialised_form():
+def test_word_loss_and_its_gradients_equal_the_materialised_form():
     generator = torch.Generator().manual_seed(0)
-    targets, anchors = torch.randn(9, 12, dtype=torch.float64, generator=generator), torch.eye(12).double()[:5]
+    targets, words = torch.randn(9, 12, dtype=torch.float64, generator=generator), torch.eye(12).double()[:5]
 
     def materialised(hidden, weight):
-        wanted = (functional.normalize(targets, dim=1) @ anchors.T / 0.1).softmax(dim=1)
-        logits = functional.normalize(hidden @ weight, dim=1) @ anchors.T / 0.1
+        wanted = (functional.normalize(targets, dim=1) @ words.T / 0.05).softmax(dim=1)
+        logits = functional.normalize(hidden @ weight, dim=1) @ words.T / 0.05
         return -(wanted * logits.log_softmax(dim=1)).sum(dim=1).mean()
 
     results = []
-    for loss in (materialised, lambda hidden, weight: anchor_loss(hidden, weight, targets, anchors)):
+    for loss in (materialised, lambda hidden, weight: word_loss(hidden, weight, targets, words)):
         generator.manual_seed(1)
         hidden = torch.randn(9, 7, dtype=torch.float64, generator=generator).requires_grad_()
         weight = torch.randn(7, 12, dtype=torch.float64, generator=generator).requires_grad_()
@@ -201,11 +201,13 @@ def test_anchor_loss_and_its_gradients_equal_the_materialised_form():
         assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
-def test_anchor_loss_is_least_where_student_and_teacher_are_near_the_same_anchors():
-    anchors, targets = torch.eye(3), torch.eye(3)
+def test_word_loss_is_least_where_student_and_teacher_are_near_the_same_words():
+    words, targets = torch.eye(3), torch.eye(3)
     right, wrong = torch.eye(3), torch.eye(3).roll(1, dims=0)
     blurred = torch.ones(3, 3)
-    least, most = anchor_loss(right, torch.eye(3), targets, anchors), anchor_loss(wrong, torch.eye(3), targets, anchors)
-    assert least < anchor_loss(blurred, torch.eye(3), targets, anchors) < most
-    # cosine 1 against 0 at temperature 0.1: the other two anchors are e^-10 as likely each
-    assert least.item() == pytest.approx(math.log(1 + 2 * math.exp(-10)) + 2 * 10 / (math.exp(10) + 2), rel=1e-3)
+    right, blurred, wrong = (
+        word_loss(F, torch.eye(3), targets, words, temperature=0.1) for F in (right, blurred, wrong)
+    )
+    assert right < blurred < wrong
+    # cosine 1 against 0 at temperature 0.1: the other two words are e^-10 as likely each
+    assert right.item() == pytest.approx(math.log(1 + 2 * math.exp(-10)) + 2 * 10 / (math.exp(10) + 2), rel=1e-3)

@@ -53,10 +53,13 @@ def test_the_bound_differs_from_mini_only_in_what_is_learned():
 
 
 @pytest.mark.parametrize("teachers", [MINI_TEACHERS, MINI_TEACHERS[:1]])
-def test_mini_trains(tmp_path, teachers):
-    store = Store.create(
-        tmp_path / "store", cell=0.05, teachers={name: TeacherCard(4, loss=MINI_LOSSES[name]) for name in MINI_TEACHERS}
-    )
+def test_mini_trains(tmp_path, teachers, toy_words):
+    toy_words(4)
+    cards = {
+        name: TeacherCard(4, text=getattr(TEACHERS[name], "text", None), loss=MINI_LOSSES[name])
+        for name in MINI_TEACHERS
+    }
+    store = Store.create(tmp_path / "store", cell=0.05, teachers=cards)
     points = torch.rand(200, 3, generator=torch.Generator().manual_seed(0))
     samples = sample_cells(points, store.cell)
     num_seen = len(samples.index_of_sample)
@@ -66,5 +69,5 @@ def test_mini_trains(tmp_path, teachers):
     )
     run = distill(store, mini(teachers=teachers, num_steps=2), tmp_path / "run")
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
-    assert set(last["losses"]) == set(teachers)
+    assert set(last["losses"]) == {*teachers, "words"}
     assert ("sigmas" in last) == (len(teachers) > 1)

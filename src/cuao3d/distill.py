@@ -1,26 +1,28 @@
 """Distillation: a sparse 3D student learns to say what the 2D teachers say of the same points."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import torch
 from jaxtyping import Float, Int64
-from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
-from torch.nn import functional
 
+from cuao3d.labels import label_set
 from cuao3d.objective import (
     WEIGHTINGS,
     LossKind,
     RowMeans,
     UncertaintyWeighting,
     WeightingKind,
-    anchor_loss,
     teacher_loss,
+    word_loss,
 )
 from cuao3d.store import Store, StoredScene
 from cuao3d.student import Student
+from cuao3d.text import class_vectors, load_text_encoder
 from cuao3d.training import (
     Batch,
     Batches,
@@ -35,11 +37,8 @@ from cuao3d.training import (
     train,
 )
 
-NUM_KINDS = 64
-"""Clusters of features that `DistillConfig.balance` tells apart and `anchor_weight` chooses among."""
-
-KIND_SAMPLES = 20_000
-"""Points that they are found from."""
+ROWS_AT_A_TIME = 20_000
+"""Features of a scene that are widened at a time."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,12 @@ class DistillConfig(TrainConfig):
     """Loss of each teacher; empty: what the store's card of the teacher says."""
     weighting: WeightingKind = "uncertainty"
     """How the losses are combined: by learned noise levels with log(1 + sigma), log(1 + sigma²), or as they are."""
+    words: str | None = None
+    """Label set whose names `word_loss` chooses among, beside the own loss of the teacher that understands words. Only
+    the names are read, no label. None: no such loss, as in the paper."""
     balance: float = 0.0
-    """How far frequent kinds of points give way to rare ones when the loss draws its `points_per_scene`: a point is
-    drawn with the frequency of its kind to the power of -`balance`. Kinds are clusters of the first teacher's features,
-    so no label is read; 0: evenly, as in the paper."""
-    anchor_weight: float = 0.0
-    """Weight of `anchor_loss` beside each cosine loss; its anchors are clusters of the teacher's features. 0: none, as
-    in the paper."""
+    """How far frequent words give way to rare ones when the loss draws its `points_per_scene`: a point is drawn with
+    the frequency of its lifted feature's nearest of `words` to the power of -`balance`. 0: evenly, as in the paper."""
     sigma_lr: float | None = None
     """Rate of the noise levels at the start; None: the student's. It follows the same schedule."""
 
@@ -94,10 +92,11 @@ def distill(
     if begin_run(out, config, store, stored):
         return out
     scenes = [_take_features(scene, config.teachers) for scene in seen]
-    anchors = _anchors(scenes, config)
-    scenes = _balanced(scenes, config)
+    words = None if config.words is None else _word_vectors(store, config)
+    if words is not None and config.balance > 0:
+        scenes = _balanced(scenes, words, config)
     student = make_student({name: store.teachers[name].num_channels for name in config.teachers}, config)
-    distiller = _Distiller(student, config, anchors)
+    distiller = _Distiller(student, config, words)
     batches = Batches(scenes, config, RowMeans)
     seconds = train(distiller, distiller.parameter_groups(), batches, out, device=device, on_step=on_step)
     cards = {name: asdict(store.teachers[name]) for name in config.teachers}
@@ -109,9 +108,9 @@ def distill(
 class _Distiller(nn.Module):
     """The student and the noise levels of its teachers."""
 
-    def __init__(self, student: Student, config: DistillConfig, anchors: dict[int, Tensor]) -> None:
+    def __init__(self, student: Student, config: DistillConfig, words: "_Words | None") -> None:
         super().__init__()
-        self.student, self.config, self.anchors = student, config, anchors
+        self.student, self.config, self.words = student, config, words
         self.weighting = WEIGHTINGS[config.weighting](len(config.teachers))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -122,24 +121,29 @@ class _Distiller(nn.Module):
         return [*groups, {"params": noise_levels, "lr": sigma_rate, "weight_decay": 0.0}] if noise_levels else groups
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
-        hidden = torch.split(supervised_features(self.student, batch), batch.num_targets)
-        losses = torch.stack([self._loss(index, hidden, batch) for index in range(len(self.config.teachers))])
-        report = {"losses": dict(zip(self.config.teachers, losses.tolist(), strict=True))}
+        hidden, config = torch.split(supervised_features(self.student, batch), batch.num_targets), self.config
+        losses = torch.stack(
+            [self._loss(hidden, batch, i, partial(teacher_loss, kind=kind)) for i, kind in enumerate(config.losses)]
+        )
+        total = self.weighting(losses)
+        report = {"losses": dict(zip(config.teachers, losses.tolist(), strict=True))}
+        if self.words is not None:
+            vectors = self.words.vectors.to(total.device)
+            of_words = self._loss(hidden, batch, self.words.teacher, partial(word_loss, vectors=vectors))
+            total, report["losses"]["words"] = total + of_words, of_words.item()
         if isinstance(self.weighting, UncertaintyWeighting):
-            report["sigmas"] = dict(zip(self.config.teachers, self.weighting.sigma.tolist(), strict=True))
-        return self.weighting(losses), report
+            report["sigmas"] = dict(zip(config.teachers, self.weighting.sigma.tolist(), strict=True))
+        return total, report
 
-    def _loss(self, index: int, hidden: tuple[Tensor, ...], batch: Batch) -> Tensor:
-        """Return the loss of one teacher, mean over the voxels of all scenes."""
-        weight = cast(Tensor, self.student.heads[self.config.teachers[index]].weight)
-        parts = []
-        for rows, targets in zip(hidden, batch.targets, strict=True):
-            loss = teacher_loss(rows, weight, targets[index], self.config.losses[index])
-            if index in self.anchors:
-                anchors = self.anchors[index].to(rows.device)
-                loss = loss + self.config.anchor_weight * anchor_loss(rows, weight, targets[index], anchors)
-            parts.append(loss * (len(rows) / len(batch.supervised)))
-        return torch.stack(parts).sum()
+    def _loss(self, hidden: tuple[Tensor, ...], batch: Batch, index: int, loss: Callable[..., Tensor]) -> Tensor:
+        """Return a loss of one teacher's head, mean over the voxels of all scenes."""
+        weight = self.student.heads[self.config.teachers[index]].weight
+        return torch.stack(
+            [
+                loss(rows, weight, targets[index]) * (len(rows) / len(batch.supervised))
+                for rows, targets in zip(hidden, batch.targets, strict=True)
+            ]
+        ).sum()
 
 
 def _settle_losses(config: DistillConfig, store: Store) -> DistillConfig:
@@ -156,42 +160,37 @@ def _settle_losses(config: DistillConfig, store: Store) -> DistillConfig:
     return replace(config, losses=losses)
 
 
-def _anchors(scenes: list[TrainingScene], config: DistillConfig) -> dict[int, Float[Tensor, "K C"]]:
-    """Return the anchors of each teacher that has a cosine loss, by its place among the teachers."""
-    if config.anchor_weight == 0:
-        return {}
-    places = [index for index, kind in enumerate(config.losses) if kind == "cosine"]
-    return {index: functional.normalize(_centers(scenes, index, config.seed), dim=1) for index in places}
+@dataclass(frozen=True)
+class _Words:
+    """Words in the space of the teacher that understands them."""
+
+    teacher: int
+    """Its place among the teachers."""
+    vectors: Float[Tensor, "K C"]
+    """Unit vector of each word."""
 
 
-def _balanced(scenes: list[TrainingScene], config: DistillConfig) -> list[TrainingScene]:
-    """Say how likely each point is drawn, by how frequent its kind is among all scenes."""
-    if config.balance == 0:
-        return scenes
-    centers = _centers(scenes, 0, config.seed)
-    kinds = [_nearest_center(scene.targets[0], centers) for scene in scenes]
-    frequency = torch.bincount(torch.cat(kinds), minlength=NUM_KINDS).float()
+def _word_vectors(store: Store, config: DistillConfig) -> _Words:
+    """Encode the names of the configured label set for the first teacher that understands words."""
+    assert config.words is not None
+    for index, name in enumerate(config.teachers):
+        encoder = store.teachers[name].text
+        if encoder is not None:
+            return _Words(index, class_vectors(load_text_encoder(encoder), label_set(config.words)))
+    raise ValueError(f"None of the teachers {', '.join(config.teachers)} understands words; leave `words` unset.")
+
+
+def _balanced(scenes: list[TrainingScene], words: _Words, config: DistillConfig) -> list[TrainingScene]:
+    """Say how likely each point is drawn, by how frequent its nearest word is among all scenes."""
+    kinds = [_nearest_word(scene.targets[words.teacher], words.vectors) for scene in scenes]
+    frequency = torch.bincount(torch.cat(kinds), minlength=len(words.vectors)).float()
     chance = (frequency / frequency.sum()).clamp(min=1e-6).pow(-config.balance)
     return [replace(scene, chances=chance[kind]) for scene, kind in zip(scenes, kinds, strict=True)]
 
 
-def _centers(scenes: list[TrainingScene], teacher: int, seed: int) -> Float[Tensor, "K C"]:
-    """Cluster the directions of a teacher's features in all scenes (K-Means on a sample of them)."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = []
-    for scene in scenes:
-        rows = torch.randint(len(scene.rows), (KIND_SAMPLES // len(scenes) + 1,), generator=generator)
-        drawn.append(functional.normalize(scene.targets[teacher][rows].float(), dim=1))
-    features = torch.cat(drawn).numpy()
-    clusters = MiniBatchKMeans(min(NUM_KINDS, len(features)), n_init=1, random_state=seed).fit(features)
-    return torch.from_numpy(clusters.cluster_centers_).float()
-
-
-def _nearest_center(features: Float[Tensor, "R C"], centers: Float[Tensor, "K C"]) -> Int64[Tensor, "R"]:
-    """Return the cluster of each feature, by its direction."""
-    offset = centers.square().sum(dim=1) / 2
-    parts = torch.split(features, KIND_SAMPLES)
-    return torch.cat([(functional.normalize(part.float(), dim=1) @ centers.T - offset).argmax(dim=1) for part in parts])
+def _nearest_word(features: Float[Tensor, "R C"], vectors: Float[Tensor, "K C"]) -> Int64[Tensor, "R"]:
+    """Return the word of each feature."""
+    return torch.cat([(part.float() @ vectors.T).argmax(dim=1) for part in torch.split(features, ROWS_AT_A_TIME)])
 
 
 def _take_features(scene: StoredScene, teachers: tuple[str, ...]) -> TrainingScene:

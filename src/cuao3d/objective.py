@@ -13,6 +13,9 @@ LossKind = Literal["cosine", "l1", "demeaned-cosine"]
 Regularizer = Literal["log1p", "log1p-squared"]
 WeightingKind = Literal["uncertainty", "uncertainty-squared", "equal"]
 
+WORD_TEMPERATURE = 0.05
+"""Cosine difference that makes one word e times as likely as another in `word_loss`."""
+
 EPSILON = 1e-8
 """Smallest norm that a cosine divides by, as in `torch.nn.functional.cosine_similarity`."""
 
@@ -81,36 +84,37 @@ def teacher_loss(
     return cast(Tensor, _TeacherLoss.apply(hidden, weight, targets, kind))  # type: ignore[no-untyped-call]
 
 
-def anchor_loss(
+def word_loss(
     hidden: Float[Tensor, "N H"],
     weight: Float[Tensor, "H C"],
     targets: Float[Tensor, "N C"] | RowMeans,
-    anchors: Float[Tensor, "K C"],
+    vectors: Float[Tensor, "K C"],
     *,
-    temperature: float = 0.1,
+    temperature: float = WORD_TEMPERATURE,
 ) -> Float[Tensor, ""]:
-    """Compare which of some anchor directions the head's output F = hidden @ weight and a teacher's features are near.
+    """Compare which of some words the head's output F = hidden @ weight and a teacher's features are near.
 
-    A cosine is content with the mean of what look-alikes are called; choosing among directions is not. Both sides
-    become a softmax over cosine / temperature, and the cross-entropy of the student's under the teacher's is returned.
-    As in `teacher_loss`, F is not formed: F·a = H·(W a) and |F|² = H·(W Wᵀ H).
+    A cosine is content with the mean of what look-alikes are called, and spends itself on what geometry cannot know;
+    choosing among words does neither. Both sides become a softmax over cosine / temperature, and the cross-entropy of
+    the student's under the teacher's is returned. As in `teacher_loss`, F is not formed: F·v = H·(W v) and
+    |F|² = H·(W Wᵀ H).
 
     Args:
         hidden: The student's features of each voxel.
         weight: The bias-free linear head of this teacher.
         targets: The teacher's features of each voxel; no gradient flows to them.
-        anchors: Unit vectors in the teacher's space, such as the centres of its features' clusters.
-        temperature: Cosine difference that makes one anchor e times as likely as another.
+        vectors: Unit vector of each word, in the teacher's space.
+        temperature: Cosine difference that makes one word e times as likely as another.
     """
     step = max(1, CHUNK_VALUES.get(hidden.device.type, LARGE_CHUNK_VALUES) // weight.shape[1])
     with torch.no_grad():
         near = [
-            functional.normalize(targets[start : start + step].to(hidden.dtype), dim=1) @ anchors.T
+            functional.normalize(targets[start : start + step].to(hidden.dtype), dim=1) @ vectors.T
             for start in range(0, len(hidden), step)
         ]
         wanted = (torch.cat(near) / temperature).softmax(dim=1)
     norm = ((hidden @ (weight @ weight.T)) * hidden).sum(dim=1, keepdim=True).clamp(min=EPSILON).sqrt()
-    return functional.cross_entropy(hidden @ (weight @ anchors.T) / norm / temperature, wanted)
+    return functional.cross_entropy(hidden @ (weight @ vectors.T) / norm / temperature, wanted)
 
 
 class UncertaintyWeighting(nn.Module):
