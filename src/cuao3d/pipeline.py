@@ -64,14 +64,14 @@ class DemoConfig:
     """Rooms that scores are measured on; the five kinds take turns."""
     num_views: int = 12
     """Views of each room."""
-    num_steps: int = 320
+    num_steps: int = 400
     """Steps of each student."""
     supervised: bool = False
     """Whether the supervised ceiling is trained too."""
 
 
 QUICK = DemoConfig(num_train_rooms=5, num_val_rooms=5, num_views=5, num_steps=12)
-FULL = DemoConfig(num_train_rooms=40, num_val_rooms=25, num_views=16, num_steps=1600, supervised=True)
+FULL = DemoConfig(num_train_rooms=40, num_val_rooms=25, num_views=16, num_steps=1400, supervised=True)
 
 
 def fuse(
