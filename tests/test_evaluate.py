@@ -159,9 +159,12 @@ def two_samples(store, lifted):
         ("average", [8.0, 0.0, 6.0], WALL),
         ("surer", [1.0, 0.0, 0.0], WALL),
         ("average", [0.1, 0.0, 0.0], PICTURE),
+        # Unit features add 0.8 to wall, and 0.6 / 0.61 to picture; then 1 to wall.
+        ("unit-average", [8.0, 0.0, 6.0], PICTURE),
+        ("unit-average", [0.1, 0.0, 0.0], WALL),
     ],
 )
-def test_both_2d3d_ensembles_by_hand(synthetic_store, ensemble, lifted, expected):
+def test_2d3d_ensembles_by_hand(synthetic_store, ensemble, lifted, expected):
     vectors = torch.full((20, 3), 0.0)
     vectors[:, 2] = -1
     vectors[WALL], vectors[PICTURE] = torch.tensor([1.0, 0, 0]), torch.tensor([0, 1.0, 0])

@@ -28,8 +28,9 @@ Policy = Literal["strict", "official"]
 mAcc."""
 
 Readout = Literal["fused", "distilled", "2d3d"]
-Ensemble = Literal["surer", "average"]
-"""How 2D and 3D are joined: the feature of the surer of the two (OpenScene), or their mean (the released code)."""
+Ensemble = Literal["unit-average", "surer", "average"]
+"""How 2D and 3D are joined: the mean of both unit features (ours), the feature of the surer of the two (OpenScene), or
+the mean of both as they are (the released code; but no cosine loss tells the student how long its own should be)."""
 
 Predict = Callable[[StoredScene], Float[Tensor, "S C"]]
 """Describes every sample of a scene."""
@@ -103,7 +104,7 @@ def zero_shot(
     model: str = "none",
     dataset: str = "",
     split: Split | None = "val",
-    ensemble: Ensemble = "surer",
+    ensemble: Ensemble = "unit-average",
     progress: Progress | None = None,
 ) -> tuple[Row, ...]:
     """Segment the scenes of a store by the names of the classes, in a single pass without augmentation.
@@ -333,6 +334,9 @@ def _ensemble(scene: StoredScene, teacher: str, described: Tensor, class_vectors
     in_3d = scores(described, class_vectors).cpu()
     in_2d = scores(lifted, class_vectors)
     seen_in_3d = in_3d[scene.seen_samples]
+    if ensemble == "unit-average":
+        in_3d[scene.seen_samples] = (in_2d + seen_in_3d) / 2
+        return classify(in_3d)
     surer_in_2d = in_2d.amax(dim=1, keepdim=True) > seen_in_3d.amax(dim=1, keepdim=True)
     in_3d[scene.seen_samples] = torch.where(surer_in_2d, in_2d, seen_in_3d)
     return classify(in_3d)
