@@ -69,5 +69,6 @@ def test_mini_trains(tmp_path, teachers, toy_words):
     )
     run = distill(store, mini(teachers=teachers, num_steps=2), tmp_path / "run")
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
-    assert set(last["losses"]) == {*teachers, "words"}
+    assert set(last["losses"]) == set(teachers)
+    assert last["words"] > 0
     assert ("sigmas" in last) == (len(teachers) > 1)

@@ -145,7 +145,7 @@ def test_history_is_what_the_run_wrote(tmp_path):
         for step in range(3)
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "config.json").write_text(json.dumps({"weighting": "uncertainty-squared"}))
+    (tmp_path / "config.json").write_text(json.dumps({"config": {"weighting": "uncertainty-squared"}}))
     history = read_history(tmp_path)
     assert history.steps == (0, 1, 2)
     assert history.losses["a"] == pytest.approx((0.5, 0.4, 0.3))

@@ -126,11 +126,11 @@ class _Distiller(nn.Module):
             [self._loss(hidden, batch, i, partial(teacher_loss, kind=kind)) for i, kind in enumerate(config.losses)]
         )
         total = self.weighting(losses)
-        report = {"losses": dict(zip(config.teachers, losses.tolist(), strict=True))}
+        report: dict[str, Any] = {"losses": dict(zip(config.teachers, losses.tolist(), strict=True))}
         if self.words is not None:
             vectors = self.words.vectors.to(total.device)
             of_words = self._loss(hidden, batch, self.words.teacher, partial(word_loss, vectors=vectors))
-            total, report["losses"]["words"] = total + of_words, of_words.item()
+            total, report["words"] = total + of_words, of_words.item()
         if isinstance(self.weighting, UncertaintyWeighting):
             report["sigmas"] = dict(zip(config.teachers, self.weighting.sigma.tolist(), strict=True))
         return total, report

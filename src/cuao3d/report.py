@@ -96,6 +96,8 @@ class History:
     """Learning rate."""
     sigmas: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Noise level of each teacher; empty where the losses are not weighted."""
+    words: tuple[float, ...] = ()
+    """Loss of choosing among words; empty where there was none."""
     weighting: str = "uncertainty"
     """How the losses are combined; decides where a noise level would settle."""
 
@@ -169,7 +171,7 @@ def read_history(run: Path | str) -> History:
         raise FileNotFoundError(f"No {metrics}; expected the folder of a run, as `cuao3d distill` writes it.")
     rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     config = Path(run) / "config.json"
-    weighting = json.loads(config.read_text(encoding="utf-8")).get("weighting") if config.is_file() else None
+    settings = json.loads(config.read_text(encoding="utf-8"))["config"] if config.is_file() else {}
 
     def by_teacher(key: str) -> dict[str, tuple[float, ...]]:
         return {name: tuple(row[key][name] for row in rows) for name in (rows[0].get(key, {}) if rows else {})}
@@ -179,7 +181,8 @@ def read_history(run: Path | str) -> History:
         losses=by_teacher("losses"),
         rate=tuple(row["rate"] for row in rows),
         sigmas=by_teacher("sigmas"),
-        weighting=weighting or "uncertainty",
+        words=tuple(row["words"] for row in rows if "words" in row),
+        weighting=settings.get("weighting", "uncertainty"),
     )
 
 
@@ -457,6 +460,9 @@ def _charts(history: History) -> list[tuple[str, str, str]]:
         note = "dotted: where it would settle at the present loss"
         charts.insert(0, ("Noise level σ", note, _chart(history.steps, history.sigmas, dotted=settled)))
         charts.insert(1, ("Effective weight 1 / (2σ²)", "", _chart(history.steps, weights)))
+    if history.words:
+        note = "cross-entropy of the student's nearest words under the teacher's"
+        charts.append(("Choosing among words", note, _chart(history.steps, {"words": history.words}, color="#555555")))
     return [*charts, ("Learning rate", "", _chart(history.steps, {"rate": history.rate}, color="#555555"))]
 
 

@@ -456,7 +456,7 @@ def _line(row: dict[str, Any]) -> str:
         f"{name} {loss:.3f}" + (f" (σ {sigmas[name]:.2f})" if name in sigmas else "")
         for name, loss in row["losses"].items()
     ]
-    return "  ".join(parts)
+    return "  ".join([*parts, f"words {row['words']:.3f}"] if "words" in row else parts)
 
 
 def _checkpoint(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer, step: int, seconds: float) -> None:
