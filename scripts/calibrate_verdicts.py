@@ -1,0 +1,67 @@
+"""Measure how often a question's verdict is right on lifted features of made rooms, at several cut-offs.
+
+cuao3d demo --full --out full-0
+python scripts/calibrate_verdicts.py full-0/store
+"""
+
+from pathlib import Path
+
+import torch
+import tyro
+
+from cuao3d.labels import label_set
+from cuao3d.query import MIN_POINTS, ask, askable_teacher
+from cuao3d.store import Store
+from cuao3d.text import load_text_encoder
+
+QUESTIONS = {
+    "somewhere to sit": ("chair", "sofa"),
+    "a place to sleep": ("bed",),
+    "somewhere to keep food cold": ("refrigerator",),
+    "where are the books": ("bookshelf",),
+    "work at a computer": ("desk",),
+}
+"""Questions that are no class names, and the classes that answer them."""
+
+TOO_COMMON = ("wall", "floor", "otherfurniture")
+"""Classes that nobody asks for."""
+
+HARDLY_THERE = 2 * MIN_POINTS
+"""Samples below which a thing is neither there nor absent."""
+
+
+def main(store: Path) -> None:
+    """Ask every held-out room for every class and every question; labels say what is really there."""
+    opened, classes = Store.open(store), label_set("scannet20")
+    teacher = askable_teacher(opened)
+    encoder = load_text_encoder(opened.teachers[teacher].text or "")
+    wanted = {f"a {name}": (name,) for name in classes.names if name not in TOO_COMMON} | QUESTIONS
+    reached: dict[bool, list[float]] = {True: [], False: []}
+    precision: dict[bool, list[float]] = {True: [], False: []}
+    for name in opened.names("val"):
+        scene = opened[name]
+        truth = classes.classes(scene.labels[scene.index_of_sample])[scene.seen_samples]
+        for answer in ask(scene.features(teacher), encoder, list(wanted)):
+            right = torch.isin(truth, torch.tensor([classes.names.index(word) for word in wanted[answer.words]]))
+            if 0 < right.sum() < HARDLY_THERE:
+                continue
+            best = answer.relevance.topk(MIN_POINTS)
+            reached[bool(right.any())].append(float(best.values[-1]))
+            if right.any():
+                precision[answer.words in QUESTIONS].append(float(right[best.indices].float().mean()))
+    there, absent = torch.tensor(reached[True]), torch.tensor(reached[False])
+    print(f"{len(there)} things that are there, {len(absent)} that are not")
+    print(f"of the {MIN_POINTS} best points, right: {_percent(precision[False])} of classes, ", end="")
+    print(f"{_percent(precision[True])} of questions that are no class names")
+    for cut in (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5):
+        print(
+            f"relevance >= {cut:.2f}: {_percent(there >= cut)} of what is there, {_percent(absent >= cut)} of the rest"
+        )
+
+
+def _percent(values: torch.Tensor | list[float]) -> str:
+    return f"{100 * torch.as_tensor(values).float().mean():.0f} %"
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
