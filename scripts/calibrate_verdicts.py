@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import tyro
+from tyro.conf import Positional
 
 from cuao3d.labels import label_set
 from cuao3d.query import MIN_POINTS, ask, askable_teacher
@@ -30,7 +31,7 @@ HARDLY_THERE = 2 * MIN_POINTS
 """Samples below which a thing is neither there nor absent."""
 
 
-def main(store: Path) -> None:
+def main(store: Positional[Path]) -> None:
     """Ask every held-out room for every class and every question; labels say what is really there."""
     opened, classes = Store.open(store), label_set("scannet20")
     teacher = askable_teacher(opened)

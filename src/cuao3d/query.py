@@ -22,7 +22,7 @@ CONTRAST = ("object", "things", "stuff", "texture", "a wall in a scene", "a floo
 """What a score must beat to say anything: words that fit anything (LERF's canonical phrases), and what most points of a
 room are."""
 
-HERE, ABSENT = 0.3, 0.1
+HERE, ABSENT = 0.3, 0.05
 """Relevance from which a query is in the scene, and below which it is not; between them nobody can tell.
 
 How often they are right on lifted features: `scripts/calibrate_verdicts.py`.
