@@ -4,7 +4,6 @@ cuao3d demo --full --seed 0 --out full-0
 python scripts/ship_student.py full-0
 """
 
-import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,8 @@ from pathlib import Path
 import torch
 import tyro
 
-from cuao3d.pipeline import SHIPPED_STUDENT, evaluate, machine, write_json
+from cuao3d.files import sha256_of, write_json
+from cuao3d.pipeline import SHIPPED_STUDENT, evaluate, machine
 from cuao3d.store import Store
 from cuao3d.student import Student
 
@@ -23,12 +23,11 @@ MAX_BYTES = 8_000_000
 def main(store: Path, run: Path, out: Path = SHIPPED_STUDENT) -> None:
     """Write `out` as a run folder, and card.json with the scores of the copy on the store's held-out rooms."""
     config, summary = (json.loads((run / name).read_text(encoding="utf-8")) for name in ("config.json", "run.json"))
-    out.mkdir(parents=True, exist_ok=True)
     student = Student.load(run / "student.safetensors").half()
     student.save(out / "student.safetensors")
     size = (out / "student.safetensors").stat().st_size
     assert size <= MAX_BYTES, f"{size} bytes are more than the wheel takes"
-    digest = hashlib.sha256((out / "student.safetensors").read_bytes()).hexdigest()
+    digest = sha256_of(out / "student.safetensors")
     write_json(out / "config.json", config)
     write_json(out / "run.json", summary | {"student_sha256": digest})
     lifted, settings = Store.open(store), config["config"]

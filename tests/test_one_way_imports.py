@@ -8,6 +8,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "cuao3d"
 
 ROOMS = (
     "__init__",
+    "files",
     "scene",
     "labels",
     "geometry",

@@ -51,7 +51,7 @@ def check(path: Positional[Path], *, json: Path | None = None, picture: Path | N
     """
     from cuao3d.check import check as check_scene
     from cuao3d.check import draw
-    from cuao3d.pipeline import write_json
+    from cuao3d.files import write_json
     from cuao3d.readers import open_dataset
 
     dataset = open_dataset(path)
@@ -163,6 +163,7 @@ def evaluate(
         json: Also write the rows here.
     """
     from cuao3d import pipeline
+    from cuao3d.files import write_json
     from cuao3d.store import Store
 
     rows = pipeline.evaluate(
@@ -174,7 +175,7 @@ def evaluate(
     )
     _print_rows([asdict(row) for row in rows])
     if json:
-        pipeline.write_json(json, {"rows": [asdict(row) for row in rows]})
+        write_json(json, {"rows": [asdict(row) for row in rows]})
     return 0
 
 

@@ -67,7 +67,7 @@ def visible_points(
         points: World positions, metres.
         camera: Camera of the depth image.
         depth: Depth along the optical axis, metres; 0 = missing, which hides what lies behind it.
-        occlusion_tolerance: Visible where |z - depth| <= occlusion_tolerance * depth (METHOD, section 3).
+        occlusion_tolerance: Visible where |z - depth| <= occlusion_tolerance * depth (`docs/method.md`, section 3).
         border: Width of the margin that is not used, pixels.
 
     Raises:

@@ -1,7 +1,5 @@
 """The whole path: data -> store -> student -> scores -> answers -> report. Stages are wired together only here."""
 
-import json
-import os
 import platform
 import resource
 import time
@@ -21,6 +19,7 @@ from torch import Tensor
 from cuao3d import __version__, recipes
 from cuao3d.distill import DistillConfig, distill
 from cuao3d.evaluate import Predict, Row, student_features, zero_shot
+from cuao3d.files import write_json, write_whole
 from cuao3d.fusion import lift, sample_cells, see
 from cuao3d.labels import label_set
 from cuao3d.probe import SuperviseConfig, score, supervise
@@ -229,7 +228,7 @@ def answer(
 
 
 def write_cloud(path: Path, points: Tensor, colors: Tensor) -> None:
-    """Write a coloured cloud (binary PLY) under a temporary name, then rename it.
+    """Write a coloured cloud (binary PLY), whole or not at all.
 
     Args:
         path: File to write.
@@ -239,18 +238,7 @@ def write_cloud(path: Path, points: Tensor, colors: Tensor) -> None:
     bytes_of_color = (colors.clamp(0, 1) * 255).round().to(torch.uint8)
     columns = dict(zip(("x", "y", "z"), points.numpy().T, strict=True))
     columns |= dict(zip(("red", "green", "blue"), bytes_of_color.numpy().T, strict=True))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    write_ply(temporary, columns)
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON under a temporary name, then rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, lambda temporary: write_ply(temporary, columns))
 
 
 @dataclass

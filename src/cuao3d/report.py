@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cuao3d.evaluate import confusion_matrix, measure
+from cuao3d.files import write_text
 from cuao3d.labels import LabelSet
 from cuao3d.pictures import Dollhouse, jpeg
 from cuao3d.scene import UNLABELLED, Camera
@@ -154,10 +154,7 @@ def write_report(path: Path | str, results: Mapping[str, Any], gallery: Gallery)
         provenance=_provenance(results),
         num_points=len(gallery.points),
     )
-    partial = path.with_name(path.name + ".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, page)
 
 
 def read_history(run: Path | str) -> History:

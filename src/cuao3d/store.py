@@ -6,9 +6,7 @@
 - `STORE/scenes/NAME/manifest.json`: SHA-256 of the files above. A scene without it is not finished.
 """
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,10 +15,10 @@ from typing import Any
 import torch
 from jaxtyping import Float, Float32, Int64
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cuao3d import __version__
+from cuao3d.files import sha256_of, write_json, write_tensors
 from cuao3d.fusion import Samples, Visibility
 from cuao3d.scene import Camera, Scene, Split
 
@@ -144,7 +142,7 @@ class Store:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ValueError(f"{path} is there already and is no store. Choose a new or an empty folder.")
         (path / "scenes").mkdir(parents=True, exist_ok=True)
-        _write_json(path / "store.json", store._header() | {"code_version": __version__})
+        write_json(path / "store.json", store._header() | {"code_version": __version__})
         return store
 
     @classmethod
@@ -212,7 +210,7 @@ class Store:
             sample_of_point=stored["sample_of_point"].long(),
             num_views=num_views,
             seen_samples=torch.nonzero(num_views).squeeze(1),
-            sha256=_sha256(folder / "manifest.json"),
+            sha256=sha256_of(folder / "manifest.json"),
             folder=folder,
         )
 
@@ -243,8 +241,8 @@ class Store:
         contents |= {_features_file(teacher): {"features": rows} for teacher, rows in halves.items()}
         files = {}
         for file, tensors in contents.items():
-            _write_tensors(folder / file, tensors)
-            files[file] = {"bytes": (folder / file).stat().st_size, "sha256": _sha256(folder / file)}
+            write_tensors(folder / file, tensors)
+            files[file] = {"bytes": (folder / file).stat().st_size, "sha256": sha256_of(folder / file)}
         manifest = {
             "name": scene.name,
             "split": scene.split,
@@ -256,7 +254,7 @@ class Store:
             "code_version": __version__,
             "files": files,
         }
-        _write_json(folder / "manifest.json", manifest)
+        write_json(folder / "manifest.json", manifest)
 
     def verify(self, name: str) -> None:
         """Read every byte of a finished scene and compare with its manifest.
@@ -267,7 +265,7 @@ class Store:
         folder = self._folder(name)
         for file, entry in _read_json(folder / "manifest.json")["files"].items():
             _check_size(folder / file, entry["bytes"])
-            if _sha256(folder / file) != entry["sha256"]:
+            if sha256_of(folder / file) != entry["sha256"]:
                 raise _damaged(folder / file, "its SHA-256 is not the manifest's")
 
     def _folder(self, name: str) -> Path:
@@ -370,28 +368,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise _damaged(path, "it is no JSON object")
     return content
-
-
-def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    temporary = _temporary(path)
-    temporary.touch()
-    mode = temporary.stat().st_mode
-    save_file({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, temporary)
-    temporary.chmod(mode)  # safetensors lets only the owner read its files
-    os.replace(temporary, path)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = _temporary(path)
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def _temporary(path: Path) -> Path:
-    """Return a name beside a file to write to before renaming; what an interrupted run left there is overwritten."""
-    return path.with_name(f".{path.name}.partial")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

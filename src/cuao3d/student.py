@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
 from collections.abc import Iterable, Mapping
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from cuao3d.files import write_tensors
 from cuao3d.sparse import KernelMap, VoxelSet, convolve, multiply, sort_voxels
 
 NUM_INPUTS = 3
@@ -151,13 +151,9 @@ class Student(nn.Module):
 
     def save(self, path: Path | str) -> None:
         """Write weights, architecture and heads to a safetensors file, all or nothing."""
-        path = Path(path)
         plan = {"architecture": self.architecture, "heads": self.num_channels}
         metadata = {"student": json.dumps(plan)}  # one key: several are written in random order, and so other bytes
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        safetensors.torch.save_file(tensors, unfinished, metadata=metadata)
-        unfinished.replace(path)
+        write_tensors(Path(path), self.state_dict(), metadata)
 
     @staticmethod
     def load(path: Path | str) -> Student:

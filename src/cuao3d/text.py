@@ -1,6 +1,5 @@
 """Text encoders: words -> unit vectors, in the space of the features that they are compared with."""
 
-import hashlib
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional
 
+from cuao3d.files import sha256_of
 from cuao3d.labels import LabelSet
 
 MINILM_REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
@@ -154,7 +154,6 @@ def _no_progress_bar(logging: Any) -> Iterator[None]:
 
 
 def _check_sha256(path: Path, sha256: str) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256_of(path)
     if found != sha256:
         raise ValueError(f"{path} is not the known file: its SHA-256 is {found}, not {sha256}. Delete it.")

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,12 +18,12 @@ from jaxtyping import Float, Float32, Int64
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cuao3d import __version__
 from cuao3d.augment import Augmentation, augment
+from cuao3d.files import sha256_of, write_json, write_tensors, write_text
 from cuao3d.geometry import voxelize
 from cuao3d.objective import RowMeans
 from cuao3d.store import Store, StoredScene, TeacherCard
@@ -299,17 +298,15 @@ def begin_run(out: Path, config: TrainConfig, store: Store, scenes: Sequence[Sto
         "scenes_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
         "code_version": __version__,
     }
-    text = json.dumps(description, indent=1) + "\n"
     file = out / "config.json"
-    if file.is_file() and file.read_text(encoding="utf-8") == text:
+    if file.is_file() and file.read_text(encoding="utf-8") == json.dumps(description, indent=1) + "\n":
         return (out / "run.json").is_file()
     if out.is_file() or (out.is_dir() and any(_is_worth_keeping(path) for path in out.iterdir())):
         raise ValueError(
             f"{out} holds something else than this run (another configuration, other scenes or another version; see "
             f"{file}). Choose another folder, or delete this one."
         )
-    out.mkdir(parents=True, exist_ok=True)
-    _write(file, lambda path: path.write_text(text, encoding="utf-8"))
+    write_json(file, description)
     return False
 
 
@@ -328,8 +325,7 @@ def finish_run(out: Path, student: Student, summary: dict[str, Any]) -> None:
     """
     file = out / "student.safetensors"
     student.save(file)
-    text = json.dumps({**summary, "student_sha256": _sha256(file)}, indent=1) + "\n"
-    _write(out / "run.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_json(out / "run.json", {**summary, "student_sha256": sha256_of(file)})
     (out / "checkpoint.safetensors").unlink(missing_ok=True)
 
 
@@ -426,7 +422,7 @@ def load_run(path: Path) -> Run:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({error}). Delete it and train again.") from None
     file = path / "student.safetensors"
-    if not file.is_file() or _sha256(file) != digest:
+    if not file.is_file() or sha256_of(file) != digest:
         raise ValueError(f"{file} is not the student of this run. Delete {path} and train again.")
     return Run(Student.load(file), voxel_size, cards, summary.get("label_set"))
 
@@ -464,9 +460,7 @@ def _checkpoint(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer,
     tensors = {f"learner.{name}": tensor for name, tensor in learner.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items() if tensor is not None}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"step": str(step), "seconds": str(seconds)}
-    _write(out / "checkpoint.safetensors", lambda path: save_file(tensors, path, metadata))
+    write_tensors(out / "checkpoint.safetensors", tensors, {"step": str(step), "seconds": str(seconds)})
 
 
 def _restore(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
@@ -485,24 +479,12 @@ def _restore(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) ->
     optimizer.load_state_dict(states)
     step = int(metadata["step"])
     kept = metrics.read_text(encoding="utf-8").splitlines(keepends=True)[:step]
-    _write(metrics, lambda path: path.write_text("".join(kept), encoding="utf-8"))
+    write_text(metrics, "".join(kept))
     return step, float(metadata["seconds"])
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _write(file: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under a temporary name, then rename it."""
-    temporary = file.with_name(f".{file.name}.partial")
-    write(temporary)
-    os.replace(temporary, file)
 
 
 def _generator(*key: int) -> torch.Generator:

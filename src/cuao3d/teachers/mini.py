@@ -16,6 +16,8 @@ from jaxtyping import Float, Int64
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from cuao3d.files import sha256_of
+
 WEIGHTS = Path(__file__).parent / "weights"
 """Folder of the weights that ship with the package."""
 
@@ -38,7 +40,7 @@ class _MiniTeacher:
         path = path or WEIGHTS / f"{self.name.replace('-', '_')}.safetensors"
         if not path.is_file():
             raise FileNotFoundError(f"No weights at {path}; reinstall cuao3d, or run scripts/train_mini_teachers.py.")
-        self.weights_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        self.weights_sha256 = sha256_of(path)
         tensors = {key: value for key, value in load_file(path).items() if key != "text_mean"}
         network.load_state_dict(tensors)
         network.eval().requires_grad_(False)

@@ -1,0 +1,55 @@
+"""Files written whole or not at all: under a temporary name, then renamed. No stop leaves half a file behind."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let a function write a file under a temporary name beside it, then rename it.
+
+    Args:
+        path: File to write; its folder is made if it is not there.
+        write: Called with the temporary name; what an interrupted run left there is overwritten.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.touch()
+    mode = temporary.stat().st_mode
+    write(temporary)
+    temporary.chmod(mode)  # safetensors lets only the owner read its files
+    os.replace(temporary, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text in UTF-8, whole or not at all."""
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, whole or not at all."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all.
+
+    Args:
+        path: File to write.
+        tensors: Tensors by name, on any device.
+        metadata: Words that go with them; with several keys the same words may give other bytes.
+    """
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_whole(path, lambda temporary: save_file(on_cpu, temporary, metadata))
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
