@@ -5,8 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from cuao3d.cli import COMMANDS, main
+from cuao3d.student import Student
+from test_student import as_official
 
 LOUNGE = Path(__file__).parent / "fixtures" / "lounge"
 
@@ -104,3 +107,14 @@ def test_a_half_written_store_is_told_and_finished(store, tmp_path, capsys):
 
 def test_a_store_of_other_settings_is_not_mixed_with(store, capsys):
     says(capsys, ["fuse", LOUNGE, "--teachers", "mini-lseg", "--cell", "0.03", "--out", store], "other settings")
+
+
+def test_an_official_checkpoint_becomes_a_student(tmp_path, capsys):
+    state = as_official(Student({"openseg": 768}, "MinkUNet14Mini"))
+    torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "best.pth.tar")
+    assert main(["import", str(tmp_path / "best.pth.tar"), "--out", str(tmp_path / "best.safetensors")]) == 0
+    said = capsys.readouterr().out
+    assert f"heads: openseg (768)\ntensors used: {len(state)}\ntensors left over: 0" in said
+    assert Student.load(tmp_path / "best.safetensors").num_channels == {"openseg": 768}
+    says(capsys, ["import", tmp_path / "best.pth.tar", "--out", tmp_path / "best.pth"], ".safetensors")
+    says(capsys, ["import", tmp_path / "none.pth", "--out", tmp_path / "a.safetensors"], tmp_path / "none.pth")

@@ -1,4 +1,4 @@
-"""The command line: `cuao3d demo | check | fuse | distill | evaluate | query`."""
+"""The command line: `cuao3d demo | check | fuse | distill | evaluate | query | import`."""
 
 import os
 import sys
@@ -207,6 +207,24 @@ def query(
     return 0
 
 
+def import_checkpoint(checkpoint: Positional[Path], *, out: Path) -> int:
+    """Turn a checkpoint of OpenScene or CUA-O3D into a student of ours; nothing that it may hold is run.
+
+    Args:
+        checkpoint: A `.pth.tar` or `.pth` file, or a student of ours.
+        out: File to write; it ends in .safetensors.
+    """
+    from cuao3d.student import read_checkpoint
+
+    if out.suffix != ".safetensors":
+        raise ValueError(f"{out} should end in .safetensors, the format of students.")
+    read = read_checkpoint(checkpoint)
+    read.student.save(out)
+    print(read.describe())
+    print(f"written to {out}")
+    return 0
+
+
 COMMANDS: dict[str, Any] = {
     "demo": demo,
     "check": check,
@@ -214,6 +232,7 @@ COMMANDS: dict[str, Any] = {
     "distill": distill,
     "evaluate": evaluate,
     "query": query,
+    "import": import_checkpoint,
 }
 
 
