@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from cuao3d.geometry import visible_points
-from cuao3d.readers.furniture import SHAPES, STYLES, TEXTURES, WALL, material
+from cuao3d.readers.furniture import SHAPES
+from cuao3d.readers.joinery import STYLES, TEXTURES, WALL, material
 from cuao3d.readers.rooms import FOCAL, HEIGHT, KINDS, TEACHER_SEEDS, WIDTH, Rooms, furnish, make_room, photograph
 from cuao3d.scene import UNLABELLED, pose_problem
 

@@ -6,149 +6,41 @@ window is recessed, a picture stands off the wall, a curtain is a wave.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from cuao3d.readers.joinery import (
+    BATHTUB,
+    BED,
+    BOOKSHELF,
+    CABINET,
+    CHAIR,
+    COUNTER,
+    CURTAIN,
+    DESK,
+    DOOR,
+    OTHER,
+    PICTURE,
+    REFRIGERATOR,
+    SHOWER_CURTAIN,
+    SINK,
+    SOFA,
+    TABLE,
+    TOILET,
+    WINDOW,
+    Furniture,
+    Generator,
+    Material,
+    basin,
+    beam,
+    fronts,
+    material,
+    reveal,
+    rgb,
+    tap,
+)
 from cuao3d.scene import UNLABELLED
-
-Array = NDArray[np.floating[Any]]
-Generator = np.random.Generator
-
-WALL, FLOOR, CABINET, BED, CHAIR, SOFA, TABLE, DOOR, WINDOW, BOOKSHELF = range(10)
-PICTURE, COUNTER, DESK, CURTAIN, REFRIGERATOR, SHOWER_CURTAIN, TOILET, SINK, BATHTUB, OTHER = range(10, 20)
-
-TEXTURES = ("plain", "wood", "tiles", "stripes", "fabric", "painting", "outdoors")
-
-# Colours (hue, saturation, value) that a class is usually seen in, and its usual textures. They overlap on purpose.
-_WOODS = ((0.07, 0.55, 0.45), (0.09, 0.45, 0.65), (0.06, 0.6, 0.3), (0.1, 0.3, 0.8))
-_WHITES = ((0.1, 0.04, 0.9), (0.6, 0.03, 0.85), (0.1, 0.12, 0.82))
-_CLOTHS = ((0.6, 0.5, 0.45), (0.0, 0.55, 0.5), (0.3, 0.3, 0.45), (0.08, 0.35, 0.6), (0.0, 0.02, 0.35), (0.75, 0.3, 0.5))
-_CERAMICS = ((0.1, 0.03, 0.93), (0.55, 0.06, 0.9), (0.12, 0.1, 0.88))
-_METALS = ((0.6, 0.03, 0.6), (0.6, 0.02, 0.75), (0.0, 0.0, 0.2))
-_STONES = ((0.08, 0.1, 0.5), (0.6, 0.08, 0.3), (0.1, 0.08, 0.75))
-STYLES: dict[str, tuple[tuple[tuple[float, float, float], ...], tuple[str, ...]]] = {
-    "wall": (((0.1, 0.08, 0.88), (0.55, 0.1, 0.8), (0.3, 0.1, 0.8), (0.0, 0.0, 0.8)), ("plain", "plain", "stripes")),
-    "tiled wall": (((0.55, 0.1, 0.88), (0.1, 0.06, 0.92), (0.45, 0.15, 0.8)), ("tiles",)),
-    "floor": ((*_WOODS, (0.1, 0.1, 0.55), (0.6, 0.1, 0.45)), ("wood", "wood", "tiles", "fabric")),
-    "wood": ((*_WOODS, (0.1, 0.05, 0.85)), ("wood", "wood", "plain")),
-    "front": ((*_WOODS, *_WHITES), ("wood", "plain")),
-    "cloth": (_CLOTHS, ("fabric", "fabric", "stripes")),
-    "linen": ((*_WHITES, (0.6, 0.3, 0.6), (0.95, 0.25, 0.65), (0.3, 0.2, 0.65)), ("fabric", "stripes", "plain")),
-    "curtain": ((*_CLOTHS, *_WHITES), ("fabric", "stripes", "plain")),
-    "shower": (((0.5, 0.15, 0.9), (0.1, 0.03, 0.9), (0.6, 0.25, 0.8)), ("plain", "stripes", "tiles")),
-    "ceramic": (_CERAMICS, ("plain",)),
-    "appliance": ((*_METALS[:2], *_WHITES, (0.0, 0.0, 0.25)), ("plain",)),
-    "metal": (_METALS, ("plain",)),
-    "stone": ((*_STONES, (0.08, 0.4, 0.5)), ("fabric", "plain", "wood")),
-    "painting": (((0.1, 0.5, 0.6), (0.6, 0.5, 0.5), (0.35, 0.4, 0.5)), ("painting",)),
-    "outdoors": (((0.55, 0.25, 0.95), (0.57, 0.4, 0.9)), ("outdoors",)),
-    "screen": (((0.6, 0.3, 0.12), (0.6, 0.6, 0.5)), ("plain",)),
-    "plant": (((0.33, 0.6, 0.35), (0.28, 0.5, 0.45)), ("fabric",)),
-}
-
-
-class Material(NamedTuple):
-    """How a surface looks: two colours and the texture that mixes them."""
-
-    texture: int
-    """Index into `TEXTURES`."""
-    first: tuple[float, float, float]
-    """RGB in [0, 1]."""
-    second: tuple[float, float, float]
-    """RGB in [0, 1]."""
-    scale: float
-    """Size of the texture's pattern, metres."""
-    phase: float
-    """Shift of the pattern, so that two objects never show the same one."""
-
-
-def material(rng: Generator, style: str) -> Material:
-    """Draw a material in a style of `STYLES`."""
-    colors, textures = STYLES[style]
-    texture = textures[rng.integers(len(textures))]
-    hue, saturation, value = colors[rng.integers(len(colors))]
-    hue, saturation = hue + rng.normal(0, 0.025), float(np.clip(saturation + rng.normal(0, 0.07), 0, 1))
-    value = float(np.clip(value + rng.normal(0, 0.07), 0.05, 1))
-    contrast = {"wood": 0.75, "tiles": 0.7, "stripes": 0.7, "fabric": 0.8}.get(texture, 0.93)
-    scale = {"wood": 0.12, "tiles": 0.25, "stripes": 0.12, "fabric": 0.03, "painting": 0.25}.get(texture, 0.4)
-    return Material(
-        TEXTURES.index(texture),
-        _rgb(hue, saturation, value),
-        _rgb(hue + rng.normal(0, 0.02), min(1, saturation * 1.1), value * contrast),
-        scale * float(rng.uniform(0.7, 1.5)),
-        float(rng.uniform(0, 100)),
-    )
-
-
-@dataclass
-class Furniture:
-    """An object under construction: triangles, each with a class and a material."""
-
-    rng: Generator
-    label: int
-    """Class of the parts that say no other."""
-    triangles: list[Array] = field(default_factory=list)
-    """Blocks of (T, 3, 3) corners, metres."""
-    labels: list[int] = field(default_factory=list)
-    """Class of each block."""
-    materials: list[Material] = field(default_factory=list)
-    """Material of each block."""
-    opening: tuple[float, float, float, float] | None = None
-    """Hole that the object needs in the wall behind it: x from, x to, z from, z to; metres."""
-    clearance: float = 0.0
-    """Room to keep free in front of it, metres."""
-
-    def add(self, triangles: Array, look: Material, label: int | None = None) -> None:
-        """Add a block of triangles (T, 3, 3)."""
-        self.triangles.append(triangles)
-        self.labels.append(self.label if label is None else label)
-        self.materials.append(look)
-
-    def box(
-        self,
-        x: tuple[float, float],
-        y: tuple[float, float],
-        z: tuple[float, float],
-        look: Material,
-        label: int | None = None,
-    ) -> None:
-        """Add an axis-aligned box between two corners."""
-        lower, upper = np.array([x[0], y[0], z[0]]), np.array([x[1], y[1], z[1]])
-        self.add((lower + _UNIT_BOX * (upper - lower)), look, label)
-
-    def turned(
-        self,
-        profile: list[tuple[float, float]],
-        center: tuple[float, float],
-        look: Material,
-        label: int | None = None,
-        stretch: tuple[float, float] = (1.0, 1.0),
-    ) -> None:
-        """Add a surface of revolution about a vertical axis; `profile` lists (radius, z) from bottom to top."""
-        angle = np.linspace(0, 2 * np.pi, 17)
-        ring = np.stack([np.cos(angle) * stretch[0], np.sin(angle) * stretch[1]], axis=1)
-        rings = np.array([np.c_[ring * radius + center, np.full(len(ring), z)] for radius, z in profile])
-        self.add(_grid_triangles(rings), look, label)
-
-    def wave(
-        self, x: tuple[float, float], z: tuple[float, float], depth: float, wavelength: float, look: Material
-    ) -> None:
-        """Add a hanging cloth: a sheet folded in waves about y = `depth`."""
-        along = np.linspace(x[0], x[1], max(8, int((x[1] - x[0]) / wavelength * 8)))
-        fold = depth + 0.06 * np.sin(2 * np.pi * along / wavelength + self.rng.uniform(0, 6))
-        rows = np.array([np.c_[along, fold, np.full(len(along), height)] for height in np.linspace(z[0], z[1], 4)])
-        self.add(_grid_triangles(rows), look)
-
-    def legs(self, x: float, y: tuple[float, float], top: float, look: Material, thickness: float = 0.05) -> None:
-        """Add four legs at x = +-`x` and the two values of y."""
-        for side in (-x, x):
-            for depth in y:
-                half = thickness / 2
-                self.box((side - half, side + half), (depth - half, depth + half), (0, top), look)
 
 
 def wardrobe(rng: Generator) -> Furniture:
@@ -158,7 +50,7 @@ def wardrobe(rng: Generator) -> Furniture:
     width, depth, height = rng.uniform(0.8, 1.5), rng.uniform(0.45, 0.6), rng.uniform(1.4, 1.9)
     item.box((-width / 2, width / 2), (0, depth - 0.05), (0.1, height), dark)
     item.box((-width / 2 + 0.04, width / 2 - 0.04), (0.05, depth - 0.12), (0, 0.1), dark)
-    _fronts(item, width, depth - 0.05, (0.12, height - 0.02), round(width / 0.45), 1, look, metal)
+    fronts(item, width, depth - 0.05, (0.12, height - 0.02), round(width / 0.45), 1, look, metal)
     return item
 
 
@@ -170,7 +62,7 @@ def dresser(rng: Generator) -> Furniture:
     item.legs(width / 2 - 0.05, (0.05, depth - 0.1), 0.12, dark)
     item.box((-width / 2, width / 2), (0, depth - 0.05), (0.12, height), dark)
     columns = 1 if width < 0.75 else 2
-    _fronts(item, width, depth - 0.05, (0.15, height - 0.04), columns, int(height / 0.24), look, metal)
+    fronts(item, width, depth - 0.05, (0.15, height - 0.04), columns, int(height / 0.24), look, metal)
     return item
 
 
@@ -181,7 +73,7 @@ def sideboard(rng: Generator) -> Furniture:
     width, depth, height = rng.uniform(1.2, 1.7), rng.uniform(0.4, 0.5), rng.uniform(0.5, 0.7)
     item.box((-width / 2, width / 2), (0, depth - 0.05), (0.08, height - 0.05), dark)
     item.box((-width / 2 - 0.03, width / 2 + 0.03), (0, depth), (height - 0.05, height), look)
-    _fronts(item, width, depth - 0.05, (0.1, height - 0.08), 3, 1, look, metal)
+    fronts(item, width, depth - 0.05, (0.1, height - 0.08), 3, 1, look, metal)
     if rng.random() < 0.6:
         screen, stand = material(rng, "screen"), material(rng, "metal")
         half = rng.uniform(0.35, 0.5)
@@ -196,7 +88,7 @@ def wall_cabinet(rng: Generator) -> Furniture:
     look, dark, metal = material(rng, "front"), material(rng, "wood"), material(rng, "metal")
     width, depth, low = rng.uniform(0.6, 1.4), rng.uniform(0.3, 0.38), rng.uniform(1.4, 1.5)
     item.box((-width / 2, width / 2), (0, depth - 0.04), (low, low + 0.65), dark)
-    _fronts(item, width, depth - 0.04, (low, low + 0.65), max(1, round(width / 0.45)), 1, look, metal)
+    fronts(item, width, depth - 0.04, (low, low + 0.65), max(1, round(width / 0.45)), 1, look, metal)
     return item
 
 
@@ -242,7 +134,7 @@ def chair(rng: Generator) -> Furniture:
         for angle in np.arange(5) * 2 * np.pi / 5:
             x, y = 0.28 * np.cos(angle), half + 0.28 * np.sin(angle)
             item.box((x - 0.04, x + 0.04), (y - 0.04, y + 0.04), (0, 0.08), metal)
-            item.add(_beam((0, half, 0.1), (x, y, 0.08), 0.04), metal)
+            item.add(beam((0, half, 0.1), (x, y, 0.08), 0.04), metal)
         item.box((-half, half), (0, 2 * half), (seat, seat + 0.08), cloth)
         item.box((-half + 0.03, half - 0.03), (-0.05, 0.03), (seat + 0.18, seat + 0.62), cloth)
         for side in (-half, half):
@@ -314,7 +206,7 @@ def desk(rng: Generator) -> Furniture:
     item.box((-width / 2 + 0.05, width / 2 - 0.05), (0.03, 0.06), (0.3, height - 0.04), look)
     drawers = Furniture(rng, DESK)
     drawers.box((-0.2, 0.2), (0.05, depth - 0.08), (0.05, height - 0.04), look)
-    _fronts(drawers, 0.4, depth - 0.08, (0.08, height - 0.06), 1, 3, look, metal)
+    fronts(drawers, 0.4, depth - 0.08, (0.08, height - 0.06), 1, 3, look, metal)
     for side in (-1, 1):
         if shape != 1 and (side == 1 or width > 1.45):
             for block, label, surface in zip(drawers.triangles, drawers.labels, drawers.materials, strict=True):
@@ -339,7 +231,7 @@ def door(rng: Generator) -> Furniture:
     shape, height = rng.integers(3), rng.uniform(1.98, 2.1)
     half = rng.uniform(0.4, 0.46) if shape < 2 else rng.uniform(0.6, 0.7)
     item.opening = (-half, half, 0.0, height)
-    _reveal(item, item.opening, -0.14, frame)
+    reveal(item, item.opening, -0.14, frame)
     for side in (-half - 0.09, half):
         item.box((side, side + 0.09), (0, 0.05), (0, height + 0.09), frame)
     item.box((-half, half), (0, 0.05), (height, height + 0.09), frame)
@@ -362,7 +254,7 @@ def window(rng: Generator) -> Furniture:
     frame, sky = material(rng, "front"), material(rng, "outdoors")
     half, low, high = rng.uniform(0.45, 0.85), rng.uniform(0.85, 1.0), rng.uniform(1.95, 2.15)
     item.opening = (-half, half, low, high)
-    _reveal(item, item.opening, -0.2, frame)
+    reveal(item, item.opening, -0.2, frame)
     item.box((-half - 0.08, half + 0.08), (0, 0.12), (low - 0.05, low), frame)
     item.box((-half, half), (-0.2, -0.18), (low, high), sky)
     for side in (-half, half - 0.07):
@@ -431,19 +323,19 @@ def counter(rng: Generator) -> Furniture:
         return item
     item.box((-width / 2, width / 2), (0, depth - 0.08), (0.1, height - 0.06), look, CABINET)
     columns = round(width / 0.5)
-    _fronts(item, width, depth - 0.08, (0.12, height - 0.08), columns, 1 + int(rng.integers(2)), look, metal, CABINET)
+    fronts(item, width, depth - 0.08, (0.12, height - 0.08), columns, 1 + int(rng.integers(2)), look, metal, CABINET)
     item.box((-width / 2, width / 2), (0, 0.05), (height, height + 0.25), stone)
-    basin = rng.uniform(-width / 4, width / 4) if shape == 1 else None
-    if basin is None:
+    middle = rng.uniform(-width / 4, width / 4) if shape == 1 else None
+    if middle is None:
         item.box((-width / 2, width / 2), (0, depth), (height - 0.06, height), stone)
         return item
-    left, right = basin - 0.26, basin + 0.26
+    left, right = middle - 0.26, middle + 0.26
     item.box((-width / 2, left), (0, depth), (height - 0.06, height), stone)
     item.box((right, width / 2), (0, depth), (height - 0.06, height), stone)
     item.box((left, right), (0, 0.12), (height - 0.06, height), stone)
     item.box((left, right), (depth - 0.1, depth), (height - 0.06, height), stone)
-    _basin(item, (left, right), (0.12, depth - 0.1), height + 0.01, 0.18, metal, SINK)
-    _tap(item, basin, 0.08, height, metal, SINK)
+    basin(item, (left, right), (0.12, depth - 0.1), height + 0.01, 0.18, metal, SINK)
+    tap(item, middle, 0.08, height, metal, SINK)
     return item
 
 
@@ -503,7 +395,7 @@ def bathtub(rng: Generator) -> Furniture:
         item.box((-length / 2, length / 2), (0, 0.08), (0, height), white)
         item.box((-length / 2, length / 2), (depth - 0.1, depth + 0.02), (height - 0.05, height), white)
         item.box((-length / 2, length / 2), (0, depth), (0.1, 0.14), white)
-    _tap(item, -length / 2 + 0.3, 0.08, height, metal, BATHTUB)
+    tap(item, -length / 2 + 0.3, 0.08, height, metal, BATHTUB)
     cloth, top = Furniture(rng, SHOWER_CURTAIN), rng.uniform(1.95, 2.1)
     drape = rng.integers(3)
     spans = ([(-length / 2, length / 2)], [(-length / 2, 0.0)], [(-length / 2, -0.2), (0.35, length / 2)])[drape]
@@ -546,15 +438,15 @@ def sink(rng: Generator) -> Furniture:
         item.turned([(0.13, 0), (0.08, 0.2), (0.1, top - 0.15)], (0, 0.2), white)
     elif shape == 1:
         item.box((-half, half), (0, 0.42), (0.1, top - 0.16), look, CABINET)
-        _fronts(item, 2 * half, 0.42, (0.12, top - 0.18), 2, 1, look, metal, CABINET)
+        fronts(item, 2 * half, 0.42, (0.12, top - 0.18), 2, 1, look, metal, CABINET)
     else:
         item.box((-half - 0.15, half + 0.15), (0, 0.48), (top - 0.2, top - 0.14), look, CABINET)
     if shape == 2:
         bowl = [(0.12, top - 0.14), (0.22, top + 0.02), (0.2, top + 0.02), (0.1, top - 0.08), (0.0, top - 0.1)]
         item.turned(bowl, (0, 0.24), white)
     else:
-        _basin(item, (-half, half), (0.02, 0.46), top, 0.15, white, SINK)
-    _tap(item, 0.0, 0.05, top, metal, SINK)
+        basin(item, (-half, half), (0.02, 0.46), top, 0.15, white, SINK)
+    tap(item, 0.0, 0.05, top, metal, SINK)
     return item
 
 
@@ -570,7 +462,7 @@ def clutter(rng: Generator) -> Furniture:
         leaf = material(rng, "plant")
         for _ in range(14):
             tip = (rng.normal(0, 0.2), 0.3 + rng.normal(0, 0.2), rng.uniform(0.6, 1.2))
-            item.add(_beam((0, 0.3, 0.33), tip, 0.05), leaf)
+            item.add(beam((0, 0.3, 0.33), tip, 0.05), leaf)
     elif shape == 2:
         item.turned([(0.12, 0), (0.16, 0.4), (0.14, 0.4), (0.1, 0.05), (0.0, 0.05)], (0, 0.2), metal)
     else:
@@ -589,94 +481,8 @@ SHAPES: dict[str, Callable[[Generator], Furniture]] = {
 }  # fmt: skip
 """Every object that a room may hold, by name."""
 
-_UNIT_BOX = np.array(
-    [[[(c >> 2) & 1, (c >> 1) & 1, c & 1] for c in triangle] for triangle in (
-        (0, 1, 3), (0, 3, 2), (4, 7, 5), (4, 6, 7), (0, 5, 1), (0, 4, 5),
-        (2, 3, 7), (2, 7, 6), (0, 2, 6), (0, 6, 4), (1, 5, 7), (1, 7, 3),
-    )], dtype=np.float64,
-)  # fmt: skip
-
-
-def _fronts(
-    item: Furniture,
-    width: float,
-    depth: float,
-    z: tuple[float, float],
-    columns: int,
-    rows: int,
-    look: Material,
-    metal: Material,
-    label: int | None = None,
-) -> None:
-    """Cover a cabinet's face with doors or drawers that stand out, each with a handle."""
-    columns, rows = max(1, columns), max(1, rows)
-    wide, tall, gap, grip = width / columns, (z[1] - z[0]) / rows, 0.015, (depth + 0.04, depth + 0.08)
-    for column in range(columns):
-        for row in range(rows):
-            left, low = -width / 2 + column * wide, z[0] + row * tall
-            front = (left + gap, left + wide - gap), (depth, depth + 0.04), (low + gap, low + tall - gap)
-            item.box(*front, look, label)
-            x, middle = left + wide / 2, low + tall / 2
-            if tall > wide:
-                x = left + (wide - 0.07 if column % 2 == 0 else 0.07)
-                item.box((x - gap, x + gap), grip, (middle - 0.08, middle + 0.08), metal, label)
-            else:
-                item.box((x - 0.08, x + 0.08), grip, (middle - gap, middle + gap), metal, label)
-
-
-def _reveal(item: Furniture, opening: tuple[float, float, float, float], back: float, look: Material) -> None:
-    """Line the sides of a hole in the wall."""
-    left, right, low, high = opening
-    thin = 0.02
-    item.box((left - thin, left), (back, 0), (low, high), look)
-    item.box((right, right + thin), (back, 0), (low, high), look)
-    item.box((left, right), (back, 0), (high, high + thin), look)
-    item.box((left, right), (back, 0), (low - thin, low), look)
-
-
-def _basin(
-    item: Furniture, x: tuple[float, float], y: tuple[float, float], top: float, deep: float, look: Material, label: int
-) -> None:
-    """Add an open box with thick walls: a basin."""
-    rim = 0.05
-    item.box(x, y, (top - deep, top - deep + 0.03), look, label)
-    for edge in ((x[0], x[0] + rim), (x[1] - rim, x[1])):
-        item.box(edge, y, (top - deep, top), look, label)
-    for edge in ((y[0], y[0] + rim), (y[1] - rim, y[1])):
-        item.box(x, edge, (top - deep, top), look, label)
-
-
-def _tap(item: Furniture, x: float, y: float, z: float, look: Material, label: int) -> None:
-    """Add a tap: a post and a spout."""
-    item.box((x - 0.02, x + 0.02), (y - 0.02, y + 0.02), (z, z + 0.22), look, label)
-    item.box((x - 0.02, x + 0.02), (y, y + 0.16), (z + 0.2, z + 0.23), look, label)
-
 
 def _book(rng: Generator) -> Material:
     """Draw the colour of a book's spine."""
-    color = _rgb(rng.random(), rng.uniform(0.2, 0.8), rng.uniform(0.2, 0.8))
+    color = rgb(rng.random(), rng.uniform(0.2, 0.8), rng.uniform(0.2, 0.8))
     return Material(0, color, color, 0.3, 0.0)
-
-
-def _beam(start: tuple[float, float, float], end: tuple[float, float, float], thickness: float) -> Array:
-    """Return a square beam between two points."""
-    begin, axis = np.array(start), np.array(end) - np.array(start)
-    side = np.cross(axis, [0.0, 0.0, 1.0] if abs(axis[2]) < 0.9 * np.linalg.norm(axis) else [1.0, 0.0, 0.0])
-    side /= np.linalg.norm(side)
-    up = np.cross(side, axis) / np.linalg.norm(axis)
-    centered = _UNIT_BOX - np.array([0.0, 0.5, 0.5])
-    corners: Array = begin + centered @ np.stack([axis, side * thickness, up * thickness])
-    return corners
-
-
-def _grid_triangles(rows: Array) -> Array:
-    """Triangulate a grid of points (R, C, 3)."""
-    a, b, c, d = rows[:-1, :-1], rows[:-1, 1:], rows[1:, 1:], rows[1:, :-1]
-    return np.concatenate([np.stack([a, b, c], axis=2), np.stack([a, c, d], axis=2)]).reshape(-1, 3, 3)
-
-
-def _rgb(hue: float, saturation: float, value: float) -> tuple[float, float, float]:
-    """Convert a colour from HSV; hue wraps."""
-    sector = (np.array([5.0, 3.0, 1.0]) + hue * 6) % 6
-    red, green, blue = value - value * saturation * np.clip(np.minimum(sector, 4 - sector), 0, 1)
-    return float(red), float(green), float(blue)
