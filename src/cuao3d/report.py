@@ -442,8 +442,8 @@ def _stages(stages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _provenance(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """List what is needed to get the same again."""
-    keys = ("version", "seed", "voxel_size", "sigma_steps", "machine", "date")
-    names = ("cuao3d", "seed", "voxel, metres", "steps of the noise levels", "machine", "date")
+    keys = ("version", "seed", "voxel_size", "machine", "date")
+    names = ("cuao3d", "seed", "voxel, metres", "machine", "date")
     listed = [(name, str(results[key])) for key, name in zip(keys, names, strict=True) if key in results]
     return listed + [(key.replace("_", " "), str(value)) for key, value in results.get("config", {}).items()]
 
