@@ -104,6 +104,7 @@ def test_the_first_teacher_with_words_is_asked(tmp_path):
 
 def test_heat_of_a_flat_scene_is_cold():
     assert heat(torch.full((5,), 0.3)).tolist() == [0] * 5
+    assert heat(torch.tensor([-0.3, -0.3, -0.2, -0.2, 0.0])).tolist() == [0] * 5  # the last one no view has seen
     assert heat(torch.arange(101.0)).tolist()[:51] == [0] * 51
 
 

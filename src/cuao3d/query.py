@@ -114,11 +114,11 @@ def classify(class_scores: Float[Tensor, "V K"]) -> Int64[Tensor, "V"]:
 
 
 def heat(values: Float[Tensor, "V"]) -> Float[Tensor, "V"]:
-    """Stretch scores over [0, 1] for display: the median point is cold, the hottest hundredth is hot."""
+    """Stretch relevance over [0, 1] for display: the hottest hundredth is hot; the median and all below 0 are cold."""
     if not len(values):
         return values
     ordered = values.sort().values
-    cold, hot = ordered[len(values) // 2], ordered[int(0.99 * (len(values) - 1))]
+    cold, hot = ordered[len(values) // 2].clamp(min=0), ordered[int(0.99 * (len(values) - 1))]
     return ((values - cold) / (hot - cold).clamp(min=1e-6)).clamp(0, 1)
 
 
