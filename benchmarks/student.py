@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cuao3d.geometry import voxelize
+from cuao3d.pipeline import machine
 from cuao3d.student import ConvNorm, Student
 
 HEADS = {"lseg": 512, "dinov2": 1024, "stable_diffusion": 3200}
@@ -50,6 +51,7 @@ def main(
     architecture: str = "MinkUNet18A",
     variants: str = ",".join(VARIANTS),
     repeats: int = 5,
+    readme: Path | None = None,
     memory_of: str | None = None,
 ) -> None:
     """Measure forward with all heads, and a training step of the body.
@@ -60,6 +62,7 @@ def main(
         architecture: Name of the student's network.
         variants: Which to compare, with commas.
         repeats: How often each is timed; the variants take turns.
+        readme: Where to write the table, with machine and date.
         memory_of: Only run this once and print its peak memory, megabytes; "what:variant".
     """
     sizes, compared = [int(size) for size in voxels.split(",")], variants.split(",")
@@ -83,6 +86,33 @@ def main(
                 )
     if json_file:
         json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    if readme:
+        readme.write_text(page(rows, ceilings, architecture, repeats))
+
+
+def page(rows: list[Row], ceilings: dict[str, float], architecture: str, repeats: int) -> str:
+    """The rows as a page; every ratio is to the first variant of the same work in the same run."""
+    command = " ".join(["python", *(Path(part).name if part == __file__ else part for part in sys.argv)])
+    lines = [
+        "# Benchmarks",
+        "",
+        f"Written by `{command}` on {time.strftime('%Y-%m-%d')}, {machine()}.",
+        f"{architecture} with heads of {', '.join(map(str, HEADS.values()))} channels; medians of {repeats}, variants",
+        "taking turns; sorting voxels and building kernel maps included. `naive` gathers, multiplies and adds for each",
+        "kernel position. A machine without bfloat16 arithmetic computes `bf16` in float32. Large float32 products run at",
+        f"{ceilings['fp32'] / 1e9:.0f} GFLOP/s here, bfloat16 ones at {ceilings['bf16'] / 1e9:.0f}.",
+        "",
+        "| voxels | what | variant | seconds | times as fast | extra memory, MB | GFLOP/s | of large fp32 products |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        first = next(other for other in rows if (other.voxels, other.what) == (row.voxels, row.what))
+        speed = row.flops / row.seconds
+        lines.append(
+            f"| {row.voxels:,} | {row.what} | {row.variant} | {row.seconds:.3f} | {first.seconds / row.seconds:.2f} "
+            f"| {row.peak_mb:,.0f} | {speed / 1e9:.0f} | {speed / ceilings['fp32']:.0%} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def measure(num_voxels: int, what: What, variants: list[Any], architecture: str, repeats: int) -> list[Row]:
