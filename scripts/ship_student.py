@@ -36,7 +36,8 @@ def main(store: Path, run: Path, out: Path = SHIPPED_STUDENT) -> None:
         "student": "three-teachers",
         "data": f"{len(lifted.names('train'))} rooms made by cuao3d.readers.rooms, lifted by the mini teachers",
         "data_settings": lifted.settings,
-        "objective": "the teachers' losses, weighted by learned noise levels (docs/method.md); no label is read",
+        "objective": "the teachers' losses, weighted by learned noise levels, and the choice among words "
+        "(docs/method.md, section 5); no label is read",
         "command": f"cuao3d distill {store.parent.name}/{store.name} --steps {settings['num_steps']} --out {run.name} "
         f"--seed {settings['seed']}",
         "seconds_of_training": summary["seconds"],

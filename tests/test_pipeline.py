@@ -1,0 +1,56 @@
+"""The whole path: what the package ships for it, and stages that share the cores."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from cuao3d import recipes
+from cuao3d.files import sha256_of
+from cuao3d.pipeline import SHIPPED_STUDENT, Stages, fuse, write_cloud
+from cuao3d.readers.ply import read_ply
+from cuao3d.readers.rooms import Rooms
+from cuao3d.teachers import load_teacher
+from cuao3d.training import load_run
+
+
+def test_the_shipped_student_is_what_its_card_says():
+    file, card = SHIPPED_STUDENT / "student.safetensors", json.loads((SHIPPED_STUDENT / "card.json").read_text())
+    assert file.stat().st_size <= 8_000_000
+    assert card["sha256"] == sha256_of(file)
+    run = load_run(SHIPPED_STUDENT)
+    assert tuple(run.student.num_channels) == recipes.MINI_TEACHERS
+    assert run.voxel_size == recipes.MINI_VOXEL
+    assert sum(parameter.numel() for parameter in run.student.parameters()) == card["num_parameters"]
+
+
+def test_the_shipped_student_saw_the_teachers_that_ship_with_it():
+    learned = {name: asdict(card)["weights_sha256"] for name, card in load_run(SHIPPED_STUDENT).teachers.items()}
+    assert learned == {name: load_teacher(name).weights_sha256 for name in recipes.MINI_TEACHERS}
+
+
+@pytest.mark.slow
+def test_two_workers_lift_the_same_as_one(tmp_path):
+    rooms = Rooms(range(2), num_views=1)
+    stores = [fuse(rooms, [], tmp_path / str(n), cell=0.1, num_workers=n) for n in (1, 2)]
+    one, two = ([store[name] for name in store.names()] for store in stores)
+    assert [scene.sha256 for scene in one] == [scene.sha256 for scene in two]
+
+
+def test_a_stage_says_its_line_and_is_timed(capsys):
+    stages = Stages()
+    with stages("lifting") as said:
+        said.append("3 rooms")
+    assert [row["name"] for row in stages.rows] == ["lifting"]
+    assert stages.rows[0]["peak_rss_mb"] > 0
+    assert "lifting: 3 rooms" in capsys.readouterr().err
+
+
+def test_a_cloud_is_written_whole(tmp_path):
+    points, colors = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[1.0, 0.5, -1.0]])
+    write_cloud(tmp_path / "deep" / "cloud.ply", points, colors)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["cloud.ply"]
+    columns = read_ply(tmp_path / "deep" / "cloud.ply")
+    assert [float(columns[axis][0]) for axis in "xyz"] == pytest.approx([0, 1, 2])
+    assert [int(columns[name][0]) for name in ("red", "green", "blue")] == [255, 128, 0]
