@@ -299,9 +299,7 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_work
         rows = [*evaluate(store, dataset="rooms")]
         for name, run in runs.items():
             rows += evaluate(store, run, model=name, dataset="rooms")
-        shipped: tuple[Row, ...] = ()
-        if (SHIPPED_STUDENT / "run.json").is_file():
-            shipped = evaluate(store, SHIPPED_STUDENT, model="three-teachers", dataset="rooms")
+        shipped = evaluate(store, SHIPPED_STUDENT, model="three-teachers", dataset="rooms")
         if config.supervised:
             ceiling = (score(store, supervised, split="train"), score(store, supervised))
         said.append(", ".join(f"{row.model} {row.readout} {row.miou:.1f}" for row in rows) + " mIoU")
@@ -401,8 +399,7 @@ def _gallery(store: Store, runs: Mapping[str, Path], config: DemoConfig) -> tupl
     scene = max(scenes.values(), key=lambda scene: 0 if scene.labels is None else len(torch.unique(scene.labels)))
     described = {"fused": _lifted(scene, teacher)}
     for name, run in {**runs, "full-run student, shipped": SHIPPED_STUDENT}.items():
-        if (run / "run.json").is_file():
-            described[{"three-teachers": "distilled"}.get(name, name)] = load_student(run, store)(scene)
+        described[{"three-teachers": "distilled"}.get(name, name)] = load_student(run, store)(scene)
     read = load_run(runs["three-teachers"])
     segments = {}
     for name in store.teachers:
