@@ -197,6 +197,12 @@ def test_every_setting_changes_the_result(store, tmp_path, short_run, changes, t
     assert not equal(weights(short_run), weights(run))
 
 
+def test_words_do_nothing_where_no_teacher_understands_them(store, tmp_path):
+    without = replace(CONFIG, teachers=("height",), num_steps=2)
+    runs = [distill(store, replace(without, words=words), tmp_path / str(words)) for words in (None, "nyu40")]
+    assert equal(*(weights(run) for run in runs))
+
+
 def test_scenes_that_no_view_sees_are_left_out_and_reported(tmp_path):
     store = make_store(tmp_path / "store")
     add_room(store, "eeeee", seen=False)

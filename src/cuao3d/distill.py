@@ -52,8 +52,8 @@ class DistillConfig(TrainConfig):
     weighting: WeightingKind = "uncertainty"
     """How the losses are combined: by learned noise levels with log(1 + sigma), log(1 + sigma²), or as they are."""
     words: str | None = None
-    """Label set whose names `word_loss` chooses among, beside the own loss of the teacher that understands words. Only
-    the names are read, no label. None: no such loss, as in the paper."""
+    """Label set whose names `word_loss` chooses among, beside the own loss of the teacher that understands words, if
+    one does. Only the names are read, no label. None: no such loss, as in the paper."""
     balance: float = 0.0
     """How far frequent words give way to rare ones when the loss draws its `points_per_scene`: a point is drawn with
     the frequency of its lifted feature's nearest of `words` to the power of -`balance`. 0: evenly, as in the paper."""
@@ -92,7 +92,7 @@ def distill(
     if begin_run(out, config, store, stored):
         return out
     scenes = [_take_features(scene, config.teachers) for scene in seen]
-    words = None if config.words is None else _word_vectors(store, config)
+    words = _word_vectors(store, config)
     if words is not None and config.balance > 0:
         scenes = _balanced(scenes, words, config)
     student = make_student({name: store.teachers[name].num_channels for name in config.teachers}, config)
@@ -170,14 +170,13 @@ class _Words:
     """Unit vector of each word."""
 
 
-def _word_vectors(store: Store, config: DistillConfig) -> _Words:
+def _word_vectors(store: Store, config: DistillConfig) -> _Words | None:
     """Encode the names of the configured label set for the first teacher that understands words."""
-    assert config.words is not None
     for index, name in enumerate(config.teachers):
         encoder = store.teachers[name].text
-        if encoder is not None:
+        if config.words is not None and encoder is not None:
             return _Words(index, class_vectors(load_text_encoder(encoder), label_set(config.words)))
-    raise ValueError(f"None of the teachers {', '.join(config.teachers)} understands words; leave `words` unset.")
+    return None
 
 
 def _balanced(scenes: list[TrainingScene], words: _Words, config: DistillConfig) -> list[TrainingScene]:
