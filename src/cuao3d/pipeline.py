@@ -63,7 +63,7 @@ class DemoConfig:
     """Rooms that scores are measured on; the five kinds take turns."""
     num_views: int = 12
     """Views of each room."""
-    num_steps: int = 400
+    num_steps: int = 480
     """Steps of each student."""
     supervised: bool = False
     """Whether the supervised ceiling is trained too."""
@@ -249,6 +249,8 @@ class Stages:
     """Processes besides this one whose memory counts."""
     rows: list[dict[str, Any]] = field(default_factory=list)
     """Name, seconds and peak memory (MB, up to then) of each stage; workers count as much as the largest of them."""
+    _peak: float = 0.0
+    _of_worker: float = 0.0
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[list[str]]:
@@ -258,9 +260,13 @@ class Stages:
         yield summary
         seconds = time.perf_counter() - start
         unit = 2**20 if platform.system() == "Darwin" else 2**10
-        of_worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + self.num_workers * of_worker) / unit
-        self.rows.append({"name": name, "seconds": round(seconds, 2), "peak_rss_mb": round(peak)})
+        peak, of_worker = (
+            resource.getrusage(whose).ru_maxrss / unit for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        )
+        if of_worker > self._of_worker:  # workers ran beside this process; the system knows only the largest of them
+            peak += self.num_workers * of_worker
+        self._peak, self._of_worker = max(self._peak, peak), of_worker
+        self.rows.append({"name": name, "seconds": round(seconds, 2), "peak_rss_mb": round(self._peak)})
         console.print(f"[bold]{name}[/]: {'; '.join(summary)} ({seconds:.1f} s)", highlight=False)
 
 
