@@ -22,17 +22,18 @@ PUBLISHED = Path(__file__).parent.parent / "docs" / "published.csv"
 TARGETS = {"demo": {"fused": 35, "distilled": 15}, "full": {"fused": 40, "distilled": 30}}
 
 
-def main(demos: tuple[Path, ...] = (), fulls: tuple[Path, ...] = (), out: Path = Path("docs/results.md")) -> None:
-    """Collect `results.json` of several seeds and write the page and its figure."""
+def main(
+    demos: tuple[Path, ...] = (), fulls: tuple[Path, ...] = (), out: Path = Path("docs/results.md"), note: str = ""
+) -> None:
+    """Collect `results.json` of several seeds and write the page and its figure; a note says how they were run."""
     groups = {"demo": [_read(path) for path in demos], "full": [_read(path) for path in fulls]}
     lines = [
         "# Results on the embedded rooms",
         "",
         *([] if groups["full"] else ["`cuao3d demo --full` has not been run to its end with this version.", ""]),
         "Every figure on this page was written by `python scripts/write_results.py` from the `results.json` files of",
-        "`cuao3d demo` and `cuao3d demo --full` with seeds "
-        + ", ".join(str(result["seed"]) for result in groups["demo"] or groups["full"])
-        + f"; written on {time.strftime('%Y-%m-%d')}.",
+        f"`cuao3d demo` and `cuao3d demo --full`; written on {time.strftime('%Y-%m-%d')}.",
+        *([note] if note else []),
         "Scores are percentages on all original points of held-out rooms, single pass; what no view sees counts as",
         "wrong. mIoU and mAcc are means over the classes that are present; f-mIoU leaves out wall, floor and other.",
         "",
@@ -54,6 +55,7 @@ def _group(name: str, results: list[dict[str, Any]]) -> list[str]:
     lines = [
         f"## `{command}`",
         "",
+        f"Seeds {', '.join(str(result['seed']) for result in results)}; "
         f"{config['num_train_rooms']} training and {config['num_val_rooms']} other rooms, {config['num_views']} views",
         f"each, {config['num_steps']} steps a student, voxels of {100 * first['voxel_size']:.0f} cm (the paper: 2 cm);",
         f"{first['machine']}.",
