@@ -212,7 +212,7 @@ def answer(
     with _bar() as bar:
         for name in bar.track(names, description="asking"):
             asked[name] = query(store, store[name], words, run)
-    best = max(names, key=lambda name: sum(float(answer.relevance.max()) for answer in asked[name]))
+    best = max(names, key=lambda name: sum(answer.peak for answer in asked[name]))
     stored, answers = store[best], asked[best]
     places = {answer.words: _places(stored, answer) for answer in answers}
     if out.suffix == ".json":
@@ -415,7 +415,7 @@ def _gallery(store: Store, runs: Mapping[str, Path], config: DemoConfig) -> tupl
     asked = {name: query(store, each, QUESTIONS) for name, each in scenes.items()}
     heats, answers = {}, {}
     for index, question in enumerate(QUESTIONS):
-        best = max(asked, key=lambda name: float(asked[name][index].relevance.quantile(0.98)))
+        best = max(asked, key=lambda name: asked[name][index].peak)
         found, places = asked[best][index], _places(scenes[best], asked[best][index])
         heats[question] = Heat(_glow(found), _in_words(found, places), _cloud(scenes[best]))
         answers[question] = {"scene": best, "verdict": found.verdict, "places": places[:3]}

@@ -46,6 +46,8 @@ class Answer:
     """The query."""
     verdict: Verdict
     """Whether the scene holds what was asked for."""
+    peak: float
+    """Relevance that `min_points` points reach; the verdict rests on it, and scenes are compared by it."""
     scores: Float32[Tensor, "V"]
     """Cosine between each point and the query."""
     relevance: Float32[Tensor, "V"]
@@ -151,4 +153,4 @@ def _answer(words: str, of_points: Tensor, relevance: Tensor, min_points: int) -
     peak = relevance.topk(min_points).values[-1].item() if len(relevance) >= min_points else 0.0
     verdict: Verdict = "here" if peak >= HERE else "absent" if peak < ABSENT else "unsure"
     answers = relevance >= (math.inf if verdict == "absent" else peak / 2)
-    return Answer(words, verdict, of_points, relevance, answers)
+    return Answer(words, verdict, peak, of_points, relevance, answers)
