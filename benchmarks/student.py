@@ -92,11 +92,13 @@ def main(
 
 def page(rows: list[Row], ceilings: dict[str, float], architecture: str, repeats: int) -> str:
     """The rows as a page; every ratio is to the first variant of the same work in the same run."""
-    command = " ".join(["python", *(Path(part).name if part == __file__ else part for part in sys.argv)])
+    sizes = ",".join(str(size) for size in dict.fromkeys(row.voxels for row in rows))
+    command = f"python benchmarks/student.py --voxels {sizes} --repeats {repeats} --readme benchmarks/README.md"
     lines = [
         "# Benchmarks",
         "",
-        f"Written by `{command}` on {time.strftime('%Y-%m-%d')}, {machine()}.",
+        f"Written by `{command}`",
+        f"on {time.strftime('%Y-%m-%d')}, {machine()}.",
         f"{architecture} with heads of {', '.join(map(str, HEADS.values()))} channels; medians of {repeats}, variants",
         "taking turns; sorting voxels and building kernel maps included. `naive` gathers, multiplies and adds for each",
         "kernel position. A machine without bfloat16 arithmetic computes `bf16` in float32. Large float32 products run",
