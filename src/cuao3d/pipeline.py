@@ -298,6 +298,7 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_work
         jobs["supervised"] = partial(_supervise, store, with_labels, supervised)
     with stages("training") as said, training_bars(tuple(jobs)) as bars:
         at_a_time = len(jobs) if num_workers > 1 else 1  # the last of three alone would leave a core without work
+        stages.num_workers = at_a_time
         side_by_side(list(jobs.values()), at_a_time, lambda job, done, total, line: bars[job](done, total, line))
         said.append(f"{', '.join(jobs)}: {config.num_steps} steps each")
     ceiling: tuple[Row, ...] = ()
