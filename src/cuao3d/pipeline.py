@@ -3,7 +3,7 @@
 import platform
 import resource
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -17,12 +17,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from cuao3d import __version__, recipes
-from cuao3d.distill import DistillConfig, distill
+from cuao3d.distill import distill
 from cuao3d.evaluate import Predict, Row, student_features, zero_shot
 from cuao3d.files import write_json, write_whole
 from cuao3d.fusion import lift, sample_cells, see
 from cuao3d.labels import label_set
-from cuao3d.probe import SuperviseConfig, score, supervise
+from cuao3d.probe import score, supervise
 from cuao3d.query import Answer, ask, askable_teacher, classify, heat, parts, scores
 from cuao3d.readers import Dataset
 from cuao3d.readers.ply import write_ply
@@ -32,7 +32,7 @@ from cuao3d.scene import Scene, Split
 from cuao3d.store import CELL, Setting, Store, StoredScene, TeacherCard
 from cuao3d.teachers import Teacher, load_teacher
 from cuao3d.text import class_vectors, load_text_encoder
-from cuao3d.training import OnStep, load_run, training_bars
+from cuao3d.training import OnStep, TrainConfig, load_run, training_bars
 from cuao3d.workers import side_by_side
 
 QUESTIONS = (
@@ -287,19 +287,21 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_work
         raise ValueError(f"The seed must lie in [0, {TEACHER_SEEDS // SEED_STRIDE}); it is {seed}.")
     stages = Stages(num_workers)
     store = _make_rooms(out / "store", seed, config, stages, num_workers)
-    runs = {name: out / "runs" / name for name in ("three-teachers", "single-teacher")}
+    taught_by = {"three-teachers": recipes.MINI_TEACHERS, "single-teacher": recipes.MINI_TEACHERS[:1]}
+    runs, supervised = {name: out / "runs" / name for name in taught_by}, out / "runs" / "supervised"
+    settings = {"num_steps": config.num_steps, "seed": seed}
     jobs = {
-        name: partial(_distill, store, recipes.mini(teachers=teachers, num_steps=config.num_steps, seed=seed), run)
-        for (name, run), teachers in zip(runs.items(), (recipes.MINI_TEACHERS, recipes.MINI_TEACHERS[:1]), strict=True)
+        name: partial(_train, distill, store, recipes.mini(teachers=taught_by[name], **settings), run)
+        for name, run in runs.items()
     }
-    supervised = out / "runs" / "supervised"
     if config.supervised:
-        with_labels = recipes.mini_supervised(num_steps=config.num_steps, seed=seed)
-        jobs["supervised"] = partial(_supervise, store, with_labels, supervised)
+        jobs["supervised"] = partial(_train, supervise, store, recipes.mini_supervised(**settings), supervised)
     with stages("training") as said, training_bars(tuple(jobs)) as bars:
-        at_a_time = len(jobs) if num_workers > 1 else 1  # the last of three alone would leave a core without work
-        stages.num_workers = at_a_time
-        side_by_side(list(jobs.values()), at_a_time, lambda job, done, total, line: bars[job](done, total, line))
+        if num_workers > 1:
+            stages.num_workers = len(jobs)  # all at once: the last of three alone would leave a core without work
+        side_by_side(
+            list(jobs.values()), stages.num_workers, lambda job, done, total, line: bars[job](done, total, line)
+        )
         said.append(f"{', '.join(jobs)}: {config.num_steps} steps each")
     ceiling: tuple[Row, ...] = ()
     with stages("evaluating") as said:
@@ -337,12 +339,8 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_work
     return results
 
 
-def _distill(store: Store, config: DistillConfig, out: Path, on_step: OnStep) -> None:
-    distill(store, config, out, on_step=on_step)
-
-
-def _supervise(store: Store, config: SuperviseConfig, out: Path, on_step: OnStep) -> None:
-    supervise(store, config, out, on_step=on_step)
+def _train(learn: Callable[..., Path], store: Store, config: TrainConfig, out: Path, on_step: OnStep) -> None:
+    learn(store, config, out, on_step=on_step)
 
 
 def machine() -> str:
