@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "cuao3d"
 ROOMS = (
     "__init__",
     "files",
+    "threads",
     "scene",
     "labels",
     "geometry",
@@ -27,6 +28,7 @@ ROOMS = (
     "training",
     "distill",
     "probe",
+    "history",
     "pictures",
     "report",
     "recipes",

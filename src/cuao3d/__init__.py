@@ -1,5 +1,10 @@
 """Posed RGB-D in, a 3D model that understands any words out."""
 
+import os
 from importlib.metadata import version
+
+# Large tensors in huge pages, where the system has them: fresh ones otherwise cost more than what is computed in them.
+# PyTorch looks at this when it first makes a tensor.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __version__ = version("cuao3d")

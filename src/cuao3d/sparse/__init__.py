@@ -5,11 +5,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cuao3d.sparse.naive import convolve_naively
-from cuao3d.sparse.precision import autocast, widen
+from cuao3d.sparse.precision import add_product, autocast, widen
 from cuao3d.sparse.runs import convolve_runs
 from cuao3d.sparse.voxels import MAX_COORDINATE, KernelMap, VoxelSet, sort_voxels
 
-__all__ = ["BACKENDS", "MAX_COORDINATE", "KernelMap", "VoxelSet", "convolve", "multiply", "sort_voxels"]
+__all__ = [
+    "BACKENDS",
+    "MAX_COORDINATE",
+    "KernelMap",
+    "VoxelSet",
+    "add_product",
+    "convolve",
+    "multiply",
+    "sort_voxels",
+    "widen",
+]
 
 BACKENDS = {"runs": convolve_runs, "naive": convolve_naively}
 """Ways to compute the same: "runs" is the fast one, "naive" the obvious one."""

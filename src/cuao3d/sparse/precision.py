@@ -15,3 +15,11 @@ def widen(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Convert half precision to float32 on a CPU without instructions for it: emulation is a hundred times slower."""
     is_emulated = x.device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported()
     return x.float() if is_emulated and x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def add_product(total: Float[Tensor, "M N"], a: Float[Tensor, "M K"], b: Float[Tensor, "K N"]) -> None:
+    """Add a @ b to a total that may be of a wider type."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total.add_(a @ b)

@@ -323,8 +323,7 @@ class Windows:
         return place, starts.view(-1, num_columns)
 
     def blocks(self, num_rows: int) -> list[Block]:
-        """The runs, for `num_rows` output rows at a time; a power of two."""
-        num_rows = min(num_rows, 1 << (self.num_outputs - 1).bit_length())
+        """The runs, for `num_rows` output rows at a time."""
         if num_rows not in self._blocks:
             self._blocks[num_rows] = list(self._split_into_blocks(num_rows))
         return self._blocks[num_rows]
@@ -332,7 +331,7 @@ class Windows:
     def _split_into_blocks(self, num_rows: int) -> Iterator[Block]:
         num_columns, num_patterns = self.volume // self.depth, 2**self.depth
         num_blocks, num_groups = -(-self.num_outputs // num_rows), num_columns * num_patterns
-        block_of_run = self.row >> (num_rows.bit_length() - 1)
+        block_of_run = self.row // num_rows
         group, order = torch.sort(
             (block_of_run * num_columns + self.column) * num_patterns + self.occupied, stable=True
         )
