@@ -1,17 +1,10 @@
 """Time and memory of the student: the naive twin, ours in float32 and ours in bfloat16, side by side in one run."""
 
 import json
-import math
-import re
-import resource
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any, Literal
 
 import torch
@@ -19,11 +12,9 @@ import tyro
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cuao3d.geometry import voxelize
-from cuao3d.pipeline import machine
+from common import HEADS, peak_in_own_process, peak_of, product_speed, provenance, room, take_turns, write_section
 from cuao3d.student import ConvNorm, Student
 
-HEADS = {"lseg": 512, "dinov2": 1024, "stable_diffusion": 3200}
 What = Literal["forward", "train_body"]
 Variant = Literal["naive", "fp32", "bf16"]
 WHATS: tuple[What, ...] = ("forward", "train_body")
@@ -67,7 +58,8 @@ def main(
     """
     sizes, compared = [int(size) for size in voxels.split(",")], variants.split(",")
     if memory_of:
-        print(_peak_memory(sizes[0], architecture, *memory_of.split(":")))
+        what, variant = memory_of.split(":")
+        print(peak_of(prepare(*room(sizes[0]), architecture, what, variant)))  # type: ignore[arg-type]
         return
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
     ceilings = {"fp32": product_speed(torch.float32), "bf16": product_speed(torch.bfloat16)}
@@ -87,18 +79,17 @@ def main(
     if json_file:
         json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     if readme:
-        readme.write_text(page(rows, ceilings, architecture, repeats))
+        write_section(readme, "student", section(rows, ceilings, architecture, repeats))
 
 
-def page(rows: list[Row], ceilings: dict[str, float], architecture: str, repeats: int) -> str:
-    """The rows as a page; every ratio is to the first variant of the same work in the same run."""
+def section(rows: list[Row], ceilings: dict[str, float], architecture: str, repeats: int) -> list[str]:
+    """The rows as a section; every ratio is to the first variant of the same work in the same run."""
     sizes = ",".join(str(size) for size in dict.fromkeys(row.voxels for row in rows))
     command = f"python benchmarks/student.py --voxels {sizes} --repeats {repeats} --readme benchmarks/README.md"
     lines = [
-        "# Benchmarks",
+        "## The student",
         "",
-        f"Written by `{command}`",
-        f"on {time.strftime('%Y-%m-%d')}, {machine()}.",
+        *provenance(command),
         f"{architecture} with heads of {', '.join(map(str, HEADS.values()))} channels; medians of {repeats}, variants",
         "taking turns; sorting voxels and building kernel maps included. `naive` gathers, multiplies and adds for each",
         "kernel position. A machine without bfloat16 arithmetic computes `bf16` in float32. Large float32 products run",
@@ -114,26 +105,19 @@ def page(rows: list[Row], ceilings: dict[str, float], architecture: str, repeats
             f"| {row.voxels:,} | {row.what} | {row.variant} | {row.seconds:.3f} | {first.seconds / row.seconds:.2f} "
             f"| {row.peak_mb:,.0f} | {speed / 1e9:.0f} | {speed / ceilings['fp32']:.0%} |"
         )
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def measure(num_voxels: int, what: What, variants: list[Any], architecture: str, repeats: int) -> list[Row]:
     """Time the variants, taking turns."""
     coords, feats = room(num_voxels)
     runs = {variant: prepare(coords, feats, architecture, what, variant) for variant in variants}
-    seconds: dict[str, list[float]] = {variant: [] for variant in variants}
-    for repeat in range(repeats + 1):
-        for variant, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if repeat:  # the first warms up
-                seconds[variant].append(time.perf_counter() - start)
+    seconds = take_turns(runs, repeats)
     flops = count_flops(coords, feats, architecture, what)
-    command = [sys.executable, __file__, "--voxels", str(num_voxels), "--architecture", architecture, "--memory-of"]
-    peaks = [subprocess.check_output([*command, f"{what}:{variant}"], text=True) for variant in variants]
+    command = ["--voxels", str(num_voxels), "--architecture", architecture, "--memory-of"]
     return [
-        Row(num_voxels, what, variant, median(seconds[variant]), float(peak), flops)
-        for variant, peak in zip(variants, peaks, strict=True)
+        Row(num_voxels, what, variant, seconds[variant], peak_in_own_process([*command, f"{what}:{variant}"]), flops)
+        for variant in variants
     ]
 
 
@@ -178,77 +162,6 @@ def count_flops(coords: Int[Tensor, "V 4"], feats: Float[Tensor, "V 3"], archite
         student.hidden(coords, feats)
     heads = 2 * len(coords) * student.num_hidden * sum(HEADS.values())
     return total + heads if what == "forward" else 3 * total
-
-
-def product_speed(dtype: torch.dtype) -> float:
-    """Operations a second of a matrix product of 4096 x 4096 x 4096, or of a smaller one where it is emulated."""
-    size = 256
-    while True:
-        a, b = torch.randn(2, size, size).to(dtype)
-        torch.mm(a, b)
-        start = time.perf_counter()
-        torch.mm(a, b)
-        seconds = time.perf_counter() - start
-        if size == 4096 or seconds > 0.3:
-            return 2 * size**3 / seconds
-        size *= 2
-
-
-def room(num_voxels: int, voxel_size: float = 0.02) -> tuple[Int[Tensor, "V 4"], Float[Tensor, "V 3"]]:
-    """Voxels of a scanned room: floor, walls and a dozen boxes, turned, with sensor noise and holes.
-
-    Args:
-        num_voxels: How many; the room is as large as that needs.
-        voxel_size: Edge of a voxel, metres.
-    """
-    generator = torch.Generator().manual_seed(0)
-    edge = 3.0 * math.sqrt(num_voxels / 60_000)
-    corners = torch.rand(12, 3, generator=generator) * torch.tensor([0.8, 0.8, 0.0]) * edge
-    boxes = [(corner, 0.2 * edge * (0.4 + torch.rand(3, generator=generator))) for corner in corners]
-    points = torch.cat(
-        [_surface(torch.zeros(3), torch.full((3,), edge), voxel_size, generator)]
-        + [_surface(corner, size, voxel_size, generator) for corner, size in boxes]
-    )
-    points += 0.15 * voxel_size * torch.randn(points.shape, generator=generator)
-    angle = torch.tensor(0.5)
-    turn = torch.stack([torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])])
-    points[:, :2] = points[:, :2] @ turn.T
-    voxels = voxelize(points, voxel_size).coordinates
-    if len(voxels) < num_voxels:
-        raise ValueError(f"The room has only {len(voxels)} voxels.")
-    distance = (voxels - voxels.double().mean(dim=0)).norm(dim=1)
-    kept = voxels[distance.argsort(stable=True)[:num_voxels]]
-    return torch.nn.functional.pad(kept, (1, 0)), torch.ones(num_voxels, 3)
-
-
-def _surface(corner: Tensor, size: Tensor, voxel_size: float, generator: torch.Generator) -> Tensor:
-    """Points on the faces of a box, two and a half a voxel."""
-    faces = []
-    for axis in range(3):
-        a, b = (other for other in range(3) if other != axis)
-        count = int(2.5 * size[a] * size[b] / voxel_size**2)
-        for side in (0.0, 1.0):
-            place = torch.rand(count, 3, generator=generator)
-            place[:, axis] = side
-            faces.append(corner + place * size)
-    return torch.cat(faces)
-
-
-def _peak_memory(num_voxels: int, architecture: str, what: Any, variant: Any) -> float:
-    run = prepare(*room(num_voxels), architecture, what, variant)
-    reset = Path("/proc/self/clear_refs")
-    if reset.exists():
-        reset.write_text("5")  # the peak so far was making the room
-    before = _peak_kilobytes()
-    run()
-    return (_peak_kilobytes() - before) / 1024
-
-
-def _peak_kilobytes() -> int:
-    status = Path("/proc/self/status")
-    if status.exists():
-        return int(re.findall(r"VmHWM:\s+(\d+)", status.read_text())[0])
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from cuao3d.augment import Augmentation
 from cuao3d.distill import DistillConfig, distill
 from cuao3d.fusion import Visibility, sample_cells
+from cuao3d.geometry import voxelize
 from cuao3d.scene import Scene
 from cuao3d.store import Store, TeacherCard
 from cuao3d.training import load_run
@@ -177,8 +178,13 @@ def test_a_hopeless_teacher_gets_the_larger_sigma(store, tmp_path):
     "changes",
     [
         {"losses": ("l1", "l1")},
-        {"weighting": "equal"},
-        {"weighting": "uncertainty-squared"},
+        {"losses": ("demeaned-cosine", "l2")},
+        {"losses": ("smooth-l1", "cosine+smooth-l1")},
+        *({"normalizers": ("none", kind)} for kind in ("demean", "standardize", "phi-s")),
+        {"head": "mlp"},
+        *({"weighting": kind} for kind in ("equal", "uncertainty-squared", "kendall", "free", "random")),
+        {"weighting": "heteroscedastic"},
+        {"weighting": "fixed", "fixed_weights": (1.0, 5.0)},
         {"sigma_lr": 0.5},
         {"teachers": ("place", "noise")},
         {"clip_norm": 1e-3},
@@ -195,6 +201,45 @@ def test_every_setting_changes_the_result(store, tmp_path, short_run, changes, t
     toy_words(CARDS["place"].num_channels)
     run = distill(store, replace(CONFIG, num_steps=2, **changes), tmp_path)
     assert not equal(weights(short_run), weights(run))
+
+
+def test_a_student_of_normalised_features_says_them_as_they_were(store, tmp_path):
+    config = replace(CONFIG, num_steps=40, normalizers=("standardize", "phi-s"), losses=("l2", "l2"))
+    run = load_run(distill(store, config, tmp_path))
+    assert run.student.heads["height"].bias is not None
+    scene = store["a"]
+    points = scene.sample_points[scene.seen_samples]
+    voxels = voxelize(points, CONFIG.voxel_size)
+    coords = torch.nn.functional.pad(voxels.coordinates, (1, 0))
+    with torch.no_grad():
+        said = run.student.eval()(coords, torch.ones(len(coords), 3))["height"][voxels.voxel_of_point]
+    height = points[:, 2:]
+    assert (said - height).abs().mean() < 0.8 * (height.mean() - height).abs().mean()
+
+
+def test_a_heteroscedastic_student_knows_where_it_is_unsure(tmp_path):
+    store = make_store(tmp_path / "store")
+    config = replace(
+        CONFIG, teachers=("place", "noise"), losses=("l2", "l2"), num_steps=30, weighting="heteroscedastic"
+    )
+    student = load_run(distill(store, config, tmp_path / "run")).student
+    coords = torch.nn.functional.pad(store["a"].sample_points.mul(10).long().unique(dim=0), (1, 0))
+    with torch.no_grad():
+        unsure = student.eval().unsureness(coords, torch.ones(len(coords), 3))
+    assert unsure["noise"].mean() > 1.3 * unsure["place"].mean()
+    assert unsure["place"].std() > 0
+
+
+def test_a_student_without_noise_says_how_to_get_it(plain_run):
+    student = load_run(plain_run).student
+    with pytest.raises(ValueError, match="weighting='heteroscedastic'"):
+        student.unsureness(torch.zeros(1, 4, dtype=torch.int64), torch.ones(1, 3))
+
+
+def test_the_language_teacher_must_stay_as_it_is_where_words_are_compared(store, tmp_path, toy_words):
+    toy_words(CARDS["place"].num_channels)
+    with pytest.raises(ValueError, match="its normalizer must be 'none'"):
+        distill(store, replace(CONFIG, words="nyu40", normalizers=("phi-s", "none")), tmp_path / "run")
 
 
 def test_words_do_nothing_where_no_teacher_understands_them(store, tmp_path):
@@ -215,6 +260,8 @@ def test_bad_input_is_refused_before_anything_is_written(store, tmp_path):
         distill(store, replace(CONFIG, teachers=("lseg", "place")), tmp_path / "run")
     with pytest.raises(ValueError, match=r"do not fit teachers"):
         distill(store, replace(CONFIG, losses=("l1",)), tmp_path / "run")
+    with pytest.raises(ValueError, match=r"Normalizers \('phi-s',\) do not fit teachers"):
+        distill(store, replace(CONFIG, normalizers=("phi-s",)), tmp_path / "run")
     with pytest.raises(ValueError, match=r"finer than the 0.05 m cells"):
         distill(store, replace(CONFIG, voxel_size=0.02), tmp_path / "run")
     empty = Store.create(tmp_path / "empty", cell=0.05, teachers=CARDS)

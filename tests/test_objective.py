@@ -1,4 +1,5 @@
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,20 +9,44 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from cuao3d import objective
-from cuao3d.objective import WEIGHTINGS, EqualWeighting, RowMeans, UncertaintyWeighting, teacher_loss, word_loss
+from cuao3d.objective import (
+    Compressed,
+    LossKind,
+    NormalizerKind,
+    RowMeans,
+    fit_normalizer,
+    make_weighting,
+    teacher_loss,
+    voxel_losses,
+    word_loss,
+)
+from cuao3d.objective import targets as targets_module
+from cuao3d.objective.weightings import UncertaintyWeighting
 
-KINDS = ["cosine", "l1", "demeaned-cosine"]
+KINDS = get_args(LossKind)
+NORMALIZERS = get_args(NormalizerKind)
+
+
+def materialised_losses(hidden: Tensor, weight: Tensor, targets: Tensor, kind: str) -> Tensor:
+    """The losses as the official code forms them: all N x C outputs at once; one value per voxel."""
+    outputs, targets = hidden @ weight, targets.to(hidden.dtype)
+    match kind:
+        case "l1":
+            return (outputs - targets).abs().mean(dim=1)
+        case "l2":
+            return (outputs - targets).square().mean(dim=1)
+        case "smooth-l1":
+            return functional.smooth_l1_loss(outputs, targets, reduction="none").mean(dim=1)
+        case "cosine+smooth-l1":
+            both = [materialised_losses(hidden, weight, targets, part) for part in kind.split("+")]
+            return both[0] + both[1]
+        case "demeaned-cosine":
+            targets = targets - targets.mean(dim=1, keepdim=True)
+    return 1 - functional.cosine_similarity(outputs, targets, dim=1)
 
 
 def materialised_loss(hidden: Tensor, weight: Tensor, targets: Tensor, kind: str) -> Tensor:
-    """The losses as the official code forms them: all N x C outputs at once."""
-    outputs, targets = hidden @ weight, targets.to(hidden.dtype)
-    if kind == "l1":
-        return (outputs - targets).abs().mean()
-    if kind == "demeaned-cosine":
-        targets = targets - targets.mean(dim=1, keepdim=True)
-    return (1 - functional.cosine_similarity(outputs, targets, dim=1)).mean()
+    return materialised_losses(hidden, weight, targets, kind).mean()
 
 
 def gradients(loss_function, hidden: Tensor, weight: Tensor, targets: Tensor, kind: str) -> tuple[Tensor, ...]:
@@ -52,7 +77,7 @@ def test_many_chunks_give_what_one_gives(kind, monkeypatch):
     weight = torch.randn(8, 5, dtype=torch.float64, generator=generator)
     targets = torch.randn(100, 5, generator=generator).half()
     whole = gradients(teacher_loss, hidden, weight, targets, kind)
-    monkeypatch.setattr(objective, "CHUNK_VALUES", {"cpu": 1})
+    monkeypatch.setattr(targets_module, "CHUNK_VALUES", {"cpu": 1})
     for mine, reference in zip(gradients(teacher_loss, hidden, weight, targets, kind), whole, strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-12, atol=1e-14)
 
@@ -66,7 +91,7 @@ def test_means_of_rows_give_what_the_averaged_targets_give(kind, monkeypatch):
     means = torch.stack([table[part].mean(dim=0) for part in rows.tensor_split(offsets[1:])])
     hidden = torch.randn(60, 8, dtype=torch.float64, generator=generator)
     weight = torch.randn(8, 5, dtype=torch.float64, generator=generator)
-    monkeypatch.setattr(objective, "CHUNK_VALUES", {"cpu": 1})
+    monkeypatch.setattr(targets_module, "CHUNK_VALUES", {"cpu": 1})
     ours = gradients(teacher_loss, hidden, weight, RowMeans(table, rows, offsets), kind)
     for mine, reference in zip(ours, gradients(teacher_loss, hidden, weight, means, kind), strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-12, atol=1e-14)
@@ -100,6 +125,9 @@ def test_losses_by_hand():
     hidden, weight, targets = torch.tensor([[1.0]]), torch.tensor([[3.0, 4.0]]), torch.tensor([[4.0, 3.0]])
     assert teacher_loss(hidden, weight, targets, "cosine").item() == pytest.approx(1 / 25)
     assert teacher_loss(hidden, weight, targets, "l1").item() == pytest.approx(1)
+    assert teacher_loss(hidden, weight, targets, "l2").item() == pytest.approx(1)
+    assert teacher_loss(hidden, weight, targets, "smooth-l1").item() == pytest.approx(0.5)
+    assert teacher_loss(hidden, weight, targets, "cosine+smooth-l1").item() == pytest.approx(0.5 + 1 / 25)
     assert teacher_loss(hidden, weight, targets, "demeaned-cosine").item() == pytest.approx(1 + 1 / (5 * 2**0.5))
 
 
@@ -132,7 +160,8 @@ def test_losses_totals_and_gradients_equal_the_official_code(regularizer, total,
     values = {name: torch.from_numpy(np.asarray(golden[name])) for name in golden if name.startswith("loss_")}
     hidden = values["loss_hidden"].requires_grad_()
     weights = [values[f"loss_w{i}"].float().requires_grad_() for i in range(3)]
-    losses = torch.stack([teacher_loss(hidden, weights[i], values[f"loss_t{i}"], kind) for i, kind in enumerate(KINDS)])
+    kinds = ("cosine", "l1", "demeaned-cosine")
+    losses = torch.stack([teacher_loss(hidden, weights[i], values[f"loss_t{i}"], kind) for i, kind in enumerate(kinds)])
     weighting = UncertaintyWeighting(3, regularizer)
     weighting.sigma.data.copy_(values["loss_sigma"])
     combined = weighting(losses)
@@ -158,6 +187,7 @@ def test_uncertainty_weighting_starts_as_half_the_sum_plus_log_two_each():
     [
         ("log1p", lambda sigma, loss: sigma**3 - loss * (1 + sigma)),
         ("log1p-squared", lambda sigma, loss: 2 * sigma**4 - loss * (1 + sigma**2)),
+        ("log", lambda sigma, loss: sigma**2 - loss),
     ],
 )
 def test_sigma_settles_at_its_closed_form(regularizer, stationary):
@@ -172,12 +202,170 @@ def test_sigma_settles_at_its_closed_form(regularizer, stationary):
     assert weighting.sigma[0] < weighting.sigma[1]
 
 
-def test_weightings_have_names():
-    losses = torch.tensor([1.0, 2.0])
-    assert WEIGHTINGS["equal"](2)(losses).item() == 3
-    assert isinstance(WEIGHTINGS["equal"](2), EqualWeighting)
-    assert WEIGHTINGS["uncertainty"](2).regularizer == "log1p"
-    assert WEIGHTINGS["uncertainty-squared"](2).regularizer == "log1p-squared"
+def test_sigmas_rank_noisy_teachers_and_settle_where_the_closed_form_says():
+    noise = (0.25, 0.5, 1.0)
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        hidden = torch.randn(100, 4, generator=generator)
+        heads = [torch.zeros(4, 6).requires_grad_() for _ in noise]
+        order = torch.randperm(3, generator=generator).tolist()
+        targets = [
+            hidden @ torch.randn(4, 6, generator=generator) + noise[i] * torch.randn(100, 6, generator=generator)
+            for i in order
+        ]
+        weighting = UncertaintyWeighting(3)
+        optimizer = torch.optim.Adam([*heads, *weighting.parameters()], lr=0.1)
+        for step in range(150):
+            optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / 150)
+            losses = torch.stack([teacher_loss(hidden, *pair, "l2") for pair in zip(heads, targets, strict=True)])
+            optimizer.zero_grad()
+            weighting(losses).backward()
+            optimizer.step()
+        sigma = weighting.sigma.detach()
+        assert sigma.argsort().tolist() == torch.tensor(order).argsort().tolist()
+        torch.testing.assert_close(sigma, (losses.detach() * (1 + sigma)) ** (1 / 3), rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "total"),
+    [
+        ("uncertainty", 1.5 + 2 * math.log(2)),
+        ("uncertainty-squared", 1.5 + 2 * math.log(2)),
+        ("kendall", 1.5),
+        ("equal", 3),
+        ("fixed", 0.5 * 1 + 4 * 2),
+        ("free", 3),
+        ("heteroscedastic", 3),
+    ],
+)
+def test_weightings_begin_as_they_should(kind, total):
+    weighting = make_weighting(kind, 2, weights=(0.5, 4.0))
+    assert weighting(torch.tensor([1.0, 2.0])).item() == pytest.approx(total)
+
+
+def test_fixed_weighting_wants_a_weight_for_each_loss():
+    with pytest.raises(ValueError, match="needs 3 weights"):
+        make_weighting("fixed", 3, weights=(1.0, 2.0))
+
+
+def test_random_weights_differ_from_step_to_step_sum_to_the_number_of_losses_and_go_on_where_they_were():
+    weighting = make_weighting("random", 3, seed=5)
+    drawn = []
+    for _ in range(4):
+        weighting(torch.ones(3))
+        drawn.append(weighting.weights.clone())
+        assert weighting.weights.sum().item() == pytest.approx(3)
+    assert len({tuple(weights.tolist()) for weights in drawn}) == 4
+    resumed = make_weighting("random", 3, seed=5)
+    resumed.load_state_dict({"num_calls": torch.tensor(3)})
+    resumed(torch.ones(3))
+    assert torch.equal(resumed.weights, drawn[3])
+
+
+def test_free_weights_fall_until_they_collapse_and_say_so():
+    weighting = make_weighting("free", 2)
+    optimizer = torch.optim.Adam(weighting.parameters(), lr=0.1)
+    losses = torch.tensor([0.5, 1.0])
+    for _ in range(9):
+        optimizer.zero_grad()
+        weighting(losses).backward()
+        optimizer.step()
+    for _ in range(2):
+        optimizer.step()
+    with pytest.raises(ValueError, match="have collapsed to"):
+        weighting(losses)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 999))
+def test_compressed_targets_give_what_decompressed_ones_give(kind, normalizer, seed):
+    generator = torch.Generator().manual_seed(seed)
+    codes, basis, mean, hidden, weight = (
+        torch.randn(*shape, dtype=torch.float64, generator=generator)
+        for shape in ((20, 3), (3, 6), (6,), (20, 4), (4, 6))
+    )
+    targets = codes @ basis + mean
+    fitted = fit_normalizer(normalizer, [targets])
+
+    def loss(hidden, weight, targets, kind):
+        return teacher_loss(hidden, weight, targets, kind, fitted)
+
+    ours = gradients(loss, hidden, weight, Compressed(codes, basis, mean), kind)
+    normalised = targets if fitted is None else fitted(targets)
+    for mine, reference in zip(ours, gradients(materialised_loss, hidden, weight, normalised, kind), strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("normalizer", NORMALIZERS)
+def test_normalised_targets_give_what_normalising_them_first_gives(kind, normalizer):
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randn(40, 8, dtype=torch.float64, generator=generator) @ torch.randn(8, 8).double() + 5
+    hidden, weight = (torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in ((40, 4), (4, 8)))
+    fitted = fit_normalizer(normalizer, targets.split(7))
+    ours = gradients(lambda *a: teacher_loss(*a, fitted), hidden, weight, targets, kind)
+    normalised = targets if fitted is None else fitted(targets)
+    for mine, reference in zip(ours, gradients(materialised_loss, hidden, weight, normalised, kind), strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_voxels_count_by_their_weights_and_these_have_a_gradient(kind):
+    generator = torch.Generator().manual_seed(0)
+    targets, hidden, weight, counts = (
+        torch.randn(*shape, dtype=torch.float64, generator=generator) for shape in ((30, 8), (30, 4), (4, 8), (30,))
+    )
+    tensors = [tensor.requires_grad_() for tensor in (hidden, weight, counts)]
+    total, of_voxels = voxel_losses(hidden, weight, targets, counts, kind)
+    expected = materialised_losses(hidden, weight, targets, kind)
+    torch.testing.assert_close(of_voxels, expected.detach(), rtol=1e-9, atol=1e-12)
+    assert not of_voxels.requires_grad
+    for mine, reference in zip(
+        torch.autograd.grad(total, tensors), torch.autograd.grad((counts * expected).sum(), tensors), strict=True
+    ):
+        torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_channels", [8, 6, 12])
+def test_phi_s_gives_every_channel_the_same_variance_and_keeps_angles_of_centred_features(num_channels):
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(num_channels, num_channels, dtype=torch.float64, generator=generator)
+    features = torch.randn(200, num_channels, dtype=torch.float64, generator=generator) @ mixing + 3
+    normalised = fit_normalizer("phi-s", features.split(64))(features)
+    torch.testing.assert_close(normalised.var(dim=0, correction=0), torch.ones(num_channels).double())
+    torch.testing.assert_close(normalised.mean(dim=0), torch.zeros(num_channels).double())
+    centred = features - features.mean(dim=0)
+    cosine, kept = (functional.cosine_similarity(rows[:-1], rows[1:]) for rows in (centred, normalised))
+    torch.testing.assert_close(kept, cosine)
+
+
+@pytest.mark.parametrize("kind", NORMALIZERS[1:])
+def test_normalisers_can_be_undone(kind):
+    features = torch.randn(50, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 3 + 2
+    features[:, 2] = 7.0  # a channel that never varies
+    normalizer = fit_normalizer(kind, [features])
+    torch.testing.assert_close(normalizer.undo(normalizer(features)), features)
+
+
+def test_standardised_channels_have_mean_zero_and_deviation_one():
+    normalizer = fit_normalizer("standardize", [torch.tensor([[1.0, 5.0], [3.0, 5.0]])])
+    assert normalizer.shift.tolist() == [2, 5]
+    assert normalizer.scale.tolist() == [1, 1]
+    assert normalizer(torch.tensor([[3.0, 5.0]])).tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_precision_is_within_one_percent(kind):
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(300, 32, generator=generator).bfloat16()
+    weight = (torch.randn(32, 64, generator=generator) / 10).bfloat16().float()
+    targets = torch.randn(300, 64, generator=generator).half()
+    ours = gradients(teacher_loss, hidden, weight, targets, kind)
+    exact = gradients(materialised_loss, hidden.double(), weight.double(), targets, kind)
+    for mine, reference in zip(ours, exact, strict=True):
+        assert (mine.double() - reference).norm() <= 0.01 * reference.norm()
 
 
 def test_word_loss_and_its_gradients_equal_the_materialised_form():

@@ -7,7 +7,7 @@ import torch
 
 from cuao3d.distill import distill
 from cuao3d.fusion import Visibility, sample_cells
-from cuao3d.objective import WEIGHTINGS, LossKind
+from cuao3d.objective import LossKind, WeightingKind
 from cuao3d.recipes import MINI_LOSSES, MINI_TEACHERS, mini, mini_supervised, paper, released_code
 from cuao3d.scene import Scene
 from cuao3d.store import Store, TeacherCard
@@ -26,7 +26,7 @@ def test_recipes_name_only_what_exists_and_can_be_written_down(recipe):
     if recipe is not mini_supervised:
         assert len(config.losses) == len(config.teachers)
         assert set(config.losses) <= set(get_args(LossKind))
-        assert config.weighting in WEIGHTINGS
+        assert config.weighting in get_args(WeightingKind)
 
 
 def test_the_paper_and_its_code_differ_as_the_method_says():

@@ -1,4 +1,3 @@
-import json
 import math
 import re
 from dataclasses import asdict
@@ -8,19 +7,17 @@ import pytest
 import torch
 
 from cuao3d.evaluate import make_row
+from cuao3d.history import History
 from cuao3d.labels import label_set
 from cuao3d.report import (
     Cloud,
     Gallery,
     Heat,
-    History,
     class_colors,
     cluster_colors,
     clusters,
     heat_colors,
     pca_colors,
-    read_history,
-    settled_sigmas,
     write_report,
 )
 from cuao3d.scene import Scene
@@ -137,28 +134,6 @@ def test_principal_colors_follow_what_varies_most():
 def test_features_narrower_than_colors_are_drawn_too():
     assert pca_colors(torch.rand(30, 2)).shape == (30, 3)
     assert clusters(torch.rand(5, 2), 12).amax() < 5
-
-
-def test_history_is_what_the_run_wrote(tmp_path):
-    rows = [
-        {"step": step, "loss": 1.0, "losses": {"a": 0.5 - step / 10}, "sigmas": {"a": 1.0}, "rate": 0.1, "voxels": 9}
-        for step in range(3)
-    ]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "config.json").write_text(json.dumps({"config": {"weighting": "uncertainty-squared"}}))
-    history = read_history(tmp_path)
-    assert history.steps == (0, 1, 2)
-    assert history.losses["a"] == pytest.approx((0.5, 0.4, 0.3))
-    assert (history.sigmas, history.rate) == ({"a": (1.0,) * 3}, (0.1,) * 3)
-    assert history.weighting == "uncertainty-squared"
-    with pytest.raises(FileNotFoundError, match=r"metrics\.jsonl"):
-        read_history(tmp_path / "no run")
-
-
-def test_noise_levels_settle_where_their_gradient_vanishes():
-    # d/ds [L / (2 s^2) + log(1 + s)] = 0 is s^3 = L (1 + s): s = 1 for L = 1/2; with log(1 + s^2), s = 1 for L = 1.
-    assert settled_sigmas([0.5, 8 / 3], "uncertainty") == pytest.approx((1.0, 2.0))
-    assert settled_sigmas([1.0], "uncertainty-squared") == pytest.approx((1.0,))
 
 
 def _page(folder: Path, results: dict, gallery: Gallery) -> str:

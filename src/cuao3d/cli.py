@@ -129,6 +129,7 @@ def distill(
 
     from cuao3d import distill as room
     from cuao3d import pipeline, recipes
+    from cuao3d.history import draw_history, read_history
     from cuao3d.store import Store
     from cuao3d.training import training_bars
 
@@ -141,7 +142,8 @@ def distill(
     stages = pipeline.Stages()
     with stages("distilling") as said, training_bars(["distilling"]) as (on_step,):
         room.distill(opened, config, out, device=device, on_step=on_step)
-        said.append(f"{', '.join(names)} into {out}")
+        draw_history(read_history(out), out / "training.png")
+        said.append(f"{', '.join(names)} into {out}, its course in {out / 'training.png'}")
     return 0
 
 

@@ -1,8 +1,6 @@
 """Distillation: a sparse 3D student learns to say what the 2D teachers say of the same points."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -12,16 +10,18 @@ from torch import Tensor, nn
 
 from cuao3d.labels import label_set
 from cuao3d.objective import (
-    WEIGHTINGS,
     LossKind,
+    Normalizer,
+    NormalizerKind,
     RowMeans,
-    UncertaintyWeighting,
     WeightingKind,
-    teacher_loss,
+    fit_normalizer,
+    make_weighting,
+    voxel_losses,
     word_loss,
 )
 from cuao3d.store import Store, StoredScene
-from cuao3d.student import Student
+from cuao3d.student import Head, HeadKind, Student
 from cuao3d.text import class_vectors, load_text_encoder
 from cuao3d.training import (
     Batch,
@@ -49,8 +49,15 @@ class DistillConfig(TrainConfig):
     """Teachers to learn from; each gets its own head."""
     losses: tuple[LossKind, ...] = ()
     """Loss of each teacher; empty: what the store's card of the teacher says."""
+    normalizers: tuple[NormalizerKind, ...] = ()
+    """What each teacher's features are transformed by before the loss; empty: nothing. The finished student says the
+    features as they were."""
+    head: HeadKind = "linear"
+    """Kind of the student's heads."""
     weighting: WeightingKind = "uncertainty"
-    """How the losses are combined: by learned noise levels with log(1 + sigma), log(1 + sigma²), or as they are."""
+    """How the losses are combined; see `make_weighting`."""
+    fixed_weights: tuple[float, ...] = ()
+    """Weight of each loss, for the weighting `fixed`."""
     words: str | None = None
     """Label set whose names `word_loss` chooses among, beside the own loss of the teacher that understands words, if
     one does. Only the names are read, no label. None: no such loss, as in the paper."""
@@ -95,10 +102,18 @@ def distill(
     words = _word_vectors(store, config)
     if words is not None and config.balance > 0:
         scenes = _balanced(scenes, words, config)
-    student = make_student({name: store.teachers[name].num_channels for name in config.teachers}, config)
-    distiller = _Distiller(student, config, words)
+    normalizers = _fit_normalizers(scenes, config)
+    student = make_student(
+        {name: store.teachers[name].num_channels for name in config.teachers},
+        config,
+        head=config.head,
+        noise=config.weighting == "heteroscedastic",
+    )
+    distiller = _Distiller(student, config, words, normalizers)
     batches = Batches(scenes, config, RowMeans)
     seconds = train(distiller, distiller.parameter_groups(), batches, out, device=device, on_step=on_step)
+    for name, normalizer in zip(config.teachers, normalizers, strict=True):
+        _lead_back(cast(Head, student.heads[name]), normalizer)
     cards = {name: asdict(store.teachers[name]) for name in config.teachers}
     skipped = [scene.name for scene in stored if not len(scene.seen_samples)]
     finish_run(out, student, {"teachers": cards, "skipped_scenes": skipped, "seconds": seconds})
@@ -108,10 +123,18 @@ def distill(
 class _Distiller(nn.Module):
     """The student and the noise levels of its teachers."""
 
-    def __init__(self, student: Student, config: DistillConfig, words: "_Words | None") -> None:
+    def __init__(
+        self,
+        student: Student,
+        config: DistillConfig,
+        words: "_Words | None",
+        normalizers: tuple[Normalizer | None, ...],
+    ) -> None:
         super().__init__()
-        self.student, self.config, self.words = student, config, words
-        self.weighting = WEIGHTINGS[config.weighting](len(config.teachers))
+        self.student, self.config, self.words, self.normalizers = student, config, words, normalizers
+        self.weighting = make_weighting(
+            config.weighting, len(config.teachers), weights=config.fixed_weights, seed=config.seed
+        )
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         config = self.config
@@ -121,26 +144,61 @@ class _Distiller(nn.Module):
         return [*groups, {"params": noise_levels, "lr": sigma_rate, "weight_decay": 0.0}] if noise_levels else groups
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
-        hidden, config = torch.split(supervised_features(self.student, batch), batch.num_targets), self.config
-        losses = torch.stack(
-            [self._loss(hidden, batch, i, partial(teacher_loss, kind=kind)) for i, kind in enumerate(config.losses)]
+        rows, config = supervised_features(self.student, batch), self.config
+        hidden = torch.split(rows, batch.num_targets)
+        log_variances = None if self.student.noise is None else self.student.noise(rows.float())
+        weights = rows.new_ones(len(config.teachers), len(rows), dtype=torch.float32)
+        if log_variances is not None:
+            weights = (-log_variances.T).exp() / 2
+        sums, losses = zip(
+            *(self._teacher_loss(hidden, batch, i, weights[i]) for i in range(len(config.teachers))), strict=True
         )
-        total = self.weighting(losses)
-        report: dict[str, Any] = {"losses": dict(zip(config.teachers, losses.tolist(), strict=True))}
+        total = self.weighting(torch.stack(sums))
+        report: dict[str, Any] = {"losses": dict(zip(config.teachers, losses, strict=True))}
+        if log_variances is not None:
+            total = total + log_variances.mean(dim=0).sum() / 2
+            sigmas = (log_variances / 2).exp().mean(dim=0)
+            report["sigmas"] = dict(zip(config.teachers, sigmas.tolist(), strict=True))
+        else:
+            report["weights"] = dict(zip(config.teachers, cast(Tensor, self.weighting.weights).tolist(), strict=True))
+        if hasattr(self.weighting, "sigma"):
+            report["sigmas"] = dict(zip(config.teachers, cast(Tensor, self.weighting.sigma).tolist(), strict=True))
         if self.words is not None:
-            vectors = self.words.vectors.to(total.device)
-            of_words = self._loss(hidden, batch, self.words.teacher, partial(word_loss, vectors=vectors))
+            of_words = self._word_loss(hidden, batch, self.words)
             total, report["words"] = total + of_words, of_words.item()
-        if isinstance(self.weighting, UncertaintyWeighting):
-            report["sigmas"] = dict(zip(config.teachers, self.weighting.sigma.tolist(), strict=True))
         return total, report
 
-    def _loss(self, hidden: tuple[Tensor, ...], batch: Batch, index: int, loss: Callable[..., Tensor]) -> Tensor:
-        """Return a loss of one teacher's head, mean over the voxels of all scenes."""
-        weight = self.student.heads[self.config.teachers[index]].weight
+    def _head(self, index: int) -> Head:
+        return cast(Head, self.student.heads[self.config.teachers[index]])
+
+    def _teacher_loss(
+        self, hidden: tuple[Tensor, ...], batch: Batch, index: int, weights: Tensor
+    ) -> tuple[Tensor, float]:
+        """Return the loss of a teacher's head, weighted by voxel and unweighted; means over all scenes' voxels."""
+        head, count = self._head(index), len(batch.supervised)
+        parts = [
+            voxel_losses(
+                head.before(rows),
+                head.weight,
+                targets[index],
+                of_scene / count,
+                self.config.losses[index],
+                self.normalizers[index],
+            )
+            for rows, targets, of_scene in zip(
+                hidden, batch.targets, torch.split(weights, batch.num_targets), strict=True
+            )
+        ]
+        plain = sum(float(of_voxels.double().sum()) for _, of_voxels in parts) / count
+        return torch.stack([weighted for weighted, _ in parts]).sum(), plain
+
+    def _word_loss(self, hidden: tuple[Tensor, ...], batch: Batch, words: "_Words") -> Tensor:
+        """Return the loss of choosing among words; mean over the voxels of all scenes."""
+        head, vectors = self._head(words.teacher), words.vectors.to(hidden[0].device)
         return torch.stack(
             [
-                loss(rows, weight, targets[index]) * (len(rows) / len(batch.supervised))
+                word_loss(head.before(rows), head.weight, targets[words.teacher], vectors)
+                * (len(rows) / len(batch.supervised))
                 for rows, targets in zip(hidden, batch.targets, strict=True)
             ]
         ).sum()
@@ -157,7 +215,28 @@ def _settle_losses(config: DistillConfig, store: Store) -> DistillConfig:
     losses = config.losses or tuple(cast(LossKind, store.teachers[name].loss) for name in config.teachers)
     if len(losses) != len(config.teachers) or not set(losses) <= set(get_args(LossKind)):
         raise ValueError(f"Losses {losses} do not fit teachers {config.teachers}; one each of {get_args(LossKind)}.")
-    return replace(config, losses=losses)
+    none: NormalizerKind = "none"
+    normalizers = config.normalizers or (none,) * len(config.teachers)
+    if len(normalizers) != len(config.teachers) or not set(normalizers) <= set(get_args(NormalizerKind)):
+        raise ValueError(
+            f"Normalizers {normalizers} do not fit teachers {config.teachers}; one each of {get_args(NormalizerKind)}."
+        )
+    return replace(config, losses=losses, normalizers=normalizers)
+
+
+def _fit_normalizers(scenes: list[TrainingScene], config: DistillConfig) -> tuple[Normalizer | None, ...]:
+    """Fit each teacher's normaliser to its features in all training scenes."""
+    return tuple(
+        fit_normalizer(kind, (part for scene in scenes for part in torch.split(scene.targets[i], ROWS_AT_A_TIME)))
+        for i, kind in enumerate(config.normalizers)
+    )
+
+
+def _lead_back(head: Head, normalizer: Normalizer | None) -> None:
+    """Make a head that learned normalised features say the teacher's own."""
+    if normalizer is not None:
+        head.weight.data = normalizer.undo_linear(head.weight.data.double()).float()
+        head.bias = normalizer.shift.float().to(head.weight.device)
 
 
 @dataclass(frozen=True)
@@ -175,6 +254,8 @@ def _word_vectors(store: Store, config: DistillConfig) -> _Words | None:
     for index, name in enumerate(config.teachers):
         encoder = store.teachers[name].text
         if config.words is not None and encoder is not None:
+            if config.normalizers[index] != "none":
+                raise ValueError(f"Words are compared with {name!r} as it is: its normalizer must be 'none'.")
             return _Words(index, class_vectors(load_text_encoder(encoder), label_set(config.words)))
     return None
 

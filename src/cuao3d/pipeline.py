@@ -21,13 +21,14 @@ from cuao3d.distill import distill
 from cuao3d.evaluate import Predict, Row, student_features, zero_shot
 from cuao3d.files import write_json, write_whole
 from cuao3d.fusion import lift, sample_cells, see
+from cuao3d.history import read_history
 from cuao3d.labels import label_set
 from cuao3d.probe import score, supervise
 from cuao3d.query import Answer, ask, askable_teacher, classify, heat, parts, scores
 from cuao3d.readers import Dataset
 from cuao3d.readers.ply import write_ply
 from cuao3d.readers.rooms import TEACHER_SEEDS, Rooms, make_room
-from cuao3d.report import Cloud, Gallery, Heat, class_colors, heat_colors, read_history, write_report
+from cuao3d.report import Cloud, Gallery, Heat, class_colors, heat_colors, write_report
 from cuao3d.scene import Scene, Split
 from cuao3d.store import CELL, Setting, Store, StoredScene, TeacherCard
 from cuao3d.teachers import Teacher, load_teacher

@@ -2,8 +2,6 @@
 
 import base64
 import io
-import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +20,7 @@ from torch.nn import functional
 
 from cuao3d.evaluate import confusion_matrix, measure
 from cuao3d.files import write_text
+from cuao3d.history import PALETTE, Chart, History, plot_chart, training_charts
 from cuao3d.labels import LabelSet
 from cuao3d.pictures import Dollhouse, jpeg
 from cuao3d.scene import UNLABELLED, Camera
@@ -39,12 +38,6 @@ NOTHING = 0.86
 
 NUM_PRINCIPAL = 32
 """Principal directions of features in which they are clustered."""
-
-PALETTE = (
-    "#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#edc948", "#76b7b2", "#9c755f", "#ff9da7", "#2f4b7c",
-    "#a5c663", "#7a5195", "#00a5a8", "#d4a6c8", "#8c2d04", "#5f6b6d",
-)  # fmt: skip
-"""Colours of segments and of lines."""
 
 READOUTS = {
     "fused": ("Fused", "lifted 2D features"),
@@ -82,24 +75,6 @@ class Heat:
     """The answer in words."""
     cloud: Cloud | None = None
     """The scene that was asked, if it is not the gallery's own."""
-
-
-@dataclass(frozen=True)
-class History:
-    """How training went; one number per step in `steps`."""
-
-    steps: tuple[int, ...]
-    """Steps that were written down."""
-    losses: Mapping[str, tuple[float, ...]]
-    """Loss of each teacher."""
-    rate: tuple[float, ...]
-    """Learning rate."""
-    sigmas: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """Noise level of each teacher; empty where the losses are not weighted."""
-    words: tuple[float, ...] = ()
-    """Loss of choosing among words; empty where there was none."""
-    weighting: str = "uncertainty"
-    """How the losses are combined; decides where a noise level would settle."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,46 +130,6 @@ def write_report(path: Path | str, results: Mapping[str, Any], gallery: Gallery)
         num_points=len(gallery.points),
     )
     write_text(path, page)
-
-
-def read_history(run: Path | str) -> History:
-    """Read how a student was trained from the folder of its run.
-
-    Raises:
-        FileNotFoundError: The folder holds no `metrics.jsonl`.
-    """
-    metrics = Path(run) / "metrics.jsonl"
-    if not metrics.is_file():
-        raise FileNotFoundError(f"No {metrics}; expected the folder of a run, as `cuao3d distill` writes it.")
-    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    config = Path(run) / "config.json"
-    settings = json.loads(config.read_text(encoding="utf-8"))["config"] if config.is_file() else {}
-
-    def by_teacher(key: str) -> dict[str, tuple[float, ...]]:
-        return {name: tuple(row[key][name] for row in rows) for name in (rows[0].get(key, {}) if rows else {})}
-
-    return History(
-        steps=tuple(row["step"] for row in rows),
-        losses=by_teacher("losses"),
-        rate=tuple(row["rate"] for row in rows),
-        sigmas=by_teacher("sigmas"),
-        words=tuple(row["words"] for row in rows if "words" in row),
-        weighting=settings.get("weighting", "uncertainty"),
-    )
-
-
-def settled_sigmas(losses: Sequence[float], weighting: str) -> tuple[float, ...]:
-    """Return the noise level in balance with each loss L: sigma³ = L (1 + sigma), or 2 sigma⁴ = L (1 + sigma²).
-
-    Args:
-        losses: Losses of a teacher.
-        weighting: `uncertainty` has the first balance, `uncertainty-squared` the second.
-    """
-    loss = np.maximum(np.asarray(losses), 1e-9)
-    sigma = np.ones_like(loss)
-    for _ in range(40):
-        sigma = np.cbrt(loss * (1 + sigma)) if weighting == "uncertainty" else (loss * (1 + sigma**2) / 2) ** 0.25
-    return tuple(sigma.tolist())
 
 
 def class_colors(classes: Int64[Tensor, "N"], label_set: LabelSet) -> Float[Tensor, "N 3"]:
@@ -450,46 +385,14 @@ def _provenance(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _charts(history: History) -> list[tuple[str, str, str]]:
     """Draw how training went: title, note and image."""
-    settled = {name: settled_sigmas(losses, history.weighting) for name, losses in history.losses.items()}
-    weights = {name: tuple(0.5 / sigma**2 for sigma in sigmas) for name, sigmas in history.sigmas.items()}
-    charts = [("Loss of each teacher", "", _chart(history.steps, history.losses))]
-    if history.sigmas:
-        note = "dotted: where it would settle at the present loss"
-        charts.insert(0, ("Noise level σ", note, _chart(history.steps, history.sigmas, dotted=settled)))
-        charts.insert(1, ("Effective weight 1 / (2σ²)", "", _chart(history.steps, weights)))
-    if history.words:
-        note = "cross-entropy of the student's nearest words under the teacher's"
-        charts.append(("Choosing among words", note, _chart(history.steps, {"words": history.words}, color="#555555")))
-    return [*charts, ("Learning rate", "", _chart(history.steps, {"rate": history.rate}, color="#555555"))]
+    return [(chart.title, chart.note, _draw_chart(history.steps, chart)) for chart in training_charts(history)]
 
 
-def _chart(
-    steps: Sequence[int],
-    series: Mapping[str, Sequence[float]],
-    *,
-    dotted: Mapping[str, Sequence[float]] | None = None,
-    color: str = "",
-) -> str:
-    """Draw lines over steps as an SVG image; noise is averaged over a hundredth of the steps."""
-    width = max(1, math.ceil(len(steps) / 100))
+def _draw_chart(steps: Sequence[int], chart: Chart) -> str:
+    """Draw a chart as an SVG image."""
     with matplotlib.rc_context({"svg.hashsalt": "cuao3d", "font.size": 8, "axes.edgecolor": "#999999"}):
         figure = Figure(figsize=(4.2, 2.3), layout="constrained")
-        axes = figure.add_subplot()
-        for lines, style, opacity in ((dotted or {}, ":", 0.7), (series, "-", 1.0)):
-            for index, (name, values) in enumerate(lines.items()):
-                own = color or PALETTE[index % len(PALETTE)]
-                x, y = _average(steps, width), _average(values, width)
-                axes.plot(x, y, style, color=own, alpha=opacity, linewidth=1.6 if style == "-" else 1.2, label=name)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#eeeeee")
-        axes.set_xlabel("step", color="#555555")
-        axes.tick_params(color="#999999", labelcolor="#444444")
-        axes.margins(x=0.02)
+        plot_chart(figure.add_subplot(), steps, chart)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _average(values: Sequence[float], width: int) -> list[float]:
-    """Return the means of `width` neighbours each."""
-    return [float(np.mean(values[start : start + width])) for start in range(0, len(values), width)]

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import safetensors
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from cuao3d.files import write_tensors
 from cuao3d.sparse import KernelMap, VoxelSet, convolve, multiply, sort_voxels
+
+HeadKind = Literal["linear", "mlp"]
 
 NUM_INPUTS = 3
 """Channels of the input features; the constant (1, 1, 1) where only geometry is used."""
@@ -56,21 +58,32 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 class Student(nn.Module):
-    """Sparse U-Net from voxels to features, with a linear head per teacher on top.
+    """Sparse U-Net from voxels to features, with a head per teacher on top.
 
     Attributes:
         architecture: Name of its plan in `ARCHITECTURES`.
+        head: Kind of its heads.
         num_channels: Channels of each head, by teacher.
         num_hidden: Channels that the heads read.
         heads: One `Head` per teacher; `heads[name].weight` is (num_hidden, channels).
+        noise: Reads from the same channels the logarithm of each teacher's variance; None where that was not learned.
     """
 
-    def __init__(self, heads: Mapping[str, int], architecture: str = "MinkUNet18A") -> None:
+    def __init__(
+        self,
+        heads: Mapping[str, int],
+        architecture: str = "MinkUNet18A",
+        *,
+        head: HeadKind = "linear",
+        noise: bool = False,
+    ) -> None:
         """Make a student with fresh weights.
 
         Args:
             heads: Channels of each head, by teacher.
             architecture: A name in `ARCHITECTURES`.
+            head: `linear`, as in the paper, or `mlp`: a hidden layer of the same width and a ReLU before it.
+            noise: Whether it also says, voxel by voxel, how unsure it is of each teacher.
         """
         super().__init__()
         if architecture not in ARCHITECTURES:
@@ -92,7 +105,12 @@ class Student(nn.Module):
             Stage(Block(before if i == 0 else channels, channels) for i in range(num_blocks))
             for before, channels, num_blocks in zip(inputs, plan.planes, plan.num_blocks, strict=True)
         )
-        self.heads = nn.ModuleDict({name: Head(self.num_hidden, channels) for name, channels in heads.items()})
+        self.head: HeadKind = head
+        self.heads = nn.ModuleDict({name: Head(self.num_hidden, channels, head) for name, channels in heads.items()})
+        self.noise = nn.Linear(self.num_hidden, len(heads)) if noise else None
+        if self.noise is not None:
+            nn.init.zeros_(self.noise.weight)
+            nn.init.zeros_(self.noise.bias)
 
     def forward(
         self, coords: Int[Tensor, "V 4"], feats: Float[Tensor, "V 3"], heads: Iterable[str] | None = None
@@ -113,6 +131,17 @@ class Student(nn.Module):
             raise ValueError(f"This student has no head {', '.join(unknown)}; it has {', '.join(self.heads)}.")
         hidden = self.hidden(coords, feats)
         return {name: self.heads[name](hidden) for name in names}
+
+    def unsureness(self, coords: Int[Tensor, "V 4"], feats: Float[Tensor, "V 3"]) -> dict[str, Float[Tensor, "V"]]:
+        """Predict how far each teacher's features may lie from what the student says: a standard deviation per voxel.
+
+        Raises:
+            ValueError: The student was not trained with the weighting `heteroscedastic`.
+        """
+        if self.noise is None:
+            raise ValueError("This student learned no noise per voxel; distil it with weighting='heteroscedastic'.")
+        sigmas = (self.noise(self.hidden(coords, feats).float()) / 2).exp()
+        return dict(zip(self.heads, sigmas.unbind(dim=1), strict=True))
 
     def hidden(self, coords: Int[Tensor, "V 4"], feats: Float[Tensor, "V 3"]) -> Float[Tensor, "V H"]:
         """Compute the features that the heads read; see `forward`."""
@@ -151,7 +180,13 @@ class Student(nn.Module):
 
     def save(self, path: Path | str) -> None:
         """Write weights, architecture and heads to a safetensors file, all or nothing."""
-        plan = {"architecture": self.architecture, "heads": self.num_channels}
+        plan = {
+            "architecture": self.architecture,
+            "heads": self.num_channels,
+            "head": self.head,
+            "noise": self.noise is not None,
+            "biased": [name for name, head in self.heads.items() if head.bias is not None],
+        }
         metadata = {"student": json.dumps(plan)}  # one key: several are written in random order, and so other bytes
         write_tensors(Path(path), self.state_dict(), metadata)
 
@@ -273,16 +308,29 @@ class Block(nn.Module):
 
 
 class Head(nn.Module):
-    """Bias-free linear map from the student's features to one teacher's."""
+    """Linear map from the student's features to one teacher's, after a hidden layer if asked for.
 
-    def __init__(self, num_hidden: int, num_channels: int) -> None:
+    Attributes:
+        bias: None, or what was added when a head that learned normalised features was led back to the teacher's own.
+    """
+
+    bias: Tensor | None
+
+    def __init__(self, num_hidden: int, num_channels: int, kind: HeadKind = "linear") -> None:
         super().__init__()
+        self.inner = nn.Linear(num_hidden, num_hidden) if kind == "mlp" else None
         self.weight = nn.Parameter(torch.empty(num_hidden, num_channels))
+        self.register_buffer("bias", None)
         nn.init.normal_(self.weight, std=(2 / num_hidden) ** 0.5)
 
     def forward(self, hidden: Float[Tensor, "V H"]) -> Float[Tensor, "V C"]:
         """Predict the teacher's features."""
-        return multiply(hidden, self.weight)
+        out = multiply(self.before(hidden), self.weight)
+        return out if self.bias is None else out + self.bias
+
+    def before(self, hidden: Float[Tensor, "V H"]) -> Float[Tensor, "V H"]:
+        """Return what the linear map reads."""
+        return hidden if self.inner is None else F.relu(self.inner(hidden))
 
 
 @dataclass(frozen=True)
@@ -346,7 +394,11 @@ def _read_ours(path: Path) -> Checkpoint:
     if "student" not in metadata:
         raise ValueError("holds no student of ours: its metadata lacks architecture and heads.")
     plan = json.loads(metadata["student"])
-    student = Student(plan["heads"], plan["architecture"])
+    student = Student(
+        plan["heads"], plan["architecture"], head=plan.get("head", "linear"), noise=plan.get("noise", False)
+    )
+    for name in plan.get("biased", ()):
+        student.heads[name].bias = torch.zeros(plan["heads"][name])
     _fill(student, tensors)
     return Checkpoint(student, tuple(tensors), ())
 

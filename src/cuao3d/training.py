@@ -27,7 +27,7 @@ from cuao3d.files import sha256_of, write_json, write_tensors, write_text
 from cuao3d.geometry import voxelize
 from cuao3d.objective import RowMeans
 from cuao3d.store import Store, StoredScene, TeacherCard
-from cuao3d.student import Student
+from cuao3d.student import HeadKind, Student
 
 OnStep = Callable[[int, int, str], None]
 """Called after each step with the number of steps done, their total and a line of losses and noise levels."""
@@ -248,16 +248,20 @@ def rate_fraction(progress: float, config: TrainConfig) -> float:
             return 1.0
 
 
-def make_student(heads: dict[str, int], config: TrainConfig) -> Student:
+def make_student(
+    heads: dict[str, int], config: TrainConfig, *, head: HeadKind = "linear", noise: bool = False
+) -> Student:
     """Make a student whose initial weights follow from the seed.
 
     Args:
         heads: Width of each head.
         config: Its `architecture` and `seed` count.
+        head: Kind of the heads.
+        noise: Whether it learns how unsure it is, voxel by voxel.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return Student(heads, architecture=config.architecture)
+        return Student(heads, config.architecture, head=head, noise=noise)
 
 
 def student_group(student: Student, config: TrainConfig) -> dict[str, Any]:

@@ -1,0 +1,145 @@
+"""How a training went, step by step: read back from its folder, and drawn."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cuao3d.files import write_whole
+
+PALETTE = (
+    "#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#edc948", "#76b7b2", "#9c755f", "#ff9da7", "#2f4b7c",
+    "#a5c663", "#7a5195", "#00a5a8", "#d4a6c8", "#8c2d04", "#5f6b6d",
+)  # fmt: skip
+"""Colours of segments and of lines."""
+
+
+@dataclass(frozen=True)
+class History:
+    """How training went; one number per step in `steps`."""
+
+    steps: tuple[int, ...]
+    """Steps that were written down."""
+    losses: Mapping[str, tuple[float, ...]]
+    """Loss of each teacher."""
+    rate: tuple[float, ...]
+    """Learning rate."""
+    sigmas: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Noise level of each teacher; empty where none is learned."""
+    weights: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """What each teacher's loss was multiplied with; empty where it differs from voxel to voxel."""
+    words: tuple[float, ...] = ()
+    """Loss of choosing among words; empty where there was none."""
+    weighting: str = "uncertainty"
+    """How the losses are combined; decides where a noise level would settle."""
+
+
+def read_history(run: Path | str) -> History:
+    """Read how a student was trained from the folder of its run.
+
+    Raises:
+        FileNotFoundError: The folder holds no `metrics.jsonl`.
+    """
+    metrics = Path(run) / "metrics.jsonl"
+    if not metrics.is_file():
+        raise FileNotFoundError(f"No {metrics}; expected the folder of a run, as `cuao3d distill` writes it.")
+    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    config = Path(run) / "config.json"
+    settings = json.loads(config.read_text(encoding="utf-8"))["config"] if config.is_file() else {}
+
+    def by_teacher(key: str) -> dict[str, tuple[float, ...]]:
+        return {name: tuple(row[key][name] for row in rows) for name in (rows[0].get(key, {}) if rows else {})}
+
+    return History(
+        steps=tuple(row["step"] for row in rows),
+        losses=by_teacher("losses"),
+        rate=tuple(row["rate"] for row in rows),
+        sigmas=by_teacher("sigmas"),
+        weights=by_teacher("weights"),
+        words=tuple(row["words"] for row in rows if "words" in row),
+        weighting=settings.get("weighting", "uncertainty"),
+    )
+
+
+def settled_sigmas(losses: Sequence[float], weighting: str) -> tuple[float, ...]:
+    """Return the noise level in balance with each loss L; see `UncertaintyWeighting`.
+
+    Args:
+        losses: Losses of a teacher.
+        weighting: How the losses were combined.
+    """
+    loss = np.maximum(np.asarray(losses), 1e-9)
+    sigma = np.sqrt(loss)  # of the Gaussian likelihood itself
+    for _ in range(40 if weighting.startswith("uncertainty") else 0):
+        sigma = np.cbrt(loss * (1 + sigma)) if weighting == "uncertainty" else (loss * (1 + sigma**2) / 2) ** 0.25
+    return tuple(sigma.tolist())
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines over the steps of a training."""
+
+    title: str
+    lines: Mapping[str, Sequence[float]]
+    """Values of each line, one per step."""
+    note: str = ""
+    """What a reader should know beside the title."""
+    dotted: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Lines that are only drawn to compare with."""
+    color: str = ""
+    """Colour of all lines; empty: one each."""
+
+
+def training_charts(history: History) -> list[Chart]:
+    """Say what is to be drawn of a training: noise levels and weights, if any, losses, learning rate."""
+    settled = {name: settled_sigmas(losses, history.weighting) for name, losses in history.losses.items()}
+    charts = []
+    if history.sigmas:
+        note = "dotted: where it would settle at the present loss"
+        charts.append(Chart("Noise level σ", history.sigmas, note, dotted=settled))
+    if len(history.weights) > 1:
+        charts.append(Chart("Effective weight", history.weights, "what each loss is multiplied with"))
+    charts.append(Chart("Loss of each teacher", history.losses))
+    if history.words:
+        note = "cross-entropy of the student's nearest words under the teacher's"
+        charts.append(Chart("Choosing among words", {"words": history.words}, note, color="#555555"))
+    return [*charts, Chart("Learning rate", {"rate": history.rate}, color="#555555")]
+
+
+def plot_chart(axes: Axes, steps: Sequence[int], chart: Chart) -> None:
+    """Draw a chart; noise is averaged over a hundredth of the steps."""
+    width = max(1, math.ceil(len(steps) / 100))
+    for lines, style, opacity in ((chart.dotted, ":", 0.7), (chart.lines, "-", 1.0)):
+        for index, (name, values) in enumerate(lines.items()):
+            own = chart.color or PALETTE[index % len(PALETTE)]
+            x, y = _average(steps, width), _average(values, width)
+            label = name if style == "-" else None
+            axes.plot(x, y, style, color=own, alpha=opacity, linewidth=1.6 if style == "-" else 1.2, label=label)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#eeeeee")
+    axes.set_xlabel("step", color="#555555")
+    axes.tick_params(color="#999999", labelcolor="#444444")
+    axes.margins(x=0.02)
+
+
+def draw_history(history: History, path: Path) -> None:
+    """Draw all charts of a training into a PNG."""
+    charts = training_charts(history)
+    figure = Figure(figsize=(4.6 * 2, 2.9 * math.ceil(len(charts) / 2)), layout="constrained")
+    for index, chart in enumerate(charts):
+        axes = figure.add_subplot(math.ceil(len(charts) / 2), 2, index + 1)
+        plot_chart(axes, history.steps, chart)
+        axes.set_title(chart.title + (f"\n{chart.note}" if chart.note else ""), fontsize=9, loc="left")
+        if len(chart.lines) > 1:
+            axes.legend(frameon=False, fontsize=8)
+    write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
+
+
+def _average(values: Sequence[float], width: int) -> list[float]:
+    """Return the means of `width` neighbours each."""
+    return [float(np.mean(values[start : start + width])) for start in range(0, len(values), width)]

@@ -1,0 +1,21 @@
+"""What the student minimises: one loss per teacher, computed without an N x C tensor, and their weighting."""
+
+from cuao3d.objective.losses import LossKind, teacher_loss, voxel_losses, word_loss
+from cuao3d.objective.normalizers import Normalizer, NormalizerKind, fit_normalizer
+from cuao3d.objective.targets import Compressed, RowMeans, Targets
+from cuao3d.objective.weightings import WeightingKind, make_weighting
+
+__all__ = [
+    "Compressed",
+    "LossKind",
+    "Normalizer",
+    "NormalizerKind",
+    "RowMeans",
+    "Targets",
+    "WeightingKind",
+    "fit_normalizer",
+    "make_weighting",
+    "teacher_loss",
+    "voxel_losses",
+    "word_loss",
+]

@@ -1,0 +1,126 @@
+"""Normalisers: affine maps that give a teacher's features another spread before the student learns them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import scipy.linalg
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+NormalizerKind = Literal["none", "demean", "standardize", "phi-s"]
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """T' = ((T - shift) * scale) @ rotation, with an orthonormal rotation if any."""
+
+    shift: Float[Tensor, "C"]
+    scale: Float[Tensor, "C"]
+    rotation: Float[Tensor, "C C"] | None = None
+
+    def __call__(self, features: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
+        """Normalise features."""
+        return self.turn(features - self.shift)
+
+    def turn(self, differences: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
+        """Normalise differences between features: the linear part alone."""
+        scaled = differences * self.scale
+        return scaled if self.rotation is None else scaled @ self.rotation
+
+    def apply_to(self, features: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
+        """Normalise features that may be overwritten."""
+        scaled = features.sub_(self.shift).mul_(self.scale)
+        return scaled if self.rotation is None else scaled @ self.rotation
+
+    def undo(self, features: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
+        """Return to the teacher's own space."""
+        return self.undo_linear(features) + self.shift
+
+    def undo_linear(self, differences: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
+        """Return differences between features, such as a linear head's rows, to the teacher's own space."""
+        turned = differences if self.rotation is None else differences @ self.rotation.T
+        return turned / self.scale
+
+    def without_rotation(self) -> "Normalizer":
+        """Return the same normaliser without its rotation, for losses that do not see it."""
+        return Normalizer(self.shift, self.scale)
+
+    def to(self, dtype: torch.dtype, device: torch.device | None = None) -> "Normalizer":
+        """Return this normaliser in another type, and on another device."""
+        shift, scale = (tensor.to(device, dtype) for tensor in (self.shift, self.scale))
+        return Normalizer(shift, scale, None if self.rotation is None else self.rotation.to(device, dtype))
+
+
+def fit_normalizer(kind: NormalizerKind, parts: Iterable[Float[Tensor, "_ C"]]) -> Normalizer | None:
+    """Fit a normaliser to a teacher's features.
+
+    Args:
+        kind: `none`. `demean`: every channel loses its mean. `standardize`: and is divided by its standard
+            deviation. `phi-s`: PCA, then a Hadamard rotation that spreads the variance evenly over the channels,
+            then one common scale, as in RADIO ("PHI-S: Distribution Balancing for Label-Free Multi-Teacher
+            Distillation", Eq. 20): all directions keep their relative weight, no channel dominates.
+        parts: The features, a few rows at a time, in any floating type.
+
+    Returns:
+        The normaliser, in float64; None for `none`.
+
+    Raises:
+        ValueError: There are no features.
+    """
+    if kind == "none":
+        return None
+    count, total, products = 0, torch.zeros(()), torch.zeros(())
+    for part in parts:
+        rows = part.double()
+        count, total = count + len(rows), total + rows.sum(dim=0)
+        products = products + (rows.T @ rows if kind == "phi-s" else rows.square().sum(dim=0))
+    if not count:
+        raise ValueError("There are no features to fit a normaliser to.")
+    mean = total / count
+    ones = torch.ones_like(mean)
+    if kind == "demean":
+        return Normalizer(mean, ones)
+    if kind == "standardize":
+        return Normalizer(mean, _inverse_root((products / count - mean.square()).clamp(min=0)))
+    variances, directions = torch.linalg.eigh(products / count - torch.outer(mean, mean))
+    variances = variances.clamp(min=0)
+    return Normalizer(
+        mean, _inverse_root(variances.mean()).expand_as(mean).clone(), directions @ _evening_rotation(variances).T
+    )
+
+
+def _inverse_root(variance: Tensor) -> Tensor:
+    """1 / standard deviation; 1 where nothing varies."""
+    return torch.where(variance > 0, variance, 1).rsqrt()
+
+
+def _evening_rotation(variances: Float[Tensor, "C"]) -> Float[Tensor, "C C"]:
+    """Rotation R such that every diagonal entry of R diag(variances) R^T is their mean.
+
+    A Hadamard matrix does it for any variances; where the number of channels is no power of two, a chain of plane
+    rotations (Schur-Horn) does it for these.
+    """
+    count = len(variances)
+    if count & (count - 1) == 0:
+        return torch.from_numpy(scipy.linalg.hadamard(count) / np.sqrt(count)).to(variances)
+    rotation = np.eye(count)
+    spread, mean = np.diag(variances.cpu().double().numpy()), float(variances.double().mean())
+    rest = list(range(count))
+    while len(rest) > 1:
+        # Turn the smallest against the largest until the smallest is at the mean: tan² solves a quadratic.
+        low, high = (pick(rest, key=lambda i: spread[i, i]) for pick in (min, max))
+        a, b, c = spread[low, low] - mean, spread[high, high] - mean, spread[low, high]
+        if b <= 0 or a >= 0:
+            break
+        tangent = (-c + np.sqrt(c * c - a * b)) / b
+        cosine = 1 / np.hypot(1, tangent)
+        plane = np.array([[cosine, tangent * cosine], [-tangent * cosine, cosine]])
+        pair = [low, high]
+        rotation[pair] = plane @ rotation[pair]
+        spread[pair] = plane @ spread[pair]
+        spread[:, pair] = spread[:, pair] @ plane.T
+        rest.remove(low)
+    return torch.from_numpy(rotation).to(variances)

@@ -1,0 +1,119 @@
+"""What a head is to say of each voxel: features as they are, means of a table's rows, or codes in a linear basis."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from cuao3d.objective.normalizers import Normalizer
+
+CHUNK_VALUES = {"cpu": 1 << 18}
+"""Targets that are widened and used at a time: on a CPU what stays in cache, elsewhere `LARGE_CHUNK_VALUES`."""
+LARGE_CHUNK_VALUES = 1 << 25
+
+
+@dataclass(frozen=True)
+class RowMeans:
+    """Targets that are means of a table's rows, taken a few at a time when asked for: the table is never copied."""
+
+    table: Float[Tensor, "R C"]
+    """Features of which each target is a mean."""
+    rows: Int64[Tensor, "M"]
+    """Rows of the table, those of the first target first."""
+    offsets: Int64[Tensor, "N"]
+    """Where in `rows` those of each target begin; every target has at least one."""
+
+    def __len__(self) -> int:
+        """Return the number of targets."""
+        return len(self.offsets)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of targets and their width."""
+        return len(self.offsets), self.table.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the targets are."""
+        return self.table.device
+
+    def __getitem__(self, part: slice) -> Float[Tensor, "n C"]:
+        """Return some consecutive targets, in the table's type."""
+        start, stop, _ = part.indices(len(self))
+        offsets = self.offsets[start:stop]
+        end = self.offsets[stop] if stop < len(self) else len(self.rows)
+        return functional.embedding_bag(self.rows[offsets[0] : end], self.table, offsets - offsets[0], mode="mean")
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """Targets in a linear basis, such as their leading principal directions: target = code @ basis + mean."""
+
+    codes: Float[Tensor, "N K"] | RowMeans
+    """Code of each target."""
+    basis: Float[Tensor, "K C"]
+    """Features that the codes are weights of; need not be orthonormal."""
+    mean: Float[Tensor, "C"]
+    """Target whose code is zero."""
+
+    def __len__(self) -> int:
+        """Return the number of targets."""
+        return len(self.codes)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of targets and their width."""
+        return len(self.codes), self.basis.shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the targets are."""
+        return self.codes.device
+
+    def __getitem__(self, part: slice) -> Float[Tensor, "n C"]:
+        """Return some consecutive targets, decompressed, in the basis's type."""
+        return torch.addmm(self.mean, self.codes[part].to(self.basis.dtype), self.basis)
+
+
+Targets = Tensor | RowMeans | Compressed
+
+
+@dataclass(frozen=True)
+class Source:
+    """Targets, normalised, as the losses read them: z @ basis + mean, or z itself where there is no basis."""
+
+    codes: Tensor | RowMeans
+    """What each z is made of."""
+    normalizer: Normalizer | None
+    """Turns a code into z, where there is no basis."""
+    affine: tuple[Float[Tensor, "K C"], Float[Tensor, "C"]] | None
+    """Basis and mean."""
+
+    @staticmethod
+    def of(targets: Targets, normalizer: Normalizer | None, dtype: torch.dtype) -> "Source":
+        """Fold a normaliser into the basis, where there is one."""
+        if not isinstance(targets, Compressed):
+            return Source(targets, normalizer and normalizer.to(dtype, targets.device), None)
+        basis, mean = targets.basis.double(), targets.mean.double()
+        if normalizer is not None:
+            normalizer = normalizer.to(torch.float64, targets.device)
+            basis, mean = normalizer.turn(basis), normalizer(mean[None])[0]
+        return Source(targets.codes, None, (basis.to(dtype), mean.to(dtype)))
+
+    def chunks(self, share: int, num_shares: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+        """Walk through a share's rows, a few at a time, each chunk of z a copy in `dtype` that may be overwritten."""
+        num_values = CHUNK_VALUES.get(self.codes.device.type, LARGE_CHUNK_VALUES)
+        first, last = (len(self.codes) * i // num_shares for i in (share, share + 1))
+        num_rows = max(num_values // self.codes.shape[1], 32)
+        buffer = torch.empty(min(num_rows, last - first), self.codes.shape[1], dtype=dtype, device=self.codes.device)
+        for start in range(first, last, num_rows):
+            rows = slice(start, min(start + num_rows, last))
+            chunk = buffer[: rows.stop - start].copy_(self.codes[rows])
+            yield rows, chunk if self.normalizer is None else self.normalizer.apply_to(chunk)
+
+    def decode(self, z: Float[Tensor, "n K"]) -> Float[Tensor, "n C"]:
+        """Return the targets that some z stand for."""
+        return z if self.affine is None else torch.addmm(self.affine[1], z, self.affine[0])

@@ -1,0 +1,165 @@
+"""Weightings: how the teachers' losses become one."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+WeightingKind = Literal[
+    "uncertainty", "uncertainty-squared", "kendall", "equal", "fixed", "free", "random", "heteroscedastic"
+]
+
+
+def make_weighting(
+    kind: WeightingKind, num_losses: int, *, weights: tuple[float, ...] = (), seed: int = 0
+) -> nn.Module:
+    """Make a weighting.
+
+    Args:
+        kind: `uncertainty`: learned noise levels, the paper's. `uncertainty-squared`: the released code's. `kendall`:
+            the Gaussian likelihood itself. `equal`: the plain sum. `fixed`: by given weights. `free`: by weights that
+            are learned without anything to hold them. `random`: by weights drawn anew in every step, a control.
+            `heteroscedastic`: the plain sum of losses that were weighted voxel by voxel before.
+        num_losses: Number of teachers.
+        weights: Weight of each loss, for `fixed`.
+        seed: What `random` draws from.
+
+    Raises:
+        ValueError: `fixed` without a weight for each loss.
+    """
+    match kind:
+        case "uncertainty":
+            return UncertaintyWeighting(num_losses, "log1p")
+        case "uncertainty-squared":
+            return UncertaintyWeighting(num_losses, "log1p-squared")
+        case "kendall":
+            return UncertaintyWeighting(num_losses, "log")
+        case "equal" | "heteroscedastic":
+            return FixedWeighting((1.0,) * num_losses)
+        case "fixed":
+            if len(weights) != num_losses:
+                raise ValueError(f"Weighting 'fixed' needs {num_losses} weights, one per teacher; got {weights}.")
+            return FixedWeighting(weights)
+        case "free":
+            return FreeWeighting(num_losses)
+        case "random":
+            return RandomWeighting(num_losses, seed)
+
+
+class UncertaintyWeighting(nn.Module):
+    """Sum the teacher losses, each weighted by a learned noise level.
+
+    L = sum_i L_i / (2 sigma_i²) + R(sigma_i), every sigma starting at 1. A teacher that stays hard to imitate gets a
+    larger sigma and a smaller say; R keeps sigma from growing for ever.
+    """
+
+    def __init__(self, num_losses: int, regularizer: Literal["log1p", "log1p-squared", "log"] = "log1p") -> None:
+        """Start with every noise level at 1.
+
+        Args:
+            num_losses: Number of teachers.
+            regularizer: R. `log1p`: log(1 + sigma), the paper's; at rest sigma³ = L (1 + sigma). `log1p-squared`:
+                log(1 + sigma²), the released code's; at rest 2 sigma⁴ = L (1 + sigma²). `log`: log(sigma), as in
+                Kendall et al., learned as log(sigma²); at rest sigma² = L.
+        """
+        super().__init__()
+        self.regularizer = regularizer
+        if regularizer == "log":
+            self.log_variance = nn.Parameter(torch.zeros(num_losses))
+        else:
+            self._sigma = nn.Parameter(torch.ones(num_losses))
+
+    @property
+    def sigma(self) -> Float[Tensor, "T"]:
+        """Noise level of each teacher."""
+        return (self.log_variance / 2).exp() if self.regularizer == "log" else self._sigma
+
+    @property
+    def weights(self) -> Float[Tensor, "T"]:
+        """What each loss is multiplied with."""
+        return 1 / (2 * self.sigma.square())
+
+    def forward(self, losses: Float[Tensor, "T"]) -> Float[Tensor, ""]:
+        """Return the weighted sum of the losses, regularised."""
+        match self.regularizer:
+            case "log1p":
+                penalty = torch.log1p(self.sigma)
+            case "log1p-squared":
+                penalty = torch.log1p(self.sigma.square())
+            case _:
+                penalty = self.log_variance / 2
+        return (losses * self.weights + penalty).sum()
+
+
+class FixedWeighting(nn.Module):
+    """Sum the teacher losses by given weights."""
+
+    weights: Tensor
+
+    def __init__(self, weights: tuple[float, ...]) -> None:
+        """Keep the weights.
+
+        Args:
+            weights: Weight of each loss.
+        """
+        super().__init__()
+        self.register_buffer("weights", torch.tensor(weights), persistent=False)
+
+    def forward(self, losses: Float[Tensor, "T"]) -> Float[Tensor, ""]:
+        """Return the weighted sum of the losses."""
+        return (losses * self.weights).sum()
+
+
+class FreeWeighting(nn.Module):
+    """Sum the teacher losses by learned weights that nothing holds: all fall, and below zero the loss has no floor."""
+
+    def __init__(self, num_losses: int) -> None:
+        """Start with every weight at 1.
+
+        Args:
+            num_losses: Number of teachers.
+        """
+        super().__init__()
+        self.weights = nn.Parameter(torch.ones(num_losses))
+
+    def forward(self, losses: Float[Tensor, "T"]) -> Float[Tensor, ""]:
+        """Return the weighted sum of the losses.
+
+        Raises:
+            ValueError: The weights have collapsed.
+        """
+        if bool((self.weights <= 0).any()):
+            raise ValueError(
+                f"Freely learned weights have collapsed to {[round(w, 3) for w in self.weights.tolist()]}: a loss with "
+                "a weight below zero grows for ever. Use weighting='uncertainty', whose logarithm prevents this."
+            )
+        return (losses * self.weights).sum()
+
+
+class RandomWeighting(nn.Module):
+    """Sum the teacher losses by weights drawn anew in every step, softmax of normals, with a sum of T: a control."""
+
+    num_calls: Tensor
+    weights: Tensor
+
+    def __init__(self, num_losses: int, seed: int) -> None:
+        """Start before the first draw.
+
+        Args:
+            num_losses: Number of teachers.
+            seed: What the draws follow from, with the number of calls so far.
+        """
+        super().__init__()
+        self.seed = seed
+        self.register_buffer("num_calls", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("weights", torch.ones(num_losses), persistent=False)
+
+    def forward(self, losses: Float[Tensor, "T"]) -> Float[Tensor, ""]:
+        """Draw weights and return the weighted sum of the losses."""
+        generator = torch.Generator().manual_seed((self.seed << 32) + int(self.num_calls))
+        drawn = torch.randn(len(losses), generator=generator)
+        self.weights = (functional.softmax(drawn, dim=0) * len(losses)).to(losses.device)
+        self.num_calls += 1
+        return (losses * self.weights).sum()

@@ -1,0 +1,58 @@
+"""How a training went, read back and drawn."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from cuao3d.history import History, draw_history, read_history, settled_sigmas, training_charts
+
+
+def test_history_is_what_the_run_wrote(tmp_path):
+    rows = [
+        {"step": step, "loss": 1.0, "losses": {"a": 0.5 - step / 10}, "sigmas": {"a": 1.0}, "rate": 0.1, "voxels": 9}
+        for step in range(3)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "config.json").write_text(json.dumps({"config": {"weighting": "uncertainty-squared"}}))
+    history = read_history(tmp_path)
+    assert history.steps == (0, 1, 2)
+    assert history.losses["a"] == pytest.approx((0.5, 0.4, 0.3))
+    assert (history.sigmas, history.rate) == ({"a": (1.0,) * 3}, (0.1,) * 3)
+    assert history.weighting == "uncertainty-squared"
+    with pytest.raises(FileNotFoundError, match=r"metrics\.jsonl"):
+        read_history(tmp_path / "no run")
+
+
+def test_noise_levels_settle_where_their_gradient_vanishes():
+    # d/ds [L / (2 s^2) + log(1 + s)] = 0 is s^3 = L (1 + s): s = 1 for L = 1/2; with log(1 + s^2), s = 1 for L = 1.
+    assert settled_sigmas([0.5, 8 / 3], "uncertainty") == pytest.approx((1.0, 2.0))
+    assert settled_sigmas([1.0], "uncertainty-squared") == pytest.approx((1.0,))
+    assert settled_sigmas([4.0], "kendall") == pytest.approx((2.0,))
+
+
+def test_charts_show_what_was_learned():
+    history = History(
+        steps=(0, 1),
+        losses={"a": (1.0, 0.5), "b": (2.0, 1.0)},
+        rate=(0.1, 0.0),
+        sigmas={"a": (1.0, 0.9), "b": (1.0, 1.1)},
+        weights={"a": (0.5, 0.6), "b": (0.5, 0.4)},
+        words=(3.0, 2.0),
+    )
+    titles = [chart.title for chart in training_charts(history)]
+    assert titles == [
+        "Noise level σ",
+        "Effective weight",
+        "Loss of each teacher",
+        "Choosing among words",
+        "Learning rate",
+    ]
+    plain = History(steps=(0,), losses={"a": (1.0,)}, rate=(0.1,), weights={"a": (1.0,)})
+    assert [chart.title for chart in training_charts(plain)] == ["Loss of each teacher", "Learning rate"]
+
+
+def test_a_history_becomes_a_picture(tmp_path):
+    history = History(steps=(0, 1), losses={"a": (1.0, 0.5)}, rate=(0.1, 0.0))
+    draw_history(history, tmp_path / "training.png")
+    assert Image.open(tmp_path / "training.png").size[0] > 1000
