@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 import tyro
@@ -41,8 +41,10 @@ def main(
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
     architecture: str = "MinkUNet18A",
     variants: str = ",".join(VARIANTS),
+    work: str = ",".join(WHATS),
     repeats: int = 5,
     readme: Path | None = None,
+    title: str = "The student",
     memory_of: str | None = None,
 ) -> None:
     """Measure forward with all heads, and a training step of the body.
@@ -52,8 +54,10 @@ def main(
         json_file: Where to write the rows.
         architecture: Name of the student's network.
         variants: Which to compare, with commas.
+        work: What to time, with commas.
         repeats: How often each is timed; the variants take turns.
-        readme: Where to write the table, with machine and date.
+        readme: Page to write the table into, with machine and date.
+        title: Of the section there.
         memory_of: Only run this once and print its peak memory, megabytes; "what:variant".
     """
     sizes, compared = [int(size) for size in voxels.split(",")], variants.split(",")
@@ -66,7 +70,7 @@ def main(
     print(", ".join(f"large {name} products: {speed / 1e9:.0f} GFLOP/s" for name, speed in ceilings.items()))
     rows = []
     for size in sizes:
-        for what in WHATS:
+        for what in cast(list[What], work.split(",")):
             rows += measure(size, what, compared, architecture, repeats)
             for row in rows[-len(compared) :]:
                 speed = row.flops / row.seconds
@@ -79,31 +83,31 @@ def main(
     if json_file:
         json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     if readme:
-        write_section(readme, "student", section(rows, ceilings, architecture, repeats))
+        options = [f"--variants {variants}"] * (variants != ",".join(VARIANTS))
+        options += [f"--work {work}"] * (work != ",".join(WHATS)) + [f"--title '{title}'"] * (title != "The student")
+        command = " ".join([f"python benchmarks/student.py --voxels {voxels} --repeats {repeats}", *options])
+        lines = [f"## {title}", "", *provenance(f"{command} --readme benchmarks/README.md")]
+        write_section(readme, title, lines + table(rows, ceilings, architecture, repeats))
 
 
-def section(rows: list[Row], ceilings: dict[str, float], architecture: str, repeats: int) -> list[str]:
-    """The rows as a section; every ratio is to the first variant of the same work in the same run."""
-    sizes = ",".join(str(size) for size in dict.fromkeys(row.voxels for row in rows))
-    command = f"python benchmarks/student.py --voxels {sizes} --repeats {repeats} --readme benchmarks/README.md"
+def table(rows: list[Row], ceilings: dict[str, float], architecture: str, repeats: int) -> list[str]:
+    """The rows as a table; every ratio is to the first variant of the same work in the same run."""
     lines = [
-        "## The student",
-        "",
-        *provenance(command),
         f"{architecture} with heads of {', '.join(map(str, HEADS.values()))} channels; medians of {repeats}, variants",
         "taking turns; sorting voxels and building kernel maps included. `naive` gathers, multiplies and adds for each",
         "kernel position. A machine without bfloat16 arithmetic computes `bf16` in float32. Large float32 products run",
         f"at {ceilings['fp32'] / 1e9:.0f} GFLOP/s here, bfloat16 ones at {ceilings['bf16'] / 1e9:.0f}.",
         "",
-        "| voxels | what | variant | seconds | times as fast | extra memory, MB | GFLOP/s | of large fp32 products |",
-        "|---|---|---|---|---|---|---|---|",
+        "| voxels | what | variant | seconds | times as fast | µs a voxel | extra MB | GFLOP/s | of large products |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         first = next(other for other in rows if (other.voxels, other.what) == (row.voxels, row.what))
         speed = row.flops / row.seconds
         lines.append(
             f"| {row.voxels:,} | {row.what} | {row.variant} | {row.seconds:.3f} | {first.seconds / row.seconds:.2f} "
-            f"| {row.peak_mb:,.0f} | {speed / 1e9:.0f} | {speed / ceilings['fp32']:.0%} |"
+            f"| {1e6 * row.seconds / row.voxels:.0f} | {row.peak_mb:,.0f} | {speed / 1e9:.0f} "
+            f"| {speed / ceilings['fp32']:.0%} |"
         )
     return lines
 

@@ -45,7 +45,13 @@ def gallery(synthetic_scene: Scene) -> Gallery:
             "a fridge": Heat(torch.zeros(len(labels)), "not in this scene", kitchen),
         },
         segments={"color, lifted": (features[labels == 0], row_of_point.where(labels != 0, torch.arange(len(labels))))},
-        history=History(steps=(0, 1), losses={"color": (1.0, 0.5)}, sigmas={"color": (1.0, 0.9)}, rate=(1e-3, 0.0)),
+        history=History(
+            steps=(0, 1),
+            losses={"color": (1.0, 0.5)},
+            sigmas={"color": (1.0, 0.9)},
+            weights={"color": (0.5, 0.6)},
+            rate=(1e-3, 0.0),
+        ),
     )
 
 

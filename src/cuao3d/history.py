@@ -102,7 +102,7 @@ def training_charts(history: History) -> list[Chart]:
     if history.sigmas:
         note = "dotted: where it would settle at the present loss"
         charts.append(Chart("Noise level σ", history.sigmas, note, dotted=settled))
-    if len(history.weights) > 1:
+    if len(history.weights) > 1 or (history.weights and history.sigmas):
         charts.append(Chart("Effective weight", history.weights, "what each loss is multiplied with"))
     charts.append(Chart("Loss of each teacher", history.losses))
     if history.words:
