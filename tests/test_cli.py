@@ -1,5 +1,6 @@
 """The program as its users meet it: what it prints, what it writes, and what it says to mistakes."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from cuao3d.cli import COMMANDS, main
+from cuao3d.files import sha256_of
 from cuao3d.student import Student
 from test_student import as_official
 
@@ -95,6 +97,21 @@ def test_mistakes_get_one_line_that_names_the_file_and_the_cure(capture, store, 
     )
     says(capsys, ["distill", store, "--teachers", "mini-dino", "--out", tmp_path / "run"], "mini-dino", "mini-lseg")
     says(capsys, ["evaluate", store, "--labels", "scannet21"], "scannet21")
+
+
+def test_a_run_goes_on_begins_again_or_takes_a_checkpoint_as_resume_says(store, tmp_path, capsys):
+    command = ["distill", str(store), "--steps", "1", "--voxel-size", "0.2", "--out", str(tmp_path / "run")]
+    says(capsys, [*command, "--resume", tmp_path / "nothing"], "no checkpoint", tmp_path / "nothing")
+    assert not (tmp_path / "run").exists()
+    assert main(command) == 0
+    student = tmp_path / "run" / "student.safetensors"
+    made, content = student.stat().st_mtime_ns, student.read_bytes()
+    assert main([*command, "--resume", "auto"]) == 0
+    assert student.stat().st_mtime_ns == made
+    assert main([*command, "--resume", "never"]) == 0
+    assert student.stat().st_mtime_ns > made
+    assert sha256_of(student) == hashlib.sha256(content).hexdigest()
+    says(capsys, [*command, "--resume", tmp_path / "run"], "no checkpoint", "a finished one keeps only")
 
 
 def test_a_half_written_store_is_told_and_finished(store, tmp_path, capsys):

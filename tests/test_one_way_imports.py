@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "cuao3d"
 ROOMS = (
     "__init__",
     "files",
+    "ranks",
     "threads",
     "scene",
     "labels",
@@ -25,6 +26,8 @@ ROOMS = (
     "evaluate",
     "objective",
     "augment",
+    "batches",
+    "run",
     "training",
     "distill",
     "probe",

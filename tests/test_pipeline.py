@@ -11,8 +11,8 @@ from cuao3d.files import sha256_of
 from cuao3d.pipeline import SHIPPED_STUDENT, Stages, fuse, write_cloud
 from cuao3d.readers.ply import read_ply
 from cuao3d.readers.rooms import Rooms
+from cuao3d.run import load_run
 from cuao3d.teachers import load_teacher
-from cuao3d.training import load_run
 
 
 def test_the_shipped_student_is_what_its_card_says():
@@ -30,7 +30,6 @@ def test_the_shipped_student_saw_the_teachers_that_ship_with_it():
     assert learned == {name: load_teacher(name).weights_sha256 for name in recipes.MINI_TEACHERS}
 
 
-@pytest.mark.slow
 def test_two_workers_lift_the_same_as_one(tmp_path):
     rooms = Rooms(range(2), num_views=1)
     stores = [fuse(rooms, [], tmp_path / str(n), cell=0.1, num_workers=n) for n in (1, 2)]

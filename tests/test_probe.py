@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cuao3d.augment import Augmentation
+from cuao3d.batches import TrainingScene
 from cuao3d.labels import label_set
 from cuao3d.probe import HEAD, SuperviseConfig, class_weights, majority_class, score, supervise
 from cuao3d.store import Store
 from cuao3d.student import Student
-from cuao3d.training import TrainingScene
 
 CONFIG = SuperviseConfig(
     voxel_size=0.1,

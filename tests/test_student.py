@@ -58,7 +58,6 @@ def test_heads_equal_minkowski_engine(official, minkunet18a):
         assert np.abs(out[rows].norm(dim=1).numpy() - norm).max() < 1e-5 * norm.max()
 
 
-@pytest.mark.slow
 def test_training_loss_and_gradients_equal_minkowski_engine(official, minkunet18a):
     # Batch statistics in float32 leave the golden loss 2.6e-7 from the one in float64, which ours meets within 1e-7.
     student = Student.from_official(official)
@@ -173,7 +172,6 @@ def test_norm_statistics_are_exact():
     assert torch.allclose(norm.running_var.double(), x.double().var(dim=0), rtol=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "device",
     [

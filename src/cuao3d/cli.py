@@ -112,24 +112,31 @@ def distill(
     steps: int | None = None,
     seed: int = 0,
     device: str = "cpu",
+    resume: str = "auto",
 ) -> int:
     """Train a student on the lifted features of a store's training scenes.
 
+    Several processes train one student together: torchrun --nproc-per-node 2 -m cuao3d distill ...
+
     Args:
         store: Folder of the store.
-        out: Folder of the run; an interrupted run goes on.
+        out: Folder of the run.
         recipe: Complete configuration to start from; "mini" suits a laptop.
         teachers: Names of the teachers to learn from, separated by commas; all of the store unless given.
         voxel_size: Edge of a voxel, metres; the recipe's unless given, and never finer than the store's cell.
         steps: Steps of the optimiser; the recipe's length unless given.
         seed: Decides the initial weights and all that is random.
         device: Where to train, such as cuda.
+        resume: "auto" goes on from where the run was interrupted, if it was; "never" begins it again; otherwise the
+            checkpoint to go on from, or the folder of an unfinished run.
     """
     from dataclasses import replace
+    from functools import partial
 
     from cuao3d import distill as room
     from cuao3d import pipeline, recipes
     from cuao3d.history import draw_history, read_history
+    from cuao3d.ranks import joined, rank
     from cuao3d.store import Store
     from cuao3d.training import training_bars
 
@@ -139,11 +146,15 @@ def distill(
     config = replace(config, teachers=names, losses=(), seed=seed)
     config = replace(config, voxel_size=max(config.voxel_size, opened.cell) if voxel_size is None else voxel_size)
     config = replace(config, num_steps=config.num_steps if steps is None else steps)
-    stages = pipeline.Stages()
-    with stages("distilling") as said, training_bars(["distilling"]) as (on_step,):
-        room.distill(opened, config, out, device=device, on_step=on_step)
-        draw_history(read_history(out), out / "training.png")
-        said.append(f"{', '.join(names)} into {out}, its course in {out / 'training.png'}")
+    with joined(device) as device:
+        train = partial(room.distill, opened, config, out, resume=resume, device=device)
+        if rank() > 0:
+            train()
+            return 0
+        with pipeline.Stages()("distilling") as said, training_bars(["distilling"]) as (on_step,):
+            train(on_step=on_step)
+            draw_history(read_history(out), out / "training.png")
+            said.append(f"{', '.join(names)} into {out}, its course in {out / 'training.png'}")
     return 0
 
 

@@ -1,13 +1,16 @@
 """Distillation: a sparse 3D student learns to say what the 2D teachers say of the same points."""
 
+import warnings
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from cuao3d.batches import Batch, Batches, TrainingScene, hold_out
 from cuao3d.labels import label_set
 from cuao3d.objective import (
     LossKind,
@@ -20,22 +23,11 @@ from cuao3d.objective import (
     voxel_losses,
     word_loss,
 )
+from cuao3d.run import begin_run, finish_run
 from cuao3d.store import Store, StoredScene
 from cuao3d.student import Head, HeadKind, Student
 from cuao3d.text import class_vectors, load_text_encoder
-from cuao3d.training import (
-    Batch,
-    Batches,
-    OnStep,
-    TrainConfig,
-    TrainingScene,
-    begin_run,
-    finish_run,
-    make_student,
-    student_group,
-    supervised_features,
-    train,
-)
+from cuao3d.training import OnStep, TrainConfig, make_student, student_group, supervised_features, train
 
 ROWS_AT_A_TIME = 20_000
 """Features of a scene that are widened at a time."""
@@ -69,7 +61,13 @@ class DistillConfig(TrainConfig):
 
 
 def distill(
-    store: Store, config: DistillConfig, out: Path, *, device: str = "cpu", on_step: OnStep | None = None
+    store: Store,
+    config: DistillConfig,
+    out: Path,
+    *,
+    resume: str | Path = "auto",
+    device: str = "cpu",
+    on_step: OnStep | None = None,
 ) -> Path:
     """Train a student on the lifted features of a store's training scenes.
 
@@ -78,6 +76,7 @@ def distill(
         config: How to train. A finished run of the same configuration, scenes and code is left as it is; one that
             was interrupted goes on from its checkpoint.
         out: Folder of the run: `config.json`, `metrics.jsonl`, `student.safetensors` and, last, `run.json`.
+        resume: `auto`: as said above. `never`: begin again. Or the checkpoint to go on from; see `begin_run`.
         device: Where the student is trained.
         on_step: Told after each step; see `training_bars`.
 
@@ -85,8 +84,10 @@ def distill(
         The folder of the run.
 
     Raises:
-        ValueError: The store lacks a teacher or holds features that are no numbers, no scene can be used, the voxels
-            are finer than the store's cells, the folder holds another run, or training diverges.
+        FileNotFoundError: There is no such checkpoint.
+        ValueError: The store lacks a teacher, no scene can be used, the voxels are finer than the store's cells, the
+            folder or the checkpoint is of another run, or training diverges.
+        OSError: There is no space left for a checkpoint.
     """
     config = _settle_losses(config, store)
     stored = [store[name] for name in store.names("train")]
@@ -96,9 +97,14 @@ def distill(
             f"{store.path} has no training scene that a view sees ({len(stored)} training scenes in all). Look for the "
             "reason with `cuao3d check`, or lift more scenes with `cuao3d fuse`."
         )
-    if begin_run(out, config, store, stored):
+    held_out = hold_out([scene.name for scene in seen], config)
+    if begin_run(out, config, store, stored, held_out=held_out, resume=resume):
         return out
-    scenes = [_take_features(scene, config.teachers) for scene in seen]
+    taken = [_take_features(scene, config.teachers) for scene in seen]
+    usable = [scene for scene, _ in taken if len(scene.rows)]
+    scenes, apart = ([scene for scene in usable if (scene.name in held_out) == held] for held in (False, True))
+    if not scenes or (held_out and not apart):
+        raise ValueError(f"{store.path} has too few training scenes with features that are numbers. Lift them again.")
     words = _word_vectors(store, config)
     if words is not None and config.balance > 0:
         scenes = _balanced(scenes, words, config)
@@ -110,13 +116,16 @@ def distill(
         noise=config.weighting == "heteroscedastic",
     )
     distiller = _Distiller(student, config, words, normalizers)
-    batches = Batches(scenes, config, RowMeans)
-    seconds = train(distiller, distiller.parameter_groups(), batches, out, device=device, on_step=on_step)
-    for name, normalizer in zip(config.teachers, normalizers, strict=True):
-        _lead_back(cast(Head, student.heads[name]), normalizer)
-    cards = {name: asdict(store.teachers[name]) for name in config.teachers}
-    skipped = [scene.name for scene in stored if not len(scene.seen_samples)]
-    finish_run(out, student, {"teachers": cards, "skipped_scenes": skipped, "seconds": seconds})
+    batches = Batches(scenes, config, RowMeans, apart)
+    outcome = train(distiller, distiller.parameter_groups(), batches, config, out, device=device, on_step=on_step)
+    used = {scene.name for scene in usable}
+    summary = {
+        "teachers": {name: asdict(store.teachers[name]) for name in config.teachers},
+        "held_out": held_out,
+        "skipped_scenes": [scene.name for scene in stored if scene.name not in used],
+        "masked_samples": {scene.name: counts for scene, counts in taken if counts},
+    }
+    finish_run(out, distiller.finished(), summary | asdict(outcome))
     return out
 
 
@@ -143,11 +152,19 @@ class _Distiller(nn.Module):
         noise_levels = list(self.weighting.parameters())
         return [*groups, {"params": noise_levels, "lr": sigma_rate, "weight_decay": 0.0}] if noise_levels else groups
 
+    def finished(self) -> Student:
+        """Return a copy of the student whose heads say the teachers' own features."""
+        student = deepcopy(self.student)
+        for name, normalizer in zip(self.config.teachers, self.normalizers, strict=True):
+            _lead_back(cast(Head, student.heads[name]), normalizer)
+        return student
+
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
-        rows, config = supervised_features(self.student, batch), self.config
+        config = self.config
+        rows = supervised_features(self.student, batch, config)
         hidden = torch.split(rows, batch.num_targets)
-        log_variances = None if self.student.noise is None else self.student.noise(rows.float())
-        weights = rows.new_ones(len(config.teachers), len(rows), dtype=torch.float32)
+        log_variances = None if self.student.noise is None else self.student.noise(rows)
+        weights = rows.new_ones(len(config.teachers), len(rows))
         if log_variances is not None:
             weights = (-log_variances.T).exp() / 2
         sums, losses = zip(
@@ -273,13 +290,27 @@ def _nearest_word(features: Float[Tensor, "R C"], vectors: Float[Tensor, "K C"])
     return torch.cat([(part.float() @ vectors.T).argmax(dim=1) for part in torch.split(features, ROWS_AT_A_TIME)])
 
 
-def _take_features(scene: StoredScene, teachers: tuple[str, ...]) -> TrainingScene:
-    """Hold what distillation needs of a scene that a view sees."""
-    features = tuple(scene.features(teacher) for teacher in teachers)
-    for teacher, rows in zip(teachers, features, strict=True):
-        if not bool(torch.isfinite(rows).all()):
-            raise ValueError(
-                f"Features of teacher {teacher!r} in scene {scene.name} are not all finite. Delete {scene.folder} and "
-                "lift the scene again with `cuao3d fuse`."
-            )
-    return TrainingScene(scene.name, scene.sample_points, scene.seen_samples, features)
+def _take_features(scene: StoredScene, teachers: tuple[str, ...]) -> tuple[TrainingScene, dict[str, int]]:
+    """Hold what distillation needs of a scene that a view sees, and count for each teacher the samples that it masks.
+
+    A sample of which any teacher says what is no number has no target at all.
+    """
+    features = {teacher: scene.features(teacher) for teacher in teachers}
+    finite = {teacher: _finite_rows(rows) for teacher, rows in features.items()}
+    masked = {teacher: int((~rows).sum()) for teacher, rows in finite.items() if not bool(rows.all())}
+    if not masked:
+        return TrainingScene(scene.name, scene.sample_points, scene.seen_samples, tuple(features.values())), masked
+    warnings.warn(
+        f"Scene {scene.name}: features that are no numbers, of "
+        + ", ".join(f"{count} samples by teacher {teacher!r}" for teacher, count in masked.items())
+        + f"; these samples are not learned from. To mend them, delete {scene.folder} and run `cuao3d fuse` again.",
+        stacklevel=3,
+    )
+    kept = torch.stack(list(finite.values())).all(dim=0)
+    targets = tuple(rows[kept] for rows in features.values())
+    return TrainingScene(scene.name, scene.sample_points, scene.seen_samples[kept], targets), masked
+
+
+def _finite_rows(features: Float[Tensor, "R C"]) -> Bool[Tensor, "R"]:
+    """Tell which rows hold only numbers."""
+    return torch.cat([torch.isfinite(part).all(dim=1) for part in torch.split(features, ROWS_AT_A_TIME)])

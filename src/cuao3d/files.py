@@ -1,12 +1,15 @@
 """Files written whole or not at all: under a temporary name, then renamed. No stop leaves half a file behind."""
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -17,14 +20,36 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     Args:
         path: File to write; its folder is made if it is not there.
         write: Called with the temporary name; what an interrupted run left there is overwritten.
+
+    Raises:
+        OSError: It cannot be written; nothing is left of it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.touch()
-    mode = temporary.stat().st_mode
-    write(temporary)
-    temporary.chmod(mode)  # safetensors lets only the owner read its files
-    os.replace(temporary, path)
+    try:
+        with naming_full_disk(path):
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            write(temporary)
+        temporary.chmod(mode)  # safetensors lets only the owner read its files
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Turn the word that there is no space left into an error that says for what, and what to do."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        raise OSError(
+            f"There is no space left on the disk for {path}; what was there before is as it was. Make room, and run "
+            "the same command again: it goes on from what is finished."
+        ) from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -29,11 +29,12 @@ from cuao3d.readers import Dataset
 from cuao3d.readers.ply import write_ply
 from cuao3d.readers.rooms import TEACHER_SEEDS, Rooms, make_room
 from cuao3d.report import Cloud, Gallery, Heat, class_colors, heat_colors, write_report
+from cuao3d.run import load_run
 from cuao3d.scene import Scene, Split
 from cuao3d.store import CELL, Setting, Store, StoredScene, TeacherCard
 from cuao3d.teachers import Teacher, load_teacher
 from cuao3d.text import class_vectors, load_text_encoder
-from cuao3d.training import OnStep, TrainConfig, load_run, training_bars
+from cuao3d.training import OnStep, TrainConfig, peak_memory, training_bars
 from cuao3d.workers import side_by_side
 
 QUESTIONS = (
@@ -260,10 +261,7 @@ class Stages:
         start = time.perf_counter()
         yield summary
         seconds = time.perf_counter() - start
-        unit = 2**20 if platform.system() == "Darwin" else 2**10
-        peak, of_worker = (
-            resource.getrusage(whose).ru_maxrss / unit for whose in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-        )
+        peak, of_worker = peak_memory(), peak_memory(resource.RUSAGE_CHILDREN)
         if of_worker > self._of_worker:  # workers ran beside this process; the system knows only the largest of them
             peak += self.num_workers * of_worker
         self._peak, self._of_worker = max(self._peak, peak), of_worker

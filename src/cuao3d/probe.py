@@ -1,6 +1,6 @@
 """Probes: what the student's network can do when labels are used; the supervised upper bound of distillation."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,25 +9,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cuao3d.batches import Batch, Batches, TrainingScene, hold_out
 from cuao3d.evaluate import Row, count, make_row, student_features
 from cuao3d.labels import label_set
+from cuao3d.run import begin_run, finish_run, load_run
 from cuao3d.scene import UNLABELLED, Split
 from cuao3d.store import Store, StoredScene
 from cuao3d.student import Student
-from cuao3d.training import (
-    Batch,
-    Batches,
-    OnStep,
-    TrainConfig,
-    TrainingScene,
-    begin_run,
-    finish_run,
-    load_run,
-    make_student,
-    student_group,
-    supervised_features,
-    train,
-)
+from cuao3d.training import OnStep, TrainConfig, make_student, student_group, supervised_features, train
 
 HEAD = "classes"
 """Name of the supervised student's only head: a logit per class of the label set, in its order."""
@@ -42,7 +31,13 @@ class SuperviseConfig(TrainConfig):
 
 
 def supervise(
-    store: Store, config: SuperviseConfig, out: Path, *, device: str = "cpu", on_step: OnStep | None = None
+    store: Store,
+    config: SuperviseConfig,
+    out: Path,
+    *,
+    resume: str | Path = "auto",
+    device: str = "cpu",
+    on_step: OnStep | None = None,
 ) -> Path:
     """Train a student on the labels of a store's training scenes: what the network could reach at best.
 
@@ -50,6 +45,7 @@ def supervise(
         store: Where the scenes lie; features are not read.
         config: How to train.
         out: Folder of the run, laid out as that of `distill`; the student's only head is `HEAD`.
+        resume: What to go on from; see `begin_run`.
         device: Where the student is trained.
         on_step: Told after each step; see `training_bars`.
 
@@ -57,20 +53,25 @@ def supervise(
         The folder of the run.
 
     Raises:
+        FileNotFoundError: There is no checkpoint to go on from.
         ValueError: The training scenes have no labels or labels of several sets, the voxels are finer than the store's
             cells, the folder holds another run, or training diverges.
     """
     stored = [store[name] for name in store.names("train")]
     name = _common_label_set(store, stored)
-    if begin_run(out, config, store, stored):
+    labelled = [_take_classes(scene) for scene in stored if scene.labels is not None]
+    usable = [scene for scene in labelled if len(scene.rows)]
+    held_out = hold_out([scene.name for scene in usable], config)
+    if begin_run(out, config, store, stored, held_out=held_out, resume=resume):
         return out
-    scenes = [_take_classes(scene) for scene in stored if scene.labels is not None]
+    scenes, apart = ([scene for scene in usable if (scene.name in held_out) == held] for held in (False, True))
     num_classes = len(label_set(name))
     student = make_student({HEAD: num_classes}, config)
-    supervisor = _Supervisor(student, class_weights(scenes, num_classes, config))
-    batches = Batches([scene for scene in scenes if len(scene.rows)], config, majority_class)
-    seconds = train(supervisor, [student_group(student, config)], batches, out, device=device, on_step=on_step)
-    finish_run(out, student, {"teachers": {}, "label_set": name, "seconds": seconds})
+    supervisor = _Supervisor(student, class_weights(scenes, num_classes, config), config)
+    batches = Batches(scenes, config, majority_class, apart)
+    groups = [student_group(student, config)]
+    outcome = train(supervisor, groups, batches, config, out, device=device, on_step=on_step)
+    finish_run(out, student, {"teachers": {}, "label_set": name, "held_out": held_out, **asdict(outcome)})
     return out
 
 
@@ -108,15 +109,19 @@ class _Supervisor(nn.Module):
 
     weights: Tensor
 
-    def __init__(self, student: Student, weights: Float[Tensor, "K"]) -> None:
+    def __init__(self, student: Student, weights: Float[Tensor, "K"], config: SuperviseConfig) -> None:
         super().__init__()
-        self.student = student
+        self.student, self.config = student, config
         self.register_buffer("weights", weights)
 
+    def finished(self) -> Student:
+        return self.student
+
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
-        logits = self.student.heads[HEAD](supervised_features(self.student, batch))
+        logits = self.student.heads[HEAD](supervised_features(self.student, batch, self.config))
         classes = torch.cat([targets[0][:] for targets in batch.targets])
-        loss = functional.cross_entropy(logits, classes, self.weights)
+        # Divided by the voxels, not by their weights: so the parts of a step add up.
+        loss = functional.cross_entropy(logits, classes, self.weights, reduction="sum") / len(classes)
         return loss, {"losses": {HEAD: loss.item()}}
 
 

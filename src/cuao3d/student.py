@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cuao3d.files import write_tensors
+from cuao3d.ranks import mean_over_ranks, num_ranks
 from cuao3d.sparse import KernelMap, VoxelSet, convolve, multiply, sort_voxels
 
 HeadKind = Literal["linear", "mlp"]
@@ -235,7 +236,8 @@ class ConvNorm(nn.Module):
 class Norm(nn.BatchNorm1d):
     """Batch norm over voxels whose batch statistics are exact.
 
-    PyTorch's add up float32 rows one after the other on the CPU and are off by 1e-5 at 60,000 rows already.
+    PyTorch's add up float32 rows one after the other on the CPU and are off by 1e-5 at 60,000 rows already. Processes
+    that train together normalise over the voxels of all of them.
     """
 
     def forward(self, x: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
@@ -246,11 +248,13 @@ class Norm(nn.BatchNorm1d):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         assert self.momentum is not None
-        out, mean, var = _Normalise.apply(x, self.weight, self.bias, self.eps)  # type: ignore[no-untyped-call]
         with torch.no_grad():
+            mean, count = mean_over_ranks(x.mean(dim=0, dtype=self.weight.dtype), len(x))
+            var, _ = mean_over_ranks((x - mean).square_().mean(dim=0), len(x))
             self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * len(x) / max(len(x) - 1, 1), self.momentum)
+            self.running_var.lerp_(var * count / max(count - 1, 1), self.momentum)
             self.num_batches_tracked.add_(1)
+        out = _Normalise.apply(x, self.weight, self.bias, mean, var, self.eps)  # type: ignore[no-untyped-call]
         return cast(Tensor, out)
 
     def as_affine(self) -> tuple[Float[Tensor, "C"], Float[Tensor, "C"]]:
@@ -262,23 +266,32 @@ class Norm(nn.BatchNorm1d):
 
 
 class _Normalise(torch.autograd.Function):
-    """Normalise by the mean and the biased variance of the rows; returns these too."""
+    """Normalise by the mean and the biased variance of the rows of all processes, which depend on these rows too."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        mean = x.mean(dim=0, dtype=weight.dtype)
-        var = (x - mean).square_().mean(dim=0)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
         ctx.save_for_backward(x, weight, mean, (var + eps).rsqrt())
-        ctx.mark_non_differentiable(mean, var)
         ctx.eps = eps
-        return F.batch_norm(x, mean, var, weight, bias, eps=eps), mean, var
+        return F.batch_norm(x, mean, var, weight, bias, eps=eps)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, inverse_deviation = ctx.saved_tensors
-        return *torch.ops.aten.native_batch_norm_backward(
-            grad.contiguous(), x, weight, None, None, mean, inverse_deviation, True, ctx.eps, [True, True, True]
-        ), None
+        if num_ranks() == 1:
+            return (
+                *torch.ops.aten.native_batch_norm_backward(
+                    grad.contiguous(), x, weight, None, None, mean, inverse_deviation, True, ctx.eps, [True, True, True]
+                ),
+                None,
+                None,
+                None,
+            )
+        unit, grad = (x - mean) * inverse_deviation, grad.to(weight.dtype)
+        along, level = (grad * unit).mean(dim=0), grad.mean(dim=0)
+        both, _ = mean_over_ranks(torch.cat([along, level]), len(x))
+        mean_along, mean_level = both.chunk(2)
+        grad_x = (grad - mean_level - unit * mean_along) * (weight * inverse_deviation)
+        return grad_x.to(x.dtype), along * len(x), level * len(x), None, None, None
 
 
 class Stage(nn.ModuleList):

@@ -1,43 +1,30 @@
-"""Training: augmented scenes become voxels with targets, and one loop minimises whatever is said of them."""
+"""Training: one loop minimises whatever a learner says of its batches, alone or with other processes."""
 
-import hashlib
-import json
 import math
+import platform
+import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from safetensors import safe_open
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
-from cuao3d import __version__
-from cuao3d.augment import Augmentation, augment
-from cuao3d.files import sha256_of, write_json, write_tensors, write_text
-from cuao3d.geometry import voxelize
-from cuao3d.objective import RowMeans
-from cuao3d.store import Store, StoredScene, TeacherCard
+from cuao3d import run
+from cuao3d.batches import Batch, BatchConfig, Batches
+from cuao3d.ranks import gather, num_ranks, rank
 from cuao3d.student import HeadKind, Student
 
 OnStep = Callable[[int, int, str], None]
-"""Called after each step with the number of steps done, their total and a line of losses and noise levels."""
-
-Target = Tensor | RowMeans
-"""What is to be said of some voxels: features (N, C) or classes (N,)."""
-
-Pool = Callable[[Tensor, Int64[Tensor, "M"], Int64[Tensor, "N"]], Target]
-"""Makes the targets of voxels from those of samples: called with the targets of all samples, the rows of those that
-count, sorted by voxel, and where in these each voxel begins."""
+"""Called after each step with the number of steps done, their total and a line of losses, noise levels and memory."""
 
 OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] = {
     "adam": lambda groups: torch.optim.Adam(groups, fused=True),
@@ -45,28 +32,15 @@ OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] =
     "sgd": lambda groups: torch.optim.SGD(groups, lr=0.0, momentum=0.9, fused=True),
 }
 
-LATTICE = 16
-"""Voxels after which the student's coarsest grid repeats; the random shift covers all places on it."""
-
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(BatchConfig):
     """How a student is trained, whatever it learns."""
 
-    voxel_size: float = 0.02
-    """Edge of a voxel, metres; not finer than the store's cell."""
     architecture: str = "MinkUNet18A"
     """Name of the student's network."""
-    num_epochs: int = 50
-    """Passes over the training scenes."""
-    num_steps: int | None = None
-    """Optimiser steps; takes the place of `num_epochs` where given."""
-    batch_size: int = 2
-    """Scenes in a step."""
-    points_per_scene: int | None = 20_000
-    """Most voxels of a scene that the loss looks at, drawn anew each time; None: all of them."""
-    crop: int | None = None
-    """Most voxels of a scene that enter the network, those nearest to a random one with a target; None: all of them."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Numbers that the network computes with; weights, statistics and losses are fp32 either way."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """Optimiser; `sgd` has momentum 0.9."""
     learning_rate: float = 1e-4
@@ -79,155 +53,96 @@ class TrainConfig:
     """Rate at the end of the exponential schedule, as a fraction of the start."""
     clip_norm: float | None = None
     """Largest norm of the student's gradient; None: not clipped."""
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    """Random changes of the scenes."""
     checkpoint_every: int = 200
-    """Steps between the checkpoints from which an interrupted run goes on."""
-    seed: int = 0
-    """Decides the initial weights and all that is random in every step."""
+    """Steps between the checkpoints from which an interrupted run goes on, and between looks at the held-out scenes."""
+    keep_every: int | None = None
+    """Steps between the checkpoints that are kept; None: only the last one is, until the run is finished."""
 
 
 @dataclass(frozen=True)
-class TrainingScene:
-    """What training holds of a stored scene."""
+class Outcome:
+    """How a training went."""
 
-    name: str
-    """Name of the scene, for messages."""
-    points: Float[Tensor, "S 3"]
-    """Sample points, metres."""
-    rows: Int64[Tensor, "R"]
-    """Samples that have targets."""
-    targets: tuple[Tensor, ...]
-    """For each thing to learn, what is known of those samples: features (R, C) or classes (R,)."""
-    chances: Float32[Tensor, "R"] | None = None
-    """How likely each of those samples is looked at, relative to the others; None: all alike."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Several augmented scenes as voxels."""
-
-    coordinates: Int64[Tensor, "V 4"]
-    """Scene within the batch and integer cell of each voxel."""
-    supervised: Int64[Tensor, "N"]
-    """Voxels that the loss looks at."""
-    targets: tuple[tuple[Target, ...], ...]
-    """For each scene, and for each thing to learn, what is to be said of those voxels."""
-
-    @property
-    def num_targets(self) -> list[int]:
-        """Number of supervised voxels of each scene; in `supervised` they follow each other."""
-        return [len(targets[0]) for targets in self.targets]
-
-    def to(self, device: str) -> "Batch":
-        """Return this batch on a device; away from the CPU its targets are averaged first."""
-        if device == "cpu":
-            return self
-        targets = tuple(tuple(target[:].to(device) for target in scene) for scene in self.targets)
-        return Batch(self.coordinates.to(device), self.supervised.to(device), targets)
-
-
-class Batches:
-    """All batches of a run; each follows from the seed and its step alone, so a run can go on from any step."""
-
-    def __init__(self, scenes: Sequence[TrainingScene], config: TrainConfig, pool: Pool) -> None:
-        """Lay out the run.
-
-        Args:
-            scenes: What to draw from; every scene once, in random order, before any comes again.
-            config: How many steps, and how scenes are augmented, cropped and drawn.
-            pool: How the targets of samples that meet in a voxel become one.
-        """
-        self.scenes, self.config, self.pool = scenes, config, pool
-
-    def __len__(self) -> int:
-        """Return the number of steps of the run."""
-        if self.config.num_steps is not None:
-            return self.config.num_steps
-        return math.ceil(self.config.num_epochs * len(self.scenes) / self.config.batch_size)
-
-    def __getitem__(self, step: int) -> Batch:
-        """Prepare the batch of a step.
-
-        Raises:
-            ValueError: Its voxels are too few to train on.
-        """
-        generator = _generator(self.config.seed, 1, step)
-        first = step * self.config.batch_size
-        drawn = [self.scene_at(place) for place in range(first, first + self.config.batch_size)]
-        batch = join([voxelize_scene(scene, self.config, self.pool, generator) for scene in drawn])
-        coarsest = batch.coordinates // torch.tensor([1, LATTICE, LATTICE, LATTICE])
-        if bool((coarsest == coarsest[0]).all()):
-            raise ValueError(
-                f"Scene {drawn[0].name} lies in a single cell of the student's coarsest grid; batch norm needs two. "
-                f"Use voxels smaller than {self.config.voxel_size:g} m, larger crops or more scenes a step."
-            )
-        return batch
-
-    def scene_at(self, place: int) -> TrainingScene:
-        """Return the scene at a place of the endless row of shuffled passes over all scenes."""
-        epoch, index = divmod(place, len(self.scenes))
-        order = torch.randperm(len(self.scenes), generator=_generator(self.config.seed, 0, epoch))
-        return self.scenes[int(order[index])]
+    seconds: float
+    """Time spent, that before an interruption included."""
+    best_step: int | None = None
+    """Steps after which the student did best on the held-out scenes and was kept; None: there are none."""
+    best_loss: float | None = None
+    """Its loss on them."""
 
 
 def train(
     learner: nn.Module,
     groups: list[dict[str, Any]],
     batches: Batches,
+    config: TrainConfig,
     out: Path,
     *,
     device: str = "cpu",
     on_step: OnStep | None = None,
-) -> float:
+) -> Outcome:
     """Minimise what a learner says of each batch; goes on from the folder's checkpoint if there is one.
 
+    Where scenes are held out, the learner ends as it was when it did best on them: by the plain sum of its losses, with
+    `words` if it reports that.
+
     Args:
-        learner: Called with a batch; returns the loss and what to report of it.
-        groups: Parameter groups with their rates at the start; the gradient of the first is the one that is clipped.
-        batches: The batch of each step, and the configuration of the run.
-        out: Folder of the run, for `metrics.jsonl` and the checkpoint.
-        device: Where the learner is.
+        learner: Called with a batch; returns its loss, a mean over the supervised voxels, and what to report of it. Its
+            `finished()` is the student as it is to be used.
+        groups: Parameter groups with their rates at the start: the student's, whose gradient is the one that is
+            clipped, and, if there is one, that of the noise levels.
+        batches: The batches of each step.
+        config: Configuration of the run.
+        out: Folder of the run, for metrics and checkpoints.
+        device: Where to train.
         on_step: Told after each step.
 
-    Returns:
-        Seconds spent, those before an interruption included.
-
     Raises:
-        ValueError: The loss is no number.
+        ValueError: The training diverged.
+        OSError: There is no space left for a checkpoint.
     """
-    config, rates = batches.config, [group["lr"] for group in groups]
-    learner.to(device)
+    rates, diverged = [group["lr"] for group in groups], partial(_diverged, out, config)
+    learner.to(device).train()
     optimizer = OPTIMIZERS[config.optimizer](groups)
-    first, seconds = _restore(out, learner, optimizer)
-    started = time.perf_counter() - seconds
-    learner.train()
-    with (out / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
-        for step in range(first, len(batches)):
+    start = run.restore(out, learner, optimizer)
+    best, started = start.best, time.perf_counter() - start.seconds
+    model = DistributedDataParallel(learner) if num_ranks() > 1 else learner
+    with closing(run.Metrics(out, start.step)) as metrics, closing(batches.ahead(start.step, device)) as coming:
+        for step, parts in enumerate(coming, start=start.step):
             fraction = rate_fraction(step / len(batches), config)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * fraction
-            batch = batches[step].to(device)
-            loss, report = learner(batch)
-            rate = optimizer.param_groups[0]["lr"]
-            row = {"step": step, "loss": loss.item(), **report, "rate": rate, "voxels": len(batch.supervised)}
-            if not math.isfinite(row["loss"]):
-                raise ValueError(
-                    f"Training in {out} diverged: at step {step} the loss is {row['loss']} ({report}). "
-                    f"Lower learning_rate (now {config.learning_rate:g}) or set clip_norm."
-                )
             optimizer.zero_grad()
-            loss.backward()
+            row = {"step": step} | _add_gradients(model, parts)
+            row |= zip(("rate", "sigma_rate"), (group["lr"] for group in optimizer.param_groups), strict=False)
+            if not math.isfinite(row["loss"]):
+                raise diverged(f"at step {step} the loss is {row['loss']}", row["losses"])
             if config.clip_norm is not None:
                 nn.utils.clip_grad_norm_(groups[0]["params"], config.clip_norm)
             optimizer.step()
-            metrics.write(json.dumps(row) + "\n")
-            if (step + 1) % config.checkpoint_every == 0:
-                metrics.flush()
-                _checkpoint(out, learner, optimizer, step + 1, time.perf_counter() - started)
+            done = step + 1
+            if done % config.checkpoint_every == 0 or done == len(batches):
+                if not all(bool(tensor.isfinite().all()) for tensor in learner.state_dict().values()):
+                    raise diverged(f"after step {step} the weights are not all numbers", row["losses"])
+                if batches.held_out:
+                    row["validation"] = said = _look_at_held_out(learner, batches, device)
+                    if not math.isfinite(said["loss"]):
+                        raise diverged(f"after step {step} the held-out loss is {said['loss']}", said["losses"])
+                    if best is None or said["loss"] < best.loss:
+                        best = _keep_as_best(learner, done, said["loss"], out)
+            metrics.write(row)
+            for every, name in ((config.checkpoint_every, run.CHECKPOINT), (config.keep_every, run.kept_name(done))):
+                if every is not None and done % every == 0 and rank() == 0:
+                    metrics.flush()
+                    progress = run.Progress(done, time.perf_counter() - started, best)
+                    run.save_checkpoint(out / name, learner, optimizer, progress)
             if on_step is not None:
-                on_step(step + 1, len(batches), _line(row))
-    return time.perf_counter() - started
+                on_step(done, len(batches), _line(row))
+    seconds = time.perf_counter() - started
+    if best is None:
+        return Outcome(seconds)
+    learner.load_state_dict(best.learner)
+    return Outcome(seconds, best.step, best.loss)
 
 
 def rate_fraction(progress: float, config: TrainConfig) -> float:
@@ -269,171 +184,18 @@ def student_group(student: Student, config: TrainConfig) -> dict[str, Any]:
     return {"params": list(student.parameters()), "lr": config.learning_rate, "weight_decay": config.weight_decay}
 
 
-def supervised_features(student: Student, batch: Batch) -> Float[Tensor, "N H"]:
+def supervised_features(student: Student, batch: Batch, config: TrainConfig) -> Float[Tensor, "N H"]:
     """Run the student on a batch of bare geometry and return its features where the batch has targets."""
-    constant = torch.ones(len(batch.coordinates), 3, device=batch.coordinates.device)
-    return student.hidden(batch.coordinates, constant).index_select(0, batch.supervised)
-
-
-def begin_run(out: Path, config: TrainConfig, store: Store, scenes: Sequence[StoredScene]) -> bool:
-    """Begin a run in a folder, or go on with it.
-
-    Args:
-        out: Folder of the run; made if it is not there.
-        config: Configuration of the run.
-        store: Where the scenes lie.
-        scenes: Scenes that it trains on.
-
-    Returns:
-        Whether the very same run is already finished there.
-
-    Raises:
-        ValueError: The folder holds something else, or the voxels are finer than the store's cells.
-    """
-    if config.voxel_size < store.cell:
-        raise ValueError(
-            f"Voxels of {config.voxel_size:g} m are finer than the {store.cell:g} m cells of {store.path}. "
-            "Use larger voxels, or lift the scenes again with a smaller cell."
-        )
-    hashes = "".join(f"{scene.name} {scene.sha256}\n" for scene in scenes)
-    description = {
-        "kind": type(config).__name__,
-        "config": asdict(config),
-        "scenes_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
-        "code_version": __version__,
-    }
-    file = out / "config.json"
-    if file.is_file() and file.read_text(encoding="utf-8") == json.dumps(description, indent=1) + "\n":
-        return (out / "run.json").is_file()
-    if out.is_file() or (out.is_dir() and any(_is_worth_keeping(path) for path in out.iterdir())):
-        raise ValueError(
-            f"{out} holds something else than this run (another configuration, other scenes or another version; see "
-            f"{file}). Choose another folder, or delete this one."
-        )
-    write_json(file, description)
-    return False
-
-
-def _is_worth_keeping(path: Path) -> bool:
-    """Say whether a file in a run's folder is more than what a run writes before its first checkpoint."""
-    return path.name not in ("config.json", "metrics.jsonl") and path.suffix != ".partial"
-
-
-def finish_run(out: Path, student: Student, summary: dict[str, Any]) -> None:
-    """Write the student and, last, `run.json`, which says that the run is finished.
-
-    Args:
-        out: Folder of the run.
-        student: What was trained.
-        summary: What `run.json` says besides the SHA-256 of the student.
-    """
-    file = out / "student.safetensors"
-    student.save(file)
-    write_json(out / "run.json", {**summary, "student_sha256": sha256_of(file)})
-    (out / "checkpoint.safetensors").unlink(missing_ok=True)
-
-
-def voxelize_scene(scene: TrainingScene, config: TrainConfig, pool: Pool, generator: torch.Generator) -> Batch:
-    """Augment a scene, quantise it, and choose the voxels that enter the network and those that the loss looks at.
-
-    Args:
-        scene: Sample points and their targets.
-        config: Augmentation, voxel size, crop and number of supervised voxels.
-        pool: How the targets of samples that meet in a voxel become one.
-        generator: Source of all randomness.
-
-    Returns:
-        A batch of this scene alone.
-    """
-    points = augment(scene.points, config.augmentation, LATTICE * config.voxel_size, generator)
-    voxels = voxelize(points, config.voxel_size)
-    coordinates, voxel_of_row = voxels.coordinates, voxels.voxel_of_point[scene.rows]
-    if config.crop is not None and len(coordinates) > config.crop:
-        center = coordinates[voxel_of_row[torch.randint(len(voxel_of_row), (), generator=generator)]]
-        distance = (coordinates - center).square().sum(dim=1)
-        kept = torch.argsort(distance, stable=True)[: config.crop].sort().values
-        voxel_of_row = _renumber(voxel_of_row, kept, len(coordinates))
-        coordinates = coordinates[kept]
-    rows = torch.argsort(voxel_of_row, stable=True)[(voxel_of_row < 0).sum() :]
-    supervised, counts = torch.unique_consecutive(voxel_of_row[rows], return_counts=True)
-    if config.points_per_scene is not None and len(supervised) > config.points_per_scene:
-        kept = _draw(scene, rows[counts.cumsum(0) - counts], config.points_per_scene, generator)
-        rows = rows[torch.isin(voxel_of_row[rows], supervised[kept])]
-        supervised, counts = supervised[kept], counts[kept]
-    offsets = counts.cumsum(0) - counts
-    targets = tuple(pool(target, rows, offsets) for target in scene.targets)
-    return Batch(functional.pad(coordinates, (1, 0)), supervised, (targets,))
-
-
-def _draw(
-    scene: TrainingScene, rows: Int64[Tensor, "N"], budget: int, generator: torch.Generator
-) -> Int64[Tensor, "K"]:
-    """Choose which voxels the loss looks at, ascending; `rows` names a sample of each."""
-    if scene.chances is None:
-        return torch.randperm(len(rows), generator=generator)[:budget].sort().values
-    return torch.multinomial(scene.chances[rows], budget, generator=generator).sort().values
-
-
-def join(batches: Sequence[Batch]) -> Batch:
-    """Put batches of one scene each into one; the first column of the coordinates tells them apart."""
-    coordinates = torch.cat([functional.pad(b.coordinates[:, 1:], (1, 0), value=i) for i, b in enumerate(batches)])
-    first = accumulate((len(batch.coordinates) for batch in batches), initial=0)
-    supervised = torch.cat([batch.supervised + start for batch, start in zip(batches, first, strict=False)])
-    return Batch(coordinates, supervised, tuple(scene for batch in batches for scene in batch.targets))
-
-
-def _renumber(rows: Int64[Tensor, "R"], kept: Int64[Tensor, "K"], count: int) -> Int64[Tensor, "R"]:
-    """Translate rows of `count` into rows of those that are kept; -1 for the others."""
-    new_row = torch.full((count,), -1)
-    new_row[kept] = torch.arange(len(kept))
-    return new_row[rows]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run, read back."""
-
-    student: Student
-    """What was trained."""
-    voxel_size: float
-    """Edge of the voxels that it was trained with, metres."""
-    teachers: dict[str, TeacherCard]
-    """Card of each teacher that it learned from; they tell which heads answer words."""
-    label_set: str | None
-    """Name of the label set that it learned, if it was supervised."""
-
-
-def load_run(path: Path) -> Run:
-    """Read a finished run.
-
-    Args:
-        path: Folder of the run.
-
-    Raises:
-        FileNotFoundError: There is no finished run.
-        ValueError: A file of it is damaged.
-    """
-    if not (path / "run.json").is_file():
-        raise FileNotFoundError(
-            f"{path} is no finished run (no {path / 'run.json'}). Start it, or go on with it: cuao3d distill STORE "
-            f"--out {path}"
-        )
-    try:
-        summary = json.loads((path / "run.json").read_text(encoding="utf-8"))
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))["config"]
-        cards = {name: TeacherCard(**card) for name, card in summary["teachers"].items()}
-        voxel_size, digest = float(config["voxel_size"]), summary["student_sha256"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error}). Delete it and train again.") from None
-    file = path / "student.safetensors"
-    if not file.is_file() or sha256_of(file) != digest:
-        raise ValueError(f"{file} is not the student of this run. Delete {path} and train again.")
-    return Run(Student.load(file), voxel_size, cards, summary.get("label_set"))
+    device = batch.coordinates.device
+    constant = torch.ones(len(batch.coordinates), 3, device=device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        hidden = student.hidden(batch.coordinates, constant)
+    return hidden.index_select(0, batch.supervised).to(constant.dtype)
 
 
 @contextmanager
 def training_bars(titles: Sequence[str]) -> Iterator[list[OnStep]]:
-    """Draw trainings as progress bars with the time left, losses and noise levels.
+    """Draw trainings as progress bars with the time left, losses, noise levels and memory.
 
     Args:
         titles: What is being trained; each has a bar of its own.
@@ -445,52 +207,84 @@ def training_bars(titles: Sequence[str]) -> Iterator[list[OnStep]]:
         yield [partial(_move, progress, task) for task in tasks]
 
 
+def peak_memory(whose: int = resource.RUSAGE_SELF) -> float:
+    """Return the most memory that a process has had so far, megabytes.
+
+    Args:
+        whose: This process, or `resource.RUSAGE_CHILDREN`: the largest of those that it started and that ended.
+    """
+    return resource.getrusage(whose).ru_maxrss / (2**20 if platform.system() == "Darwin" else 2**10)
+
+
+def _add_gradients(model: nn.Module, parts: Sequence[Batch]) -> dict[str, Any]:
+    """Add the gradients of a step's mean over the voxels of all its parts and processes; return what is said of it."""
+    reports = []
+    voxels = sum(gather([len(batch.supervised) for batch in parts]))
+    for batch in parts:
+        weight, is_last = len(batch.supervised) / voxels, batch is parts[-1]
+        waits: AbstractContextManager[None] = nullcontext()
+        if isinstance(model, DistributedDataParallel) and not is_last:
+            waits = model.no_sync()
+        with waits:
+            loss, report = model(batch)
+            (loss * (weight * num_ranks())).backward()  # the mean over processes is taken of their gradients
+        reports.append((weight, {"loss": loss.item(), **report}))
+    return _weighted_sum(gather(reports)) | {"voxels": voxels}
+
+
+def _look_at_held_out(learner: nn.Module, batches: Batches, device: str) -> dict[str, Any]:
+    """Return what is to be said of the held-out scenes; its `loss` is the plain sum of the losses."""
+    reports = []
+    learner.eval()
+    with torch.no_grad():
+        for batch in batches.still():
+            _, report = learner(batch.to(device))
+            reports.append((len(batch.supervised), report))
+    learner.train()
+    reports = gather(reports)
+    voxels = sum(count for count, _ in reports)
+    said = _weighted_sum([(count / voxels, report) for count, report in reports])
+    losses: dict[str, Any] = {name: said[name] for name in ("losses", "words") if name in said}
+    return {"loss": sum(said["losses"].values()) + said.get("words", 0.0), **losses}
+
+
+def _keep_as_best(learner: nn.Module, step: int, loss: float, out: Path) -> run.Best:
+    """Write the student, and return what to remember of it."""
+    if rank() == 0:
+        cast(Callable[[], Student], learner.finished)().save(out / "best.safetensors")
+    state = {name: tensor.detach().cpu().clone() for name, tensor in learner.state_dict().items()}
+    return run.Best(step, loss, state)
+
+
+def _weighted_sum(reports: Sequence[tuple[float, dict[str, Any]]]) -> dict[str, Any]:
+    """Add weighted reports, number by number."""
+    return {
+        name: _weighted_sum([(weight, report[name]) for weight, report in reports])
+        if isinstance(value, dict)
+        else sum(weight * report[name] for weight, report in reports)
+        for name, value in reports[0][1].items()
+    }
+
+
+def _diverged(out: Path, config: TrainConfig, what: str, losses: dict[str, float]) -> ValueError:
+    """Say what went wrong, by whose loss, and what to do."""
+    culprits = {name: loss for name, loss in losses.items() if not math.isfinite(loss)} or losses
+    return ValueError(
+        f"Training in {out} diverged: {what} ({', '.join(f'{name} {loss:g}' for name, loss in culprits.items())}). "
+        f"Lower learning_rate (now {config.learning_rate:g}) or set clip_norm. The last checkpoint is from before that."
+    )
+
+
 def _move(progress: Progress, task: TaskID, done: int, total: int, line: str) -> None:
     progress.update(task, completed=done, total=total, description=line)
 
 
 def _line(row: dict[str, Any]) -> str:
-    """Say a step's losses and noise levels in one short line."""
+    """Say a step's losses and noise levels, and the memory used so far, in one short line."""
     sigmas = row.get("sigmas", {})
     parts = [
         f"{name} {loss:.3f}" + (f" (σ {sigmas[name]:.2f})" if name in sigmas else "")
         for name, loss in row["losses"].items()
     ]
-    return "  ".join([*parts, f"words {row['words']:.3f}"] if "words" in row else parts)
-
-
-def _checkpoint(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer, step: int, seconds: float) -> None:
-    """Keep all that later steps depend on; their randomness follows from the seed and the step."""
-    tensors = {f"learner.{name}": tensor for name, tensor in learner.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items() if tensor is not None}
-    write_tensors(out / "checkpoint.safetensors", tensors, {"step": str(step), "seconds": str(seconds)})
-
-
-def _restore(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """Take up a checkpoint and cut the metrics back to it; return the next step and the seconds spent so far."""
-    file, metrics = out / "checkpoint.safetensors", out / "metrics.jsonl"
-    if not file.is_file():
-        metrics.unlink(missing_ok=True)
-        return 0, 0.0
-    with safe_open(file, framework="pt") as opened:
-        metadata, tensors = opened.metadata(), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    learner.load_state_dict(_part(tensors, "learner."))
-    states = optimizer.state_dict()
-    for name, tensor in _part(tensors, "optimizer.").items():
-        index, key = name.split(".")
-        states["state"].setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict(states)
-    step = int(metadata["step"])
-    kept = metrics.read_text(encoding="utf-8").splitlines(keepends=True)[:step]
-    write_text(metrics, "".join(kept))
-    return step, float(metadata["seconds"])
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _generator(*key: int) -> torch.Generator:
-    seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
-    return torch.Generator().manual_seed(seed)
+    words = [f"words {row['words']:.3f}"] if "words" in row else []
+    return "  ".join([*parts, *words, f"{peak_memory():.0f} MB"])

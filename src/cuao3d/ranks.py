@@ -1,0 +1,84 @@
+"""Processes that train one student together, as `torchrun` starts them; a rank is the number of such a process."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, distributed
+
+T = TypeVar("T")
+
+
+@contextmanager
+def joined(device: str) -> Iterator[str]:
+    """Join the processes that `torchrun` started, if it did, and give the device that this one has for itself.
+
+    Args:
+        device: Where the student is to be trained; with `cuda` each process takes a GPU.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    on_gpu = device.startswith("cuda")
+    if on_gpu:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    distributed.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield device
+    finally:
+        distributed.destroy_process_group()
+
+
+def num_ranks() -> int:
+    """Return the number of processes that train together; 1 if this one is alone."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return the number of this process; the first, 0, is the one that writes and prints."""
+    return distributed.get_rank() if num_ranks() > 1 else 0
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """Let the first process do something, and return its result, or raise its error, in all of them."""
+    if num_ranks() == 1:
+        return make()
+    told: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            told = [make(), None]
+        except Exception as error:
+            told = [None, error]
+    distributed.broadcast_object_list(told, src=0)
+    if told[1] is not None:
+        raise told[1]
+    result: T = told[0]
+    return result
+
+
+def gather(items: list[T]) -> list[T]:
+    """Return the items of all processes, those of the first process first."""
+    if num_ranks() == 1:
+        return items
+    lists: list[list[T]] = [[]] * num_ranks()
+    distributed.all_gather_object(lists, items)
+    return list(chain.from_iterable(lists))
+
+
+def mean_over_ranks(mean: Float[Tensor, "C"], count: int) -> tuple[Float[Tensor, "C"], int]:
+    """Return the mean over the rows of all processes, and their number.
+
+    Args:
+        mean: Mean over the rows of this process.
+        count: Their number.
+    """
+    if num_ranks() == 1:
+        return mean, count
+    sums = torch.cat([mean.double() * count, mean.new_tensor([count], dtype=torch.float64)])
+    distributed.all_reduce(sums)
+    return (sums[:-1] / sums[-1]).to(mean.dtype), int(sums[-1])

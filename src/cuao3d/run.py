@@ -1,0 +1,324 @@
+"""A run: the folder of one training, with its configuration, metrics, checkpoints and, at its end, the student."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from cuao3d import __version__
+from cuao3d.batches import BatchConfig
+from cuao3d.files import naming_full_disk, sha256_of, write_json, write_tensors, write_text, write_whole
+from cuao3d.ranks import from_first, num_ranks, rank
+from cuao3d.store import Store, StoredScene, TeacherCard
+from cuao3d.student import Student
+
+CHECKPOINT = "checkpoint.safetensors"
+"""Where an unfinished run goes on."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, read back."""
+
+    student: Student
+    """What was trained."""
+    voxel_size: float
+    """Edge of the voxels that it was trained with, metres."""
+    teachers: dict[str, TeacherCard]
+    """Card of each teacher that it learned from; they tell which heads answer words."""
+    label_set: str | None
+    """Name of the label set that it learned, if it was supervised."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """What did best on the held-out scenes so far."""
+
+    step: int
+    """Steps done by then."""
+    loss: float
+    """Its loss on them."""
+    learner: dict[str, Tensor]
+    """State of the learner."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is."""
+
+    step: int
+    """Steps done."""
+    seconds: float
+    """Time spent."""
+    best: Best | None = None
+    """The best so far, where scenes are held out."""
+
+
+def begin_run(
+    out: Path,
+    config: BatchConfig,
+    store: Store,
+    scenes: Sequence[StoredScene],
+    *,
+    held_out: Sequence[str] = (),
+    resume: str | Path = "auto",
+) -> bool:
+    """Begin a run in a folder, or go on with it.
+
+    Args:
+        out: Folder of the run; made if it is not there.
+        config: Configuration of the run.
+        store: Where the scenes lie.
+        scenes: Training scenes of the store.
+        held_out: Names of those that are only validated on.
+        resume: `auto`: go on from the folder's checkpoint, if there is one. `never`: begin again; what the same run has
+            left in the folder is deleted. Otherwise a checkpoint, or the folder of an unfinished run, to go on from.
+
+    Returns:
+        Whether the very same run is already finished there.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint.
+        ValueError: The folder or the checkpoint is of something else, the voxels are finer than the store's cells, or
+            the scenes of a step cannot be shared.
+    """
+    if config.voxel_size < store.cell:
+        raise ValueError(
+            f"Voxels of {config.voxel_size:g} m are finer than the {store.cell:g} m cells of {store.path}. "
+            "Use larger voxels, or lift the scenes again with a smaller cell."
+        )
+    if config.batch_size % (config.num_parts * num_ranks()):
+        raise ValueError(
+            f"The {config.batch_size} scenes of a step cannot be shared by {num_ranks()} processes in "
+            f"{config.num_parts} parts. Set batch_size to a multiple of {config.num_parts * num_ranks()}."
+        )
+    description = {
+        "kind": type(config).__name__,
+        "config": asdict(config),
+        "held_out": list(held_out),
+        "scenes_sha256": {scene.name: scene.sha256 for scene in scenes},
+        "code_version": __version__,
+    }
+    return from_first(lambda: _begin(out, json.loads(json.dumps(description)), resume))
+
+
+def finish_run(out: Path, student: Student, summary: dict[str, Any]) -> None:
+    """Write the student and, last, `run.json`, which says that the run is finished.
+
+    Args:
+        out: Folder of the run.
+        student: What was trained.
+        summary: What `run.json` says besides the SHA-256 of the student.
+    """
+
+    def finish() -> None:
+        file = out / "student.safetensors"
+        student.save(file)
+        write_json(out / "run.json", {**summary, "student_sha256": sha256_of(file)})
+        (out / CHECKPOINT).unlink(missing_ok=True)
+
+    from_first(finish)
+
+
+def load_run(path: Path) -> Run:
+    """Read a finished run.
+
+    Args:
+        path: Folder of the run.
+
+    Raises:
+        FileNotFoundError: There is no finished run.
+        ValueError: A file of it is damaged.
+    """
+    if not (path / "run.json").is_file():
+        raise FileNotFoundError(
+            f"{path} is no finished run (no {path / 'run.json'}). Start it, or go on with it: cuao3d distill STORE "
+            f"--out {path}"
+        )
+    try:
+        summary = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))["config"]
+        cards = {name: TeacherCard(**card) for name, card in summary["teachers"].items()}
+        voxel_size, digest = float(config["voxel_size"]), summary["student_sha256"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}). Delete it and train again.") from None
+    file = path / "student.safetensors"
+    if not file.is_file() or sha256_of(file) != digest:
+        raise ValueError(f"{file} is not the student of this run. Delete {path} and train again.")
+    return Run(Student.load(file), voxel_size, cards, summary.get("label_set"))
+
+
+def kept_name(step: int) -> str:
+    """Return the name of the checkpoint that is kept after a number of steps."""
+    return f"checkpoint-{step:06d}.safetensors"
+
+
+def save_checkpoint(file: Path, learner: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Keep all that later steps depend on; their randomness follows from the seed and the step."""
+    tensors = {f"learner.{name}": tensor for name, tensor in learner.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items() if tensor is not None}
+    said = {"step": progress.step, "seconds": progress.seconds}
+    if progress.best is not None:
+        tensors |= {f"best.{name}": tensor for name, tensor in progress.best.learner.items()}
+        said |= {"best_step": progress.best.step, "best_loss": progress.best.loss}
+    write_tensors(file, tensors, {"progress": json.dumps(said)})
+
+
+def restore(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    """Take up the checkpoint of a run, if there is one, to the last bit.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    file = out / CHECKPOINT
+    if not file.is_file():
+        return Progress(step=0, seconds=0.0)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            said = json.loads(opened.metadata()["progress"])
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}). Delete it, or name another checkpoint to resume.") from None
+    learner.load_state_dict(_part(tensors, "learner."))
+    states = optimizer.state_dict()
+    for name, tensor in _part(tensors, "optimizer.").items():
+        index, key = name.split(".")
+        states["state"].setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict(states)
+    best = Best(said["best_step"], said["best_loss"], _part(tensors, "best.")) if "best_step" in said else None
+    return Progress(said["step"], said["seconds"], best)
+
+
+class Metrics:
+    """Writes a line for each step to `metrics.jsonl`, and the same for TensorBoard where that is installed."""
+
+    def __init__(self, out: Path, first: int) -> None:
+        """Go on with the metrics of a run.
+
+        Args:
+            out: Folder of the run; only the first process writes there.
+            first: Number of steps whose lines are kept.
+        """
+        self.path, self._board = Path(os.devnull), None
+        if rank() == 0:
+            self.path = out / "metrics.jsonl"
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.is_file() else []
+            write_text(self.path, "".join(lines[:first]))
+            with suppress(ImportError):
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._board = SummaryWriter(str(out / "tensorboard"), purge_step=first)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Add the line of a step."""
+        self._file.write(json.dumps(row) + "\n")
+        if self._board is not None:
+            for name, value in _scalars({name: value for name, value in row.items() if name != "step"}):
+                self._board.add_scalar(name, value, row["step"])
+
+    def flush(self) -> None:
+        """See to it that a checkpoint finds all lines before it on disk."""
+        with naming_full_disk(self.path):
+            self._file.flush()
+        if self._board is not None:
+            self._board.flush()
+
+    def close(self) -> None:
+        """Write what is left."""
+        with naming_full_disk(self.path):
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _begin(out: Path, description: dict[str, Any], resume: str | Path) -> bool:
+    """Make the folder fit what is asked; see `begin_run`."""
+    source = None if resume in ("auto", "never") else _find_checkpoint(Path(resume), description)
+    if not _is_of(out, description):
+        if out.is_file() or (out.is_dir() and any(_is_worth_keeping(path) for path in out.iterdir())):
+            raise ValueError(
+                f"{out} holds something else than this run (another configuration, other scenes or another version; "
+                f"see {out / 'config.json'}). Choose another folder, or delete this one."
+            )
+        _forget(out, "metrics.jsonl", "tensorboard")
+        made_with = {"code_sha256": _code_sha256(), "torch_version": torch.__version__}
+        write_json(out / "config.json", description | made_with)
+    if resume == "auto":
+        return (out / "run.json").is_file()
+    _forget(out, "run.json", "student.safetensors")
+    if source is None:
+        _forget(out, "checkpoint*.safetensors", "best.safetensors", "metrics.jsonl", "tensorboard")
+    else:
+        for file, name in ((source, CHECKPOINT), (source.with_name("metrics.jsonl"), "metrics.jsonl")):
+            if file.is_file() and file.resolve() != (out / name).resolve():
+                write_whole(out / name, partial(shutil.copyfile, file))
+    return False
+
+
+def _find_checkpoint(path: Path, description: dict[str, Any]) -> Path:
+    """Return a checkpoint that is named by itself or by its folder, if it is of the run that is described."""
+    file = path / CHECKPOINT if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"There is no checkpoint {file}. Name one, or the folder of an unfinished run: a finished one keeps only "
+            "the checkpoints that keep_every asks for."
+        )
+    if not _is_of(file.parent, description):
+        raise ValueError(
+            f"{file} is not of this run: {file.parent / 'config.json'} is not there, or says another configuration, "
+            "other scenes or another version. A checkpoint goes on only as it was begun."
+        )
+    return file
+
+
+def _is_of(folder: Path, description: dict[str, Any]) -> bool:
+    """Say whether a folder holds the run that is described, whatever else its configuration file says."""
+    try:
+        held = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return {name: held.get(name) for name in description} == description
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _is_worth_keeping(path: Path) -> bool:
+    """Say whether a file in a run's folder is more than what a run writes before its first checkpoint."""
+    return path.name not in ("config.json", "metrics.jsonl", "tensorboard") and path.suffix != ".partial"
+
+
+def _forget(out: Path, *patterns: str) -> None:
+    """Delete what a run has left."""
+    for path in (path for pattern in patterns for path in sorted(out.glob(pattern))):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _code_sha256() -> str:
+    """Return one SHA-256 of all that the package computes with, whatever version it says it is."""
+    package = Path(__file__).parent
+    files = sorted(path for suffix in ("py", "csv") for path in package.rglob(f"*.{suffix}"))
+    lines = "".join(f"{path.relative_to(package).as_posix()} {sha256_of(path)}\n" for path in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _scalars(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Walk through the numbers of a line, those within others as outer/inner."""
+    for name, value in row.items():
+        if isinstance(value, dict):
+            yield from _scalars(value, f"{prefix}{name}/")
+        else:
+            yield prefix + name, value

@@ -1,0 +1,66 @@
+"""A run that is killed, at any moment and any number of times, ends as if it had not been."""
+
+import random
+import signal
+import time
+from dataclasses import replace
+from itertools import count
+from multiprocessing import get_context
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import pytest
+import torch
+
+from cuao3d.distill import distill
+from cuao3d.files import sha256_of
+from cuao3d.store import Store
+from cuao3d.student import ARCHITECTURES, Architecture
+from test_distill import CONFIG, make_store
+
+LONG = replace(
+    CONFIG, architecture="tiny", num_steps=24, checkpoint_every=1, keep_every=7, num_held_out=1, clip_norm=1.0
+)
+
+
+def learn(store: Path, out: Path, begun: Event | None = None) -> None:
+    torch.set_num_threads(1)
+    ARCHITECTURES["tiny"] = Architecture((4,) * 8, (1,) * 8, num_stem=4)  # its checkpoints cost little
+    if begun is not None:
+        begun.set()
+    distill(Store.open(store), LONG, out)
+
+
+def kill_and_resume(store: Path, out: Path, seconds: float, dice: random.Random) -> int:
+    """Start a run again and again, each time killed after at most some seconds; return how often it was."""
+    forks = get_context("forkserver")
+    forks.set_forkserver_preload(["cuao3d.distill"])
+    num_kills = 0
+    while not (out / "run.json").is_file():
+        begun = forks.Event()
+        process = forks.Process(target=learn, args=(store, out, begun))
+        process.start()
+        assert begun.wait(timeout=60)
+        process.join(timeout=dice.uniform(0, seconds))
+        process.kill()  # SIGKILL: nothing is told to it, and nothing is tidied up
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
+        num_kills += process.exitcode == -signal.SIGKILL
+    return num_kills
+
+
+@pytest.mark.parametrize("num_kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_run_that_is_killed_ends_as_if_it_had_not_been(tmp_path, num_kills):
+    store, whole = make_store(tmp_path / "store"), tmp_path / "whole"
+    started = time.perf_counter()
+    learn(store.path, whole)
+    seconds, dice, killed = time.perf_counter() - started, random.Random(0), 0
+    for attempt in count():
+        out = tmp_path / f"killed-{attempt}"
+        killed += kill_and_resume(store.path, out, seconds / 4, dice)
+        assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in whole.iterdir())
+        for file in ("student.safetensors", "best.safetensors", "metrics.jsonl"):
+            assert sha256_of(out / file) == sha256_of(whole / file), f"{file} after {killed} kills"
+        print(f"{killed} kills, {attempt + 1} runs: all bytes equal")
+        if killed >= num_kills:
+            break
