@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from cuao3d.sparse import BACKENDS, MAX_COORDINATE, VoxelSet, convolve, runs, sort_voxels
+from cuao3d.sparse import BACKENDS, MAX_COORDINATE, VoxelSet, convolve, multiply, runs, sort_voxels
 
 GOLDEN = Path(__file__).parent / "golden"
 REACH = 3
@@ -84,6 +84,15 @@ def test_bfloat16_is_within_one_percent(is_emulated, monkeypatch):
         torch.autograd.grad(half.sum(), (x, kernel)), torch.autograd.grad(exact.sum(), (x, kernel)), strict=True
     ):
         assert (gradient - reference).norm() / reference.norm() < 0.02
+
+
+def test_half_precision_by_parts_gives_what_whole_gives(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    x, matrix = torch.randn(2500, 6).bfloat16(), torch.randn(6, 9).bfloat16()
+    with torch.no_grad():
+        by_parts = multiply(x, matrix)
+    assert by_parts.dtype == torch.bfloat16
+    assert torch.equal(by_parts, multiply(x, matrix))
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])

@@ -158,8 +158,9 @@ class RandomWeighting(nn.Module):
 
     def forward(self, losses: Float[Tensor, "T"]) -> Float[Tensor, ""]:
         """Draw weights and return the weighted sum of the losses."""
-        generator = torch.Generator().manual_seed((self.seed << 32) + int(self.num_calls))
-        drawn = torch.randn(len(losses), generator=generator)
-        self.weights = (functional.softmax(drawn, dim=0) * len(losses)).to(losses.device)
-        self.num_calls += int(self.training)  # a look at held-out scenes changes no later draw
+        if self.training:
+            generator = torch.Generator().manual_seed((self.seed << 32) + int(self.num_calls))
+            drawn = torch.randn(len(losses), generator=generator)
+            self.weights = (functional.softmax(drawn, dim=0) * len(losses)).to(losses.device)
+            self.num_calls += 1
         return (losses * self.weights).sum()

@@ -8,6 +8,7 @@ from cuao3d.sparse.naive import convolve_naively
 from cuao3d.sparse.precision import add_product, autocast, widen
 from cuao3d.sparse.runs import convolve_runs
 from cuao3d.sparse.voxels import MAX_COORDINATE, KernelMap, VoxelSet, sort_voxels
+from cuao3d.threads import in_shares
 
 __all__ = [
     "BACKENDS",
@@ -23,6 +24,9 @@ __all__ = [
 
 BACKENDS = {"runs": convolve_runs, "naive": convolve_naively}
 """Ways to compute the same: "runs" is the fast one, "naive" the obvious one."""
+
+ROWS_AT_A_TIME = 1024
+"""Rows that are multiplied at a time where half precision is widened."""
 
 
 def convolve(
@@ -56,4 +60,19 @@ def multiply(x: Float[Tensor, "N Cin"], matrix: Float[Tensor, "Cin Cout"]) -> Fl
     """Multiply features by a matrix, a convolution with kernel size 1, by the same rules of precision."""
     x, matrix = autocast(x), autocast(matrix)
     with torch.autocast(x.device.type, enabled=False):
-        return (widen(x) @ widen(matrix)).to(x.dtype)
+        if torch.is_grad_enabled() or widen(x[:0]).dtype == x.dtype:
+            return (widen(x) @ widen(matrix)).to(x.dtype)
+        return _multiply_by_parts(x, widen(matrix))
+
+
+def _multiply_by_parts(x: Tensor, matrix: Tensor) -> Tensor:
+    """Multiply some rows at a time, so that nothing as large as the result exists in float32."""
+    out = x.new_empty(len(x), matrix.shape[1])
+
+    def fill(share: int, num_shares: int) -> None:
+        for start in range(share * ROWS_AT_A_TIME, len(x), num_shares * ROWS_AT_A_TIME):
+            rows = slice(start, start + ROWS_AT_A_TIME)
+            out[rows] = x[rows].to(matrix.dtype) @ matrix
+
+    in_shares(fill, x.device)
+    return out
