@@ -31,8 +31,8 @@ def learn(store: Path, out: Path, begun: Event | None = None) -> None:
     distill(Store.open(store), LONG, out)
 
 
-def kill_and_resume(store: Path, out: Path, seconds: float, dice: random.Random) -> int:
-    """Start a run again and again, each time killed after at most some seconds; return how often it was."""
+def kill_and_resume(store: Path, out: Path, seconds: float, most: int, dice: random.Random) -> int:
+    """Start a run again and again, each time killed after at most some seconds; return how often, at `most`."""
     forks = get_context("forkserver")
     forks.set_forkserver_preload(["cuao3d.distill"])
     num_kills = 0
@@ -41,7 +41,7 @@ def kill_and_resume(store: Path, out: Path, seconds: float, dice: random.Random)
         process = forks.Process(target=learn, args=(store, out, begun))
         process.start()
         assert begun.wait(timeout=60)
-        process.join(timeout=dice.uniform(0, seconds))
+        process.join(timeout=dice.uniform(0, seconds) if num_kills < most else None)
         process.kill()  # SIGKILL: nothing is told to it, and nothing is tidied up
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL)
@@ -57,7 +57,7 @@ def test_a_run_that_is_killed_ends_as_if_it_had_not_been(tmp_path, num_kills):
     seconds, dice, killed = time.perf_counter() - started, random.Random(0), 0
     for attempt in count():
         out = tmp_path / f"killed-{attempt}"
-        killed += kill_and_resume(store.path, out, seconds / 4, dice)
+        killed += kill_and_resume(store.path, out, seconds / 4, num_kills - killed, dice)
         assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in whole.iterdir())
         for file in ("student.safetensors", "best.safetensors", "metrics.jsonl"):
             assert sha256_of(out / file) == sha256_of(whole / file), f"{file} after {killed} kills"
