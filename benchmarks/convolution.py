@@ -34,7 +34,7 @@ def main(voxels: int = 60_000, channels: str = "32,96,128", repeats: int = 5, re
         "",
         *provenance(f"{command} --readme benchmarks/README.md"),
         f"One 3x3x3 convolution of {voxels:,} voxels that see {kernel_map.num_pairs / voxels:.1f} neighbours each, in",
-        f"{len(kernel_map.windows.row) / voxels:.1f} runs along z; float32, medians of {repeats}, variants taking turns.",
+        f"{len(kernel_map.windows.row) / voxels:.1f} runs along z; float32, medians of {repeats}, taking turns.",
         "The last columns are our steps, each done alone: what this way of computing can reach. GFLOP/s are of true",
         f"work; large products run at {ceiling:.0f} here.",
         "",

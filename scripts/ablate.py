@@ -24,6 +24,7 @@ from cuao3d.augment import Augmentation
 from cuao3d.distill import DistillConfig, distill
 from cuao3d.files import write_json
 from cuao3d.probe import SuperviseConfig, supervise
+from cuao3d.stages import machine
 from cuao3d.store import Store
 from cuao3d.training import OnStep, training_bars
 from cuao3d.workers import side_by_side
@@ -174,11 +175,11 @@ def _write(
         "# Which teachers, which weighting",
         "",
         "The paper's ablation on the embedded rooms, written by `python scripts/ablate.py` from its runs on",
-        f"{time.strftime('%Y-%m-%d')}, {pipeline.machine()}. {num_seeds} seeds, {steps} steps of two rooms each,",
+        f"{time.strftime('%Y-%m-%d')}, {machine()}. {num_seeds} seeds, {steps} steps of two rooms each,",
         f"voxels of {100 * SETTINGS['voxel_size']:g} cm, the small student; scored on all points of 25 held-out rooms.",
-        "Each arm's rate was chosen on the rooms of another store. Intervals are 95 % of Student's t. The teachers are the",
-        "package's small ones; the names are those of the teachers that they stand for. Students that are shown the",
-        "labels reach",
+        "Each arm's rate was chosen on the rooms of another store. Intervals are 95 % of Student's t. The teachers are",
+        "the package's small ones; the names are those of the teachers that they stand for. Students that are shown",
+        "the labels reach",
         f"({ceiling}) mIoU.",
         "",
         "| arm | rate | distilled mIoU | each seed | against the first row, seed by seed | 2D3D mIoU |",

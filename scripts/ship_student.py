@@ -12,7 +12,8 @@ import torch
 import tyro
 
 from cuao3d.files import sha256_of, write_json
-from cuao3d.pipeline import SHIPPED_STUDENT, evaluate, machine
+from cuao3d.pipeline import SHIPPED_STUDENT, evaluate
+from cuao3d.stages import machine
 from cuao3d.store import Store
 from cuao3d.student import Student
 

@@ -36,6 +36,7 @@ ROOMS = (
     "report",
     "recipes",
     "workers",
+    "stages",
     "pipeline",
     "cli",
     "__main__",

@@ -8,10 +8,11 @@ import torch
 
 from cuao3d import recipes
 from cuao3d.files import sha256_of
-from cuao3d.pipeline import SHIPPED_STUDENT, Stages, fuse, write_cloud
+from cuao3d.pipeline import SHIPPED_STUDENT, fuse, write_cloud
 from cuao3d.readers.ply import read_ply
 from cuao3d.readers.rooms import Rooms
 from cuao3d.run import load_run
+from cuao3d.stages import Stages
 from cuao3d.teachers import load_teacher
 
 

@@ -87,12 +87,12 @@ def fuse(
     """
     from cuao3d import pipeline
     from cuao3d.readers import open_dataset
+    from cuao3d.stages import Stages
     from cuao3d.teachers import load_teacher
 
     names = [] if teachers == "none" else [name.strip() for name in teachers.split(",") if name.strip()]
     loaded = [load_teacher(name) for name in names]
-    stages = pipeline.Stages()
-    with stages("lifting") as said:
+    with Stages()("lifting") as said:
         store = pipeline.fuse(open_dataset(path), loaded, out, cell=cell, settings={"data": path.resolve().name})
         scenes = [store[name] for name in store.names()]
         for line in (problem for scene in scenes for problem in scene.problems):
@@ -134,9 +134,10 @@ def distill(
     from functools import partial
 
     from cuao3d import distill as room
-    from cuao3d import pipeline, recipes
+    from cuao3d import recipes
     from cuao3d.history import draw_history, read_history
     from cuao3d.ranks import joined, rank
+    from cuao3d.stages import Stages
     from cuao3d.store import Store
     from cuao3d.training import training_bars
 
@@ -151,7 +152,7 @@ def distill(
         if rank() > 0:
             train()
             return 0
-        with pipeline.Stages()("distilling") as said, training_bars(["distilling"]) as (on_step,):
+        with Stages()("distilling") as said, training_bars(["distilling"]) as (on_step,):
             train(on_step=on_step)
             draw_history(read_history(out), out / "training.png")
             said.append(f"{', '.join(names)} into {out}, its course in {out / 'training.png'}")

@@ -1,18 +1,14 @@
 """The whole path: data -> store -> student -> scores -> answers -> report. Stages are wired together only here."""
 
-import platform
-import resource
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
@@ -31,10 +27,11 @@ from cuao3d.readers.rooms import TEACHER_SEEDS, Rooms, make_room
 from cuao3d.report import Cloud, Gallery, Heat, class_colors, heat_colors, write_report
 from cuao3d.run import load_run
 from cuao3d.scene import Scene, Split
+from cuao3d.stages import Stages, console, machine
 from cuao3d.store import CELL, Setting, Store, StoredScene, TeacherCard
 from cuao3d.teachers import Teacher, load_teacher
 from cuao3d.text import class_vectors, load_text_encoder
-from cuao3d.training import OnStep, TrainConfig, peak_memory, training_bars
+from cuao3d.training import OnStep, TrainConfig, training_bars
 from cuao3d.workers import side_by_side
 
 QUESTIONS = (
@@ -51,8 +48,6 @@ SEED_STRIDE = 1000
 
 SHIPPED_STUDENT = Path(__file__).parent / "students" / "rooms"
 """Run folder of the three-teacher student of a full demo, shipped with the package."""
-
-console = Console(stderr=True)
 
 
 @dataclass(frozen=True)
@@ -243,32 +238,6 @@ def write_cloud(path: Path, points: Tensor, colors: Tensor) -> None:
     write_whole(path, lambda temporary: write_ply(temporary, columns))
 
 
-@dataclass
-class Stages:
-    """Times the stages of a pipeline and says a line when each ends."""
-
-    num_workers: int = 0
-    """Processes besides this one whose memory counts."""
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    """Name, seconds and peak memory (MB, up to then) of each stage; workers count as much as the largest of them."""
-    _peak: float = 0.0
-    _of_worker: float = 0.0
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[list[str]]:
-        """Time a stage; what is put into the list that it gives is said at its end."""
-        summary: list[str] = []
-        start = time.perf_counter()
-        yield summary
-        seconds = time.perf_counter() - start
-        peak, of_worker = peak_memory(), peak_memory(resource.RUSAGE_CHILDREN)
-        if of_worker > self._of_worker:  # workers ran beside this process; the system knows only the largest of them
-            peak += self.num_workers * of_worker
-        self._peak, self._of_worker = max(self._peak, peak), of_worker
-        self.rows.append({"name": name, "seconds": round(seconds, 2), "peak_rss_mb": round(self._peak)})
-        console.print(f"[bold]{name}[/]: {'; '.join(summary)} ({seconds:.1f} s)", highlight=False)
-
-
 def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_workers: int = 1) -> dict[str, Any]:
     """Make rooms, lift three teachers, distil two students, score and ask them, and write it all down.
 
@@ -340,16 +309,6 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_work
 
 def _train(learn: Callable[..., Path], store: Store, config: TrainConfig, out: Path, on_step: OnStep) -> None:
     learn(store, config, out, on_step=on_step)
-
-
-def machine() -> str:
-    """Say what machine this is: processor, threads in use, torch."""
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        processor = names[0] if names else processor
-    return f"{processor}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def _make_rooms(out: Path, seed: int, config: DemoConfig, stages: Stages, num_workers: int) -> Store:
