@@ -55,7 +55,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "free": {"teachers": recipes.MINI_TEACHERS, "losses": PAPER, "weighting": "free"},
     "ours()": {
         "teachers": recipes.MINI_TEACHERS,
-        "losses": PAPER,
+        "losses": ("cosine",) * 3,
+        "normalizers": ("none", "standardize", "standardize"),
         "weighting": "uncertainty",
         "words": "nyu40",
         "balance": 0.5,

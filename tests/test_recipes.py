@@ -8,7 +8,7 @@ import torch
 from cuao3d.distill import distill
 from cuao3d.fusion import Visibility, sample_cells
 from cuao3d.objective import LossKind, WeightingKind
-from cuao3d.recipes import MINI_LOSSES, MINI_TEACHERS, mini, mini_supervised, paper, released_code
+from cuao3d.recipes import MINI_TEACHERS, mini, mini_supervised, paper, released_code
 from cuao3d.scene import Scene
 from cuao3d.store import Store, TeacherCard
 from cuao3d.student import ARCHITECTURES
@@ -42,8 +42,9 @@ def test_the_paper_and_its_code_differ_as_the_method_says():
     assert (theirs.augmentation.rotation, theirs.augmentation.tilt, theirs.augmentation.scale) == (180, 2.8, 0.1)
 
 
-def test_mini_losses_are_those_on_the_teachers_cards():
-    assert {name: TEACHERS[name].loss for name in MINI_TEACHERS} == MINI_LOSSES
+def test_mini_standardizes_the_teachers_that_answer_no_words():
+    assert mini().normalizers == ("none", "standardize", "standardize")
+    assert mini(teachers=("mini-diffusion", "another")).normalizers == ("standardize", "none")
 
 
 def test_the_bound_differs_from_mini_only_in_what_is_learned():
@@ -56,7 +57,7 @@ def test_the_bound_differs_from_mini_only_in_what_is_learned():
 def test_mini_trains(tmp_path, teachers, toy_words):
     toy_words(4)
     cards = {
-        name: TeacherCard(4, text=getattr(TEACHERS[name], "text", None), loss=MINI_LOSSES[name])
+        name: TeacherCard(4, text=getattr(TEACHERS[name], "text", None), loss=TEACHERS[name].loss)
         for name in MINI_TEACHERS
     }
     store = Store.create(tmp_path / "store", cell=0.05, teachers=cards)

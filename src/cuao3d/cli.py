@@ -143,8 +143,11 @@ def distill(
 
     opened = Store.open(store)
     names = tuple(opened.teachers) if teachers is None else tuple(teachers.split(","))
-    config = {"mini": recipes.mini, "paper": recipes.paper, "released-code": recipes.released_code}[recipe](seed=seed)
-    config = replace(config, teachers=names, losses=(), seed=seed)
+    if recipe == "mini":
+        config = recipes.mini(teachers=names, seed=seed)
+    else:
+        config = {"paper": recipes.paper, "released-code": recipes.released_code}[recipe](seed=seed)
+        config = replace(config, teachers=names, losses=(), seed=seed)
     config = replace(config, voxel_size=max(config.voxel_size, opened.cell) if voxel_size is None else voxel_size)
     config = replace(config, num_steps=config.num_steps if steps is None else steps)
     with joined(device) as device:

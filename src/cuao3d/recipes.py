@@ -4,14 +4,15 @@ from typing import Any
 
 from cuao3d.augment import Augmentation
 from cuao3d.distill import DistillConfig
-from cuao3d.objective import LossKind
+from cuao3d.objective import LossKind, NormalizerKind
 from cuao3d.probe import SuperviseConfig
 
 MINI_TEACHERS = ("mini-lseg", "mini-dino", "mini-diffusion")
 """Teachers of the embedded rooms, the one that understands words first."""
 
-MINI_LOSSES: dict[str, LossKind] = {"mini-lseg": "cosine", "mini-dino": "l1", "mini-diffusion": "demeaned-cosine"}
-"""Their losses: those of the big teachers that they stand for."""
+MINI_NORMALIZERS: dict[str, NormalizerKind] = {"mini-dino": "standardize", "mini-diffusion": "standardize"}
+"""What becomes of their features before a cosine compares them. As they are, those of the diffusion teacher all point
+nearly one way: its loss falls to nothing and its weight to a dozen, while it teaches little."""
 
 MINI_VOXEL = 0.05
 """Edge of a voxel in the embedded rooms, metres; the paper's is 0.02."""
@@ -77,9 +78,11 @@ def mini(*, teachers: tuple[str, ...] = MINI_TEACHERS, num_steps: int = 1500, se
         num_steps: Optimiser steps.
         seed: Decides the initial weights and all that is random in training.
     """
+    cosine: LossKind = "cosine"
     return DistillConfig(
         teachers=teachers,
-        losses=tuple(MINI_LOSSES[teacher] for teacher in teachers),
+        losses=(cosine,) * len(teachers),
+        normalizers=tuple(MINI_NORMALIZERS.get(teacher, "none") for teacher in teachers),
         weighting="uncertainty" if len(teachers) > 1 else "equal",
         sigma_lr=1e-2,
         words="nyu40",
