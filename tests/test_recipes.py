@@ -8,7 +8,7 @@ import torch
 from cuao3d.distill import distill
 from cuao3d.fusion import Visibility, sample_cells
 from cuao3d.objective import LossKind, WeightingKind
-from cuao3d.recipes import MINI_TEACHERS, mini, mini_supervised, paper, released_code
+from cuao3d.recipes import MINI_TEACHERS, mini, mini_supervised, openscene, paper, released_code
 from cuao3d.scene import Scene
 from cuao3d.store import Store, TeacherCard
 from cuao3d.student import ARCHITECTURES
@@ -16,7 +16,7 @@ from cuao3d.teachers import TEACHERS
 from cuao3d.training import OPTIMIZERS
 
 
-@pytest.mark.parametrize("recipe", [paper, released_code, mini, mini_supervised])
+@pytest.mark.parametrize("recipe", [paper, released_code, openscene, mini, mini_supervised])
 def test_recipes_name_only_what_exists_and_can_be_written_down(recipe):
     config = recipe(seed=5)
     assert config.seed == 5

@@ -106,7 +106,7 @@ def distill(
     store: Positional[Path],
     *,
     out: Path,
-    recipe: Literal["mini", "paper", "released-code"] = "mini",
+    recipe: Literal["mini", "paper", "released-code", "openscene"] = "mini",
     teachers: str | None = None,
     voxel_size: float | None = None,
     steps: int | None = None,
@@ -146,7 +146,8 @@ def distill(
     if recipe == "mini":
         config = recipes.mini(teachers=names, seed=seed)
     else:
-        config = {"paper": recipes.paper, "released-code": recipes.released_code}[recipe](seed=seed)
+        recipe_of = {"paper": recipes.paper, "released-code": recipes.released_code, "openscene": recipes.openscene}
+        config = recipe_of[recipe](seed=seed)
         config = replace(config, teachers=names, losses=(), seed=seed)
     config = replace(config, voxel_size=max(config.voxel_size, opened.cell) if voxel_size is None else voxel_size)
     config = replace(config, num_steps=config.num_steps if steps is None else steps)

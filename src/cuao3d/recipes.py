@@ -70,6 +70,31 @@ def released_code(*, seed: int = 1463) -> DistillConfig:
     )
 
 
+def openscene(*, seed: int = 1463) -> DistillConfig:
+    """Return what OpenScene distils one language teacher with: `config/scannet/ours_lseg.yaml` of its repository.
+
+    Its "epoch" shows every scene five times, and the fused features that it published hold 20,000 points of a scene.
+
+    Args:
+        seed: Decides the initial weights and all that is random in training.
+    """
+    return DistillConfig(
+        teachers=("lseg",),
+        losses=("cosine",),
+        weighting="equal",
+        voxel_size=0.02,
+        architecture="MinkUNet18A",
+        num_epochs=100 * 5,
+        batch_size=8,
+        points_per_scene=20_000,
+        optimizer="adam",
+        learning_rate=1e-4,
+        schedule="poly",
+        augmentation=Augmentation(flip=True, rotation=180.0, tilt=2.8, scale=0.1),
+        seed=seed,
+    )
+
+
 def mini(*, teachers: tuple[str, ...] = MINI_TEACHERS, num_steps: int = 1500, seed: int = 0) -> DistillConfig:
     """Return what suits the embedded rooms and two processor cores: a small student, coarse voxels, a high rate.
 
