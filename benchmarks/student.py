@@ -109,6 +109,14 @@ def table(rows: list[Row], ceilings: dict[str, float], architecture: str, repeat
             f"| {1e6 * row.seconds / row.voxels:.0f} | {row.peak_mb:,.0f} | {speed / 1e9:.0f} "
             f"| {speed / ceilings['fp32']:.0%} |"
         )
+    bounds = [
+        f"{row.seconds * ceilings['fp32'] / row.flops:.1f} times ({row.what}, {row.voxels:,} voxels)"
+        for row in rows
+        if row.variant == "naive"
+    ]
+    if bounds:
+        lines += ["", "Were all the work done at the speed of large products, it would be as fast as the naive form"]
+        lines += [f"{'; '.join(bounds)}: no float32 form can be faster here."]
     return lines
 
 
