@@ -1,5 +1,6 @@
 """Recipes: complete configurations, one function each."""
 
+from dataclasses import replace
 from typing import Any
 
 from cuao3d.augment import Augmentation
@@ -78,20 +79,15 @@ def openscene(*, seed: int = 1463) -> DistillConfig:
     Args:
         seed: Decides the initial weights and all that is random in training.
     """
-    return DistillConfig(
+    return replace(
+        released_code(seed=seed),
         teachers=("lseg",),
         losses=("cosine",),
         weighting="equal",
-        voxel_size=0.02,
-        architecture="MinkUNet18A",
         num_epochs=100 * 5,
         batch_size=8,
         points_per_scene=20_000,
-        optimizer="adam",
         learning_rate=1e-4,
-        schedule="poly",
-        augmentation=Augmentation(flip=True, rotation=180.0, tilt=2.8, scale=0.1),
-        seed=seed,
     )
 
 
