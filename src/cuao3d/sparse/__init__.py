@@ -7,6 +7,7 @@ from torch import Tensor
 from cuao3d.sparse.naive import convolve_naively
 from cuao3d.sparse.precision import add_product, autocast, widen
 from cuao3d.sparse.runs import convolve_runs
+from cuao3d.sparse.spconv import convolve_by_spconv
 from cuao3d.sparse.voxels import MAX_COORDINATE, KernelMap, VoxelSet, sort_voxels
 from cuao3d.threads import in_shares
 
@@ -22,8 +23,8 @@ __all__ = [
     "widen",
 ]
 
-BACKENDS = {"runs": convolve_runs, "naive": convolve_naively}
-"""Ways to compute the same: "runs" is the fast one, "naive" the obvious one."""
+BACKENDS = {"runs": convolve_runs, "naive": convolve_naively, "spconv": convolve_by_spconv}
+"""Ways to compute the same: "runs" is the fast one, "naive" the obvious one, "spconv" another library's, on a GPU."""
 
 ROWS_AT_A_TIME = 1024
 """Rows that are multiplied at a time where half precision is widened."""

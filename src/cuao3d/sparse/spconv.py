@@ -1,0 +1,47 @@
+"""spconv as a backend, on a GPU: its gather, product and scatter kernels over our kernel maps."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cuao3d.sparse.voxels import KernelMap
+
+
+def convolve_by_spconv(
+    x: Float[Tensor, "N Cin"], kernel: Float[Tensor, "K Cin Cout"], kernel_map: KernelMap
+) -> Float[Tensor, "M Cout"]:
+    """Convolve features over a kernel map with spconv's native algorithm.
+
+    Raises:
+        ImportError: spconv is not installed.
+        ValueError: The features are on a CPU, where spconv 2.3 computes wrong rows with two threads and has no
+            backward pass.
+    """
+    try:
+        from spconv.core import ConvAlgo
+        from spconv.pytorch.functional import SparseConvFunction
+    except ImportError:
+        raise ImportError("The spconv backend needs spconv: pip install 'cuao3d[gpu]'") from None
+    if x.device.type == "cpu" and (torch.get_num_threads() > 1 or torch.is_grad_enabled()):
+        raise ValueError("spconv is only right on a GPU; on a CPU choose the backend 'runs'.")
+    pairs, counts = _pairs(kernel_map)
+    matrices = kernel.index_select(0, kernel_map.positions)  # z fastest, as the pairs are
+    filters = matrices.permute(2, 0, 1).reshape(kernel.shape[2], -1, 1, 1, kernel.shape[1]).contiguous()
+    algorithm: Any = ConvAlgo.Native
+    out: Tensor = SparseConvFunction.apply(
+        x.contiguous(), filters, pairs, counts, kernel_map.windows.num_outputs, algorithm
+    )
+    return out
+
+
+def _pairs(kernel_map: KernelMap) -> tuple[Tensor, Tensor]:
+    """Input and output rows of each kernel position, (2, K, most pairs), filled up with -1, and their numbers (K,)."""
+    listed = list(kernel_map.windows.pairs())
+    counts = torch.tensor([len(rows) for rows, _ in listed], dtype=torch.int32)
+    pairs = torch.full((2, len(listed), max(int(counts.max()), kernel_map.num_inputs)), -1, dtype=torch.int32)
+    pairs = pairs.to(kernel_map.windows.row.device)
+    for position, (in_rows, out_rows) in enumerate(listed):
+        pairs[0, position, : len(in_rows)], pairs[1, position, : len(out_rows)] = in_rows, out_rows
+    return pairs, counts.to(pairs.device)
