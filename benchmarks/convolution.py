@@ -60,9 +60,7 @@ class Product:
 
     first: torch.Tensor
     view: torch.Tensor
-    gathered: torch.Tensor
     kernel: torch.Tensor
-    out: torch.Tensor
 
 
 def timed(kernel_map: KernelMap, channels: int, repeats: int) -> dict[str, float]:
@@ -71,19 +69,16 @@ def timed(kernel_map: KernelMap, channels: int, repeats: int) -> dict[str, float
     x, kernel = torch.randn(voxels, channels), torch.randn(27, channels, channels)
     blocks = windows.blocks(runs._num_rows_per_block(channels, channels, voxels, x.device))
     views = [x.as_strided((voxels - n + 1, n * channels), (channels, 1)) for n in range(4)]
-    work: list[list[Product]] = []
-    sums = [torch.empty(block.num_runs, channels) for block in blocks]
-    for block, products in zip(blocks, sums, strict=True):
-        counts = [count for _, _, count in block.groups]
-        work.append(
-            [
-                Product(first, views[bits.bit_count()], views[bits.bit_count()].index_select(0, first), stacked, out)
-                for (column, bits, _), first, out in zip(
-                    block.groups, block.first.split_with_sizes(counts), products.split_with_sizes(counts), strict=True
-                )
-                for stacked in [runs._stack(kernel, 3, column, bits)]
-            ]
-        )
+    work = [
+        [
+            Product(first, views[bits.bit_count()], runs._stack(kernel, 3, column, bits))
+            for (column, bits, count), first in zip(
+                block.groups, block.first.split_with_sizes([count for *_, count in block.groups]), strict=True
+            )
+        ]
+        for block in blocks
+    ]
+    sums = torch.zeros(max(block.num_runs for block in blocks), channels)
 
     def gather(share: int, num_shares: int) -> None:
         for products in work[share::num_shares]:
@@ -91,18 +86,17 @@ def timed(kernel_map: KernelMap, channels: int, repeats: int) -> dict[str, float
                 product.view.index_select(0, product.first)
 
     def multiply(share: int, num_shares: int) -> None:
+        largest = max(product.first.numel() * len(product.kernel) for products in work for product in products)
+        gathered, out = torch.zeros(largest), torch.empty(len(sums), channels)
         for products in work[share::num_shares]:
-            for product in products:
-                torch.mm(product.gathered, product.kernel, out=product.out)
+            for product in products:  # the same memory again and again, as when rows were gathered just now
+                rows = gathered[: len(product.first) * len(product.kernel)].view(len(product.first), -1)
+                torch.mm(rows, product.kernel, out=out[: len(rows)])
 
     def add_up(share: int, num_shares: int) -> None:
-        for index in range(share, len(blocks), num_shares):
+        for block in blocks[share::num_shares]:
             functional.embedding_bag(
-                blocks[index].place_of_run,
-                sums[index],
-                blocks[index].runs_before_row,
-                mode="sum",
-                include_last_offset=True,
+                block.place_of_run, sums, block.runs_before_row, mode="sum", include_last_offset=True
             )
 
     def forward(backend: str) -> None:
