@@ -110,12 +110,12 @@ def table(rows: list[Row], ceilings: dict[str, float], architecture: str, repeat
             f"| {speed / ceilings['fp32']:.0%} |"
         )
     bounds = [
-        f"{row.seconds * ceilings['fp32'] / row.flops:.1f} times ({row.what}, {row.voxels:,} voxels)"
+        f"{row.seconds * ceilings['fp32'] / row.flops:.1f} ({row.what}, {row.voxels:,} voxels)"
         for row in rows
         if row.variant == "naive"
     ]
     if bounds:
-        lines += ["", "Were all the work done at the speed of large products, it would be as fast as the naive form"]
+        lines += ["", "At the speed of large products, the work would take less time than the naive form by a factor of"]
         lines += [f"{'; '.join(bounds)}: no float32 form can be faster here."]
     return lines
 
