@@ -115,7 +115,10 @@ def table(rows: list[Row], ceilings: dict[str, float], architecture: str, repeat
         if row.variant == "naive"
     ]
     if bounds:
-        lines += ["", "At the speed of large products, the work would take less time than the naive form by a factor of"]
+        lines += [
+            "",
+            "At the speed of large products, the work would take less time than the naive form by a factor of",
+        ]
         lines += [f"{'; '.join(bounds)}: no float32 form can be faster here."]
     return lines
 
