@@ -106,7 +106,7 @@ def training_charts(history: History) -> list[Chart]:
         charts.append(Chart("Effective weight", history.weights, "what each loss is multiplied with"))
     charts.append(Chart("Loss of each teacher", history.losses))
     if history.words:
-        note = "cross-entropy of the student's nearest words under the teacher's"
+        note = "cross-entropy under the teacher's nearest words"
         charts.append(Chart("Choosing among words", {"words": history.words}, note, color="#555555"))
     return [*charts, Chart("Learning rate", {"rate": history.rate}, color="#555555")]
 
