@@ -72,7 +72,7 @@ def timed(kernel_map: KernelMap, channels: int, repeats: int) -> dict[str, float
     work = [
         [
             Product(first, views[bits.bit_count()], runs._stack(kernel, 3, column, bits))
-            for (column, bits, count), first in zip(
+            for (column, bits, _), first in zip(
                 block.groups, block.first.split_with_sizes([count for *_, count in block.groups]), strict=True
             )
         ]

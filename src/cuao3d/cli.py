@@ -148,7 +148,7 @@ def distill(
     else:
         recipe_of = {"paper": recipes.paper, "released-code": recipes.released_code, "openscene": recipes.openscene}
         config = recipe_of[recipe](seed=seed)
-        config = replace(config, teachers=names, losses=(), seed=seed)
+        config = replace(config, teachers=names, losses=())
     config = replace(config, voxel_size=max(config.voxel_size, opened.cell) if voxel_size is None else voxel_size)
     config = replace(config, num_steps=config.num_steps if steps is None else steps)
     with joined(device) as device:

@@ -30,11 +30,6 @@ class Normalizer:
         scaled = differences * self.scale
         return scaled if self.rotation is None else scaled @ self.rotation
 
-    def apply_to(self, features: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
-        """Normalise features that may be overwritten."""
-        scaled = features.sub_(self.shift).mul_(self.scale)
-        return scaled if self.rotation is None else scaled @ self.rotation
-
     def undo(self, features: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
         """Return to the teacher's own space."""
         return self.undo_linear(features) + self.shift

@@ -112,7 +112,7 @@ class Source:
         for start in range(first, last, num_rows):
             rows = slice(start, min(start + num_rows, last))
             chunk = buffer[: rows.stop - start].copy_(self.codes[rows])
-            yield rows, chunk if self.normalizer is None else self.normalizer.apply_to(chunk)
+            yield rows, chunk if self.normalizer is None else self.normalizer(chunk)
 
     def decode(self, z: Float[Tensor, "n K"]) -> Float[Tensor, "n C"]:
         """Return the targets that some z stand for."""

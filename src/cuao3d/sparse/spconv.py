@@ -26,7 +26,7 @@ def convolve_by_spconv(
         raise ImportError("The spconv backend needs spconv: pip install 'cuao3d[gpu]'") from None
     if x.device.type == "cpu" and (torch.get_num_threads() > 1 or torch.is_grad_enabled()):
         raise ValueError("spconv is only right on a GPU; on a CPU choose the backend 'runs'.")
-    pairs, counts = _pairs(kernel_map)
+    pairs, counts = kernel_map.listed_pairs
     matrices = kernel.index_select(0, kernel_map.positions)  # z fastest, as the pairs are
     filters = matrices.permute(2, 0, 1).reshape(kernel.shape[2], -1, 1, 1, kernel.shape[1]).contiguous()
     algorithm: Any = ConvAlgo.Native
@@ -34,14 +34,3 @@ def convolve_by_spconv(
         x.contiguous(), filters, pairs, counts, kernel_map.windows.num_outputs, algorithm
     )
     return out
-
-
-def _pairs(kernel_map: KernelMap) -> tuple[Tensor, Tensor]:
-    """Input and output rows of each kernel position, (2, K, most pairs), filled up with -1, and their numbers (K,)."""
-    listed = list(kernel_map.windows.pairs())
-    counts = torch.tensor([len(rows) for rows, _ in listed], dtype=torch.int32)
-    pairs = torch.full((2, len(listed), max(int(counts.max()), kernel_map.num_inputs)), -1, dtype=torch.int32)
-    pairs = pairs.to(kernel_map.windows.row.device)
-    for position, (in_rows, out_rows) in enumerate(listed):
-        pairs[0, position, : len(in_rows)], pairs[1, position, : len(out_rows)] = in_rows, out_rows
-    return pairs, counts.to(pairs.device)

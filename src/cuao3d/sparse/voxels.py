@@ -249,6 +249,16 @@ class KernelMap:
         """Number of input rows."""
         return self.windows.num_inputs
 
+    @cached_property
+    def listed_pairs(self) -> tuple[Int[Tensor, "2 K P"], Int[Tensor, "K"]]:
+        """Input and output rows of each kernel position, z fastest, filled up with -1, and how many there are."""
+        pairs = list(self.windows.pairs())
+        counts = torch.tensor([len(rows) for rows, _ in pairs], dtype=torch.int32, device=self.windows.row.device)
+        listed = counts.new_full((2, len(pairs), max(int(counts.max()), self.num_inputs)), -1)
+        for position, (in_rows, out_rows) in enumerate(pairs):
+            listed[0, position, : len(in_rows)], listed[1, position, : len(out_rows)] = in_rows, out_rows
+        return listed, counts
+
     @property
     def num_pairs(self) -> int:
         """Number of (input, output) pairs: each costs 2 * Cin * Cout floating-point operations."""
