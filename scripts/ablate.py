@@ -61,6 +61,13 @@ ARMS: dict[str, dict[str, Any]] = {
         "words": "nyu40",
         "balance": 0.5,
     },
+    "ours(), LSeg only": {
+        "teachers": (LSEG,),
+        "losses": PLAIN[:1],
+        "weighting": "equal",
+        "words": "nyu40",
+        "balance": 0.5,
+    },
 }
 """The rows of the table; sigmas, where there are any, learn at 1e-2."""
 
