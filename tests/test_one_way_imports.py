@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "cuao3d"
 ROOMS = (
     "__init__",
     "files",
+    "download",
     "ranks",
     "threads",
     "scene",

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from cuao3d.geometry import group_mean, visible_points, voxelize
-from cuao3d.scene import Frame, Scene
+from cuao3d.scene import Camera, Frame, Scene
 from cuao3d.teachers import Teacher
+from cuao3d.teachers.views import BATCH, describe_views
 
 Mode = Literal["bicubic", "bilinear"]
 Progress = Callable[[int, int], None]
@@ -127,16 +128,18 @@ def lift(
     teacher: Teacher,
     *,
     mode: Mode = "bicubic",
+    batch_size: int = BATCH,
     progress: Progress | None = None,
 ) -> Float[Tensor, "V C"]:
     """Describe each seen sample by the mean of a teacher's features over the views that see it.
 
     Args:
-        scene: Whose frames are shown to the teacher, one at a time.
+        scene: Whose frames are shown to the teacher.
         visibility: What `see` found in this scene.
         teacher: Turns an image into feature maps.
         mode: "bicubic" reads at the nearest pixel, as if the map had been upsampled to the image by torch's bicubic
             interpolation (the paper's way); "bilinear" reads at the exact position.
+        batch_size: Frames shown at a time, to a teacher that takes several.
         progress: Told after each view.
 
     Returns:
@@ -148,8 +151,10 @@ def lift(
     row_of_sample = torch.zeros_like(visibility.num_views)
     row_of_sample[seen] = torch.arange(len(seen))
     total = torch.zeros(len(seen), teacher.num_channels)
-    for done, view in enumerate(visibility.views, start=1):
-        total = _add_view(total, row_of_sample[view.sample], scene.frames[view.frame], view.pixels, teacher, mode)
+    frames = [scene.frames[view.frame] for view in visibility.views]
+    described = describe_views(teacher, [frame.read_image for frame in frames], batch_size=batch_size)
+    for done, (view, frame, maps) in enumerate(zip(visibility.views, frames, described, strict=True), start=1):
+        total = _add_view(total, row_of_sample[view.sample], frame.camera, view.pixels, maps, teacher.name, mode)
         if progress:
             progress(done, len(visibility.views))
     return total.div_(visibility.num_views[seen, None].to(total.device))
@@ -163,16 +168,16 @@ def _check_image(frame: Frame) -> None:
         raise ValueError(f"The image is {shape[-1]} x {shape[-2]}, its camera {camera.width} x {camera.height}.")
 
 
-def _add_view(total: Tensor, rows: Tensor, frame: Frame, pixels: Tensor, teacher: Teacher, mode: Mode) -> Tensor:
-    """Add what a teacher sees at a frame's pixels (n, 2) to rows (n,) of the total (V, C); return it on its device."""
-    maps = teacher(frame.read_image())
-    maps = maps if isinstance(maps, tuple) else (maps,)
+def _add_view(
+    total: Tensor, rows: Tensor, camera: Camera, pixels: Tensor, maps: tuple[Tensor, ...], teacher: str, mode: Mode
+) -> Tensor:
+    """Add what a teacher's maps hold at pixels (n, 2) to rows (n,) of the total (V, C); return it on their device."""
     num_channels = [len(one) for one in maps]
-    if sum(num_channels) != teacher.num_channels:
-        raise ValueError(f"Teacher {teacher.name!r} promises {teacher.num_channels} channels but gave {num_channels}.")
+    if sum(num_channels) != total.shape[1]:
+        raise ValueError(f"Teacher {teacher!r} promises {total.shape[1]} channels but gave {num_channels}.")
     total = total.to(maps[0].device)
     for one, sums in zip(maps, torch.split(total, num_channels, dim=1), strict=True):
-        _add_map(sums, rows, one, pixels, (frame.camera.width, frame.camera.height), mode)
+        _add_map(sums, rows, one, pixels, (camera.width, camera.height), mode)
     return total
 
 

@@ -1,20 +1,26 @@
 """Teachers: frozen image models that describe every pixel. A teacher is any object with a name, a width and a call."""
 
+import importlib.util
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
 from cuao3d.teachers.mini import MiniDiffusion, MiniDino, MiniLSeg
+from cuao3d.teachers.network import Precision
 
 
 @runtime_checkable
 class Teacher(Protocol):
-    """What fusion asks of a teacher. `text` and `weights_sha256` are optional attributes.
+    """What fusion asks of a teacher; all else is optional.
 
-    `text` names the encoder of `cuao3d.text` whose vectors live in the teacher's space; a teacher without it cannot
-    be asked with words. `weights_sha256` is recorded by the store.
+    - `text` names the encoder of `cuao3d.text` whose vectors live in the teacher's space; a teacher without it cannot
+      be asked with words. `loss` is the distillation loss that suits it ("cosine" unless given).
+    - `weights_sha256` and `licence` are recorded by the store.
+    - `batch(images)` describes images (B, 3, H, W) at once, by a tuple of maps (B, C, h, w).
+    - `to(device, precision)` moves it.
     """
 
     name: str
@@ -27,20 +33,56 @@ class Teacher(Protocol):
         ...
 
 
-TEACHERS: dict[str, Callable[[], Teacher]] = {
+TEACHERS: dict[str, Callable[..., Teacher]] = {
     "mini-lseg": MiniLSeg,
     "mini-dino": MiniDino,
     "mini-diffusion": MiniDiffusion,
 }
-"""Teachers that the command line knows by name."""
+"""Teachers that the command line knows by name; each takes a file or folder of weights, or finds its own."""
 
 
-def load_teacher(name: str) -> Teacher:
-    """Load a teacher by its name in `TEACHERS`.
+def load_teacher(spec: str, *, device: str = "cpu", precision: Precision = "fp32") -> Teacher:
+    """Load a teacher.
+
+    Args:
+        spec: A name in `TEACHERS` ("dinov2"); a name and where its weights lie ("dinov2=models/dinov2-large"); or a
+            Python file and a class in it ("./my_teacher.py:MyTeacher"), which is made without arguments. Such a file
+            is run: give none that you do not trust.
+        device: Where it runs, if it can be moved.
+        precision: What it computes in, if it can be moved.
 
     Raises:
-        ValueError: There is no teacher of that name.
+        ValueError: There is no teacher of that name, or the object is none.
+        FileNotFoundError: The file or the weights are not there.
     """
-    if name not in TEACHERS:
-        raise ValueError(f"Unknown teacher {name!r}; choose from {sorted(TEACHERS)} or pass a teacher object.")
-    return TEACHERS[name]()
+    name, _, weights = spec.partition("=")
+    if ".py:" in spec:
+        teacher = _from_file(*spec.rsplit(":", 1))
+    elif known := TEACHERS.get(name.replace("_", "-")):
+        teacher = known(Path(weights)) if weights else known()
+    else:
+        raise ValueError(
+            f"Unknown teacher {name!r}; choose from {sorted(TEACHERS)}, "
+            "or give a class of your own: my_teacher.py:MyTeacher."
+        )
+    if hasattr(teacher, "to"):
+        teacher.to(device, precision)
+    return teacher
+
+
+def _from_file(file: str, name: str) -> Teacher:
+    """Run a Python file and make the teacher that it defines."""
+    path = Path(file)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path} to take the teacher {name} from.")
+    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, name):
+        raise ValueError(f"{path} defines no {name}.")
+    teacher: Any = getattr(module, name)()
+    if not isinstance(teacher, Teacher):
+        raise ValueError(f"{name} of {path} is no teacher: it needs a name, num_channels and __call__(image).")
+    return teacher
