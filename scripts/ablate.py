@@ -3,8 +3,9 @@
 for seed in 0 1; do cuao3d demo --full --seed $seed --out full-$seed; done
 python scripts/ablate.py --tuning full-1/store --table full-0/store --out ablation
 
-Every arm gets the same steps, voxels and batch. Its rate is chosen in runs of half the length on the rooms of one store,
-and the table is of the rooms of another. What is finished is left as it is, so the queue may be stopped and started again.
+Every arm gets the same steps, voxels and batch. Its rate is chosen in runs of half the length on the rooms of one
+store, and the table is of the rooms of another. What is finished is left as it is, so the queue may be stopped and
+started again.
 """
 
 import json
@@ -185,9 +186,9 @@ def _write(
         "The paper's ablation on the embedded rooms, written by `python scripts/ablate.py` from its runs on",
         f"{time.strftime('%Y-%m-%d')}, {machine()}. {num_seeds} seeds, {steps} steps of two rooms each,",
         f"voxels of {100 * SETTINGS['voxel_size']:g} cm, the small student; scored on all points of 25 held-out rooms.",
-        f"Each arm's rate, of {', '.join(f'{rate:g}' for rate in rates)}, was chosen in runs of half the length on the rooms",
-        "of another store. Intervals are 95 % of Student's t. The teachers are the package's small ones; the names are",
-        "those of the teachers that they stand for. Students that are shown the labels reach",
+        f"Each arm's rate, of {', '.join(f'{rate:g}' for rate in rates)}, was chosen in runs of half the length on the",
+        "rooms of another store. Intervals are 95 % of Student's t. The teachers are the package's small ones; the",
+        "names are those of the teachers that they stand for. Students that are shown the labels reach",
         f"({ceiling}) mIoU.",
         "",
         "| arm | rate | distilled mIoU | each seed | against the first row, seed by seed | 2D3D mIoU |",
