@@ -1,0 +1,119 @@
+import warnings
+from threading import Event
+
+import pytest
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cuao3d.teachers.network import Level, NetworkTeacher
+from cuao3d.teachers.views import describe_views
+
+
+class Pool(NetworkTeacher):
+    """Toy network: colours averaged over 4 x 4 pixels; a GPU with room for `room` images is played."""
+
+    name = "pool"
+    num_channels = 3
+    licence = "none"
+    levels = (Level(3, 4),)
+
+    def __init__(self, room: int = 99) -> None:
+        self.network = nn.AvgPool2d(4)
+        self.room = room
+        self.shown: list[int] = []
+
+    def _describe(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, ...]:
+        if len(images) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory (played)")
+        self.shown.append(len(images))
+        return (self.network(images),)
+
+
+def images(count: int, height: int = 8) -> list[Tensor]:
+    return [torch.full((3, height, 12), index / 10) for index in range(count)]
+
+
+def readers(pictures):
+    return [lambda picture=picture: picture for picture in pictures]
+
+
+def values(described) -> list[float]:
+    return [round(float(maps[0].mean()), 6) for maps in described]
+
+
+def test_maps_come_in_the_order_of_the_images_whatever_the_batch():
+    for batch_size in (1, 2, 3, 7):
+        teacher = Pool()
+        assert values(describe_views(teacher, readers(images(7)), batch_size=batch_size)) == [i / 10 for i in range(7)]
+        assert max(teacher.shown) == batch_size
+    assert values(describe_views(Pool(), [])) == []
+
+
+def test_images_of_several_sizes_are_shown_apart():
+    teacher = Pool()
+    shapes = [maps[0].shape for maps in describe_views(teacher, readers([*images(2), *images(2, 16)]), batch_size=4)]
+    assert shapes == [(3, 2, 3)] * 2 + [(3, 4, 3)] * 2
+    assert teacher.shown == [2, 2]
+
+
+def test_a_batch_that_does_not_fit_is_halved_said_once_and_nothing_is_lost():
+    teacher = Pool(room=2)
+    with pytest.warns(UserWarning, match="pool: no memory for 4 images at a time, goes on with 2") as said:
+        found = values(describe_views(teacher, readers(images(9)), batch_size=4))
+    assert found == [i / 10 for i in range(9)]
+    assert len(said) == 1
+    assert max(teacher.shown) == 2
+
+
+def test_one_image_that_does_not_fit_is_an_error():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(torch.OutOfMemoryError):
+            list(describe_views(Pool(room=0), readers(images(3)), batch_size=2))
+
+
+def test_the_next_batch_is_read_while_one_is_described():
+    asked = Event()
+
+    def third() -> Tensor:
+        asked.set()
+        return images(3)[2]
+
+    described = describe_views(Pool(), [*readers(images(2)), third], batch_size=2)
+    next(described)
+    assert asked.wait(timeout=10)
+    assert values(described) == [0.1, 0.2]
+
+
+def test_an_image_that_cannot_be_read_is_an_error_of_its_own():
+    def broken() -> Tensor:
+        raise OSError("frame 3 is damaged")
+
+    with pytest.raises(OSError, match="frame 3"):
+        list(describe_views(Pool(), [*readers(images(3)), broken], batch_size=2))
+
+
+def test_a_teacher_without_batches_is_shown_one_image_at_a_time():
+    class Single:
+        name, num_channels = "single", 3
+
+        def __call__(self, image: Tensor) -> Tensor:
+            return image[:, ::4, ::4]
+
+    assert values(describe_views(Single(), readers(images(3)))) == [0, 0.1, 0.2]
+
+
+def test_half_precision_computes_in_it_and_returns_single():
+    class Layer(Pool):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = nn.Conv2d(3, 3, 4, stride=4)
+
+    teacher = Layer()
+    image = torch.rand(3, 8, 12)
+    full = teacher(image)[0]
+    half = teacher.to("cpu", "bf16")(image)[0]
+    assert half.dtype == torch.float32
+    assert not torch.equal(full, half)
+    assert torch.allclose(full, half, rtol=0.02, atol=0.02)
