@@ -1,5 +1,6 @@
 """Facts about sampling, visibility and lifting."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from conftest import CAMERAS_X, PICTURE, PICTURE_COLOR, ColorTeacher, golden_camera
-from cuao3d.fusion import Samples, lift, sample_cells, see
+from cuao3d.fusion import Samples, lift, lift_measured, sample_cells, see
 from cuao3d.geometry import voxelize
 from cuao3d.scene import Frame, Scene
 
@@ -149,3 +150,45 @@ def test_every_sample_lies_in_the_cell_of_its_points(seed, cell):
     voxels = voxelize(points, cell)
     assert torch.equal(samples.sample_of_point, voxels.voxel_of_point)
     assert torch.equal(samples.sample_of_point[samples.index_of_sample], torch.arange(len(voxels.coordinates)))
+
+
+def test_agreement_is_the_intraclass_correlation_of_a_sample_s_views(synthetic_scene):
+    """ICC(1), worked out by hand from one feature in two views of every sample: variances between and within."""
+    scene = synthetic_scene
+    visibility = see(scene, sample_cells(scene.points, 0.05))
+    generator = torch.Generator().manual_seed(0)
+    maps = [(torch.randn(2, 12, 16, generator=generator),) for _ in range(2)]
+    lifted = lift_measured(two_views(scene), visibility, Maps(*maps), mode="bilinear")
+    per_view = [[] for _ in visibility.num_views]
+    for view in visibility.views:
+        alone = replace_views(visibility, view)
+        features = lift(two_views(scene), alone, Maps(*maps), mode="bilinear")
+        for sample, feature in zip(view.sample.tolist(), features, strict=True):
+            per_view[sample].append(feature.double())
+    pairs = torch.stack([torch.stack(seen) for seen in per_view if len(seen) == 2])  # (samples, 2, channels)
+    between = 2 * (pairs.mean(1) - pairs.mean((0, 1))).square().sum() / (len(pairs) - 1)
+    within = (pairs - pairs.mean(1, keepdim=True)).square().sum() / len(pairs)
+    assert lifted.agreement == pytest.approx(float((between - within) / (between + within)), abs=1e-6)
+
+
+def test_views_that_say_the_same_agree_wholly_and_one_view_tells_nothing(synthetic_scene):
+    visibility = see(synthetic_scene, sample_cells(synthetic_scene.points, 0.05))
+    assert lift_measured(synthetic_scene, visibility, ColorTeacher()).agreement > 0.95
+    alone = replace_views(visibility, visibility.views[0])
+    assert math.isnan(lift_measured(synthetic_scene, alone, ColorTeacher()).agreement)
+
+
+def two_views(scene):
+    """The scene, its images numbered for `Maps`."""
+    frames = tuple(
+        replace(frame, read_image=lambda number=number: torch.full((3, 48, 64), float(number)))
+        for number, frame in enumerate(scene.frames)
+    )
+    return replace(scene, frames=frames)
+
+
+def replace_views(visibility, view):
+    """A visibility of one view alone."""
+    num_views = torch.zeros_like(visibility.num_views)
+    num_views[view.sample] = 1
+    return replace(visibility, views=(view,), num_views=num_views)

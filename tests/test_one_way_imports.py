@@ -25,6 +25,7 @@ ROOMS = (
     "student",
     "query",
     "evaluate",
+    "compare",
     "objective",
     "augment",
     "batches",

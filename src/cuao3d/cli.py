@@ -1,15 +1,19 @@
-"""The command line: `cuao3d demo | check | fuse | distill | evaluate | query | import | weights`."""
+"""The command line: `cuao3d demo | check | fuse | distill | evaluate | query | compare | import | weights`."""
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
+
+if TYPE_CHECKING:
+    from cuao3d.compare import Comparison
 
 MOST_WORKERS = 3
 """Processes that the demo uses at most: it trains two or three students."""
@@ -76,24 +80,32 @@ def fuse(
     out: Path,
     teachers: str = "mini-lseg,mini-dino,mini-diffusion",
     cell: float = 0.02,
+    device: str = "cpu",
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    batch_size: int = 4,
 ) -> int:
     """Lift the features of 2D teachers to the points of a capture, or of every scene of a dataset.
 
     Args:
         path: Folder of the capture or of the dataset.
         out: Folder of the store to make, or to go on with.
-        teachers: Names of the teachers, separated by commas; "none" for points alone.
+        teachers: Names of the teachers, separated by commas; "none" for points alone. NAME=FOLDER says where
+            weights lie, my_teacher.py:MyTeacher is a class of your own.
         cell: Edge of a sample cell, metres.
+        device: Where the teachers run, such as cuda.
+        precision: What the teachers compute in.
+        batch_size: Views shown to a teacher at a time; halved where memory runs out.
     """
     from cuao3d import pipeline
     from cuao3d.readers import open_dataset
     from cuao3d.stages import Stages
     from cuao3d.teachers import load_teacher
 
-    names = [] if teachers == "none" else [name.strip() for name in teachers.split(",") if name.strip()]
-    loaded = [load_teacher(name) for name in names]
+    names = [] if teachers == "none" else _names(teachers)
+    loaded = [load_teacher(name, device=device, precision=precision) for name in names]
     with Stages()("lifting") as said:
-        store = pipeline.fuse(open_dataset(path), loaded, out, cell=cell, settings={"data": path.resolve().name})
+        settings = {"data": path.resolve().name} | ({} if precision == "fp32" else {"precision": precision})
+        store = pipeline.fuse(open_dataset(path), loaded, out, cell=cell, settings=settings, batch_size=batch_size)
         scenes = [store[name] for name in store.names()]
         for line in (problem for scene in scenes for problem in scene.problems):
             print(f"left out: {line}", file=sys.stderr)
@@ -142,7 +154,7 @@ def distill(
     from cuao3d.training import training_bars
 
     opened = Store.open(store)
-    names = tuple(opened.teachers) if teachers is None else tuple(teachers.split(","))
+    names = tuple(_names(teachers) or opened.teachers)
     if recipe == "mini":
         config = recipes.mini(teachers=names, seed=seed)
     else:
@@ -225,6 +237,25 @@ def query(
     return 0
 
 
+def compare(store: Positional[Path], *, teachers: str | None = None, json: Path | None = None) -> int:
+    """Put the teachers of a store side by side: time, size, agreement between views, and quality where labels are.
+
+    Args:
+        store: Folder of the store.
+        teachers: Names of its teachers, separated by commas; all of them unless given.
+        json: Also write the rows here.
+    """
+    from cuao3d import pipeline
+    from cuao3d.files import write_json
+    from cuao3d.store import Store
+
+    rows = pipeline.compare_teachers(Store.open(store), tuple(_names(teachers)))
+    _print_comparison(rows)
+    if json:
+        write_json(json, {"rows": [asdict(row) for row in rows]})
+    return 0
+
+
 def import_checkpoint(checkpoint: Positional[Path], *, out: Path) -> int:
     """Turn a checkpoint of OpenScene or CUA-O3D into a student of ours; nothing that it may hold is run.
 
@@ -284,6 +315,7 @@ COMMANDS: dict[str, Any] = {
     "distill": distill,
     "evaluate": evaluate,
     "query": query,
+    "compare": compare,
     "import": import_checkpoint,
     "weights": weights,
 }
@@ -302,6 +334,33 @@ def main(arguments: list[str] | None = None) -> int:
         print("Stopped; what was finished is kept, and the same command goes on from there.", file=sys.stderr)
         return 130
     return code
+
+
+def _names(text: str | None) -> list[str]:
+    """Read names that are separated by commas."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def _print_comparison(rows: Sequence["Comparison"]) -> None:
+    """Print how teachers compare."""
+    table = Table(box=None)
+    table.add_column("teacher", no_wrap=True)
+    for title in ("channels", "s/view", "GB", "agreement", "zero-shot", "probe"):
+        table.add_column(title, justify="right")
+    for row in rows:
+        figures = (
+            (row.seconds_per_view, "{:.3f}"),
+            (row.gigabytes, "{:.3f}"),
+            (row.agreement, "{:.2f}"),
+            (row.zero_shot_miou, "{:.1f}"),
+            (row.probe_miou, "{:.1f}"),
+        )
+        said = ["-" if value is None else form.format(value) for value, form in figures]
+        table.add_row(row.teacher, str(row.num_channels), *said)
+    Console().print(table)
+    on = next((row.probe_split for row in rows if row.probe_split), None)
+    print("agreement: share of the features' variance that the place explains, not the view (1 is best)")
+    print(f"zero-shot, probe: mIoU, percent; the probe is scored on {on}" if on else "no labels: no scores")
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:

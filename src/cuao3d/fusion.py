@@ -4,6 +4,7 @@ Lifting is linear, so a teacher's map never grows to the size of the image: the 
 evaluated on the small map, at the pixels of visible points only, and summed straight into the points' rows.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cuao3d.geometry import group_mean, visible_points, voxelize
-from cuao3d.scene import Camera, Frame, Scene
+from cuao3d.scene import Frame, Scene
 from cuao3d.teachers import Teacher
 from cuao3d.teachers.views import BATCH, describe_views
 
@@ -121,7 +122,18 @@ def see(scene: Scene, samples: Samples, *, border: int = 10, progress: Progress 
     return Visibility(tuple(views), num_views, tuple(problems))
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Lifted:
+    """What a teacher sees of a scene."""
+
+    features: Float[Tensor, "V C"]
+    """One row for each of `visibility.seen_samples`, float32, on the device of the teacher's maps."""
+    agreement: float
+    """How well the views of a sample agree: the share of the features' variance that lies between samples, not between
+    the views of one (intraclass correlation ICC(1), variances summed over channels). 1: all views say the same; 0: as
+    unlike as views of different samples; NaN where no sample is in two views."""
+
+
 def lift(
     scene: Scene,
     visibility: Visibility,
@@ -131,6 +143,20 @@ def lift(
     batch_size: int = BATCH,
     progress: Progress | None = None,
 ) -> Float[Tensor, "V C"]:
+    """Describe each seen sample by the mean of a teacher's features over the views that see it; see `lift_measured`."""
+    return lift_measured(scene, visibility, teacher, mode=mode, batch_size=batch_size, progress=progress).features
+
+
+@torch.no_grad()
+def lift_measured(
+    scene: Scene,
+    visibility: Visibility,
+    teacher: Teacher,
+    *,
+    mode: Mode = "bicubic",
+    batch_size: int = BATCH,
+    progress: Progress | None = None,
+) -> Lifted:
     """Describe each seen sample by the mean of a teacher's features over the views that see it.
 
     Args:
@@ -141,9 +167,6 @@ def lift(
             interpolation (the paper's way); "bilinear" reads at the exact position.
         batch_size: Frames shown at a time, to a teacher that takes several.
         progress: Told after each view.
-
-    Returns:
-        One row for each of `visibility.seen_samples`, float32, on the device of the teacher's maps.
     """
     if mode not in get_args(Mode):
         raise ValueError(f"Unknown mode {mode!r}; choose from {get_args(Mode)}.")
@@ -151,13 +174,19 @@ def lift(
     row_of_sample = torch.zeros_like(visibility.num_views)
     row_of_sample[seen] = torch.arange(len(seen))
     total = torch.zeros(len(seen), teacher.num_channels)
+    squares = torch.zeros(len(seen), dtype=torch.float64)
     frames = [scene.frames[view.frame] for view in visibility.views]
     described = describe_views(teacher, [frame.read_image for frame in frames], batch_size=batch_size)
     for done, (view, frame, maps) in enumerate(zip(visibility.views, frames, described, strict=True), start=1):
-        total = _add_view(total, row_of_sample[view.sample], frame.camera, view.pixels, maps, teacher.name, mode)
+        total, squares = _on_device_of(maps, total, squares, teacher)
+        for one, sums in zip(maps, torch.split(total, [len(one) for one in maps], dim=1), strict=True):
+            size = (frame.camera.width, frame.camera.height)
+            _add_map(sums, squares, row_of_sample[view.sample], one, view.pixels, size, mode)
         if progress:
             progress(done, len(visibility.views))
-    return total.div_(visibility.num_views[seen, None].to(total.device))
+    num_views = visibility.num_views[seen].to(total.device)
+    agreement = _agreement(total, squares, num_views)
+    return Lifted(total.div_(num_views[:, None]), agreement)
 
 
 def _check_image(frame: Frame) -> None:
@@ -168,23 +197,24 @@ def _check_image(frame: Frame) -> None:
         raise ValueError(f"The image is {shape[-1]} x {shape[-2]}, its camera {camera.width} x {camera.height}.")
 
 
-def _add_view(
-    total: Tensor, rows: Tensor, camera: Camera, pixels: Tensor, maps: tuple[Tensor, ...], teacher: str, mode: Mode
-) -> Tensor:
-    """Add what a teacher's maps hold at pixels (n, 2) to rows (n,) of the total (V, C); return it on their device."""
+def _on_device_of(maps: tuple[Tensor, ...], total: Tensor, squares: Tensor, teacher: Teacher) -> tuple[Tensor, Tensor]:
+    """Bring the sums to where a teacher's maps are, if these are as wide as it promised."""
     num_channels = [len(one) for one in maps]
     if sum(num_channels) != total.shape[1]:
-        raise ValueError(f"Teacher {teacher!r} promises {total.shape[1]} channels but gave {num_channels}.")
-    total = total.to(maps[0].device)
-    for one, sums in zip(maps, torch.split(total, num_channels, dim=1), strict=True):
-        _add_map(sums, rows, one, pixels, (camera.width, camera.height), mode)
-    return total
+        raise ValueError(f"Teacher {teacher.name!r} promises {total.shape[1]} channels but gave {num_channels}.")
+    return total.to(maps[0].device), squares.to(maps[0].device)
 
 
 def _add_map(
-    sums: Tensor, rows: Tensor, feature_map: Tensor, pixels: Tensor, image_size: tuple[int, int], mode: Mode
+    sums: Tensor,
+    squares: Tensor,
+    rows: Tensor,
+    feature_map: Tensor,
+    pixels: Tensor,
+    image_size: tuple[int, int],
+    mode: Mode,
 ) -> None:
-    """Add a map's features at pixels (n, 2) to rows (n,) of the sums (V, C), in place; the rows are distinct."""
+    """Add a map's features at pixels (n, 2), and their squared lengths, to distinct rows (n,) of the sums, in place."""
     device = feature_map.device
     table = feature_map.permute(1, 2, 0).reshape(-1, len(feature_map)).float().contiguous()
     chunk = max(1, CHUNK // len(feature_map))
@@ -194,6 +224,22 @@ def _add_map(
             taps.to(device), table, per_sample_weights=weights.float().to(device), mode="sum"
         )
         sums.index_add_(0, rows[part].to(device), features)
+        squares.index_add_(0, rows[part].to(device), torch.linalg.vecdot(features, features).double())
+
+
+def _agreement(total: Tensor, squares: Tensor, num_views: Tensor) -> float:
+    """Return ICC(1) from the sums (V, C) of features, those of their squared lengths (V,), and the views summed."""
+    several = num_views > 1
+    n, squared = num_views[several].double(), squares[several]
+    if len(n) < 2:
+        return math.nan
+    sums = total[several]
+    of_means = torch.linalg.vecdot(sums, sums).double() / n
+    within = (squared - of_means).sum() / (n - 1).sum()
+    overall = sums.sum(dim=0, dtype=torch.float64)
+    between = (of_means.sum() - overall @ overall / n.sum()) / (len(n) - 1)
+    usual = (n.sum() - n.square().sum() / n.sum()) / (len(n) - 1)
+    return float((between - within) / (between + (usual - 1) * within))
 
 
 def _taps(pixels: Tensor, image_size: tuple[int, int], map_size: tuple[int, int], mode: Mode) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """The whole path: data -> store -> student -> scores -> answers -> report. Stages are wired together only here."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,10 +14,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from cuao3d import __version__, recipes
+from cuao3d.compare import Comparison, compare
 from cuao3d.distill import distill
 from cuao3d.evaluate import Predict, Row, student_features, zero_shot
 from cuao3d.files import write_json, write_whole
-from cuao3d.fusion import lift, sample_cells, see
+from cuao3d.fusion import lift_measured, sample_cells, see
 from cuao3d.history import read_history
 from cuao3d.labels import label_set
 from cuao3d.probe import score, supervise
@@ -28,8 +30,9 @@ from cuao3d.report import Cloud, Gallery, Heat, class_colors, heat_colors, write
 from cuao3d.run import load_run
 from cuao3d.scene import Scene, Split
 from cuao3d.stages import Stages, console, machine
-from cuao3d.store import CELL, Setting, Store, StoredScene, TeacherCard
+from cuao3d.store import CELL, Lifting, Setting, Store, StoredScene, TeacherCard
 from cuao3d.teachers import Teacher, load_teacher
+from cuao3d.teachers.views import BATCH
 from cuao3d.text import class_vectors, load_text_encoder
 from cuao3d.training import OnStep, TrainConfig, training_bars
 from cuao3d.workers import side_by_side
@@ -77,6 +80,7 @@ def fuse(
     *,
     cell: float = CELL,
     settings: Mapping[str, Setting] | None = None,
+    batch_size: int = BATCH,
     num_workers: int = 1,
 ) -> Store:
     """Lift every scene of a dataset into a store. Scenes that are done are passed over; a broken one is reported.
@@ -87,6 +91,7 @@ def fuse(
         out: Folder of the store.
         cell: Edge of a sample cell, metres.
         settings: What else decides the scenes; a store made with other settings is refused, not mixed with.
+        batch_size: Views shown to a teacher at a time, if it takes several.
         num_workers: Processes that share the scenes; see `side_by_side`.
 
     Raises:
@@ -98,6 +103,7 @@ def fuse(
             getattr(teacher, "text", None),
             getattr(teacher, "loss", "cosine"),
             getattr(teacher, "weights_sha256", None),
+            getattr(teacher, "licence", None),
         )
         for teacher in teachers
     }
@@ -106,7 +112,7 @@ def fuse(
     with _bar() as bar:
         task = bar.add_task("lifting", total=len(dataset))
         broken_of_share = side_by_side(
-            [partial(_fuse_share, dataset, share, teachers, store) for share in shares if share],
+            [partial(_fuse_share, dataset, share, teachers, store, batch_size) for share in shares if share],
             num_workers,
             lambda share, done, total, name: bar.update(task, advance=1, description=f"lifting {name}"),
         )
@@ -156,6 +162,13 @@ def evaluate(
             split=split,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
+
+
+def compare_teachers(store: Store, teachers: Sequence[str] = ()) -> list[Comparison]:
+    """Put teachers of a store side by side; see `compare`."""
+    with _bar() as bar:
+        task = bar.add_task("comparing", total=None)
+        return compare(store, teachers, progress=lambda done, total: bar.update(task, completed=done, total=total))
 
 
 def query(store: Store, scene: StoredScene, words: Sequence[str], run: Path | None = None) -> tuple[Answer, ...]:
@@ -330,7 +343,12 @@ def _make_rooms(out: Path, seed: int, config: DemoConfig, stages: Stages, num_wo
 
 
 def _fuse_share(
-    dataset: Dataset, share: Sequence[int], teachers: Sequence[Teacher], store: Store, on_step: OnStep
+    dataset: Dataset,
+    share: Sequence[int],
+    teachers: Sequence[Teacher],
+    store: Store,
+    batch_size: int,
+    on_step: OnStep,
 ) -> list[str]:
     """Lift some scenes of a dataset; return a line for each that is broken."""
     broken = []
@@ -338,20 +356,25 @@ def _fuse_share(
         name = dataset.names[index]
         if not store.has(name):
             try:
-                _fuse_scene(dataset[index], teachers, store)
+                _fuse_scene(dataset[index], teachers, store, batch_size)
             except (ValueError, OSError) as error:
                 broken.append(f"{name}: {error}")
         on_step(done, len(share), name)
     return broken
 
 
-def _fuse_scene(scene: Scene, teachers: Sequence[Teacher], store: Store) -> None:
+def _fuse_scene(scene: Scene, teachers: Sequence[Teacher], store: Store, batch_size: int) -> None:
     """Lift one scene into a store."""
     samples = sample_cells(scene.points, store.cell)
     visibility = see(scene, samples)
-    store.add_scene(
-        scene, samples, visibility, {teacher.name: lift(scene, visibility, teacher) for teacher in teachers}
-    )
+    features, lifting = {}, {}
+    for teacher in teachers:
+        begin = time.perf_counter()
+        lifted = lift_measured(scene, visibility, teacher, batch_size=batch_size)
+        features[teacher.name] = lifted.features
+        agreement = None if math.isnan(lifted.agreement) else round(lifted.agreement, 4)
+        lifting[teacher.name] = Lifting(round(time.perf_counter() - begin, 3), len(visibility.views), agreement)
+    store.add_scene(scene, samples, visibility, features, lifting=lifting)
 
 
 def _gallery(store: Store, runs: Mapping[str, Path], config: DemoConfig) -> tuple[Gallery, dict[str, Any]]:

@@ -3,7 +3,8 @@
 - `STORE/store.json`: what all scenes share: cell, teachers, settings.
 - `STORE/scenes/NAME/points.safetensors`: the cloud, its labels, its samples and how many views see each.
 - `STORE/scenes/NAME/TEACHER.features.safetensors`: fp16, a row per seen sample.
-- `STORE/scenes/NAME/manifest.json`: SHA-256 of the files above. A scene without it is not finished.
+- `STORE/scenes/NAME/lifting.json`: how long each teacher took and how well its views agree; nothing depends on it.
+- `STORE/scenes/NAME/manifest.json`: SHA-256 of the files above but lifting.json. A scene without it is not finished.
 """
 
 import json
@@ -24,6 +25,7 @@ from cuao3d.scene import Camera, Scene, Split
 
 FORMAT = "cuao3d-store"
 FORMAT_VERSION = 1
+LIFTING_FILE = "lifting.json"
 CELL = 0.02
 """Edge of a sample cell unless told otherwise, metres."""
 
@@ -42,6 +44,20 @@ class TeacherCard:
     """Distillation loss that suits it."""
     weights_sha256: str | None = None
     """SHA-256 of its weights; None if it has none."""
+    licence: str | None = None
+    """Licence of its weights, as far as it is known; it may bind what is distilled from them."""
+
+
+@dataclass(frozen=True)
+class Lifting:
+    """How the lifting of a scene by one teacher went."""
+
+    seconds: float
+    """Time it took, reading the images included."""
+    num_views: int
+    """Views that were described."""
+    agreement: float | None
+    """How well the views of a sample agree; see `fusion.Lifted`. None where no sample is in two views."""
 
 
 @dataclass(frozen=True)
@@ -220,6 +236,8 @@ class Store:
         samples: Samples,
         visibility: Visibility,
         features: Mapping[str, Float[Tensor, "V _"]],
+        *,
+        lifting: Mapping[str, Lifting] | None = None,
     ) -> None:
         """Write a scene; it counts once its manifest is there, which is written last.
 
@@ -228,6 +246,7 @@ class Store:
             samples: Its sample points, of this store's cell.
             visibility: What its views see of the samples.
             features: For each of this store's teachers a row for each of `visibility.seen_samples`.
+            lifting: For each teacher how its lifting went, if that was measured.
 
         Raises:
             ValueError: The features are not those of the store's teachers and the scene's seen samples.
@@ -243,6 +262,8 @@ class Store:
         for file, tensors in contents.items():
             write_tensors(folder / file, tensors)
             files[file] = {"bytes": (folder / file).stat().st_size, "sha256": sha256_of(folder / file)}
+        if lifting:
+            write_json(folder / LIFTING_FILE, {teacher: asdict(about) for teacher, about in lifting.items()})
         manifest = {
             "name": scene.name,
             "split": scene.split,
@@ -255,6 +276,11 @@ class Store:
             "files": files,
         }
         write_json(folder / "manifest.json", manifest)
+
+    def lifting(self, name: str) -> dict[str, Lifting]:
+        """Return how the lifting of a finished scene went, by teacher; of those for which it was measured."""
+        path = self._folder(name) / LIFTING_FILE
+        return {teacher: Lifting(**about) for teacher, about in _read_json(path).items()} if path.is_file() else {}
 
     def verify(self, name: str) -> None:
         """Read every byte of a finished scene and compare with its manifest.

@@ -34,6 +34,7 @@ class _MiniTeacher:
     """Encoder of `cuao3d.text` that speaks this teacher's language."""
     loss = "cosine"
     """Distillation loss that suits it."""
+    licence = "Apache-2.0"
     network: nn.Module
 
     def __init__(self, network: nn.Module, path: Path | None) -> None:
