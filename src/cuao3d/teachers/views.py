@@ -23,12 +23,15 @@ def describe_views(
 
     While a batch is described the next one is read; for a teacher on a GPU into pinned memory, so that copying it
     there costs no waiting. A batch for which the GPU has no memory is halved, and so are all after it; that is said
-    once. One image alone that does not fit is an error.
+    once.
 
     Args:
         teacher: Of `cuao3d.teachers.Teacher`; one that has `batch` is shown several images at a time.
         images: Read them, RGB in [0, 1].
         batch_size: Images at a time, at most.
+
+    Raises:
+        ValueError: Not even one image fits into the memory.
     """
     pinned = getattr(teacher, "device", torch.device("cpu")).type == "cuda"
     size = batch_size if hasattr(teacher, "batch") else 1
@@ -57,7 +60,11 @@ def _describe(teacher: Any, images: list[Tensor], size: int) -> Generator[tuple[
             maps = _call(teacher, few)
         except torch.OutOfMemoryError:
             if len(few) == 1:
-                raise
+                height, width = few[0].shape[1:]
+                raise ValueError(
+                    f"{teacher.name}: the memory of {teacher.device} does not hold one image of {width} x {height}. Use "
+                    "--precision bf16, a smaller model, or --device cpu."
+                ) from None
             size = len(few) // 2
             torch.cuda.empty_cache()
             warnings.warn(
