@@ -332,14 +332,30 @@ def _make_rooms(out: Path, seed: int, config: DemoConfig, stages: Stages, num_wo
         (first, config.num_train_rooms, "train"),
         (first + SEED_STRIDE // 2, config.num_val_rooms, "val"),
     )
+    rooms = _Together(
+        [Rooms(range(start, start + count), split=split, num_views=config.num_views) for start, count, split in splits]
+    )
+    settings: dict[str, Setting] = {"data": "rooms", "seed": seed, "num_views": config.num_views}
     with stages("making and lifting rooms") as said:
-        for start, count, split in splits:
-            rooms = Rooms(range(start, start + count), split=split, num_views=config.num_views)
-            settings: dict[str, Setting] = {"data": "rooms", "seed": seed, "num_views": config.num_views}
-            store = fuse(rooms, teachers, out, cell=recipes.MINI_VOXEL, settings=settings, num_workers=num_workers)
+        store = fuse(rooms, teachers, out, cell=recipes.MINI_VOXEL, settings=settings, num_workers=num_workers)
         num_rooms = len(store.names())
         said.append(f"{num_rooms} rooms, {num_rooms * config.num_views} views, {len(teachers)} teachers")
     return store
+
+
+class _Together:
+    """Several datasets as one."""
+
+    def __init__(self, datasets: Sequence[Dataset]) -> None:
+        self._places = [(dataset, index) for dataset in datasets for index in range(len(dataset))]
+        self.names = tuple(name for dataset in datasets for name in dataset.names)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int, /) -> Scene:
+        dataset, own = self._places[index]
+        return dataset[own]
 
 
 def _fuse_share(

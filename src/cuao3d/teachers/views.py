@@ -62,8 +62,8 @@ def _describe(teacher: Any, images: list[Tensor], size: int) -> Generator[tuple[
             if len(few) == 1:
                 height, width = few[0].shape[1:]
                 raise ValueError(
-                    f"{teacher.name}: the memory of {teacher.device} does not hold one image of {width} x {height}. Use "
-                    "--precision bf16, a smaller model, or --device cpu."
+                    f"{teacher.name}: the memory of {teacher.device} does not hold one image of {width} x {height}. "
+                    "Use --precision bf16, a smaller model, or --device cpu."
                 ) from None
             size = len(few) // 2
             torch.cuda.empty_cache()
