@@ -5,7 +5,6 @@ style (colours, textures, lights, exposure, yaw and offset), so rooms of differe
 trained on seeds from `TEACHER_SEEDS` on; nothing else uses those.
 """
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -173,9 +172,9 @@ def furnish(rng: Generator, kind: str) -> Room:
 
 
 def photograph(room: Room, rng: Generator, num_views: int, *, noise: bool = True) -> list[View]:
-    """Take views of a room, each aimed at a piece of furniture; all cores work, the result depends on `rng` alone."""
+    """Take views of a room, each aimed at a piece of furniture; as many at a time as PyTorch has threads."""
     cameras = _aim(room, rng, num_views)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         jobs = zip(cameras, rng.spawn(num_views), strict=True)
         return list(pool.map(lambda job: render(room, *job, noise=noise), jobs))
 
