@@ -2,14 +2,21 @@
 
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
+from cuao3d.teachers.clip import CLIPDense
+from cuao3d.teachers.dinov2 import DINOv2
+from cuao3d.teachers.dinov3 import DINOv3
 from cuao3d.teachers.mini import MiniDiffusion, MiniDino, MiniLSeg
 from cuao3d.teachers.network import Precision
+from cuao3d.teachers.radio import RADIO
+from cuao3d.teachers.siglip2 import SigLIP2
+from cuao3d.teachers.vit import ViT
 
 
 @runtime_checkable
@@ -37,6 +44,23 @@ TEACHERS: dict[str, Callable[..., Teacher]] = {
     "mini-lseg": MiniLSeg,
     "mini-dino": MiniDino,
     "mini-diffusion": MiniDiffusion,
+    "dinov2": DINOv2,
+    "dinov2-small": partial(DINOv2, name="dinov2-small"),
+    "dinov2-base": partial(DINOv2, name="dinov2-base"),
+    "dinov2-giant": partial(DINOv2, name="dinov2-giant"),
+    "dinov2-registers": partial(DINOv2, name="dinov2-registers"),
+    "dinov2-small-registers": partial(DINOv2, name="dinov2-small-registers"),
+    "dinov2-base-registers": partial(DINOv2, name="dinov2-base-registers"),
+    "dinov2-giant-registers": partial(DINOv2, name="dinov2-giant-registers"),
+    "dinov3": DINOv3,
+    "dinov3-small": partial(DINOv3, name="dinov3-small"),
+    "dinov3-base": partial(DINOv3, name="dinov3-base"),
+    "clip": CLIPDense,
+    "clip-large": partial(CLIPDense, name="clip-large"),
+    "siglip2": SigLIP2,
+    "siglip2-large": partial(SigLIP2, name="siglip2-large"),
+    "radio": RADIO,
+    "vit": ViT,
 }
 """Teachers that the command line knows by name; each takes a file or folder of weights, or finds its own."""
 

@@ -1,0 +1,194 @@
+"""Models of the transformers library: opened from a folder on this machine, offline, and only if every tensor fits."""
+
+import hashlib
+import json
+import pickle
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from cuao3d.files import sha256_of
+
+PILLOW_MODES = {2: "bilinear", 3: "bicubic"}
+"""How images are resized, by the numbers that Pillow and so `preprocessor_config.json` give it."""
+
+
+class Preprocessing(NamedTuple):
+    """How a model wants its images."""
+
+    mean: tuple[float, ...]
+    """Of RGB in [0, 1]; subtracted."""
+    std: tuple[float, ...]
+    """Divides what is left."""
+    mode: str
+    """How images are resized, with antialiasing: "bilinear" or "bicubic"."""
+
+
+def open_model(folder: Path, classes: Mapping[str, str], *, unused: Sequence[str] = (), **options: Any) -> Any:
+    """Open a model, in fp32 and ready to describe images: no gradients, no dropout, fused attention.
+
+    No code of the folder is run: a pickle is read for its tensors only, and refused if it holds anything else.
+
+    Args:
+        folder: Holds `config.json` and the weights.
+        classes: The transformers class that opens each `model_type` which `config.json` may name.
+        unused: How the names of tensors start that the weights may hold beyond what the class reads.
+        options: Further arguments of the class.
+
+    Raises:
+        ImportError: transformers is not installed, or too old to have the class.
+        FileNotFoundError: The folder lacks a file.
+        ValueError: A file is damaged, of another model, or its tensors do not fit.
+    """
+    settings = folder / "config.json"
+    model_type = str(_read_json(settings).get("model_type", "unknown"))
+    if model_type not in classes:
+        raise ValueError(f"{settings} describes a model of type {model_type!r}; expected {' or '.join(classes)}.")
+    name = classes[model_type]
+    transformers = _transformers()
+    if not hasattr(transformers, name):
+        raise ImportError(
+            f"transformers {transformers.__version__} has no {name}; take a newer one: "
+            "pip install -U 'cuao3d[teachers]'"
+        )
+    with _quiet(transformers):
+        for file in weight_files(folder):
+            _check_readable(file)
+        try:
+            model, report = getattr(transformers, name).from_pretrained(
+                folder,
+                local_files_only=True,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                output_loading_info=True,
+                # Without this the first misfit is an error of transformers that does not name the file.
+                ignore_mismatched_sizes=True,
+                **options,
+            )
+        except Exception as error:  # The weights can be read, so what the settings ask for cannot be built.
+            raise ValueError(f"{settings} describes no {name} that can be built: {error}") from error
+    problems = _problems(report, unused)
+    if problems:
+        raise ValueError(f"{_weights(folder)} does not fit {settings}: {'; '.join(problems)}.")
+    return model.eval().requires_grad_(False)
+
+
+def weights_sha256(folder: Path) -> str:
+    """Return the SHA-256 of a model's weights; of several files, that of their hashes in the order of their names."""
+    hashes = [sha256_of(file) for file in weight_files(folder)]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """List the files of a model's weights, by name.
+
+    Raises:
+        FileNotFoundError: There are none, or some are missing.
+        ValueError: The index of the files is damaged.
+    """
+    weights = _weights(folder)
+    if weights.suffix != ".json":
+        return [weights]
+    places = _read_json(weights).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise ValueError(f"{weights} does not say which file holds which tensor. Download it again.")
+    files = sorted({folder / name for name in places.values()})
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing; {weights.name} names it. Download it again.")
+    return files
+
+
+def read_preprocessing(folder: Path) -> Preprocessing:
+    """Read how a model wants its images from its `preprocessor_config.json`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It does not say it, or asks for a way of resizing other than bilinear and bicubic.
+    """
+    path = folder / "preprocessor_config.json"
+    content = _read_json(path)
+    for key in ("image_mean", "image_std"):
+        if not isinstance(content.get(key), list) or len(content[key]) != 3:
+            raise ValueError(f"{path}: {key} should be three numbers, one for each colour; it is {content.get(key)!r}.")
+    if (resample := content.get("resample")) not in PILLOW_MODES:
+        raise ValueError(f"{path}: resample should be 2 (bilinear) or 3 (bicubic); it is {resample!r}.")
+    return Preprocessing(tuple(content["image_mean"]), tuple(content["image_std"]), PILLOW_MODES[resample])
+
+
+def _weights(folder: Path) -> Path:
+    """Return the file of a model's weights, or the index of its files; safetensors where there is a choice."""
+    names = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(f"No weights in {folder}: expected {names[0]}, or one of {', '.join(names[1:])}.")
+
+
+def _check_readable(file: Path) -> None:
+    """Open a file of weights without reading its tensors."""
+    try:
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt"):
+                return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.load(file, map_location="meta", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError(
+            f"{file} is a pickle with more than tensors in it, which could run any code; it is not read. "
+            "Get the model's safetensors."
+        ) from None
+    except (SafetensorError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{file} is damaged or was not downloaded to its end ({error}). Download it again.") from error
+
+
+def _problems(report: Mapping[str, Any], unused: Sequence[str]) -> list[str]:
+    """Name the tensors that are missing, of another shape, or unknown; at most eight of each kind."""
+    missing, unknown = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    misfits = sorted(report["mismatched_keys"])
+    return [
+        *(f"missing {name}" for name in missing[:8]),
+        *(f"{name} is {tuple(found)}, not {tuple(wanted)}" for name, found, wanted in misfits[:8]),
+        *[f"unknown {name}" for name in unknown if not name.startswith(tuple(unused))][:8],
+    ]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}; give the folder of a model of the transformers library.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}). Download it again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no settings. Download it again.")
+    return content
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise ImportError("This teacher needs transformers: pip install 'cuao3d[teachers]'") from None
+    return transformers
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Keep transformers from drawing bars, and from reporting what we turn into errors."""
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
