@@ -1,0 +1,212 @@
+"""Images a second and memory of every teacher's architecture at its real size, with random weights.
+
+Each is written to disk in the format that its weights are published in, and loaded as those are.
+"""
+
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import torch
+import tyro
+from torch import nn
+
+from common import peak_in_own_process, peak_of, provenance, write_section
+from cuao3d.teachers import load_teacher
+from cuao3d.teachers.network import Precision
+from cuao3d.teachers.views import describe_views
+
+IMAGE = (3, 480, 640)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement."""
+
+    teacher: str
+    """Name of the teacher, or of the weights whose sizes it has."""
+    device: str
+    precision: str
+    batch: int
+    """Images at a time."""
+    parameters: int
+    seconds_per_image: float
+    """Median over the batches, of reading ahead, preparing, describing."""
+    outside: float
+    """Share of the time that is not spent in the network."""
+    peak_mb: float
+    """Memory that loading and describing one batch adds, in a process of its own; of a GPU: the GPU's."""
+
+
+def main(
+    teachers: tuple[str, ...] = ("dinov2", "dinov3", "clip", "siglip2", "radio", "vit", "lseg", "stable-diffusion"),
+    device: str = "cpu",
+    precision: Precision = "fp32",
+    batch: int = 1,
+    repeats: int = 3,
+    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+    readme: Path | None = None,
+    memory_of: Path | None = None,
+) -> None:
+    """Measure teachers on images of 640 x 480.
+
+    Args:
+        teachers: Names of teachers.
+        device: Where they run.
+        precision: What they compute in.
+        batch: Images at a time.
+        repeats: Batches that are timed, after one that warms up.
+        json_file: Where to write the rows.
+        readme: Page to write the table into, with machine and date.
+        memory_of: Only describe one batch with the one teacher, whose weights lie here, and print the peak memory.
+    """
+    if memory_of:
+        print(_peak(f"{teachers[0]}={memory_of}", device, precision, batch))
+        return
+    rows = []
+    for name in teachers:
+        with tempfile.TemporaryDirectory() as folder:
+            weights = CHECKPOINTS[name](Path(folder))
+            rows.append(_measure(name, weights, device, precision, batch, repeats))
+        row = rows[-1]
+        print(
+            f"{name:<18} {row.parameters / 1e6:6.0f} M  {row.seconds_per_image:8.3f} s an image  "
+            f"{row.outside:6.1%} outside  {row.peak_mb:7.0f} MB"
+        )
+    if json_file:
+        json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    if readme:
+        write_section(readme, f"teachers on {device}", section(rows, repeats))
+
+
+def section(rows: list[Row], repeats: int) -> list[str]:
+    """The rows as a section."""
+    first = rows[0]
+    options = f"--device {first.device} --precision {first.precision} --batch {first.batch} --repeats {repeats}"
+    lines = [
+        f"## Teachers on {first.device}",
+        "",
+        *provenance(f"python benchmarks/teachers.py {options} --readme benchmarks/README.md"),
+        f"Images of {IMAGE[2]} x {IMAGE[1]}, {first.batch} at a time, {first.precision}; random weights of the real",
+        "sizes, written and loaded as the published ones. *Outside* is the share of the time not spent in the network.",
+        "",
+        "| teacher | parameters, M | seconds an image | outside | memory, MB |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row.teacher} | {row.parameters / 1e6:,.0f} | {row.seconds_per_image:.3f} | {row.outside:.1%} "
+            f"| {row.peak_mb:,.0f} |"
+        )
+    return lines
+
+
+def _measure(name: str, weights: Path, device: str, precision: Precision, batch: int, repeats: int) -> Row:
+    teacher = load_teacher(f"{name}={weights}", device=device, precision=precision)
+    networks = [value for value in vars(teacher).values() if isinstance(value, nn.Module)]
+    inside = _Stopwatch(networks, device)
+    images = [torch.rand(IMAGE, generator=torch.Generator().manual_seed(index)) for index in range(batch)]
+    totals, shares = [], []
+    for repeat in range(repeats + 1):
+        inside.seconds = 0.0
+        start = time.perf_counter()
+        for _ in describe_views(teacher, [lambda image=image: image for image in images], batch_size=batch):
+            _wait(device)
+        total = time.perf_counter() - start
+        if repeat:  # the first warms up
+            totals.append(total / batch)
+            shares.append(1 - inside.seconds / total)
+    arguments = ["--teachers", name, "--memory-of", str(weights), "--device", device, "--precision", precision]
+    return Row(
+        teacher=name,
+        device=device,
+        precision=precision,
+        batch=batch,
+        parameters=sum(parameter.numel() for network in networks for parameter in network.parameters()),
+        seconds_per_image=median(totals),
+        outside=median(shares),
+        peak_mb=peak_in_own_process([*arguments, "--batch", str(batch)]),
+    )
+
+
+def _peak(spec: str, device: str, precision: Precision, batch: int) -> float:
+    def run() -> None:
+        teacher = load_teacher(spec, device=device, precision=precision)
+        for _ in describe_views(teacher, [lambda: torch.rand(IMAGE)] * batch, batch_size=batch):
+            pass
+
+    peak = peak_of(run)
+    return torch.cuda.max_memory_allocated() / 2**20 if device != "cpu" else peak
+
+
+class _Stopwatch:
+    """Sums the time that is spent in networks; in the outermost of those that call each other."""
+
+    def __init__(self, networks: list[nn.Module], device: str) -> None:
+        self.seconds, self.depth, self.start, self.device = 0.0, 0, 0.0, device
+        for network in networks:
+            network.register_forward_pre_hook(self._enter)
+            network.register_forward_hook(self._leave, always_call=True)
+
+    def _enter(self, *_: Any) -> None:
+        if self.depth == 0:
+            _wait(self.device)
+            self.start = time.perf_counter()
+        self.depth += 1
+
+    def _leave(self, *_: Any) -> None:
+        self.depth -= 1
+        if self.depth == 0:
+            _wait(self.device)
+            self.seconds += time.perf_counter() - self.start
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def _transformer(make: Callable[[Any], nn.Module]) -> Callable[[Path], Path]:
+    """Return a function that writes a model of the transformers library."""
+
+    def write(folder: Path) -> Path:
+        import transformers
+
+        transformers.utils.logging.disable_progress_bar()
+        make(transformers).save_pretrained(folder)
+        statistics = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 3}
+        (folder / "preprocessor_config.json").write_text(json.dumps(statistics))
+        return folder
+
+    return write
+
+
+_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
+_BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
+
+CHECKPOINTS: dict[str, Callable[[Path], Path]] = {
+    "dinov2": _transformer(lambda hf: hf.Dinov2Model(hf.Dinov2Config(**_LARGE, image_size=518, patch_size=14))),
+    "dinov3": _transformer(
+        lambda hf: hf.DINOv3ViTModel(hf.DINOv3ViTConfig(**_LARGE, intermediate_size=4096, num_register_tokens=4))
+    ),
+    "clip": _transformer(
+        lambda hf: hf.CLIPModel(hf.CLIPConfig(vision_config={**_BASE, "patch_size": 16}, projection_dim=512))
+    ),
+    "siglip2": _transformer(
+        lambda hf: hf.SiglipModel(hf.SiglipConfig(vision_config={**_BASE, "image_size": 512, "patch_size": 16}))
+    ),
+    "radio": _transformer(
+        lambda hf: hf.RadioModel(hf.RadioConfig(hidden_size=1280, num_hidden_layers=32, num_attention_heads=16))
+    ),
+    "vit": _transformer(lambda hf: hf.ViTModel(hf.ViTConfig(**_LARGE, intermediate_size=4096))),
+}
+"""Writes weights of the real size into a folder, and returns where they lie, by teacher."""
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
