@@ -117,6 +117,8 @@ def test_views_of_several_cameras_make_no_recording(synthetic_scene: Scene, tmp_
     other = replace(other, camera=replace(other.camera, focal=other.camera.focal * 2))
     with pytest.raises(ValueError, match="differ in intrinsics"):
         write_sens(tmp_path / "a.sens", [one, other])
+    with pytest.raises(ValueError, match="no frames"):
+        write_sens(tmp_path / "a.sens", [])
 
 
 def test_only_the_frames_asked_for_are_read(tmp_path: Path):
@@ -220,7 +222,8 @@ def test_depth_that_unpacks_to_gigabytes_is_refused_in_little_memory(tmp_path: P
 
 def test_a_damaged_recording_is_read_or_refused(tmp_path: Path):
     rng, content = random.Random(0), recording(views(3))
-    refused, start = 0, time.monotonic()
+    refused: list[str] = []
+    start = time.monotonic()
     for _ in range(300):
         changed = bytearray(content)
         for _ in range(rng.randint(1, 4)):
@@ -236,8 +239,9 @@ def test_a_damaged_recording_is_read_or_refused(tmp_path: Path):
             for frame in open_sens(write(tmp_path / "a.sens", bytes(changed))).frames:
                 read(frame)
         except ValueError as error:
-            refused += "a.sens" in str(error)
-    assert refused > 100
+            refused.append(str(error))
+    assert len(refused) > 100
+    assert all("a.sens" in message for message in refused)
     assert time.monotonic() - start < 20
 
 

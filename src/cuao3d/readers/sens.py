@@ -174,8 +174,10 @@ def write_sens(path: Path, frames: Sequence[Frame], *, color: Literal["png", "jp
         every: Each view is written so many times, so that reading every so manyth frame gives each one once.
 
     Raises:
-        ValueError: The views differ in intrinsics.
+        ValueError: There are no views, or they differ in intrinsics.
     """
+    if not frames:
+        raise ValueError(f"There are no frames to write to {path}.")
     camera = frames[0].camera
     for other in (frame.camera for frame in frames):
         same_size = (other.width, other.height) == (camera.width, camera.height)
