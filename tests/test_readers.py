@@ -268,11 +268,11 @@ def test_a_capture_is_not_written_over_files(synthetic_scene: Scene, tmp_path: P
 
 def test_an_unknown_layout_says_what_was_looked_for(tmp_path: Path):
     (tmp_path / "holiday.jpg").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match=r"no layout that is known.*camera-intrinsics\.txt and frame-000000"):
+    with pytest.raises(FileNotFoundError, match="no layout that is known") as unknown:
         open_dataset(tmp_path)
+    assert all(f"{name}: {reader.layout}" in str(unknown.value) for name, reader in DATASETS.items())
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         open_dataset(tmp_path / "nowhere")
-    assert list(DATASETS) == ["sevenscenes"]
 
 
 def _flat_frame(distance: float, gray: float) -> Frame:

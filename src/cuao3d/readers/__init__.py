@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from cuao3d.readers.matterport import Matterport
+from cuao3d.readers.scannet import ScanNet
 from cuao3d.readers.sevenscenes import SevenScenes
 from cuao3d.scene import Scene
 
@@ -18,7 +20,24 @@ class Dataset(Protocol):
     def __getitem__(self, index: int, /) -> Scene: ...
 
 
-DATASETS = {"sevenscenes": SevenScenes}
+class Reader(Protocol):
+    """A class of datasets, each for one layout of files."""
+
+    layout: str
+    """What a folder must hold, in a few words."""
+
+    def recognises(self, path: Path, /) -> bool:
+        """Say whether a folder looks like this layout."""
+
+    def __call__(self, path: Path | str, /) -> Dataset:
+        """Open the folder."""
+
+
+DATASETS: dict[str, Reader] = {
+    "sevenscenes": SevenScenes,
+    "scannet": ScanNet,
+    "matterport": Matterport,
+}
 """Readers by name, each for one `layout`; the first that recognises a folder reads it."""
 
 

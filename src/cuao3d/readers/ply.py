@@ -1,21 +1,60 @@
-"""Point clouds as PLY files: named properties, one value a point."""
+"""Point clouds and triangle meshes as PLY files: named properties, one value a point or a face.
 
-from collections.abc import Mapping
+Files are read in all three formats and may come from anywhere: what a header promises is held against the size of the
+file before memory is taken for it.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+import torch
+from jaxtyping import Float32
 from numpy.typing import NDArray
-from trimesh.exchange.ply import load_ply
+from torch import Tensor
 
-_TYPES = {"f4": "float", "f8": "double", "u1": "uchar", "i4": "int"}
+Columns = dict[str, NDArray[Any]]
+
+MAX_HEADER = 1 << 16
+"""Longest header that is read, bytes."""
+
+_FORMATS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
+_NUMPY = {
+    "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
+    "uint16": "u2", "int": "i4", "int32": "i4", "uint": "u4", "uint32": "u4", "float": "f4", "float32": "f4",
+    "double": "f8", "float64": "f8",
+}  # fmt: skip
+_NAMES = {"f4": "float", "f8": "double", "u1": "uchar", "u2": "ushort", "i4": "int"}
+_CORNERS = ("vertex_indices", "vertex_index")
 
 
-def read_ply(path: Path) -> dict[str, NDArray[Any]]:
+class Mesh(NamedTuple):
+    """Triangles between named points."""
+
+    vertices: Columns
+    """Properties of the vertices by name ("x", "red"), each (N,)."""
+    triangles: NDArray[np.int64]
+    """Corners of each face, rows of `vertices`, (F, 3)."""
+    faces: Columns
+    """Properties of the faces by name, each (F,)."""
+
+
+class Cloud(NamedTuple):
+    """Points as a scene holds them."""
+
+    points: Float32[Tensor, "N 3"]
+    colors: Float32[Tensor, "N 3"] | None
+    normals: Float32[Tensor, "N 3"] | None
+
+
+def read_ply(path: Path) -> Columns:
     """Read the vertices of a PLY file, ascii or binary; they must have x, y and z.
 
     Args:
-        path: The file.
+        path: The file; what follows its vertices is not looked at.
 
     Returns:
         The properties by name ("x", "red", "label"), each (N,). Empty if the file has no vertices.
@@ -23,17 +62,31 @@ def read_ply(path: Path) -> dict[str, NDArray[Any]]:
     Raises:
         ValueError: The file is no readable PLY.
     """
-    try:
-        with path.open("rb") as file:
-            vertex = load_ply(file, skip_materials=True)["metadata"]["_ply_raw"]["vertex"]
-        if vertex["length"] == 0:
-            return {}
-        columns = {name: np.asarray(vertex["data"][name]).reshape(-1) for name in vertex["properties"]}
-    except Exception as error:  # a damaged file makes the parser fail in many ways
-        raise ValueError(f"{path} is no readable PLY file ({error}); write it again, or remove it.") from error
-    if any(column.shape != (vertex["length"],) for column in columns.values()):
-        raise ValueError(f"{path} holds fewer vertices than the {vertex['length']} it promises; write it again.")
-    return columns
+    vertices = _read(path, ("vertex",))["vertex"]
+    return _vertices(path, vertices)
+
+
+def read_mesh(path: Path) -> Mesh:
+    """Read vertices and faces of a PLY file, ascii or binary.
+
+    Args:
+        path: The file; its vertices need x, y and z, its faces three corners each.
+
+    Raises:
+        ValueError: The file is no readable PLY, or no mesh of triangles.
+    """
+    elements = _read(path, ("vertex", "face"))
+    vertices, faces = _vertices(path, elements["vertex"]), elements["face"]
+    corners = next((faces.pop(name) for name in _CORNERS if name in faces), None)
+    num_vertices = len(vertices["x"]) if vertices else 0
+    if corners is None or corners.ndim != 2 or corners.dtype.kind not in "iu":
+        raise ValueError(f"{path} does not say which vertices its faces join; expected a list {_CORNERS[0]!r}.")
+    if corners.shape[1] != 3 and len(corners):
+        raise ValueError(f"{path} has faces of {corners.shape[1]} corners; cut them into triangles.")
+    triangles = corners.astype(np.int64).reshape(-1, 3)
+    if len(triangles) and not (triangles.min() >= 0 and triangles.max() < num_vertices):
+        raise ValueError(f"{path} has faces between vertices that are not there; it has {num_vertices}.")
+    return Mesh(vertices, triangles, {name: column for name, column in faces.items() if column.ndim == 1})
 
 
 def write_ply(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
@@ -41,12 +94,274 @@ def write_ply(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
 
     Args:
         path: The file.
-        columns: The properties by name, each (N,) and of type float32, float64, uint8 or int32.
+        columns: The properties by name, each (N,) and of type float32, float64, uint8, uint16 or int32.
     """
+    _write(path, [_Block("vertex", *_as_table(columns))])
+
+
+def write_mesh(path: Path, mesh: Mesh) -> None:
+    """Write a mesh as a binary PLY file; types as for `write_ply`."""
+    columns = {"length": np.full(len(mesh.triangles), 3, np.uint8)}
+    columns |= {f"corner {corner}": mesh.triangles[:, corner].astype(np.int32) for corner in range(3)}
+    table, properties = _as_table(columns | mesh.faces)
+    properties = [f"property list uchar int {_CORNERS[0]}", *properties[len(columns) :]]
+    _write(path, [_Block("vertex", *_as_table(mesh.vertices)), _Block("face", table, properties)])
+
+
+def as_cloud(path: Path, columns: Columns) -> Cloud:
+    """Turn the vertices of a file into points, with colours and normals where it has them.
+
+    Args:
+        path: The file, for messages.
+        columns: What `read_ply` read from it.
+
+    Raises:
+        ValueError: There is no point, or one that is not finite.
+    """
+    points = _stack(columns, ("x", "y", "z"))
+    if points is None:
+        raise ValueError(f"{path} holds no points; write it again.")
+    if not torch.isfinite(points).all():
+        raise ValueError(f"{path} needs a finite x, y and z for each point; remove the other points.")
+    colors = _stack(columns, ("red", "green", "blue"))
+    if colors is not None and columns["red"].dtype == np.uint8:
+        colors = colors / 255
+    return Cloud(points, colors, _stack(columns, ("nx", "ny", "nz")))
+
+
+def cloud_columns(
+    points: Float32[Tensor, "N 3"],
+    colors: Float32[Tensor, "N 3"] | None = None,
+    normals: Float32[Tensor, "N 3"] | None = None,
+) -> Columns:
+    """Turn points into vertices for `write_ply`, as `as_cloud` takes them."""
+    columns: Columns = dict(zip("xyz", points.numpy().T, strict=True))
+    if normals is not None:
+        columns |= zip(("nx", "ny", "nz"), normals.numpy().T, strict=True)
+    if colors is not None:
+        channels = (colors.clamp(0, 1) * 255).round().to(torch.uint8).numpy().T
+        columns |= zip(("red", "green", "blue"), channels, strict=True)
+    return columns
+
+
+class _Property(NamedTuple):
+    name: str
+    dtype: np.dtype[Any]
+    """Of a value, in the file's byte order."""
+    length_dtype: np.dtype[Any] | None
+    """Of the length that precedes the values, if the property is a list."""
+
+
+@dataclass(frozen=True)
+class _Element:
+    name: str
+    count: int
+    properties: list[_Property]
+
+
+class _Block(NamedTuple):
+    """An element to be written."""
+
+    name: str
+    table: NDArray[Any]
+    properties: list[str]
+
+
+def _vertices(path: Path, vertices: Columns) -> Columns:
+    """Check what every point needs."""
+    if not all(axis in vertices for axis in "xyz"):
+        raise ValueError(f"{path} has vertices without x, y and z; write it again, or remove it.")
+    vertices = {name: column for name, column in vertices.items() if column.ndim == 1}
+    return vertices if len(vertices["x"]) else {}
+
+
+def _read(path: Path, wanted: Sequence[str]) -> dict[str, Columns]:
+    """Read the wanted elements; the properties of each by name, a list as (N, length of the list)."""
+    with path.open("rb") as file:
+        try:
+            order, elements = _read_header(file)
+            missing = next((name for name in wanted if name not in {element.name for element in elements}), None)
+            if missing:
+                raise ValueError(f"it has no element {missing}")
+            source = _Binary(file) if order else _Ascii(file)
+            found: dict[str, Columns] = {}
+            for element in elements:
+                found[element.name] = _read_element(source, element)
+                if all(name in found for name in wanted):
+                    break
+        except ValueError as error:
+            raise ValueError(f"{path} is no readable PLY file ({error}); write it again, or remove it.") from error
+    return found
+
+
+def _read_header(file: BinaryIO) -> tuple[str, list[_Element]]:
+    """Return the byte order, empty for ascii, and the elements; the file then stands behind its header."""
+    order: str | None = None
+    elements: list[_Element] = []
+    if file.readline(MAX_HEADER).split() != [b"ply"]:
+        raise ValueError("it does not begin with 'ply'")
+    while file.tell() < MAX_HEADER:
+        line = file.readline(MAX_HEADER).decode("latin-1")
+        match line.split():
+            case ["end_header"] if order is not None:
+                return order, elements
+            case ["format", name, "1.0"] if name in _FORMATS and not elements:
+                order = _FORMATS[name]
+            case ["element", name, count] if _is_count(count) and name not in {element.name for element in elements}:
+                elements.append(_Element(name, int(count), []))
+            case ["property", kind, name] if kind in _NUMPY and elements and order is not None:
+                _add(elements[-1], _Property(name, np.dtype(order + _NUMPY[kind]), None))
+            case ["property", "list", length, kind, name] if _is_list(length, kind) and elements and order is not None:
+                dtypes = np.dtype(order + _NUMPY[kind]), np.dtype(order + _NUMPY[length])
+                _add(elements[-1], _Property(name, *dtypes))
+            case ["comment" | "obj_info", *_]:
+                pass
+            case []:
+                if not line:
+                    break
+            case _:
+                raise ValueError(f"its header says {line.strip()[:80]!r}")
+    raise ValueError("its header does not end")
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 19
+
+
+def _is_list(length: str, kind: str) -> bool:
+    return kind in _NUMPY and _NUMPY.get(length, "f4")[0] in "iu"
+
+
+def _add(element: _Element, new: _Property) -> None:
+    if new.name in {old.name for old in element.properties}:
+        raise ValueError(f"its element {element.name} has two properties {new.name}")
+    element.properties.append(new)
+
+
+def _read_element(source: "_Binary | _Ascii", element: _Element) -> Columns:
+    """Read all rows of an element at once, as if every list in it were as long as it is in the first row."""
+    lengths = source.list_lengths(element) if element.count else [0] * len(element.properties)
+    fields: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = []
+    for length, (name, dtype, length_dtype) in zip(lengths, element.properties, strict=True):
+        if length_dtype:
+            fields.append((f"length of {name}", length_dtype, ()))
+        fields.append((name, dtype, (length,) if length_dtype else ()))
+    columns = source.rows(element, fields)
+    for length, (name, _, length_dtype) in zip(lengths, element.properties, strict=True):
+        if length_dtype and (columns.pop(f"length of {name}") != length).any():
+            raise ValueError(f"the lists {name} of its element {element.name} are not all of one length")
+    return columns
+
+
+class _Binary:
+    """The body of a binary file."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.end = os.fstat(file.fileno()).st_size
+
+    def list_lengths(self, element: _Element) -> list[int]:
+        start = self.file.tell()
+        lengths = []
+        for _, dtype, length_dtype in element.properties:
+            length = 0
+            if length_dtype:
+                (value,) = np.frombuffer(self._take(length_dtype.itemsize, element), length_dtype)
+                length = max(0, int(value))
+            lengths.append(length)
+            self.file.seek(dtype.itemsize * (length if length_dtype else 1), os.SEEK_CUR)
+        self.file.seek(start)
+        return lengths
+
+    def rows(self, element: _Element, fields: list[tuple[str, np.dtype[Any], tuple[int, ...]]]) -> Columns:
+        # Sizes are added up in Python: a list too long for numpy is too long for the file.
+        size = sum(dtype.itemsize * (shape[0] if shape else 1) for _, dtype, shape in fields)
+        content = self._take(size * element.count, element)
+        if not fields:
+            return {}
+        table = np.frombuffer(content, np.dtype(fields))
+        return {name: table[name].astype(dtype.newbyteorder("=")) for name, dtype, _ in fields}
+
+    def _take(self, size: int, element: _Element) -> bytes:
+        if size > self.end - self.file.tell():
+            raise ValueError(_too_few(element))
+        return self.file.read(size)
+
+
+class _Ascii:
+    """The body of a text file: all its numbers, whatever the lines."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.values = np.fromstring(file.read(), sep=" ")
+        self.position = 0
+
+    def list_lengths(self, element: _Element) -> list[int]:
+        lengths, position = [], self.position
+        for _, _, length_dtype in element.properties:
+            length = 0
+            if length_dtype:
+                (value,) = self._take(position, 1, element)
+                length = int(value) if 0 <= value <= len(self.values) else 0
+            lengths.append(length)
+            position += length + 1
+        return lengths
+
+    def rows(self, element: _Element, fields: list[tuple[str, np.dtype[Any], tuple[int, ...]]]) -> Columns:
+        widths = [shape[0] if shape else 1 for _, _, shape in fields]
+        rows = self._take(self.position, sum(widths) * element.count, element)
+        self.position += len(rows)
+        if not fields:
+            return {}
+        rows = rows.reshape(element.count, sum(widths))
+        columns, column = {}, 0
+        for width, (name, dtype, shape) in zip(widths, fields, strict=True):
+            values = rows[:, column : column + width].reshape(len(rows), *shape)
+            columns[name] = _cast(values, dtype, name)
+            column += width
+        return columns
+
+    def _take(self, start: int, count: int, element: _Element) -> NDArray[np.float64]:
+        if start + count > len(self.values):
+            raise ValueError(_too_few(element))
+        return self.values[start : start + count]
+
+
+def _cast(values: NDArray[np.float64], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if not ((values >= limits.min) & (values <= limits.max) & (values == np.floor(values))).all():
+            raise ValueError(f"a value of {name} is no {dtype.name}")
+    with np.errstate(over="ignore"):
+        return values.astype(dtype)
+
+
+def _too_few(element: _Element) -> str:
+    kind = {"vertex": "vertices", "face": "faces"}.get(element.name, f"rows of {element.name}")
+    has_lists = any(length_dtype for _, _, length_dtype in element.properties)
+    other = ", or its lists are not all of one length" if has_lists else ""
+    return f"it holds fewer {kind} than the {element.count} it promises{other}"
+
+
+def _stack(columns: Columns, names: tuple[str, str, str]) -> Float32[Tensor, "N 3"] | None:
+    if not all(name in columns for name in names):
+        return None
+    return torch.from_numpy(np.stack([columns[name] for name in names], axis=1).astype(np.float32))
+
+
+def _as_table(columns: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], list[str]]:
+    """Return the rows that go to the file, and the lines of the header that say what they hold."""
     types = {name: column.dtype.newbyteorder("<") for name, column in columns.items()}
     table = np.empty(len(next(iter(columns.values()))), dtype=list(types.items()))
     for name, column in columns.items():
         table[name] = column
-    properties = [f"property {_TYPES[dtype.str[1:]]} {name}" for name, dtype in types.items()]
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(table)}", *properties, "end_header", ""]
-    path.write_bytes("\n".join(header).encode() + table.tobytes())
+    return table, [f"property {_NAMES[dtype.str[1:]]} {name}" for name, dtype in types.items()]
+
+
+def _write(path: Path, blocks: list[_Block]) -> None:
+    header = ["ply", "format binary_little_endian 1.0"]
+    for block in blocks:
+        header += [f"element {block.name} {len(block.table)}", *block.properties]
+    with path.open("wb") as file:
+        file.write("\n".join([*header, "end_header", ""]).encode())
+        for block in blocks:
+            file.write(block.table.tobytes())

@@ -1,0 +1,346 @@
+"""Matterport3D as it is downloaded: undistorted views, cameras and labelled regions of raw buildings."""
+
+import re
+from collections.abc import Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from cuao3d.files import write_text
+from cuao3d.labels import convert, label_set
+from cuao3d.readers.pixels import as_image, image_size, read_pixels, resize_nearest
+from cuao3d.readers.ply import Mesh, as_cloud, cloud_columns, read_mesh, write_mesh
+from cuao3d.readers.splits import categories, split_of
+from cuao3d.scene import UNLABELLED, Camera, Frame, Scene, pose_problem
+
+LABEL_SETS = ("matterport21", "matterport40", "matterport80", "matterport160", "nyu40")
+"""What the labels of a region can be said in."""
+
+CAMERAS, COLOR, DEPTH = "undistorted_camera_parameters", "undistorted_color_images", "undistorted_depth_images"
+REGIONS = "region_segmentations"
+
+UNITS_PER_METRE = 4000
+"""Depth images hold quarters of a millimetre."""
+
+OCCLUSION_TOLERANCE = 0.02
+
+NEAREST_VIEWS = 100
+"""A region in which no camera stands takes so many views, the nearest."""
+
+_OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
+"""Turns camera axes as in OpenGL (y up, z backward) into ours, and back."""
+
+
+class Matterport:
+    """Raw buildings of Matterport3D; each region is a scene.
+
+    ```
+    FOLDER/v1/scans/ID/                               or FOLDER/scans/ID/, FOLDER/ID/, or FOLDER is one building;
+                                                      ID/ID/, as the archives unpack, is found too
+        undistorted_camera_parameters/ID.conf         intrinsics and poses of all views
+        undistorted_color_images/PANORAMA_iC_Y.jpg    colour of camera C in direction Y
+        undistorted_depth_images/PANORAMA_dC_Y.png    depth, 16-bit, quarters of a millimetre
+        region_segmentations/region0.ply              mesh of a region; each face names its category
+    ```
+    A view belongs to the regions whose bounding box its camera stands in; a region without any takes the 100 nearest. A
+    point takes the class that most of its faces have. Buildings that the official lists do not know count as "train".
+
+    The .conf counts the principal point from the bottom row of the image; it is turned to count from the top. The
+    official pipeline takes it as it is, which moves each view by |H - 1 - 2 cy| rows of its H.
+
+    Args:
+        path: The folder.
+        label_set: What labels are said in.
+        size: Width and height to which views are resized, pixels.
+        official: Take the principal point as the official pipeline does.
+    """
+
+    layout = f"ID/{CAMERAS}/ID.conf and ID/{REGIONS}, in the folder, in scans/ or in v1/scans/"
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        label_set: str = "matterport21",
+        size: tuple[int, int] = (640, 512),
+        official: bool = False,
+    ) -> None:
+        if label_set not in LABEL_SETS:
+            raise ValueError(f"Matterport has no labels of {label_set!r}; choose from {list(LABEL_SETS)}.")
+        if min(size) < 1:
+            raise ValueError(f"size is {size}; expected whole numbers from 1 on.")
+        self.regions = [region for building in _buildings(Path(path).resolve()) for region in _regions(building)]
+        if not self.regions:
+            raise FileNotFoundError(f"No region of a building in {path}. Expected {self.layout}.")
+        self.names = tuple(f"{region.parents[1].name}_{region.stem}" for region in self.regions)
+        self.label_set = label_set
+        self.size, self.official = size, official
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Say whether a folder looks like this layout."""
+        return bool(_buildings(path.resolve()))
+
+    def __len__(self) -> int:
+        return len(self.regions)
+
+    def __getitem__(self, index: int) -> Scene:
+        """Read a region: everything but the pixels.
+
+        Raises:
+            ValueError: No view is usable, or the mesh is empty or damaged.
+        """
+        region = self.regions[index]
+        building = region.parents[1]
+        mesh = read_mesh(region)
+        cloud = as_cloud(region, mesh.vertices)
+        if "category_id" not in mesh.faces:
+            raise ValueError(f"{region} has faces without category_id; download it again.")
+        classes = _classes(mesh.faces["category_id"], self.label_set)
+        views, problems = _read_conf(building / CAMERAS / f"{building.name}.conf")
+        frames = []
+        for view in _views_of_region(views, cloud.points):
+            try:
+                frames.append(_frame(building, view, self.size, official=self.official))
+            except ValueError as error:
+                problems.append(f"{view.name} left out: {error}")
+        if not frames:
+            raise ValueError(f"No usable view of {region}: {'; '.join(problems[:3]) or 'the building has none'}")
+        return Scene(
+            name=self.names[index],
+            points=cloud.points,
+            frames=tuple(frames),
+            colors=cloud.colors,
+            labels=torch.from_numpy(majority(mesh.triangles, classes, len(cloud.points))),
+            label_set=self.label_set,
+            normals=cloud.normals,
+            split=split_of("matterport", building.name),
+            occlusion_tolerance=OCCLUSION_TOLERANCE,
+            problems=tuple(problems),
+        )
+
+
+def majority(triangles: NDArray[np.int64], class_of_face: NDArray[np.int64], num_vertices: int) -> NDArray[np.int64]:
+    """Return the class that most faces of each vertex have; 255 where most have none, or where there is no face.
+
+    As in the official code, a tie goes to no class before any class, and then to the lowest.
+
+    Args:
+        triangles: Corners of each face, (F, 3).
+        class_of_face: (F,), 0 to 254, or 255 for none.
+        num_vertices: Number of vertices.
+    """
+    rank = (class_of_face + 1) % (UNLABELLED + 1)  # none comes first
+    keys, votes = np.unique((triangles * (UNLABELLED + 1) + rank[:, None]).ravel(), return_counts=True)
+    vertex = keys // (UNLABELLED + 1)
+    order = np.lexsort((keys, -votes, vertex))
+    voted, first = np.unique(vertex[order], return_index=True)
+    labels = np.full(num_vertices, UNLABELLED, dtype=np.int64)
+    labels[voted] = (keys[order][first] % (UNLABELLED + 1) - 1) % (UNLABELLED + 1)
+    return labels
+
+
+def write_building(scenes: Sequence[Scene], folder: Path | str) -> None:
+    """Write scenes as the regions of a raw building of Matterport3D.
+
+    Reading it gives back points, poses, depth (to a quarter of a millimetre) and labels (as NYU40 knows them); colours
+    of views only as far as JPEG keeps them. A view goes to all regions that its camera stands in.
+
+    Args:
+        scenes: What to write, in one coordinate frame; labels are of sets that come with the package.
+        folder: Where; its name becomes the building's, and it must not hold anything yet.
+
+    Raises:
+        ValueError: The folder is not empty.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty; choose another folder.")
+    partial_folder = folder.with_name(f"{folder.name}.partial")
+    for name in (CAMERAS, COLOR, DEPTH, REGIONS):
+        (partial_folder / name).mkdir(parents=True, exist_ok=True)
+    lines: list[str] = []
+    for region, scene in enumerate(scenes):
+        write_mesh(partial_folder / REGIONS / f"region{region}.ply", _surface(scene))
+        for index, frame in enumerate(scene.frames):
+            lines += _write_view(partial_folder, f"{region:016x}{index:016x}", frame)
+    header = [
+        "dataset matterport",
+        f"n_images {len(lines) // 2}",
+        f"depth_directory {DEPTH}",
+        f"color_directory {COLOR}",
+    ]
+    write_text(partial_folder / CAMERAS / f"{folder.name}.conf", "\n".join([*header, "", *lines, ""]))
+    partial_folder.replace(folder)
+
+
+class _View(NamedTuple):
+    """A line of the .conf."""
+
+    color: str
+    depth: str
+    intrinsics: Float64[Tensor, "3 3"]
+    world_from_camera: Float64[Tensor, "4 4"]
+
+    @property
+    def name(self) -> str:
+        return Path(self.color).stem
+
+
+def _buildings(path: Path) -> list[Path]:
+    """List the buildings in a folder, which may itself be one; sorted by name."""
+    folders = [path, path / "scans", path / "v1" / "scans"]
+    found = [path, *(building for folder in folders if folder.is_dir() for building in folder.iterdir())]
+    nested = [inner for building in found for inner in (building, building / building.name)]
+    buildings = [building for building in nested if (building / CAMERAS / f"{building.name}.conf").is_file()]
+    return sorted((building for building in buildings if (building / REGIONS).is_dir()), key=lambda path: path.name)
+
+
+def _regions(building: Path) -> list[Path]:
+    """List the meshes of a building's regions by their number."""
+    numbers = {path: re.fullmatch(r"region(\d+)\.ply", path.name) for path in (building / REGIONS).iterdir()}
+    return sorted((path for path in numbers if numbers[path]), key=lambda path: int(path.stem.removeprefix("region")))
+
+
+def _read_conf(path: Path) -> tuple[list[_View], list[str]]:
+    """Read the cameras of a building; also say which lines are left out."""
+    views, problems = [], []
+    intrinsics: Float64[Tensor, "3 3"] | None = None
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        try:
+            match line.split():
+                case ["intrinsics_matrix", *numbers]:
+                    intrinsics = None  # a line that cannot be read must not leave its views to the camera before it
+                    intrinsics = _read_intrinsics(numbers)
+                case ["scan", *words]:
+                    views.append(_read_view(words, intrinsics))
+        except ValueError as error:
+            problems.append(f"{path.name}, line {number} left out: {error}")
+    return views, problems
+
+
+def _read_intrinsics(numbers: list[str]) -> Float64[Tensor, "3 3"]:
+    matrix = _matrix(numbers, 3)
+    if not (matrix.isfinite().all() and matrix[0, 0] > 0 and matrix[1, 1] > 0):
+        raise ValueError("it has no focal lengths")
+    return matrix
+
+
+def _read_view(words: list[str], intrinsics: Float64[Tensor, "3 3"] | None) -> _View:
+    depth, color = [*words[:2], "", ""][:2]
+    if not all(re.fullmatch(r"\w[\w.-]*", name) for name in (depth, color)):  # no way out of the building's folder
+        raise ValueError(f"{depth!r} or {color!r} is not the name of a file")
+    if intrinsics is None:
+        raise ValueError("its camera has no intrinsics")
+    pose = _matrix(words[2:], 4) @ _OPENGL
+    if problem := pose_problem(pose):
+        raise ValueError(problem)
+    return _View(color, depth, intrinsics, pose)
+
+
+def _matrix(numbers: list[str], size: int) -> Float64[Tensor, "n n"]:
+    if len(numbers) != size * size:
+        raise ValueError(f"it has {len(numbers)} numbers, expected {size * size}")
+    return torch.tensor([float(number) for number in numbers], dtype=torch.float64).reshape(size, size)
+
+
+def _views_of_region(views: list[_View], points: Float32[Tensor, "N 3"]) -> list[_View]:
+    """Choose the views whose cameras stand within the bounding box of the points, or else the nearest to its middle."""
+    if not views:
+        return []
+    positions = torch.stack([view.world_from_camera[:3, 3] for view in views])
+    lower, upper = points.amin(0).double(), points.amax(0).double()
+    inside = ((positions > lower) & (positions < upper)).all(1)
+    if not inside.any():
+        distance = (positions - (lower + upper) / 2).norm(dim=1)
+        inside[distance.argsort(stable=True)[:NEAREST_VIEWS]] = True
+    return [view for view, is_inside in zip(views, inside.tolist(), strict=True) if is_inside]
+
+
+def _frame(building: Path, view: _View, size: tuple[int, int], *, official: bool) -> Frame:
+    color, depth = building / COLOR / view.color, building / DEPTH / view.depth
+    width, height = image_size(color)
+    if image_size(depth) != (width, height) or min(width, height) < 2:
+        raise ValueError(f"{view.depth} and {view.color} differ in size or have none; copy them again")
+    center = view.intrinsics[:2, 2].clone()
+    if not official:
+        center[1] = height - 1 - center[1]
+    camera = Camera(view.intrinsics[[0, 1], [0, 1]], center, width, height, view.world_from_camera)
+    return Frame(view.name, camera.resized(*size), partial(_read_image, color, size), partial(_read_depth, depth, size))
+
+
+def _read_image(path: Path, size: tuple[int, int]) -> Float32[Tensor, "3 H W"]:
+    return as_image(resize_nearest(read_pixels(path, path.name, "RGB"), *size))
+
+
+def _read_depth(path: Path, size: tuple[int, int]) -> Float32[Tensor, "H W"]:
+    units = read_pixels(path, path.name)
+    if units.ndim != 2 or units.dtype.itemsize < 2:
+        raise ValueError(f"{path.name} is no 16-bit depth image; copy it again.")
+    return torch.from_numpy(resize_nearest(units, *size).astype(np.float32) / np.float32(UNITS_PER_METRE))
+
+
+def _classes(category_of_face: NDArray[Any], name: str) -> NDArray[np.int64]:
+    """Look up the class of each face's category; 255 where it has none."""
+    table = _class_of_category(name)
+    known = (category_of_face > 0) & (category_of_face < len(table))
+    return table[np.where(known, category_of_face, 0).astype(np.int64)]
+
+
+@cache
+def _class_of_category(name: str) -> NDArray[np.int64]:
+    """Return the class of each category by its number; the sets of 40 and more go by name, the others by NYU40."""
+    rows = categories("matterport")
+    table = np.full(max(int(row["index"]) for row in rows) + 1, UNLABELLED, dtype=np.int64)
+    numbers = [int(row["index"]) for row in rows]
+    if name in ("matterport21", "nyu40"):
+        nyu40 = torch.tensor([int(row["nyu40id"] or 0) for row in rows])
+        table[numbers] = convert(nyu40, label_set("nyu40"), label_set(name)).numpy()
+    else:
+        classes = label_set(name)
+        class_of_name = dict(zip(classes.names, classes.ids, strict=True))
+        table[numbers] = [class_of_name.get(row["nyuClass"], UNLABELLED) for row in rows]
+    return table
+
+
+def _surface(scene: Scene) -> Mesh:
+    """Give each point a triangle with the two nearest points of its class, so that the class survives the vote."""
+    num_points = len(scene.points)
+    labels = torch.full((num_points,), UNLABELLED)
+    if scene.labels is not None and scene.label_set is not None:
+        labels = convert(scene.labels, label_set(scene.label_set), label_set("nyu40"))
+    triangles = np.arange(num_points)[:, None].repeat(3, axis=1)
+    category_of_face = np.full(num_points, -1, dtype=np.int32)
+    for class_ in set(labels.tolist()):
+        (members,) = np.nonzero(labels.numpy() == class_)
+        if len(members) >= 3:
+            positions = scene.points.numpy()[members]
+            triangles[members, 1:] = members[cKDTree(positions).query(positions, k=3)[1][:, 1:]]
+        if class_ != UNLABELLED:
+            row = next(row for row in categories("matterport") if row["nyu40id"] == str(class_))
+            category_of_face[members] = int(row["index"])
+    columns = cloud_columns(scene.points, scene.colors, scene.normals)
+    return Mesh(columns, triangles.astype(np.int64), {"category_id": category_of_face})
+
+
+def _write_view(folder: Path, panorama: str, frame: Frame) -> list[str]:
+    """Write the images of a view; return its lines of the .conf."""
+    camera, depth, color = frame.camera, f"{panorama}_d0_0.png", f"{panorama}_i0_0.jpg"
+    pixels = (frame.read_image().permute(1, 2, 0).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    Image.fromarray(pixels).save(folder / COLOR / color, quality=95)
+    units = (frame.read_depth() * UNITS_PER_METRE).round()
+    Image.fromarray(units.where(units < 65536, 0).numpy().astype(np.uint16)).save(folder / DEPTH / depth)
+    (fx, fy), (cx, cy) = camera.focal.tolist(), camera.center.tolist()
+    pose = (camera.world_from_camera @ _OPENGL).flatten().tolist()
+    return [
+        f"intrinsics_matrix {fx!r} 0 {cx!r}  0 {fy!r} {camera.height - 1 - cy!r}  0 0 1",
+        f"scan {depth} {color} {' '.join(map(repr, pose))}",
+    ]

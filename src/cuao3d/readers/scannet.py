@@ -1,0 +1,270 @@
+"""ScanNet as it is downloaded: recordings, clouds and labels of raw scans, read without exporting anything."""
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64, Int64
+from torch import Tensor
+
+from cuao3d.files import write_json, write_text
+from cuao3d.labels import convert, label_set
+from cuao3d.readers.pixels import as_image, resize_nearest
+from cuao3d.readers.ply import as_cloud, cloud_columns, read_ply, write_ply
+from cuao3d.readers.sens import Sens, SensFrame, open_sens, write_sens
+from cuao3d.readers.splits import categories, split_of
+from cuao3d.scene import UNLABELLED, Camera, Frame, Scene, pose_problem
+
+LABEL_SETS = ("scannet20", "scannet200")
+"""What the labels of a scan can be said in."""
+
+RECORDING, ABOUT = ".sens", ".txt"
+POINTS, LABELS = "_vh_clean_2.ply", "_vh_clean_2.labels.ply"
+OBJECTS, SEGMENTS = ".aggregation.json", "_vh_clean_2.0.010000.segs.json"
+
+OFFICIAL_FOCAL, OFFICIAL_CENTER, OFFICIAL_SIZE = 577.870605, (319.5, 239.5), (640, 480)
+"""The one camera that the official pipeline uses for all scans, pixels: the first scan's colour camera, resized."""
+
+OCCLUSION_TOLERANCE = 0.25
+
+
+class ScanNet:
+    """Raw scans of ScanNet.
+
+    ```
+    FOLDER/scans/ID/                       or FOLDER/scans_test/ID/, FOLDER/ID/, or FOLDER is the folder of one scan
+        ID.sens                            colour, depth and poses
+        ID_vh_clean_2.ply                  the cloud
+        ID_vh_clean_2.labels.ply           for scannet20: NYU40 ids of its points; may be missing
+        ID.aggregation.json                for scannet200: objects, their names and segments; may be missing
+        ID_vh_clean_2.0.010000.segs.json   for scannet200: the segment of each point; may be missing
+        ID.txt                             for axis_align
+    ```
+    Only the frames asked for are read from the .sens. Colour is brought to the depth images' grid pixel by pixel, as
+    its authors advise: they publish both as aligned. Scans that the official lists do not know count as "train".
+
+    Args:
+        path: The folder.
+        label_set: What labels are said in.
+        every: Every so manyth frame is used.
+        size: Width and height to which views are resized, pixels.
+        axis_align: Turn points and poses so that walls run along the axes, where ID.txt says how.
+        official: Use the official pipeline's one camera for all scans instead of each recording's depth camera.
+    """
+
+    layout = f"ID/ID{RECORDING} and ID/ID{POINTS}, in the folder, in scans/ or in scans_test/"
+
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        label_set: str = "scannet20",
+        every: int = 20,
+        size: tuple[int, int] = (320, 240),
+        axis_align: bool = False,
+        official: bool = False,
+    ) -> None:
+        if label_set not in LABEL_SETS:
+            raise ValueError(f"ScanNet has no labels of {label_set!r}; choose from {list(LABEL_SETS)}.")
+        if every < 1 or min(size) < 1:
+            raise ValueError(f"every is {every} and size {size}; expected whole numbers from 1 on.")
+        self.folders = _scans(Path(path).resolve())
+        if not self.folders:
+            raise FileNotFoundError(f"No scan in {path}. Expected {self.layout}.")
+        self.names = tuple(folder.name for folder in self.folders)
+        self.label_set = label_set
+        self.every, self.size = every, size
+        self.axis_align, self.official = axis_align, official
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Say whether a folder looks like this layout."""
+        return bool(_scans(path.resolve()))
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+    def __getitem__(self, index: int) -> Scene:
+        """Read a scan: everything but the pixels. Labels that cannot be read are left out and reported.
+
+        Raises:
+            FileNotFoundError: A file that every scan needs is missing.
+            ValueError: No frame is usable, or the cloud is empty or damaged.
+        """
+        scan = self.folders[index] / self.names[index]
+        for suffix in (POINTS, RECORDING):
+            if not _at(scan, suffix).is_file():
+                raise FileNotFoundError(f"{_at(scan, suffix)} is missing; download it, or remove the scan.")
+        cloud = as_cloud(_at(scan, POINTS), read_ply(_at(scan, POINTS)))
+        sens = open_sens(_at(scan, RECORDING), every=self.every)
+        labels, problems = _labels(scan, self.label_set, len(cloud.points))
+        points, aligned_from_scan = cloud.points, torch.eye(4, dtype=torch.float64)
+        if self.axis_align:
+            try:
+                aligned_from_scan = _read_alignment(_at(scan, ABOUT))
+            except (ValueError, OSError) as error:
+                problems.append(f"The scan is not turned: {error}")
+            points = (points.double() @ aligned_from_scan[:3, :3].T + aligned_from_scan[:3, 3]).float()
+        frames, lost = _frames(sens, aligned_from_scan, self.size, official=self.official)
+        problems += lost
+        if not frames:
+            raise ValueError(f"No usable frame in {_at(scan, RECORDING)}: {'; '.join(problems[:3]) or 'it is empty'}")
+        return Scene(
+            name=scan.name,
+            points=points,
+            frames=frames,
+            colors=cloud.colors,
+            labels=labels,
+            label_set=self.label_set if labels is not None else None,
+            split=split_of("scannet", scan.name),
+            occlusion_tolerance=OCCLUSION_TOLERANCE,
+            problems=tuple(problems),
+        )
+
+
+def write_scan(scene: Scene, folder: Path | str, *, color: Literal["png", "jpeg"] = "jpeg", every: int = 20) -> None:
+    """Write a scene as a raw scan of ScanNet: reading it gives back points, poses, depth (to a millimetre) and labels.
+
+    Args:
+        scene: What to write; its labels, if it has any, are of scannet20, and its frames share one set of intrinsics.
+        folder: Where; its name becomes the scan's, and it must not hold anything yet.
+        color: How colour is packed in the recording; "png" loses nothing.
+        every: Each view is written so many times, as if the camera had rested.
+
+    Raises:
+        ValueError: The folder is not empty, or the format cannot hold the scene.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty; choose another folder.")
+    if scene.labels is not None and scene.label_set != "scannet20":
+        raise ValueError(f"Scene {scene.name} has labels of {scene.label_set!r}; a scan of ScanNet takes scannet20.")
+    partial_folder = folder.with_name(f"{folder.name}.partial")
+    partial_folder.mkdir(parents=True, exist_ok=True)
+    scan = partial_folder / folder.name
+    columns = cloud_columns(scene.points, scene.colors)
+    write_ply(_at(scan, POINTS), columns)
+    if scene.labels is not None:
+        nyu40 = convert(scene.labels, label_set("scannet20"), label_set("nyu40"))
+        nyu40 = nyu40.where(nyu40 != UNLABELLED, 0)
+        write_ply(_at(scan, LABELS), columns | {"label": nyu40.numpy().astype(np.uint16)})
+        _write_objects(scan, nyu40)
+    write_text(_at(scan, ABOUT), f"axisAlignment = {' '.join(f'{number:f}' for number in np.eye(4).ravel())}\n")
+    write_sens(_at(scan, RECORDING), scene.frames, color=color, every=every)
+    partial_folder.replace(folder)
+
+
+def _scans(path: Path) -> list[Path]:
+    """List the scans in a folder, which may itself be one; sorted by name."""
+    folders = [path, path / "scans", path / "scans_test"]
+    found = [path, *(scan for folder in folders if folder.is_dir() for scan in folder.iterdir())]
+    return sorted((scan for scan in found if _at(scan / scan.name, RECORDING).is_file()), key=lambda scan: scan.name)
+
+
+def _at(scan: Path, suffix: str) -> Path:
+    """Return a file of a scan; all begin with its name."""
+    return scan.with_name(scan.name + suffix)
+
+
+def _frames(
+    sens: Sens, aligned_from_scan: Float64[Tensor, "4 4"], size: tuple[int, int], *, official: bool
+) -> tuple[tuple[Frame, ...], list[str]]:
+    """Make a frame of each recorded one that has a pose; also say what is left out."""
+    frames, problems = [], [sens.problem] if sens.problem else []
+    for recorded in sens.frames:
+        name, pose = f"{recorded.index:06d}", aligned_from_scan @ recorded.world_from_camera
+        if problem := pose_problem(pose):
+            problems.append(f"{name} left out: {problem}")
+            continue
+        camera = _camera(sens, pose, official=official).resized(*size)
+        frames.append(Frame(name, camera, partial(_read_image, recorded, size), partial(_read_depth, recorded, size)))
+    return tuple(frames), problems
+
+
+def _camera(sens: Sens, world_from_camera: Float64[Tensor, "4 4"], *, official: bool) -> Camera:
+    if official:
+        focal, center = torch.tensor([(OFFICIAL_FOCAL, OFFICIAL_FOCAL), OFFICIAL_CENTER], dtype=torch.float64)
+        return Camera(focal, center, *OFFICIAL_SIZE, world_from_camera)
+    intrinsics = sens.header.depth_intrinsics
+    return Camera(intrinsics[[0, 1], [0, 1]], intrinsics[:2, 2], *sens.header.depth_size, world_from_camera)
+
+
+def _read_image(recorded: SensFrame, size: tuple[int, int]) -> Float32[Tensor, "3 H W"]:
+    return as_image(resize_nearest(recorded.read_color(), *size))
+
+
+def _read_depth(recorded: SensFrame, size: tuple[int, int]) -> Float32[Tensor, "H W"]:
+    return torch.from_numpy(resize_nearest(recorded.read_depth().numpy(), *size))
+
+
+def _labels(scan: Path, name: str, num_points: int) -> tuple[Int64[Tensor, "N"] | None, list[str]]:
+    """Return the labels, or none and what is wrong with them, if they are there at all."""
+    try:
+        labels = _read_scannet20(scan) if name == "scannet20" else _read_scannet200(scan)
+        if labels is not None and len(labels) != num_points:
+            raise ValueError(f"there are {len(labels)} for {num_points} points")
+    except ValueError as error:
+        return None, [f"The labels of {scan.name} are not used: {error}"]
+    return labels, []
+
+
+def _read_scannet20(scan: Path) -> Int64[Tensor, "N"] | None:
+    path = _at(scan, LABELS)
+    if not path.is_file():
+        return None
+    columns = read_ply(path)
+    if "label" not in columns:
+        raise ValueError(f"{path} has no property 'label'")
+    return convert(torch.from_numpy(columns["label"].astype(np.int64)), label_set("nyu40"), label_set("scannet20"))
+
+
+def _read_scannet200(scan: Path) -> Int64[Tensor, "N"] | None:
+    """Look up the name of the object that each point's segment belongs to; an object without a class has no label."""
+    objects, segments = _at(scan, OBJECTS), _at(scan, SEGMENTS)
+    if not (objects.is_file() and segments.is_file()):
+        return None
+    class_of_name, class_of_segment = _scannet200_of_name(), {}
+    try:
+        for group in json.loads(objects.read_text(encoding="utf-8"))["segGroups"]:
+            for segment in group["segments"]:
+                class_of_segment[int(segment)] = class_of_name.get(group["label"], UNLABELLED)
+        segment_of_point = [int(segment) for segment in json.loads(segments.read_text(encoding="utf-8"))["segIndices"]]
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{objects.name} or {segments.name} is damaged ({error!r}); copy them again") from error
+    return torch.tensor([class_of_segment.get(segment, UNLABELLED) for segment in segment_of_point], dtype=torch.int64)
+
+
+def _scannet200_of_name() -> Mapping[str, int]:
+    """Return the class of scannet200 that each name annotators chose stands for; several may share an id."""
+    classes = label_set("scannet200")
+    id_of_name = {row["raw_category"]: row["id"] for row in categories("scannet")}
+    class_of_id = {id_of_name[name]: label for name, label in zip(classes.names, classes.ids, strict=True)}
+    return {name: class_of_id[id_] for name, id_ in id_of_name.items() if id_ in class_of_id}
+
+
+def _read_alignment(path: Path) -> Float64[Tensor, "4 4"]:
+    """Return the motion that turns a scan upright and along the axes."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = (line.partition("=") for line in text.splitlines())
+    numbers = next((value.split() for key, _, value in lines if key.strip() == "axisAlignment"), [])
+    try:
+        matrix = torch.tensor([float(number) for number in numbers], dtype=torch.float64).reshape(4, 4)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"{path} has no axisAlignment of 16 numbers") from error
+    if problem := pose_problem(matrix):
+        raise ValueError(f"{path} has an axisAlignment that cannot be used: {problem}")
+    return matrix
+
+
+def _write_objects(scan: Path, nyu40: Int64[Tensor, "N"]) -> None:
+    """Write one object per class, of one segment, under the first name that annotators could have chosen for it."""
+    groups: list[dict[str, Any]] = []
+    for index, class_ in enumerate(sorted({*nyu40.tolist()} - {0})):
+        name = next(row["raw_category"] for row in categories("scannet") if int(row["nyu40id"]) == class_)
+        groups.append({"id": index, "objectId": index, "segments": [class_], "label": name})
+    write_json(_at(scan, OBJECTS), {"sceneId": f"scannet.{scan.name}", "segGroups": groups})
+    write_json(_at(scan, SEGMENTS), {"sceneId": f"scannet.{scan.name}", "segIndices": nyu40.tolist()})

@@ -1,0 +1,240 @@
+"""Recordings of ScanNet (.sens): the frames are found by walking from header to header, and read one at a time.
+
+A recording may hold gigabytes; of it only the headers are read, until a frame is asked for.
+"""
+
+import io
+import math
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from cuao3d.readers.pixels import MAX_SIDE, read_pixels
+from cuao3d.scene import Frame
+
+VERSION = 4
+"""Version of the format that ScanNet is published in."""
+
+COLORS = {0: "raw", 1: "png", 2: "jpeg"}
+DEPTHS = {0: "raw_ushort", 1: "zlib_ushort", 2: "occi_ushort"}
+"""How the pixels of a frame are packed, by the number in the file."""
+
+MAX_FRAMES = 1_000_000
+"""Most frames that a recording can have: nine hours of them."""
+
+_HEADER = struct.Struct("<16f16f16f16f2i4IfQ")
+"""Intrinsics and extrinsics of colour and of depth, two kinds of packing, two sizes, depth units, number of frames."""
+
+_FRAME = struct.Struct("<16f4Q")
+"""Pose, two times, bytes of colour, bytes of depth; then those bytes."""
+
+
+@dataclass(frozen=True)
+class SensHeader:
+    """What all frames of a recording share."""
+
+    path: Path
+    depth_intrinsics: Float64[Tensor, "3 3"]
+    """Of the depth camera, pixels."""
+    color: str
+    """How colour is packed: "raw", "png" or "jpeg"."""
+    depth: str
+    """How depth is packed: "raw_ushort" or "zlib_ushort"."""
+    color_size: tuple[int, int]
+    """Width and height of the colour images, pixels."""
+    depth_size: tuple[int, int]
+    """Width and height of the depth images, pixels."""
+    depth_shift: float
+    """Depth units a metre."""
+
+
+@dataclass(frozen=True)
+class SensFrame:
+    """A frame of a recording, whose pixels are read when asked for."""
+
+    header: SensHeader = field(repr=False)
+    index: int
+    """Place in the recording."""
+    world_from_camera: Float64[Tensor, "4 4"]
+    """Pose, metres; infinite or NaN where tracking was lost."""
+    start: int
+    """Where the packed colour begins; the packed depth follows it."""
+    color_bytes: int
+    depth_bytes: int
+
+    def read_color(self) -> NDArray[np.uint8]:
+        """Read the colours, RGB, (H, W, 3).
+
+        Raises:
+            ValueError: They are damaged; the message names recording and frame.
+        """
+        header, name = self.header, f"{self.header.path.name}, frame {self.index}: its colour"
+        width, height = header.color_size
+        packed = self._read(self.start, self.color_bytes, width * height * 3, name)
+        if header.color == "raw":
+            pixels = np.frombuffer(packed, np.uint8)
+            shape: tuple[int, ...] = (height, width, 3) if pixels.size == height * width * 3 else pixels.shape
+            pixels = pixels.reshape(shape)
+        else:
+            pixels = read_pixels(packed, name, "RGB")
+        if pixels.shape != (height, width, 3):
+            raise ValueError(f"{name} is not {width} x {height}, as the recording says; copy it again.")
+        return pixels
+
+    def read_depth(self) -> Float32[Tensor, "H W"]:
+        """Read the depth along the optical axis, metres, 0 = missing.
+
+        Raises:
+            ValueError: It is damaged; the message names recording and frame.
+        """
+        header, name = self.header, f"{self.header.path.name}, frame {self.index}: its depth"
+        width, height = header.depth_size
+        content = self._read(self.start + self.color_bytes, self.depth_bytes, width * height * 2, name)
+        if header.depth == "zlib_ushort":
+            try:
+                content = zlib.decompressobj().decompress(content, width * height * 2 + 1)
+            except zlib.error as error:
+                raise ValueError(f"{name} is damaged ({error}); copy it again.") from error
+        if len(content) != width * height * 2:
+            raise ValueError(f"{name} is not {width} x {height}, as the recording says; copy it again.")
+        units = np.frombuffer(content, "<u2").reshape(height, width)
+        return torch.from_numpy(units.astype(np.float32) / np.float32(header.depth_shift))
+
+    def _read(self, start: int, size: int, unpacked: int, name: str) -> bytes:
+        if size > 2 * unpacked + MAX_SIDE:
+            raise ValueError(f"{name} takes {size} bytes, more than unpacked; copy it again.")
+        with self.header.path.open("rb") as file:
+            file.seek(start)
+            return file.read(size)
+
+
+@dataclass(frozen=True)
+class Sens:
+    """A recording: what its frames share, and those frames that were asked for."""
+
+    header: SensHeader
+    frames: tuple[SensFrame, ...]
+    problem: str | None
+    """What is wrong with the file as a whole, if anything is."""
+
+
+def open_sens(path: Path, *, every: int = 1) -> Sens:
+    """Find the frames of a recording, from their headers alone.
+
+    Args:
+        path: The file.
+        every: Only every so manyth frame is taken, from the first one on.
+
+    Raises:
+        ValueError: The file is no such recording, or packs its images in a way that cannot be read.
+    """
+    size = path.stat().st_size
+    with path.open("rb", buffering=0) as file:  # a buffer would read on into the pixels
+        try:
+            header, num_frames = _read_header(file, path, size)
+        except ValueError as error:
+            raise ValueError(f"{path} is no recording that can be read: {error}.") from error
+        except struct.error as error:
+            raise ValueError(f"{path} ends within its header; copy it again.") from error
+        position = file.tell()
+        frames: list[SensFrame] = []
+        for index in range(num_frames):
+            file.seek(position)
+            content = file.read(_FRAME.size)
+            values = _FRAME.unpack(content) if len(content) == _FRAME.size else None
+            start = position + _FRAME.size
+            if values is None or start + values[-2] + values[-1] > size:
+                problem = f"{path.name} ends within frame {index} of {num_frames}; copy it again."
+                return Sens(header, tuple(frames), problem)
+            if index % every == 0:
+                pose = torch.tensor(values[:16], dtype=torch.float64).reshape(4, 4)
+                frames.append(SensFrame(header, index, pose, start, values[-2], values[-1]))
+            position = start + values[-2] + values[-1]
+    return Sens(header, tuple(frames), None)
+
+
+def write_sens(path: Path, frames: Sequence[Frame], *, color: Literal["png", "jpeg"] = "jpeg", every: int = 1) -> None:
+    """Write views as a recording, with depth in millimetres.
+
+    Args:
+        path: The file.
+        frames: The views; all share one set of intrinsics, of which the file keeps single precision.
+        color: How colour is packed. ScanNet's is "jpeg"; "png" loses nothing.
+        every: Each view is written so many times, so that reading every so manyth frame gives each one once.
+
+    Raises:
+        ValueError: There are no views, or they differ in intrinsics.
+    """
+    if not frames:
+        raise ValueError(f"There are no frames to write to {path}.")
+    camera = frames[0].camera
+    for other in (frame.camera for frame in frames):
+        same_size = (other.width, other.height) == (camera.width, camera.height)
+        if not (same_size and other.focal.equal(camera.focal) and other.center.equal(camera.center)):
+            raise ValueError(f"{path} cannot hold frames that differ in intrinsics; a recording has one set.")
+    (fx, fy), (cx, cy) = camera.focal.tolist(), camera.center.tolist()
+    intrinsics = (fx, 0, cx, 0, 0, fy, cy, 0, 0, 0, 1, 0, 0, 0, 0, 1)
+    identity = np.eye(4).ravel()
+    kinds = next(number for number, name in COLORS.items() if name == color), 1
+    sizes = (camera.width, camera.height) * 2
+    name = b"made"
+    with path.open("wb") as file:
+        file.write(struct.pack("<IQ", VERSION, len(name)) + name)
+        num_frames = len(frames) * every
+        file.write(_HEADER.pack(*intrinsics, *identity, *intrinsics, *identity, *kinds, *sizes, 1000.0, num_frames))
+        for index, frame in enumerate(frames):
+            packed_color, packed_depth = _pack_color(frame, color), _pack_depth(frame)
+            pose = frame.camera.world_from_camera.flatten().tolist()
+            for time in range(index * every, (index + 1) * every):
+                file.write(_FRAME.pack(*pose, time, time, len(packed_color), len(packed_depth)))
+                file.write(packed_color + packed_depth)
+
+
+def _read_header(file: BinaryIO, path: Path, size: int) -> tuple[SensHeader, int]:
+    """Read up to the first frame; also return the number of frames that the file promises."""
+    version, length = struct.unpack("<IQ", file.read(12))
+    if version != VERSION:
+        raise ValueError(f"its version is {version}, expected {VERSION}")
+    file.seek(min(length, size), os.SEEK_CUR)
+    values = _HEADER.unpack(file.read(_HEADER.size))
+    color, depth, *sides, depth_shift, num_frames = values[64:]
+    if color not in COLORS:
+        raise ValueError(f"its colour is packed in way {color}, expected one of {COLORS}")
+    if DEPTHS.get(depth) not in ("raw_ushort", "zlib_ushort"):
+        name = DEPTHS.get(depth, f"way {depth}")
+        raise ValueError(f"its depth is packed as {name}; convert it to zlib_ushort, as ScanNet has it")
+    if not all(2 <= side <= MAX_SIDE for side in sides):
+        raise ValueError(f"its images are {sides[0]} x {sides[1]} and {sides[2]} x {sides[3]}")
+    if not (math.isfinite(depth_shift) and depth_shift > 0):
+        raise ValueError(f"its depth has {depth_shift:g} units a metre")
+    if num_frames > MAX_FRAMES:
+        raise ValueError(f"it promises {num_frames} frames")
+    intrinsics = torch.tensor(values[32:48], dtype=torch.float64).reshape(4, 4)[:3, :3]
+    if not (intrinsics.isfinite().all() and intrinsics[0, 0] > 0 and intrinsics[1, 1] > 0):
+        raise ValueError("its depth camera has no focal lengths")
+    color_size, depth_size = (sides[0], sides[1]), (sides[2], sides[3])
+    header = SensHeader(path, intrinsics, COLORS[color], DEPTHS[depth], color_size, depth_size, depth_shift)
+    return header, num_frames
+
+
+def _pack_color(frame: Frame, color: str) -> bytes:
+    pixels = (frame.read_image().permute(1, 2, 0).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    packed = io.BytesIO()
+    Image.fromarray(pixels).save(packed, color.upper(), **({"quality": 95} if color == "jpeg" else {}))
+    return packed.getvalue()
+
+
+def _pack_depth(frame: Frame) -> bytes:
+    millimetres = (frame.read_depth() * 1000).round()
+    return zlib.compress(millimetres.where(millimetres < 65536, 0).numpy().astype("<u2").tobytes())
