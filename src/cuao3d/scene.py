@@ -109,7 +109,7 @@ def pose_problem(world_from_camera: Float64[Tensor, "4 4"], *, tolerance: float 
         return "the pose is lost (it holds NaN or infinity)"
     rotation = world_from_camera[:3, :3]
     error = (rotation @ rotation.T - torch.eye(3, dtype=torch.float64)).abs().max().item()
-    if error > tolerance:
+    if not error <= tolerance:  # huge entries overflow to NaN
         return f"the pose is no rotation (|R Rᵀ - 1| is {error:.2g}, more than {tolerance:g})"
     if torch.linalg.det(rotation) < 0:
         return "the pose mirrors space (its determinant is -1)"
