@@ -42,5 +42,5 @@ def test_a_pose_that_moves_nothing_rigidly_is_named(entry, value, words):
 
 def test_a_pose_so_huge_that_its_square_overflows_is_no_rotation():
     pose = torch.eye(4, dtype=torch.float64)
-    pose[:2, :2] = torch.tensor([[1e200, 1e200], [-1e200, 1e200]])
+    pose[:2, :2] = torch.tensor([[1e200, 1e200], [-1e200, 1e200]], dtype=torch.float64)
     assert "no rotation" in pose_problem(pose)
