@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
+from cuao3d.teachers.lseg import LSegTeacher
 from cuao3d.teachers.mini import MiniDiffusion, MiniDino, MiniLSeg
 from cuao3d.teachers.network import Precision
 
@@ -34,6 +35,7 @@ class Teacher(Protocol):
 
 
 TEACHERS: dict[str, Callable[..., Teacher]] = {
+    "lseg": LSegTeacher,
     "mini-lseg": MiniLSeg,
     "mini-dino": MiniDino,
     "mini-diffusion": MiniDiffusion,
