@@ -1,9 +1,11 @@
 """A checkpoint in the format of LSeg's own, `demo_e200.ckpt`, of random numbers and a thousandth of its size."""
 
 import sys
+from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,7 +75,7 @@ def save_published(path: Path, tensors: dict[str, Tensor]) -> None:
             "callbacks": {module.ModelCheckpoint: {"best_model_score": torch.tensor(0.5), "best_model_path": ""}},
             "optimizer_states": [{"state": {0: {"momentum_buffer": torch.zeros(2)}}, "param_groups": [{"lr": 0.1}]}],
             "state_dict": {f"net.{name}": tensor for name, tensor in tensors.items()},
-            "hyper_parameters": {"backbone": "clip_vitl16_384"},
+            "hyper_parameters": {"backbone": "clip_vitl16_384", "score": np.float64(0.5), "args": Namespace(aux=False)},
         }
         torch.save(content, path)
     finally:

@@ -29,12 +29,11 @@ PATCH = 16
 OTHER_SIDES = ("clip_pretrained.", "logit_scale", "pretrained.model.head.", "pretrained.model.norm.")
 """Tensors of a checkpoint that the features do not need: the text side, and what comes after the last depth read."""
 
-
 NETWORK = "net."
 """What the names of the network's tensors begin with in a checkpoint of its training."""
 
-TRAINER = ("pytorch_lightning.", "lightning.")
-"""Packages whose classes name what else a checkpoint of the training holds; nothing of it is needed."""
+UNNEEDED = ("pytorch_lightning.", "lightning.", "argparse.", "numpy.")
+"""Packages that a checkpoint of the training may name, for its settings and scores; nothing of that is needed."""
 
 
 class LSegTeacher(NetworkTeacher):
@@ -120,14 +119,16 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         folder = "a folder" if path.is_dir() else "not there"
         raise FileNotFoundError(f"{path} is {folder}; LSeg needs the file of its checkpoint, demo_e200.ckpt.")
     try:
-        known, code = _names_in(path)
-        content = {} if code else load_file(path) if path.suffix == ".safetensors" else _unpickle(path, known)
+        unneeded, code = _names_in(path)
+        content = {} if code else load_file(path) if path.suffix == ".safetensors" else _unpickle(path, unneeded)
     except Exception:  # from damaged bytes anything can come
         raise ValueError(f"{path} is no checkpoint, or it was cut short on its way; get it again.") from None
     if code:
         raise ValueError(f"{path} holds code beside tensors, and is not loaded: it names {', '.join(code[:4])}.")
-    content = content.get("state_dict", content) if isinstance(content, dict) else {}
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if isinstance(content, dict):
+        content = content.get("state_dict", content)
+    named = content.items() if isinstance(content, dict) else ()
+    tensors = {str(name): value for name, value in named if isinstance(value, Tensor)}
     of_network = {name: value for name, value in tensors.items() if name.startswith(NETWORK)}
     return {name.removeprefix(NETWORK): value for name, value in (of_network or tensors).items()}
 
@@ -337,20 +338,29 @@ class _Residual(nn.Module):
         return x + self.bn2(self.conv2(F.relu(out)))  # type: ignore[no-any-return]
 
 
+class _StandIn:
+    """Takes the place of what a checkpoint names but nobody needs: accepts everything, does nothing."""
+
+    def __new__(cls, *anything: object) -> "_StandIn":
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
 def _names_in(path: Path) -> tuple[list[str], list[str]]:
-    """Return which classes and functions a checkpoint names besides PyTorch's: of the trainer, and others."""
+    """Return which classes and functions a checkpoint names besides PyTorch's: unneeded ones, and others."""
     if not zipfile.is_zipfile(path):
         return [], []
     names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    of_trainer = [name for name in names if name.startswith(TRAINER)]
-    return of_trainer, [name for name in names if name not in of_trainer]
+    unneeded = [name for name in names if name.startswith(UNNEEDED)]
+    return unneeded, [name for name in names if name not in unneeded]
 
 
-def _unpickle(path: Path, of_trainer: Sequence[str]) -> Any:
+def _unpickle(path: Path, unneeded: Sequence[str]) -> Any:
     """Load what PyTorch saved: tensors and plain values. Nothing that a file names is imported or run."""
-    stand_ins: list[Any] = [
-        type(name, (), {"__module__": module}) for module, _, name in (name.rpartition(".") for name in of_trainer)
-    ]
+    places = [name.rpartition(".") for name in unneeded]
+    stand_ins: list[Any] = [type(name, (_StandIn,), {"__module__": module}) for module, _, name in places]
     with torch.serialization.safe_globals(stand_ins):
         # What PyTorch before 1.6 saved is no zip file, and cannot be mapped.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
