@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cuao3d.labels import label_set
-from cuao3d.text import MINILM_PACKAGE, CentredText, MiniLM, class_vectors, load_text_encoder, minilm_centred
+from cuao3d.labels import LABEL_SETS, label_set
+from cuao3d.text import MINILM_PACKAGE, TEMPLATES, CentredText, MiniLM, class_vectors, load_text_encoder, minilm_centred
 
 
 class Letters:
@@ -81,6 +81,38 @@ def test_class_vectors_follow_the_prompts():
     assert torch.equal(vectors[19:], Letters()(["other"]))
 
 
+def test_an_ensemble_is_the_normalised_mean_of_its_unit_vectors():
+    classes, templates = label_set("scannet20"), ("{name}", "aaa {name} bb", "{name} c {name}")
+    vectors = class_vectors(Letters(), classes, templates)
+    for row, name in enumerate(classes.names[:19]):
+        each = [Letters()([template.replace("{name}", name)])[0] for template in templates]
+        expected = torch.stack(each).mean(dim=0)
+        torch.testing.assert_close(vectors[row], expected / expected.norm())
+    # By hand: "bed" has one b, (0, 1, 0); "aaa bed bb" three a and three b, (1, 1, 0) / sqrt 2; "bed c bed" (0, 2, 1) /
+    # sqrt 5. Their sum is (0.7071, 2.6015, 0.4472).
+    torch.testing.assert_close(vectors[3], torch.tensor([0.2587, 0.9519, 0.1636]), atol=1e-4, rtol=0)
+
+
+def test_a_class_that_words_its_own_prompt_keeps_it_in_an_ensemble():
+    classes = label_set("scannet20")
+    assert classes.prompts[19] == "other"
+    assert torch.equal(class_vectors(Letters(), classes, ("aaa {name}",))[19:], Letters()(["other"]))
+
+
+def test_label_sets_ask_by_the_first_of_the_templates():
+    for name in LABEL_SETS:
+        classes = label_set(name)
+        usual = [TEMPLATES[0].replace("{name}", one) for one in classes.names]
+        assert sum(a != b for a, b in zip(usual, classes.prompts, strict=True)) <= 4
+    assert len(set(TEMPLATES)) == 7
+
+
+@pytest.mark.parametrize("templates", [(), ("a chair",), ("a {name}", "a {}")])
+def test_a_template_without_a_place_for_the_name_is_refused(templates):
+    with pytest.raises(ValueError, match=r"A template holds {name}"):
+        class_vectors(Letters(), label_set("scannet20"), templates)
+
+
 def test_other_weights_are_refused(tmp_path):
     pytest.importorskip("transformers", reason="needs cuao3d[demo]")
     with pytest.raises(FileNotFoundError, match=r"holds no model.safetensors"):
@@ -91,5 +123,5 @@ def test_other_weights_are_refused(tmp_path):
 
 
 def test_an_unknown_encoder_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"Unknown text encoder 'elmo'; choose from \['minilm', 'minilm-centred'\]"):
+    with pytest.raises(ValueError, match=r"Unknown text encoder 'elmo'; choose from \['clip', 'lseg', 'minilm'"):
         load_text_encoder("elmo")

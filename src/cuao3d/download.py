@@ -60,8 +60,8 @@ _DIFFUSION += (
 WEIGHTS: dict[str, Weights] = {
     "lseg": Weights(
         "https://drive.google.com/file/d/1ayk6NXURI_vIPlym16f_RG3ffxBWHxvb",
-        "MIT",
-        FREE,
+        "MIT (its code; none is given for the checkpoint)",
+        "the checkpoint has no licence of its own, and some of its training data is for research only",
         2600,
         files=("demo_e200.ckpt",),
     ),

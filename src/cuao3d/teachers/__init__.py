@@ -12,6 +12,7 @@ from torch import Tensor
 from cuao3d.teachers.clip import CLIPDense
 from cuao3d.teachers.dinov2 import DINOv2
 from cuao3d.teachers.dinov3 import DINOv3
+from cuao3d.teachers.lseg import LSegTeacher
 from cuao3d.teachers.mini import MiniDiffusion, MiniDino, MiniLSeg
 from cuao3d.teachers.network import Precision
 from cuao3d.teachers.radio import RADIO
@@ -41,6 +42,7 @@ class Teacher(Protocol):
 
 
 TEACHERS: dict[str, Callable[..., Teacher]] = {
+    "lseg": LSegTeacher,
     "mini-lseg": MiniLSeg,
     "mini-dino": MiniDino,
     "mini-diffusion": MiniDiffusion,

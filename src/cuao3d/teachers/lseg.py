@@ -1,22 +1,136 @@
 """LSeg: per-pixel features in CLIP's text space, from a vision transformer read at four depths (Li et al., ICLR 2022).
 
 The image side of the published checkpoint `demo_e200.ckpt`, in plain PyTorch. Parameters are named as in the
-checkpoint, so its tensors are taken as they are.
+checkpoint, so its tensors are taken as they are. Its text side is `cuao3d.text.lseg`.
 """
 
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from cuao3d.download import find
+from cuao3d.files import sha256_of
+from cuao3d.teachers.network import Level, NetworkTeacher
+
+Mirror = Literal["mean", "sum", "none"]
+"""What an image's mirror image adds: the "mean" of both, their "sum" as in the official code, or nothing."""
 
 PATCH = 16
 """Pixels along a patch."""
 
 OTHER_SIDES = ("clip_pretrained.", "logit_scale", "pretrained.model.head.", "pretrained.model.norm.")
 """Tensors of a checkpoint that the features do not need: the text side, and what comes after the last depth read."""
+
+NETWORK = "net."
+"""What the names of the network's tensors begin with in a checkpoint of its training."""
+
+UNNEEDED = ("pytorch_lightning.", "lightning.", "argparse.", "numpy.")
+"""Packages that a checkpoint of the training may name, for its settings and scores; nothing of that is needed."""
+
+
+class LSegTeacher(NetworkTeacher):
+    """LSeg as a teacher: a vector in CLIP's text space for every 2 x 2 pixels, up to unit length."""
+
+    name = "lseg"
+    num_channels = 512
+    licence = "MIT"
+    levels = (Level(512, 2.0),)
+
+    def __init__(self, weights: Path | None = None, *, long_side: int = 640, mirror: Mirror = "mean") -> None:
+        """Load the weights.
+
+        Args:
+            weights: The checkpoint; by default where `cuao3d.download.find` finds it.
+            long_side: Pixels to which an image's longer side is resized, a multiple of 32. The official code takes
+                640 for ScanNet, 1280 for Matterport.
+            mirror: What the image's mirror image adds.
+
+        Raises:
+            ValueError: A setting is impossible, or the checkpoint is something else or damaged.
+            FileNotFoundError: The checkpoint is not there.
+        """
+        if mirror not in get_args(Mirror):
+            raise ValueError(f"Unknown mirror {mirror!r}; choose from {get_args(Mirror)}.")
+        if long_side < 1 or long_side % (2 * PATCH):
+            raise ValueError(f"LSeg needs a long_side that is a multiple of {2 * PATCH} pixels; got {long_side}.")
+        path = weights or find("lseg")
+        self.network = load_lseg(path)
+        self.weights_sha256 = sha256_of(path)
+        self.text = f"lseg:{weights.absolute()}" if weights else "lseg"
+        self.long_side, self.mirror = long_side, mirror
+
+    def _describe(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B 512 _ _"], ...]:
+        features = self._see(images)
+        if self.mirror == "none":
+            return (features,)
+        # Mirrored before it is padded, so that padding lies on the right both times. The official code mirrors the
+        # padded square, which is the same for all images that are not higher than wide.
+        features = features + self._see(images.flip(3)).flip(3)
+        return (features / 2 if self.mirror == "mean" else features,)
+
+    def _see(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 512 _ _"]:
+        """Describe images in the upper left of a square, and cut out what belongs to them.
+
+        A cell covers 2 x 2 pixels. Sides are even, so that the cells that are cut out cover the image, no more and no
+        less; that changes its shape by a pixel at most.
+        """
+        scale = self.long_side / (2 * max(images.shape[2:]))
+        rows, columns = (max(1, round(side * scale)) for side in images.shape[2:])
+        resized = F.interpolate(images * 2 - 1, (2 * rows, 2 * columns), mode="bilinear", align_corners=True)
+        padding = (0, self.long_side - 2 * columns, 0, self.long_side - 2 * rows)
+        features: Tensor = self.network(F.pad(resized, padding, value=-1.0))
+        return features[:, :, :rows, :columns].float()
+
+
+def load_lseg(path: Path) -> "LSeg":
+    """Load the network from its checkpoint.
+
+    Args:
+        path: As published; or its tensors alone, saved by PyTorch or as safetensors.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no checkpoint, a damaged one, one with code in it, or one of another model.
+    """
+    tensors = {name: tensor for name, tensor in read_checkpoint(path).items() if not name.startswith(OTHER_SIDES)}
+    floats = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    try:
+        return LSeg.from_official(floats)
+    except ValueError as error:
+        raise ValueError(f"{path} holds another model. {error}") from None
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Read LSeg's tensors, without the `net.` before their names; what is not used of a checkpoint is not read.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no checkpoint, a damaged one, or one with code in it.
+    """
+    if not path.is_file():
+        folder = "a folder" if path.is_dir() else "not there"
+        raise FileNotFoundError(f"{path} is {folder}; LSeg needs the file of its checkpoint, demo_e200.ckpt.")
+    try:
+        unneeded, code = _names_in(path)
+        content = {} if code else load_file(path) if path.suffix == ".safetensors" else _unpickle(path, unneeded)
+    except Exception:  # from damaged bytes anything can come
+        raise ValueError(f"{path} is no checkpoint, or it was cut short on its way; get it again.") from None
+    if code:
+        raise ValueError(f"{path} holds code beside tensors, and is not loaded: it names {', '.join(code[:4])}.")
+    if isinstance(content, dict):
+        content = content.get("state_dict", content)
+    named = content.items() if isinstance(content, dict) else ()
+    tensors = {str(name): value for name, value in named if isinstance(value, Tensor)}
+    of_network = {name: value for name, value in tensors.items() if name.startswith(NETWORK)}
+    return {name.removeprefix(NETWORK): value for name, value in (of_network or tensors).items()}
 
 
 class LSeg(nn.Module):
@@ -96,7 +210,7 @@ class LSeg(nn.Module):
                 fused=head.shape[1],
                 num_channels=head.shape[0],
             )
-        problems = _differences(network.state_dict(), tensors)
+        problems = differences(network.state_dict(), tensors)
         if problems:
             raise ValueError(f"These tensors do not fit LSeg: {'; '.join(problems[:8])}.")
         network.load_state_dict(tensors, assign=True)
@@ -224,7 +338,35 @@ class _Residual(nn.Module):
         return x + self.bn2(self.conv2(F.relu(out)))  # type: ignore[no-any-return]
 
 
-def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+class _StandIn:
+    """Takes the place of what a checkpoint names but nobody needs: accepts everything, does nothing."""
+
+    def __new__(cls, *anything: object) -> "_StandIn":
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _names_in(path: Path) -> tuple[list[str], list[str]]:
+    """Return which classes and functions a checkpoint names besides PyTorch's: unneeded ones, and others."""
+    if not zipfile.is_zipfile(path):
+        return [], []
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    unneeded = [name for name in names if name.startswith(UNNEEDED)]
+    return unneeded, [name for name in names if name not in unneeded]
+
+
+def _unpickle(path: Path, unneeded: Sequence[str]) -> Any:
+    """Load what PyTorch saved: tensors and plain values. Nothing that a file names is imported or run."""
+    places = [name.rpartition(".") for name in unneeded]
+    stand_ins: list[Any] = [type(name, (_StandIn,), {"__module__": module}) for module, _, name in places]
+    with torch.serialization.safe_globals(stand_ins):
+        # What PyTorch before 1.6 saved is no zip file, and cannot be mapped.
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+
+
+def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
     """Name the tensors that are missing, extra or of another shape."""
     shapes, others = ({name: tuple(tensor.shape) for name, tensor in some.items()} for some in (expected, found))
     return [

@@ -1,0 +1,58 @@
+"""Texts as OpenAI's CLIP reads them: pieces of words, numbered. The vocabulary is in the package."""
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+MERGES_FILE = Path(__file__).parent / "clip_merges.txt.gz"
+"""Pairs of pieces that become one, a line each, the most frequent first."""
+
+END_OF_WORD = "</w>"
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+PIECES = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+"""What merges do not cross: words, single digits, runs of signs."""
+
+
+class ClipTokenizer:
+    """Byte-pair encoding of lower-cased text, between a token that starts it and one that ends it."""
+
+    def __init__(self) -> None:
+        """Read the vocabulary.
+
+        Raises:
+            ImportError: tokenizers is not installed.
+        """
+        try:
+            from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
+            from tokenizers.models import BPE
+        except ImportError:
+            raise ImportError("CLIP's text side needs tokenizers: pip install 'cuao3d[teachers]'") from None
+        lines = gzip.decompress(MERGES_FILE.read_bytes()).decode().splitlines()
+        merges = [(first, second) for first, second in (line.split(" ") for line in lines)]
+        letters = byte_letters()
+        pieces = [*letters, *(letter + END_OF_WORD for letter in letters), *map("".join, merges), START, END]
+        self.num_tokens = len(pieces)
+        vocabulary = {piece: number for number, piece in enumerate(pieces)}
+        self._start, self._end = vocabulary[START], vocabulary[END]
+        self._tokenizer: Any = Tokenizer(BPE(vocabulary, merges, end_of_word_suffix=END_OF_WORD))
+        self._tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+        self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(PIECES), behavior="removed", invert=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+
+    def __call__(self, texts: list[str]) -> list[list[int]]:
+        """Return the tokens of each text, however many."""
+        return [[self._start, *one.ids, self._end] for one in self._tokenizer.encode_batch(texts)]
+
+
+def byte_letters() -> list[str]:
+    """Return the letters that stand for the 256 bytes in the vocabulary, in its order.
+
+    Bytes that print stand for themselves and come first; the others borrow letters from 256 on.
+    """
+    printed = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    return [chr(byte) for byte in printed] + [chr(256 + index) for index in range(256 - len(printed))]
