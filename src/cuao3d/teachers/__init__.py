@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from cuao3d.teachers.mini import MiniDiffusion, MiniDino, MiniLSeg
 from cuao3d.teachers.network import Precision
+from cuao3d.teachers.stable_diffusion import StableDiffusion
 
 
 @runtime_checkable
@@ -37,6 +39,8 @@ TEACHERS: dict[str, Callable[..., Teacher]] = {
     "mini-lseg": MiniLSeg,
     "mini-dino": MiniDino,
     "mini-diffusion": MiniDiffusion,
+    "stable-diffusion": StableDiffusion,
+    "stable-diffusion-2.1": partial(StableDiffusion, name="stable_diffusion_2_1"),
 }
 """Teachers that the command line knows by name; each takes a file or folder of weights, or finds its own."""
 
