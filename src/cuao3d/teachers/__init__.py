@@ -17,6 +17,7 @@ from cuao3d.teachers.mini import MiniDiffusion, MiniDino, MiniLSeg
 from cuao3d.teachers.network import Precision
 from cuao3d.teachers.radio import RADIO
 from cuao3d.teachers.siglip2 import SigLIP2
+from cuao3d.teachers.stable_diffusion import StableDiffusion
 from cuao3d.teachers.vit import ViT
 
 
@@ -63,6 +64,8 @@ TEACHERS: dict[str, Callable[..., Teacher]] = {
     "siglip2-large": partial(SigLIP2, name="siglip2-large"),
     "radio": RADIO,
     "vit": ViT,
+    "stable-diffusion": StableDiffusion,
+    "stable-diffusion-2.1": partial(StableDiffusion, name="stable_diffusion_2_1"),
 }
 """Teachers that the command line knows by name; each takes a file or folder of weights, or finds its own."""
 
