@@ -3,6 +3,7 @@
 Each is written to disk in the format that its weights are published in, and loaded as those are.
 """
 
+import gzip
 import json
 import tempfile
 import time
@@ -18,8 +19,10 @@ from torch import nn
 
 from common import peak_in_own_process, peak_of, provenance, write_section
 from cuao3d.teachers import load_teacher
+from cuao3d.teachers.lseg import LSeg
 from cuao3d.teachers.network import Precision
 from cuao3d.teachers.views import describe_views
+from cuao3d.text.clip_tokens import MERGES_FILE, pieces
 
 IMAGE = (3, 480, 640)
 
@@ -145,13 +148,13 @@ def _peak(spec: str, device: str, precision: Precision, batch: int) -> float:
 
 
 class _Stopwatch:
-    """Sums the time that is spent in networks; in the outermost of those that call each other."""
+    """Sums the time that is spent in networks; in the outermost of their parts that are called."""
 
     def __init__(self, networks: list[nn.Module], device: str) -> None:
         self.seconds, self.depth, self.start, self.device = 0.0, 0, 0.0, device
-        for network in networks:
-            network.register_forward_pre_hook(self._enter)
-            network.register_forward_hook(self._leave, always_call=True)
+        for part in {part for network in networks for part in network.modules()}:
+            part.register_forward_pre_hook(self._enter)
+            part.register_forward_hook(self._leave, always_call=True)
 
     def _enter(self, *_: Any) -> None:
         if self.depth == 0:
@@ -186,6 +189,53 @@ def _transformer(make: Callable[[Any], nn.Module]) -> Callable[[Path], Path]:
     return write
 
 
+def _lseg(folder: Path) -> Path:
+    """Write LSeg's image side as ViT-L/16."""
+    network = LSeg(
+        width=1024,
+        num_heads=16,
+        depth=24,
+        num_positions=577,
+        hooks=(5, 11, 17, 23),
+        branches=(256, 512, 1024, 1024),
+        fused=256,
+        num_channels=512,
+    )
+    path = folder / "demo_e200.ckpt"
+    torch.save({"state_dict": {f"net.{name}": tensor for name, tensor in network.state_dict().items()}}, path)
+    return path
+
+
+def _stable_diffusion(folder: Path) -> Path:
+    """Write the networks of Stable Diffusion 1.5, with CLIP's vocabulary."""
+    import diffusers
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    widths = (320, 640, 1280, 1280)
+    unet = diffusers.UNet2DConditionModel(block_out_channels=widths, cross_attention_dim=768, attention_head_dim=8)
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+    )
+    words = transformers.CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12)
+    scheduler = diffusers.PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    parts = {"unet": unet, "vae": vae, "text_encoder": transformers.CLIPTextModel(words), "scheduler": scheduler}
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+    (folder / "tokenizer").mkdir()
+    vocabulary = {piece: number for number, piece in enumerate(pieces())}
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "tokenizer" / "merges.txt").write_bytes(b"#version: 0.2\n" + gzip.decompress(MERGES_FILE.read_bytes()))
+    settings = {"model_max_length": 77, "tokenizer_class": "CLIPTokenizer", "pad_token": "<|endoftext|>"}
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(settings))
+    index = {"_class_name": "StableDiffusionPipeline", "text_encoder": ["transformers", "CLIPTextModel"]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
 _LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
 _BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 
@@ -204,6 +254,8 @@ CHECKPOINTS: dict[str, Callable[[Path], Path]] = {
         lambda hf: hf.RadioModel(hf.RadioConfig(hidden_size=1280, num_hidden_layers=32, num_attention_heads=16))
     ),
     "vit": _transformer(lambda hf: hf.ViTModel(hf.ViTConfig(**_LARGE, intermediate_size=4096))),
+    "lseg": _lseg,
+    "stable-diffusion": _stable_diffusion,
 }
 """Writes weights of the real size into a folder, and returns where they lie, by teacher."""
 

@@ -28,14 +28,10 @@ class ClipTokenizer:
             from tokenizers.models import BPE
         except ImportError:
             raise ImportError("CLIP's text side needs tokenizers: pip install 'cuao3d[teachers]'") from None
-        lines = gzip.decompress(MERGES_FILE.read_bytes()).decode().splitlines()
-        merges = [(first, second) for first, second in (line.split(" ") for line in lines)]
-        letters = byte_letters()
-        pieces = [*letters, *(letter + END_OF_WORD for letter in letters), *map("".join, merges), START, END]
-        self.num_tokens = len(pieces)
-        vocabulary = {piece: number for number, piece in enumerate(pieces)}
+        vocabulary = {piece: number for number, piece in enumerate(pieces())}
+        self.num_tokens = len(vocabulary)
         self._start, self._end = vocabulary[START], vocabulary[END]
-        self._tokenizer: Any = Tokenizer(BPE(vocabulary, merges, end_of_word_suffix=END_OF_WORD))
+        self._tokenizer: Any = Tokenizer(BPE(vocabulary, _merges(), end_of_word_suffix=END_OF_WORD))
         self._tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
         self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
@@ -49,6 +45,12 @@ class ClipTokenizer:
         return [[self._start, *one.ids, self._end] for one in self._tokenizer.encode_batch(texts)]
 
 
+def pieces() -> list[str]:
+    """Return the vocabulary, in the order of its numbers."""
+    letters = byte_letters()
+    return [*letters, *(letter + END_OF_WORD for letter in letters), *map("".join, _merges()), START, END]
+
+
 def byte_letters() -> list[str]:
     """Return the letters that stand for the 256 bytes in the vocabulary, in its order.
 
@@ -56,3 +58,8 @@ def byte_letters() -> list[str]:
     """
     printed = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     return [chr(byte) for byte in printed] + [chr(256 + index) for index in range(256 - len(printed))]
+
+
+def _merges() -> list[tuple[str, str]]:
+    lines = gzip.decompress(MERGES_FILE.read_bytes()).decode().splitlines()
+    return [(first, second) for first, second in (line.split(" ") for line in lines)]
