@@ -55,6 +55,12 @@ def test_a_real_capture_is_fused_and_asked(store, tmp_path):
     assert list(answers) == ["somewhere to sit", "a whiteboard"]
 
 
+def test_words_of_another_width_than_the_features_are_refused(store, capsys, tmp_path):
+    table = f"table:{LOUNGE.parent / 'clip_text' / 'lvis1203_clip_vitb32.npy'}"
+    arguments = ["query", store, "a sofa", "--text", table, "--out", tmp_path / "x.json"]
+    says(capsys, arguments, "512 channels", "mini-lseg 384")
+
+
 def test_the_same_question_twice_gives_the_same_bytes(store, tmp_path):
     for name in ("one.json", "two.json", "one.ply", "two.ply"):
         main(["query", str(store), "a sofa", "--out", str(tmp_path / name)])

@@ -181,6 +181,7 @@ def evaluate(
     run: Path | None = None,
     labels: str = "scannet20",
     split: Literal["train", "val", "test", "all"] = "val",
+    text: str | None = None,
     json: Path | None = None,
 ) -> int:
     """Segment the scenes of a store by class names alone and score it: fused, or with a run distilled and 2D3D.
@@ -190,6 +191,7 @@ def evaluate(
         run: Folder of a finished run.
         labels: Name of a label set, or a CSV of one's own.
         split: Which scenes.
+        text: Text encoder that reads the names, such as table:FILE for vectors of one's own; the store's unless given.
         json: Also write the rows here.
     """
     from cuao3d import pipeline
@@ -201,6 +203,7 @@ def evaluate(
         run,
         labels=labels,
         split=None if split == "all" else split,
+        text=text,
         model=run.name if run else "none",
     )
     _print_rows([asdict(row) for row in rows])
@@ -216,6 +219,7 @@ def query(
     out: Path,
     run: Path | None = None,
     scene: str | None = None,
+    text: str | None = None,
 ) -> int:
     """Find words in a scene: a coloured cloud (.ply), the places (.json) or a page to look at (.html).
 
@@ -225,13 +229,14 @@ def query(
         out: File to write; its ending says what.
         run: Folder of a finished run; the lifted features answer unless given.
         scene: Name of the scene; where there are several, the one that answers best.
+        text: Text encoder that reads the words; the store's unless given.
     """
     from cuao3d import pipeline
     from cuao3d.store import Store
 
     if not words:
         raise ValueError('Say what to look for: cuao3d query STORE "somewhere to sit" --out heat.html')
-    found = pipeline.answer(Store.open(store), words, out, run=run, scene=scene)
+    found = pipeline.answer(Store.open(store), words, out, run=run, scene=scene, text=text)
     for line in found:
         print(line)
     return 0

@@ -33,7 +33,7 @@ from cuao3d.stages import Stages, console, machine
 from cuao3d.store import CELL, Lifting, Setting, Store, StoredScene, TeacherCard
 from cuao3d.teachers import Teacher, load_teacher
 from cuao3d.teachers.views import BATCH
-from cuao3d.text import class_vectors, load_text_encoder
+from cuao3d.text import TextEncoder, class_vectors, load_text_encoder
 from cuao3d.training import OnStep, TrainConfig, training_bars
 from cuao3d.workers import side_by_side
 
@@ -141,12 +141,13 @@ def evaluate(
     *,
     labels: str = "scannet20",
     split: Split | None = "val",
+    text: str | None = None,
     model: str = "student",
     dataset: str = "",
 ) -> tuple[Row, ...]:
     """Score the lifted features of a store or, with a run, the student and both together; see `zero_shot`."""
     classes, teacher = label_set(labels), askable_teacher(store)
-    vectors = class_vectors(load_text_encoder(store.teachers[teacher].text or ""), classes)
+    vectors = class_vectors(_words_of(store, teacher, text), classes)
     predict = None if run is None else load_student(run, store)
     with _bar() as bar:
         task = bar.add_task(f"evaluating {model if run else 'lifted features'}", total=None)
@@ -171,7 +172,9 @@ def compare_teachers(store: Store, teachers: Sequence[str] = ()) -> list[Compari
         return compare(store, teachers, progress=lambda done, total: bar.update(task, completed=done, total=total))
 
 
-def query(store: Store, scene: StoredScene, words: Sequence[str], run: Path | None = None) -> tuple[Answer, ...]:
+def query(
+    store: Store, scene: StoredScene, words: Sequence[str], run: Path | None = None, *, text: str | None = None
+) -> tuple[Answer, ...]:
     """Ask a scene free-text questions; the answers hold a value for every point of its cloud.
 
     Args:
@@ -179,9 +182,10 @@ def query(store: Store, scene: StoredScene, words: Sequence[str], run: Path | No
         scene: The scene.
         words: The questions.
         run: The student that answers; the lifted features unless given.
+        text: Text encoder that reads the words; the one that the store names unless given.
     """
     teacher = askable_teacher(store)
-    encoder = load_text_encoder(store.teachers[teacher].text or "")
+    encoder = _words_of(store, teacher, text)
     features = _lifted(scene, teacher) if run is None else load_student(run, store)(scene)
     of_point = scene.sample_of_point
     return tuple(
@@ -196,7 +200,13 @@ def query(store: Store, scene: StoredScene, words: Sequence[str], run: Path | No
 
 
 def answer(
-    store: Store, words: Sequence[str], out: Path, *, run: Path | None = None, scene: str | None = None
+    store: Store,
+    words: Sequence[str],
+    out: Path,
+    *,
+    run: Path | None = None,
+    scene: str | None = None,
+    text: str | None = None,
 ) -> list[str]:
     """Ask a store free-text questions and write what the best scene answers.
 
@@ -206,6 +216,7 @@ def answer(
         out: File to write: `.ply` is the cloud, hot where it answers; `.json` lists the places; `.html` shows them.
         run: The student that answers; the lifted features unless given.
         scene: Which scene; of all of them the one that answers best unless given.
+        text: Text encoder that reads the words; the one that the store names unless given.
 
     Returns:
         A line for each question.
@@ -221,7 +232,7 @@ def answer(
     asked = {}
     with _bar() as bar:
         for name in bar.track(names, description="asking"):
-            asked[name] = query(store, store[name], words, run)
+            asked[name] = query(store, store[name], words, run, text=text)
     best = max(names, key=lambda name: sum(answer.peak for answer in asked[name]))
     stored, answers = store[best], asked[best]
     places = {answer.words: _places(stored, answer) for answer in answers}
@@ -434,6 +445,17 @@ def _gallery(store: Store, runs: Mapping[str, Path], config: DemoConfig) -> tupl
         history=read_history(runs["three-teachers"]),
     )
     return gallery, answers
+
+
+def _words_of(store: Store, teacher: str, text: str | None) -> TextEncoder:
+    """Load the text encoder that is asked for, or else a teacher's own; its vectors must be as wide as the features."""
+    spec = text or store.teachers[teacher].text or ""
+    encoder = load_text_encoder(spec)
+    if encoder.num_channels != (width := store.teachers[teacher].num_channels):
+        raise ValueError(
+            f"The vectors of {spec} have {encoder.num_channels} channels, the features of {teacher} {width}."
+        )
+    return encoder
 
 
 def _cloud(scene: StoredScene) -> Cloud:
