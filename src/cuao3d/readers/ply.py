@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from trimesh.exchange.ply import load_ply
+from trimesh.geometry import triangulate_quads
 
 _TYPES = {"f4": "float", "f8": "double", "u1": "uchar", "i4": "int"}
 
@@ -34,6 +35,33 @@ def read_ply(path: Path) -> dict[str, NDArray[Any]]:
     if any(column.shape != (vertex["length"],) for column in columns.values()):
         raise ValueError(f"{path} holds fewer vertices than the {vertex['length']} it promises; write it again.")
     return columns
+
+
+def read_mesh(path: Path) -> NDArray[np.float32] | None:
+    """Read the triangles of a PLY file; quadrangles are cut in two.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Corners (T, 3, 3), without triangles that have a corner at no finite position; None if there are no faces.
+
+    Raises:
+        ValueError: The file is no readable PLY, or a face names a vertex that is not there.
+    """
+    try:
+        with path.open("rb") as file:
+            mesh = load_ply(file, skip_materials=True, fix_texture=False)
+        if mesh.get("faces") is None:
+            return None
+        vertices, faces = np.asarray(mesh["vertices"], np.float32), np.asarray(mesh["faces"])
+        triangles = faces if faces.shape[1] == 3 else triangulate_quads(faces)
+        if triangles.min(initial=0) < 0:
+            raise IndexError("a face names a vertex below 0")
+        corners: NDArray[np.float32] = vertices[triangles]
+    except Exception as error:  # a damaged file makes the parser fail in many ways
+        raise ValueError(f"{path} is no readable mesh ({error}); write it again.") from error
+    return corners[np.isfinite(corners).all((1, 2))]
 
 
 def write_ply(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
