@@ -151,7 +151,20 @@ def test_a_wrong_option_is_named(content: str, message: str, tmp_path: Path):
 
 @pytest.mark.parametrize(
     "name",
-    ["../a.png", "a/../../b.png", "/etc/passwd", "C:\\a.png", "\\\\host\\a.png", "a\\..\\..\\b.png", "..", "", None, 7],
+    [
+        "../a.png",
+        "a/../../b.png",
+        "/etc/passwd",
+        "C:\\a.png",
+        "\\\\host\\a.png",
+        "a\\..\\..\\b.png",
+        "..",
+        "",
+        None,
+        7,
+        "a\x1b[2J.png",
+        "\ud800.png",
+    ],
 )
 def test_a_name_that_leads_out_of_the_capture_is_refused(name: object, tmp_path: Path):
     with pytest.raises(ValueError, match=r"^transforms\.json, frame 3, file_path is .*relative to"):

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from cuao3d.readers.images import (
+    Distortion,
     Lens,
     depth_size,
     distort,
@@ -22,6 +23,7 @@ from cuao3d.readers.images import (
     usual_size,
 )
 from cuao3d.readers.images import _fold as fold
+from cuao3d.scene import Frame
 from written import damage
 
 POSE = torch.eye(4, dtype=torch.float64)
@@ -181,7 +183,7 @@ def test_a_polynomial_folds_where_its_slope_is_zero():
     assert (np.diff(shown[radii < fold(BARREL)]) > 0).all()
 
 
-def straight(bent: Tensor, distortion: tuple[float, float, float, float, float]) -> Tensor:
+def straight(bent: Tensor, distortion: Distortion) -> Tensor:
     """Undo `distort`, by small steps."""
     rays = bent.clone()
     for _ in range(200):
@@ -203,7 +205,7 @@ def save_ramp(lens: Lens, color: Path, depth: Path) -> None:
     Image.fromarray(((2 + rays[..., 0]) * 1000).round().numpy().astype(np.uint16)).save(depth)
 
 
-def directions(frame) -> tuple[Tensor, Tensor]:
+def directions(frame: Frame) -> tuple[Tensor, Tensor]:
     """x and y of the direction of each pixel of a frame."""
     camera = frame.camera
     x = (torch.arange(camera.width) - camera.center[0]) / camera.focal[0]
@@ -213,7 +215,7 @@ def directions(frame) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("distortion", [BARREL, (0.1, 0.02, 0.0, 0.0, 0.0)])
-def test_a_bent_photograph_and_its_depth_are_straightened(distortion, tmp_path: Path):
+def test_a_bent_photograph_and_its_depth_are_straightened(distortion: Distortion, tmp_path: Path):
     lens = Lens((80.0, 82.0), (47.0, 36.5), (96, 72), distortion)
     color, depth = tmp_path / "c.png", tmp_path / "d.png"
     save_ramp(lens, color, depth)

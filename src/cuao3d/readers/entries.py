@@ -14,6 +14,9 @@ from torch import Tensor
 
 from cuao3d.scene import pose_problem
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Characters that no name of a file needs; in a message they could steer a terminal."""
+
 
 def capture_folders(path: Path, is_capture: Callable[[Path], bool]) -> list[Path]:
     """Find the captures in a folder: the folder itself, or those among its subfolders, by name.
@@ -75,7 +78,7 @@ def inside(folder: Path, name: object, where: str) -> Path:
     Raises:
         ValueError: The entry is no relative path, or one that leads out of the capture.
     """
-    if not isinstance(name, str) or not name or "\0" in name:
+    if not isinstance(name, str) or not name or _CONTROL.search(name):
         raise ValueError(f"{where} is {shown(name)}; expected the name of a file, relative to {folder}.")
     windows = PureWindowsPath(name)
     if PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts:

@@ -46,6 +46,10 @@ _TURNS = {
 """What brings an image upright, for each EXIF orientation; 1 is upright."""
 
 Size = tuple[int, int]
+Distortion = tuple[float, float, float, float, float]
+
+STRAIGHT = (0.0, 0.0, 0.0, 0.0, 0.0)
+"""Distortion of a pinhole."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Lens:
     """Principal point (cx, cy), pixels; (0, 0) is the centre of the top-left pixel."""
     size: Size
     """Width and height of the images, pixels."""
-    distortion: tuple[float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0)
+    distortion: Distortion = STRAIGHT
     """Radial-tangential distortion (k1, k2, p1, p2, k3), as OpenCV orders it."""
 
     def __post_init__(self) -> None:
@@ -80,6 +84,10 @@ class Lens:
             )
         camera = self.camera(torch.eye(4, dtype=torch.float64)).resized(*size)
         return replace(self, focal=_pair(camera.focal), center=_pair(camera.center), size=size)
+
+    def pinhole(self) -> "Lens":
+        """Return the lens of its images once they are undistorted."""
+        return replace(self, distortion=STRAIGHT)
 
     def camera(self, world_from_camera: Float64[Tensor, "4 4"]) -> Camera:
         """Return the camera of its images once they are undistorted."""
@@ -145,7 +153,7 @@ def open_frame(
     return Frame(
         name,
         depth_lens.camera(world_from_camera),
-        partial(_read_colors_for, color, lens, depth_lens),
+        partial(_read_colors_for, color, lens, depth_lens.pinhole()),
         partial(_read_depth_for, depth, depth_lens, lens, depth_unit, confidence),
     )
 
@@ -264,8 +272,7 @@ def _open(path: Path) -> Image.Image:
 def _read_pixels(path: Path, convert: Callable[[Image.Image], NDArray[Any]]) -> NDArray[Any]:
     with _open(path) as image:
         try:
-            turn = _TURNS.get(_orientation(image))
-            return convert(image if turn is None else image.transpose(turn))
+            return convert(image)
         except Exception as error:  # a damaged file makes the decoders fail in many ways
             raise ValueError(f"{called(path)} is damaged ({error}); copy it again.") from error
 
@@ -282,7 +289,9 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _as_rgb(image: Image.Image) -> NDArray[Any]:
-    """Return (H, W, 3) of 8 bits, or of floats in [0, 1] where the file holds 16 bits of grey."""
+    """Return (H, W, 3), upright: 8 bits, or floats in [0, 1] where the file holds 16 bits of grey."""
+    if (orientation := _orientation(image)) != 1:
+        image = image.transpose(_TURNS[orientation])
     if image.mode.startswith("I"):
         gray = np.asarray(image).astype(np.float32) / MISSING
         return np.repeat(gray[..., None], 3, axis=2)
@@ -311,8 +320,8 @@ def _check_size(path: Path, size: Size, expected: Size) -> None:
 
 
 def _read_colors_for(path: Path, lens: Lens, seen: Lens) -> Float32[Tensor, "3 H W"]:
-    """Read a photograph as the pinhole of `seen` would have taken it; black where its lens did not look."""
-    if _same_view(lens, seen):
+    """Read a photograph as the pinhole `seen` would have taken it; black where its lens did not look."""
+    if lens == seen:
         return read_colors(path)
     # Where many pixels fall on one they are averaged first, else fine texture turns into noise.
     step = max(1, int(min(lens.focal[0] / seen.focal[0], lens.focal[1] / seen.focal[1], min(lens.size) // 2)))
@@ -335,8 +344,8 @@ def _read_depth_for(
     if any(lens.distortion):
         nearest = _nearest(lens)
         depth = depth.flatten()[nearest.clamp(min=0)] * (nearest >= 0)
-    if not _same_view(color_lens, lens):
-        depth = depth * _look(color_lens, lens).inside
+    if color_lens != lens:
+        depth = depth * _look(color_lens, lens.pinhole()).inside
     return depth
 
 
@@ -354,13 +363,9 @@ class _Look(NamedTuple):
     """Whether there is a pixel."""
 
 
-def _same_view(lens: Lens, seen: Lens) -> bool:
-    return not any(lens.distortion) and replace(seen, distortion=lens.distortion) == lens
-
-
 @lru_cache(maxsize=4)
 def _look(lens: Lens, seen: Lens) -> _Look:
-    """Find what each pixel of the pinhole of `seen` sees in an image of `lens`."""
+    """Find what each pixel of the pinhole `seen` sees in an image of `lens`."""
     width, height = seen.size
     x = (torch.arange(width, dtype=torch.float64) - seen.center[0]) / seen.focal[0]
     y = (torch.arange(height, dtype=torch.float64) - seen.center[1]) / seen.focal[1]
@@ -376,16 +381,14 @@ def _look(lens: Lens, seen: Lens) -> _Look:
 @lru_cache(maxsize=4)
 def _nearest(lens: Lens) -> Int64[Tensor, "H W"]:
     """Find for each undistorted pixel the one of the file, as row * width + column; -1 where there is none."""
-    look = _look(lens, replace(lens, distortion=(0.0,) * 5))
+    look = _look(lens, lens.pinhole())
     column, row = look.positions.round().long().unbind(-1)
     width, height = lens.size
     index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
     return index.where(look.inside, -1)
 
 
-def distort(
-    rays: Float64[Tensor, "*N 2"], distortion: tuple[float, float, float, float, float]
-) -> Float64[Tensor, "*N 2"]:
+def distort(rays: Float64[Tensor, "*N 2"], distortion: Distortion) -> Float64[Tensor, "*N 2"]:
     """Bend rays as a lens does, by the model of Brown and Conrady.
 
     Args:
@@ -406,7 +409,7 @@ def distort(
     return rays * radial + shift
 
 
-def _fold(distortion: tuple[float, float, float, float, float]) -> float:
+def _fold(distortion: Distortion) -> float:
     """Return the radius from which on the polynomial folds the image back onto itself; infinite if it never does.
 
     Calibrations say nothing of rays beyond those they saw; there the polynomial may turn and show the image twice.

@@ -44,7 +44,7 @@ def read_mesh(path: Path) -> NDArray[np.float32] | None:
         path: The file.
 
     Returns:
-        Corners (T, 3, 3), without triangles that have a corner at no finite position; None if there are no faces.
+        Corners (T, 3, 3), without triangles that have a corner at no finite position; None if there are none.
 
     Raises:
         ValueError: The file is no readable PLY, or a face names a vertex that is not there.
@@ -61,7 +61,8 @@ def read_mesh(path: Path) -> NDArray[np.float32] | None:
         corners: NDArray[np.float32] = vertices[triangles]
     except Exception as error:  # a damaged file makes the parser fail in many ways
         raise ValueError(f"{path} is no readable mesh ({error}); write it again.") from error
-    return corners[np.isfinite(corners).all((1, 2))]
+    corners = corners[np.isfinite(corners).all((1, 2))]
+    return corners if len(corners) else None
 
 
 def write_ply(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
