@@ -163,7 +163,7 @@ def test_empty_and_far_clouds_are_refused(tmp_path: Path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b"DATA binary", b"DATA binary_compressed", "its data are binary_compressed; write it as ascii or binary"),
+        (b"DATA binary", b"DATA binary_compressed", "its data are 'binary_compressed'; write it as ascii or binary"),
         (b"DATA binary", b"DOTA binary", "no header that ends in DATA"),
         (b"POINTS 3", b"POINTS 4", "no readable PCD"),
         (b"FIELDS x", b"FIELDS q", "has no x, y and z"),

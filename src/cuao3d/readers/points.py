@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from cuao3d.readers.entries import shown
 from cuao3d.readers.ply import read_ply
 
 MAX_NPZ = 1 << 33
@@ -85,7 +86,7 @@ def _read_pcd(path: Path) -> dict[str, NDArray[Any]]:
         elif header["DATA"] == ["ascii"]:
             table = np.loadtxt(data.decode().splitlines(), np.dtype(fields), max_rows=num_points, ndmin=1)
         else:
-            raise ValueError(f"its data are {' '.join(header['DATA'])}; write it as ascii or binary")
+            raise ValueError(f"its data are {shown(' '.join(header['DATA']))}; write it as ascii or binary")
         if len(table) != num_points:
             raise ValueError(f"it holds {len(table)} points and promises {num_points}")
         columns = {
