@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from conftest import camera_at
-from cuao3d.readers import DATASETS, open_dataset
+from cuao3d.readers import DATASETS, cloud, open_dataset
 from cuao3d.readers.cloud import cloud_from_depth, depth_edges
 from cuao3d.readers.ply import read_ply, write_ply
 from cuao3d.readers.sevenscenes import SevenScenes, write_capture
@@ -102,6 +102,24 @@ def test_cloud_averages_what_falls_into_one_voxel():
     torch.testing.assert_close(cloud.points[:, 1], torch.full((len(cloud.points),), 2.002))
     inner = (cloud.points[:, 0].abs() < 1) & ((cloud.points[:, 2] - 1).abs() < 1)
     torch.testing.assert_close(cloud.colors[inner], torch.full((int(inner.sum()), 3), 0.5), rtol=0, atol=0.1)
+
+
+def test_no_more_frames_are_read_ahead_than_are_merged_at_once(monkeypatch: pytest.MonkeyPatch):
+    reads, merge = [], cloud._merge
+    ahead = []
+
+    def watched(parts: list[cloud._VoxelSums]) -> cloud._VoxelSums:
+        ahead.append(len(reads))
+        reads.clear()
+        return merge(parts)
+
+    depth = torch.full((48, 64), 2.0)
+    frame = Frame("wall", camera_at(0.0), lambda: torch.zeros(3, 48, 64), lambda: reads.append(1) or depth)
+    monkeypatch.setattr(cloud, "_merge", watched)
+    long = cloud_from_depth([frame] * 70)
+    assert ahead[:3] == [cloud.MERGE_AFTER, cloud.MERGE_AFTER, 70 - 2 * cloud.MERGE_AFTER]
+    assert len(long.frames) == 70
+    torch.testing.assert_close(long.points, cloud_from_depth([frame]).points)
 
 
 def test_pixels_beside_a_step_in_depth_are_edges_and_missing_ones_make_none():

@@ -3,9 +3,16 @@
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from cuao3d.readers.arkitscenes import ArkitScenes
+from cuao3d.readers.folder import Folder
 from cuao3d.readers.matterport import Matterport
+from cuao3d.readers.nerfstudio import Nerfstudio
+from cuao3d.readers.pointcloud import PointCloud
+from cuao3d.readers.replica import Replica
 from cuao3d.readers.scannet import ScanNet
+from cuao3d.readers.scannetpp import ScanNetpp
 from cuao3d.readers.sevenscenes import SevenScenes
+from cuao3d.readers.tum import Tum
 from cuao3d.scene import Scene
 
 
@@ -20,39 +27,49 @@ class Dataset(Protocol):
     def __getitem__(self, index: int, /) -> Scene: ...
 
 
-class Reader(Protocol):
-    """A class of datasets, each for one layout of files."""
+class Reader(Dataset, Protocol):
+    """A dataset that reads one layout of files."""
 
     layout: str
-    """What a folder must hold, in a few words."""
 
-    def recognises(self, path: Path, /) -> bool:
-        """Say whether a folder looks like this layout."""
+    def __init__(self, path: Path | str) -> None: ...
 
-    def __call__(self, path: Path | str, /) -> Dataset:
-        """Open the folder."""
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Say whether a path looks like this layout."""
+        ...
 
 
-DATASETS: dict[str, Reader] = {
+DATASETS: dict[str, type[Reader]] = {
     "sevenscenes": SevenScenes,
     "scannet": ScanNet,
     "matterport": Matterport,
+    # Captures of one's own, and other datasets of rooms; by files that only they have.
+    "scannetpp": ScanNetpp,
+    "arkitscenes": ArkitScenes,
+    "tum": Tum,
+    "replica": Replica,
+    "nerfstudio": Nerfstudio,
+    "folder": Folder,
+    "pointcloud": PointCloud,
 }
-"""Readers by name, each for one `layout`; the first that recognises a folder reads it."""
+"""Readers by name, each for one `layout`; the first that recognises a path reads it."""
 
 
 def open_dataset(path: Path | str) -> Dataset:
-    """Open a capture, or a folder of captures, by its layout.
+    """Open a capture, a folder of captures, or the file of a lone cloud, by its layout.
 
     Args:
-        path: The folder.
+        path: The folder, or the file.
 
     Raises:
-        FileNotFoundError: There is no such folder, or it has none of the layouts in `DATASETS`.
+        FileNotFoundError: There is no such folder or file, or it has none of the layouts in `DATASETS`.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise FileNotFoundError(f"There is no folder {path}.")
+    if not path.exists():
+        raise FileNotFoundError(f"There is no folder {path}, and no file.")
+    if path.is_file():
+        return PointCloud(path)
     for dataset in DATASETS.values():
         if dataset.recognises(path):
             return dataset(path)

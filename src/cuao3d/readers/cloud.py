@@ -23,7 +23,7 @@ FAR = 4.0
 """Pixels are thinned as long as their distance at this depth, metres, stays below a voxel."""
 
 MERGE_AFTER = 32
-"""Frames whose voxels are kept before they are merged; bounds the memory."""
+"""Frames that are read before their voxels are merged; bounds the memory, however long the capture."""
 
 
 class Cloud(NamedTuple):
@@ -52,17 +52,18 @@ def cloud_from_depth(frames: Sequence[Frame], *, voxel_size: float = VOXEL_SIZE)
     problems: list[str] = []
     sums: list[_VoxelSums] = []
     with ThreadPoolExecutor() as pool:
-        for frame, result in zip(frames, pool.map(lambda frame: _try(frame, voxel_size), frames), strict=True):
-            if isinstance(result, str):
-                problems.append(f"{frame.name} left out: {result}")
-                continue
-            readable.append(frame)
-            sums.append(result)
-            if len(sums) == MERGE_AFTER:
-                sums = [_merge(sums)]
+        for start in range(0, len(frames), MERGE_AFTER):
+            some = frames[start : start + MERGE_AFTER]
+            for frame, result in zip(some, pool.map(lambda frame: _try(frame, voxel_size), some), strict=True):
+                if isinstance(result, str):
+                    problems.append(f"{frame.name} left out: {result}")
+                    continue
+                readable.append(frame)
+                sums.append(result)
+            sums = [_merge(sums)] if sums else []
     if not sums:
         return Cloud(torch.empty(0, 3), torch.empty(0, 3), (), tuple(problems))
-    total = _merge(sums).sums
+    total = sums[0].sums
     mean = (total[:, :6] / total[:, 6:]).float()
     return Cloud(mean[:, :3].contiguous(), mean[:, 3:].contiguous(), tuple(readable), tuple(problems))
 

@@ -70,10 +70,10 @@ def read_mesh(path: Path) -> Mesh:
     """Read vertices and faces of a PLY file, ascii or binary.
 
     Args:
-        path: The file; its vertices need x, y and z, its faces three corners each.
+        path: The file; its vertices need x, y and z, its faces three corners each, or four, which are cut in two.
 
     Raises:
-        ValueError: The file is no readable PLY, or no mesh of triangles.
+        ValueError: The file is no readable PLY, or no such mesh.
     """
     elements = _read(path, ("vertex", "face"))
     vertices, faces = _vertices(path, elements["vertex"]), elements["face"]
@@ -81,12 +81,41 @@ def read_mesh(path: Path) -> Mesh:
     num_vertices = len(vertices["x"]) if vertices else 0
     if corners is None or corners.ndim != 2 or corners.dtype.kind not in "iu":
         raise ValueError(f"{path} does not say which vertices its faces join; expected a list {_CORNERS[0]!r}.")
-    if corners.shape[1] != 3 and len(corners):
+    if corners.shape[1] not in (3, 4) and len(corners):
         raise ValueError(f"{path} has faces of {corners.shape[1]} corners; cut them into triangles.")
+    if corners.shape[1] == 4:
+        corners = corners[:, [0, 1, 2, 0, 2, 3]]
+        faces = {name: np.repeat(column, 2, axis=0) for name, column in faces.items()}
     triangles = corners.astype(np.int64).reshape(-1, 3)
     if len(triangles) and not (triangles.min() >= 0 and triangles.max() < num_vertices):
         raise ValueError(f"{path} has faces between vertices that are not there; it has {num_vertices}.")
     return Mesh(vertices, triangles, {name: column for name, column in faces.items() if column.ndim == 1})
+
+
+def read_triangles(path: Path) -> NDArray[np.float32] | None:
+    """Read the triangles of a PLY file.
+
+    Returns:
+        Corners (T, 3, 3), without triangles that have a corner at no finite position; None if there are none.
+
+    Raises:
+        ValueError: As for `read_mesh`; a file without any faces is no mistake.
+    """
+    with path.open("rb") as file:
+        try:
+            _, elements = _read_header(file)
+        except ValueError as error:
+            raise ValueError(f"{path} is no readable PLY file ({error}); write it again, or remove it.") from error
+    if not any(element.name == "face" and element.count for element in elements):
+        return None
+    mesh = read_mesh(path)
+    if not len(mesh.triangles):
+        return None
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is left out
+        points = np.stack([mesh.vertices[axis] for axis in "xyz"], axis=1).astype(np.float32)
+    corners: NDArray[np.float32] = points[mesh.triangles]
+    corners = corners[np.isfinite(corners).all((1, 2))]
+    return corners if len(corners) else None
 
 
 def write_ply(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:

@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 from embreex import rtcore_scene
+from embreex.mesh_construction import TriangleMesh
+from jaxtyping import Float32
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cuao3d.readers.joinery import TEXTURES, Array, Generator, Material
 from cuao3d.scene import UNLABELLED, Camera
@@ -84,6 +87,27 @@ def render(room: Room, camera: Camera, rng: Generator, *, noise: bool = True) ->
         np.where(hit["primID"] < 0, UNLABELLED, room.labels[triangle]).astype(np.uint8).reshape(shape),
         normals.astype(np.float32).reshape(*shape, 3),
     )
+
+
+def cast_depth(embree: rtcore_scene.EmbreeScene, camera: Camera) -> Float32[Tensor, "H W"]:
+    """Return the depth along the optical axis that a camera sees of a mesh, metres; 0 where it sees none.
+
+    Args:
+        embree: The mesh; see `embree_scene`.
+        camera: Where it is seen from.
+    """
+    rays = _rays(camera).astype(np.float32)
+    eye = np.broadcast_to(camera.world_from_camera[:3, 3].numpy(), rays.shape).astype(np.float32)
+    hit = embree.run(eye, rays, query="INTERSECT", output=True)
+    depth = np.where(hit["primID"] < 0, 0, hit["tfar"])  # rays have z = 1 in camera axes, so their length is the depth
+    return torch.from_numpy(depth.astype(np.float32)).reshape(camera.height, camera.width)
+
+
+def embree_scene(triangles: NDArray[np.float32]) -> rtcore_scene.EmbreeScene:
+    """Prepare triangles, corners (T, 3, 3), for ray casting."""
+    embree = rtcore_scene.EmbreeScene()
+    TriangleMesh(embree, triangles)
+    return embree
 
 
 def seen_by(room: Room, camera: Camera, points: Array) -> NDArray[np.integer[Any]]:

@@ -1,0 +1,197 @@
+"""From what a reader opened to a scene: `capture.json` says what the layout does not, a missing cloud is built."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cuao3d.readers.cloud import cloud_from_depth
+from cuao3d.readers.entries import positive, read_json, shown, whole
+from cuao3d.readers.points import Points
+from cuao3d.readers.raycast import cast_depth, embree_scene
+from cuao3d.scene import Camera, Frame, Scene
+
+CAPTURE = "capture.json"
+
+PoseMeaning = Literal["world_from_camera", "camera_from_world"]
+Axes = Literal["opencv", "opengl"]
+Up = Literal["x", "y", "z", "-x", "-y", "-z"]
+
+_OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
+_WORLD_FROM_FILES = {
+    "z": [[1.0, 0, 0], [0, 1, 0], [0, 0, 1]],
+    "y": [[1.0, 0, 0], [0, 0, -1], [0, 1, 0]],
+    "x": [[0.0, 0, -1], [0, 1, 0], [1, 0, 0]],
+    "-z": [[1.0, 0, 0], [0, -1, 0], [0, 0, -1]],
+    "-y": [[1.0, 0, 0], [0, 0, 1], [0, -1, 0]],
+    "-x": [[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]],
+}
+"""Rotation that brings each axis to +z."""
+
+
+@dataclass(frozen=True)
+class CaptureOptions:
+    """How a capture is to be read, where its files do not mean what their layout says.
+
+    The defaults leave everything as the reader of the layout understood it. With several options, poses are inverted
+    first, then the axes of the camera are turned, then those of the world.
+    """
+
+    depth_scale: float = 1.0
+    """Factor from the depth as read to metres."""
+    pose: PoseMeaning = "world_from_camera"
+    """What the poses take where: "camera_from_world" inverts them."""
+    axes: Axes = "opencv"
+    """Axes of the cameras as read: "opengl" (y up, z backward) turns them."""
+    up: Up = "z"
+    """Axis of the world, of poses and cloud, that points up; it is turned to z."""
+    swap_focal: bool = False
+    """Whether fx and fy changed places."""
+    every: int = 1
+    """Only every so manyth frame is used."""
+
+
+def read_options(folder: Path) -> CaptureOptions:
+    """Read the options of a capture from its `capture.json`; the defaults where there is none.
+
+    Raises:
+        ValueError: The file holds something else; the message names the entry.
+    """
+    path = folder / CAPTURE
+    if not path.is_file():
+        return CaptureOptions()
+    content, known = read_json(path), [field.name for field in fields(CaptureOptions)]
+    if unknown := sorted(set(content) - set(known)):
+        raise ValueError(f"{path}: {unknown[0]!r} is no option; choose from {', '.join(known)}.")
+    read: dict[str, Callable[[object, str], Any]] = {
+        "depth_scale": positive,
+        "pose": partial(_choice, get_args(PoseMeaning)),
+        "axes": partial(_choice, get_args(Axes)),
+        "up": partial(_choice, get_args(Up)),
+        "swap_focal": partial(_choice, (True, False)),
+        "every": whole,
+    }
+    return CaptureOptions(**{name: read[name](entry, f"{path}: {name}") for name, entry in content.items()})
+
+
+def build_scene(
+    folder: Path,
+    frames: Sequence[Frame],
+    problems: Sequence[str],
+    points: Points | None,
+    *,
+    mesh: NDArray[np.float32] | None = None,
+    **about: Any,
+) -> Scene:
+    """Make a scene of what a reader opened: apply `capture.json`, build the cloud if there is none.
+
+    Args:
+        folder: The capture; `capture.json` lies there.
+        frames: Its views that are in order.
+        problems: What is wrong with the others, a line each.
+        points: Its cloud; None to build it from depth.
+        mesh: Corners (T, 3, 3) of triangles whose depth the frames then see, instead of their own.
+        about: Further fields of the scene.
+
+    Raises:
+        ValueError: No frame is usable, the cloud is empty, or `capture.json` is wrong.
+    """
+    options = read_options(folder)
+    frames = [_apply(options, frame) for frame in frames[:: options.every]]
+    if mesh is not None:
+        embree = embree_scene(mesh @ _rotation(options.up).float().numpy().T)
+        frames = [replace(frame, read_depth=partial(cast_depth, embree, frame.camera)) for frame in frames]
+    if points is None:
+        cloud = cloud_from_depth(frames)
+        points, frames = Points(cloud.points, cloud.colors, problems=cloud.problems), list(cloud.frames)
+    else:
+        points = turn_up(points, options)
+    problems = [*problems, *points.problems]
+    if not frames:
+        more = " ..." if len(problems) > 3 else ""
+        raise ValueError(f"No usable frame in {folder}: {'; '.join(problems[:3]) or 'there is none'}{more}")
+    if not len(points.points):
+        raise ValueError(f"The cloud of {folder} is empty: its depth images hold no surface, or its file no point.")
+    return Scene(
+        name=folder.name,
+        points=points.points,
+        frames=tuple(frames),
+        colors=points.colors,
+        normals=points.normals,
+        problems=tuple(problems),
+        **about,
+    )
+
+
+def turn_up(points: Points, options: CaptureOptions) -> Points:
+    """Turn a cloud so that z is up."""
+    if options.up == "z":
+        return points
+    rotation = _rotation(options.up).float()
+    normals = None if points.normals is None else points.normals @ rotation.T
+    return points._replace(points=points.points @ rotation.T, normals=normals)
+
+
+def open_frames(names: Iterable[str], open_one: Callable[[str], Frame]) -> tuple[list[Frame], list[str]]:
+    """Open views; one that is not in order is left out.
+
+    Args:
+        names: Names of the views.
+        open_one: Opens the view of a name; raises ValueError or OSError that says what is wrong with it.
+
+    Returns:
+        The views, and of each other one a line that says why.
+    """
+    frames, problems = [], []
+    for name in names:
+        try:
+            frames.append(open_one(name))
+        except (ValueError, OSError) as error:
+            problems.append(f"{name} left out: {error}")
+    return frames, problems
+
+
+def _apply(options: CaptureOptions, frame: Frame) -> Frame:
+    camera = frame.camera
+    if options.swap_focal:
+        camera = replace(camera, focal=camera.focal.flip(0))
+    camera = replace(camera, world_from_camera=_pose(options, camera))
+    read_depth = frame.read_depth
+    if options.depth_scale != 1:
+        read_depth = partial(_scaled, frame.read_depth, options.depth_scale)
+    return replace(frame, camera=camera, read_depth=read_depth)
+
+
+def _pose(options: CaptureOptions, camera: Camera) -> Float64[Tensor, "4 4"]:
+    pose = camera.world_from_camera
+    if options.pose == "camera_from_world":
+        pose = torch.linalg.inv(pose)
+    if options.axes == "opengl":
+        pose = pose @ _OPENGL
+    if options.up != "z":
+        world_from_files = torch.eye(4, dtype=torch.float64)
+        world_from_files[:3, :3] = _rotation(options.up)
+        pose = world_from_files @ pose
+    return pose
+
+
+def _scaled(read_depth: Callable[[], Tensor], scale: float) -> Float32[Tensor, "H W"]:
+    return read_depth() * scale
+
+
+def _rotation(up: Up) -> Float64[Tensor, "3 3"]:
+    return torch.tensor(_WORLD_FROM_FILES[up], dtype=torch.float64)
+
+
+def _choice(choices: tuple[object, ...], entry: object, where: str) -> object:
+    # 1 == True in Python; here it is a mistake.
+    if not any(entry is choice or (isinstance(choice, str) and entry == choice) for choice in choices):
+        raise ValueError(f"{where} is {shown(entry)}; choose from {', '.join(map(repr, choices))}.")
+    return entry

@@ -1,0 +1,287 @@
+"""What a capture's text files say: JSON, rows of numbers, and names of files that must lie inside the capture."""
+
+import json
+import math
+import re
+import reprlib
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, TypeGuard
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from cuao3d.scene import pose_problem
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Characters that no name of a file needs; in a message they could steer a terminal."""
+
+
+def capture_folders(path: Path, is_capture: Callable[[Path], bool]) -> list[Path]:
+    """Find the captures in a folder: the folder itself, or those among its subfolders, by name.
+
+    Args:
+        path: The folder; there are none if it is no folder.
+        is_capture: Says whether a folder is one.
+    """
+    if not path.is_dir():
+        return []
+    return [path] if is_capture(path) else sorted(folder for folder in path.iterdir() if is_capture(folder))
+
+
+def open_captures(path: Path | str, is_capture: Callable[[Path], bool], layout: str) -> list[Path]:
+    """Find the captures in a folder, at least one; see `capture_folders`.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or nothing of this layout in it.
+    """
+    path = Path(path).resolve()
+    if not path.is_dir():
+        raise FileNotFoundError(f"There is no folder {path}.")
+    if not (folders := capture_folders(path, is_capture)):
+        raise FileNotFoundError(f"No capture in {path}. Expected {layout}.")
+    return folders
+
+
+def by_number(name: str) -> tuple[tuple[int, str], ...]:
+    """Sort key of names that hold numbers: "9.png" comes before "10.png"."""
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part)
+
+
+def only_file(folder: Path, pattern: str, preferred: str) -> Path | None:
+    """Find the file of a folder that matches, or None.
+
+    Args:
+        folder: Where to look.
+        pattern: Such as `*.ply`.
+        preferred: Name of the one that counts where there are several.
+
+    Raises:
+        ValueError: Several match, and none is the preferred one.
+    """
+    found = sorted(path for path in folder.glob(pattern) if path.is_file())
+    if len(found) > 1 and folder / preferred not in found:
+        names = ", ".join(path.name for path in found[:3])
+        raise ValueError(f"{folder} holds {len(found)} files {pattern} ({names}); rename the right one to {preferred}.")
+    return folder / preferred if len(found) > 1 else next(iter(found), None)
+
+
+def inside(folder: Path, name: object, where: str) -> Path:
+    """Return a file that an entry of a capture names, relative to the capture.
+
+    Args:
+        folder: The capture.
+        name: What the entry says.
+        where: File and entry, for messages.
+
+    Raises:
+        ValueError: The entry is no relative path, or one that leads out of the capture.
+    """
+    if not isinstance(name, str) or not name or _CONTROL.search(name):
+        raise ValueError(f"{where} is {shown(name)}; expected the name of a file, relative to {folder}.")
+    windows = PureWindowsPath(name)
+    if PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts:
+        raise ValueError(
+            f"{where} is {shown(name)}, which leads out of the capture; files are named relative to {folder}."
+        )
+    return folder / name
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It holds no JSON, or something else than an object.
+    """
+    try:
+        content = json.loads(_read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON ({error}); write it again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} should hold an object, {{...}}; it holds {shown(content)}.")
+    return content
+
+
+def number(entry: object, where: str) -> float:
+    """Return an entry of a JSON file that must be a finite number.
+
+    Raises:
+        ValueError: It is something else; the message begins with `where`.
+    """
+    if not _is_number(entry):
+        raise ValueError(f"{where} is {shown(entry)}; expected a number.")
+    return float(entry)
+
+
+def positive(entry: object, where: str) -> float:
+    """Return an entry of a JSON file that must be a number above 0, of a size that a unit may have.
+
+    Raises:
+        ValueError: It is something else; the message begins with `where`.
+    """
+    if not _is_number(entry) or not 1e-9 < entry < 1e9:
+        raise ValueError(f"{where} is {shown(entry)}; expected a number above 0, and not beyond 1e9 or 1e-9.")
+    return float(entry)
+
+
+def whole(entry: object, where: str) -> int:
+    """Return an entry of a JSON file that must be a whole number above 0, also if written as 640.0.
+
+    Raises:
+        ValueError: It is something else; the message begins with `where`.
+    """
+    if not _is_number(entry) or entry != int(entry) or entry < 1:
+        raise ValueError(f"{where} is {shown(entry)}; expected a whole number above 0.")
+    return int(entry)
+
+
+def matrix(entry: object, where: str, *, rows: int, columns: int) -> Float64[Tensor, "R C"]:
+    """Return an entry of a JSON file that must be a matrix, a list of its rows; numbers may be NaN or infinite.
+
+    Raises:
+        ValueError: It is something else; the message begins with `where`.
+    """
+    expected = f"{where} should be a list of {rows} rows of {columns} numbers"
+    if not isinstance(entry, list) or len(entry) != rows:
+        raise ValueError(f"{expected}; it is {shown(entry)}.")
+    if not all(isinstance(row, list) and len(row) == columns and all(map(_is_number_or_lost, row)) for row in entry):
+        raise ValueError(f"{expected}; it is {shown(entry)}.")
+    return torch.tensor(entry, dtype=torch.float64)
+
+
+def read_lines(path: Path) -> list[tuple[str, list[str]]]:
+    """Read the words of each line of a text file, without empty lines and what follows `#`.
+
+    Returns:
+        For each line where it stands, for messages, and its words.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no text.
+    """
+    lines = (line.split("#")[0].split() for line in _read_text(path).splitlines())
+    return [(f"{path}, line {index}", words) for index, words in enumerate(lines, start=1) if words]
+
+
+def read_rows(path: Path, num_columns: int) -> Float64[Tensor, "N C"]:
+    """Read a text file of rows of numbers; a number may be NaN or infinite.
+
+    Args:
+        path: The file; empty lines and what follows `#` do not count.
+        num_columns: How many numbers each row has.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A line holds something else; the message says which.
+    """
+    rows = [_numbers(words, where, num_columns) for where, words in read_lines(path)]
+    return torch.tensor(rows, dtype=torch.float64).reshape(-1, num_columns)
+
+
+def read_numbers(path: Path, *counts: int) -> list[float]:
+    """Read a text file that holds one of some counts of finite numbers, on any lines.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It holds something else.
+    """
+    values = [value for where, words in read_lines(path) for value in _numbers(words, where, len(words))]
+    if len(values) not in counts or not all(map(math.isfinite, values)):
+        raise ValueError(f"{path} should hold {' or '.join(map(str, counts))} numbers; it holds {shown(values)}.")
+    return values
+
+
+def read_matrix(path: Path, *sizes: int) -> Float64[Tensor, "S S"]:
+    """Read a text file that holds a square matrix of one of some sizes; numbers may be NaN or infinite.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It holds something else.
+    """
+    expected = " or ".join(f"{size} x {size}" for size in sizes)
+    lines = read_lines(path)
+    try:
+        rows = [_numbers(words, where, len(lines[0][1])) for where, words in lines]
+    except ValueError as error:
+        raise ValueError(f"{path} holds no matrix ({error}); expected {expected} numbers.") from error
+    columns = len(rows[0]) if rows else 0
+    if len(rows) != columns or columns not in sizes:
+        raise ValueError(f"{path} holds {len(rows)} x {columns} numbers; expected {expected}.")
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def read_pose(path: Path) -> Float64[Tensor, "4 4"]:
+    """Read a text file that holds a pose, 4 x 4, camera to world, metres.
+
+    Raises:
+        ValueError: There is no such file, or it holds something else.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path.name} is missing; restore it, or remove the frame's other files.")
+    pose = read_matrix(path, 4)
+    if problem := pose_problem(pose):
+        raise ValueError(f"{path.name}: {problem}; correct it, or remove the frame.")
+    return pose
+
+
+def nearest_in_time(times: Float64[Tensor, "N"], others: Float64[Tensor, "M"], *, within: float) -> list[int | None]:
+    """Find for each time the nearest of some others.
+
+    Args:
+        times: Times, seconds.
+        others: Times to choose from, in any order.
+        within: How far the nearest may be, seconds; one that is farther is None.
+    """
+    ordered, order = torch.sort(others)
+    if not len(ordered):
+        return [None] * len(times)
+    after = torch.searchsorted(ordered, times).clamp(max=len(ordered) - 1)
+    before = (after - 1).clamp(min=0)
+    choice = torch.where((times - ordered[before]).abs() <= (times - ordered[after]).abs(), before, after)
+    near = (times - ordered[choice]).abs() <= within
+    return [index if found else None for index, found in zip(order[choice].tolist(), near.tolist(), strict=True)]
+
+
+def summarise(what: str, names: list[str]) -> list[str]:
+    """Say of several files in one line what holds for all of them; nothing of none."""
+    if not names:
+        return []
+    return [f"{len(names)} {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"]
+
+
+def _read_text(path: Path) -> str:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text ({error}); write it again.") from error
+
+
+def _numbers(words: list[str], where: str, num_columns: int) -> list[float]:
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError as error:
+        raise ValueError(f"{where}: expected {num_columns} numbers, got {shown(' '.join(words))}.") from error
+    if len(numbers) != num_columns:
+        raise ValueError(f"{where}: expected {num_columns} numbers, got {len(numbers)}.")
+    return numbers
+
+
+def _is_number(entry: object) -> TypeGuard[int | float]:
+    return _is_number_or_lost(entry) and math.isfinite(entry)
+
+
+def _is_number_or_lost(entry: object) -> TypeGuard[int | float]:
+    if isinstance(entry, int) and not isinstance(entry, bool):
+        return abs(entry) < 1 << 63  # more does not fit a float, or a tensor
+    return isinstance(entry, float)
+
+
+def shown(entry: object) -> str:
+    """Show an entry in a message; `repr` escapes what could harm a terminal, and deep or long ones are cut."""
+    cut = reprlib.Repr()
+    cut.maxstring, cut.maxother = 60, 60
+    return cut.repr(entry)

@@ -1,0 +1,104 @@
+"""Captures as folders of colour images, depth images and poses, as ScanNet's exporter writes them."""
+
+from pathlib import Path
+
+from cuao3d.readers.capture import build_scene, open_frames
+from cuao3d.readers.entries import (
+    by_number,
+    capture_folders,
+    only_file,
+    open_captures,
+    read_matrix,
+    read_pose,
+    summarise,
+)
+from cuao3d.readers.images import Lens, depth_size, image_size, lens_of, open_frame, usual_size
+from cuao3d.readers.points import read_points
+from cuao3d.scene import Frame, Scene
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
+"""Endings of colour images."""
+
+COLOR_INTRINSICS, DEPTH_INTRINSICS = "intrinsic/intrinsic_color.txt", "intrinsic/intrinsic_depth.txt"
+INTRINSICS, POINTS = "intrinsics.txt", "points.ply"
+
+
+class Folder:
+    """Captures whose files lie in folders by kind; a folder of them is many scenes.
+
+    ```
+    FOLDER/color/0.jpg                      colours; 0, 1, 2 ... or any other names
+    FOLDER/depth/0.png                      16-bit, millimetres along the optical axis, 0 or 65535 = missing
+    FOLDER/pose/0.txt                       4 x 4, camera to world, metres, OpenCV axes; -inf or nan = lost
+    FOLDER/intrinsic/intrinsic_color.txt    3 x 3 or 4 x 4, pixels of the colour images
+    FOLDER/intrinsic/intrinsic_depth.txt    the same for the depth images; one of the two is enough
+    FOLDER/intrinsics.txt                   instead of these two: for the depth images
+    FOLDER/points.ply                       optional: the cloud, or the mesh; any name if it is the only .ply
+    ```
+    Both images share one pose. Where they differ in size or intrinsics, colours are brought to the depth's camera.
+    """
+
+    layout = f"color/0.jpg, depth/0.png, pose/0.txt and {COLOR_INTRINSICS} or {INTRINSICS}"
+
+    def __init__(self, path: Path | str) -> None:
+        self.folders = open_captures(path, _is_capture, self.layout)
+        self.names = tuple(folder.name for folder in self.folders)
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Say whether a folder looks like this layout."""
+        return bool(capture_folders(path, _is_capture))
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+    def __getitem__(self, index: int) -> Scene:
+        """Read a scene: everything but the pixels, unless the cloud is built from them.
+
+        Raises:
+            FileNotFoundError: There are no intrinsics.
+            ValueError: No frame is usable, or intrinsics or cloud are damaged.
+        """
+        return _read_capture(self.folders[index])
+
+
+def _is_capture(folder: Path) -> bool:
+    return all((folder / kind).is_dir() for kind in ("color", "depth", "pose"))
+
+
+def _read_capture(folder: Path) -> Scene:
+    colors = {path.stem: path for path in (folder / "color").iterdir() if path.suffix.lower() in ENDINGS}
+    depths = {name: folder / "depth" / f"{name}.png" for name in colors}
+    lens, depth_lens = _read_lenses(folder, list(colors.values()), list(depths.values()))
+
+    def open_one(name: str) -> Frame:
+        pose = read_pose(folder / "pose" / f"{name}.txt")
+        return open_frame(name, pose, color=colors[name], lens=lens, depth=depths[name], depth_lens=depth_lens)
+
+    frames, problems = open_frames(sorted(colors, key=by_number), open_one)
+    alone = sorted((path.name for path in (folder / "depth").glob("*.png") if path.stem not in colors), key=by_number)
+    problems += summarise("depth images have no colour image in color/", alone)
+    points = only_file(folder, "*.ply", POINTS)
+    return build_scene(folder, frames, problems, None if points is None else read_points(points))
+
+
+def _read_lenses(folder: Path, colors: list[Path], depths: list[Path]) -> tuple[Lens, Lens]:
+    """Read the lenses of colour and depth; their matrices are for images of the size that most have."""
+    paths = [folder / name for name in (COLOR_INTRINSICS, DEPTH_INTRINSICS, INTRINSICS)]
+    color_path, depth_path, shared_path = (path if path.is_file() else None for path in paths)
+    depth_path = depth_path or (None if color_path else shared_path)
+    if color_path is None and depth_path is None:
+        raise FileNotFoundError(
+            f"No {DEPTH_INTRINSICS} and no {INTRINSICS} in {folder}. Write the 3 x 3 matrix fx 0 cx / 0 fy cy / 0 0 1 "
+            "of the depth images there, in pixels."
+        )
+    try:
+        color_size, size = usual_size(colors, image_size), usual_size(depths, depth_size)
+        lens = lens_of(read_matrix(color_path, 3, 4), color_size, str(color_path)) if color_path else None
+        depth_lens = lens_of(read_matrix(depth_path, 3, 4), size, str(depth_path)) if depth_path else None
+        if lens is None:
+            assert depth_lens is not None
+            return depth_lens.at(color_size), depth_lens
+        return lens, depth_lens or lens.at(size)
+    except ValueError as error:
+        raise ValueError(f"No usable frame in {folder}: {error}") from error

@@ -1,0 +1,425 @@
+"""Photographs and depth images: files read robustly, lenses undistorted, colour and depth brought to one camera."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Float64, Int64
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from cuao3d.scene import Camera, Frame, pose_problem
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+"""Formats that are read; some others would start programs or load further files."""
+
+MAX_PIXELS = 1 << 26
+"""Images of more pixels (8192 x 8192) are refused: a small file can claim any size."""
+
+MISSING = 65535
+"""The largest 16-bit value is no depth: 7-Scenes marks missing pixels by it, other writers clip to it."""
+
+MILLIMETRE = 0.001
+"""The usual unit of depth images, metres."""
+
+ASPECT_TOLERANCE = 0.02
+"""How far the proportions of colour and depth may differ, as a part of them, where both show one view."""
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings an image upright, for each EXIF orientation; 1 is upright."""
+
+Size = tuple[int, int]
+Distortion = tuple[float, float, float, float, float]
+
+STRAIGHT = (0.0, 0.0, 0.0, 0.0, 0.0)
+"""Distortion of a pinhole."""
+
+
+@dataclass(frozen=True)
+class Lens:
+    """Intrinsics of images of one size: a pinhole, and how the lens departs from it."""
+
+    focal: tuple[float, float]
+    """Focal lengths (fx, fy), pixels."""
+    center: tuple[float, float]
+    """Principal point (cx, cy), pixels; (0, 0) is the centre of the top-left pixel."""
+    size: Size
+    """Width and height of the images, pixels."""
+    distortion: Distortion = STRAIGHT
+    """Radial-tangential distortion (k1, k2, p1, p2, k3), as OpenCV orders it."""
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(value) for value in (*self.focal, *self.center, *self.distortion)):
+            raise ValueError("the intrinsics are lost (they hold NaN or infinity)")
+        if min(self.focal) <= 0:
+            raise ValueError(f"the focal lengths are {self.focal[0]:g} and {self.focal[1]:g}; expected numbers above 0")
+
+    def at(self, size: Size) -> "Lens":
+        """Return this lens for its images resized; see `Camera.resized`.
+
+        Raises:
+            ValueError: The proportions differ, so the images cannot show the same view.
+        """
+        if abs(size[0] * self.size[1] / (size[1] * self.size[0]) - 1) > ASPECT_TOLERANCE:
+            (width, height), (other, tall) = self.size, size
+            raise ValueError(
+                f"{width} x {height} and {other} x {tall} pixels cannot show one view; register the images"
+            )
+        camera = self.camera(torch.eye(4, dtype=torch.float64)).resized(*size)
+        return replace(self, focal=_pair(camera.focal), center=_pair(camera.center), size=size)
+
+    def pinhole(self) -> "Lens":
+        """Return the lens of its images once they are undistorted."""
+        return replace(self, distortion=STRAIGHT)
+
+    def camera(self, world_from_camera: Float64[Tensor, "4 4"]) -> Camera:
+        """Return the camera of its images once they are undistorted."""
+        focal, center = torch.tensor([self.focal, self.center], dtype=torch.float64)
+        return Camera(focal, center, *self.size, world_from_camera)
+
+
+def lens_of(intrinsics: Float64[Tensor, "R C"], size: Size, where: str) -> Lens:
+    """Return the lens that a 3 x 3 or 4 x 4 matrix of intrinsics describes.
+
+    Args:
+        intrinsics: fx 0 cx / 0 fy cy / 0 0 1, pixels.
+        size: Width and height of the images.
+        where: Where the matrix stands, for messages.
+
+    Raises:
+        ValueError: It holds no focal lengths.
+    """
+    try:
+        return Lens(_pair(intrinsics.diagonal()[:2]), _pair(intrinsics[:2, 2]), size)
+    except ValueError as error:
+        raise ValueError(f"{where} holds no focal lengths ({error}); expected fx 0 cx / 0 fy cy / 0 0 1.") from error
+
+
+def open_frame(
+    name: str,
+    world_from_camera: Float64[Tensor, "4 4"],
+    *,
+    color: Path,
+    lens: Lens,
+    depth: Path,
+    depth_lens: Lens | None = None,
+    depth_unit: float = MILLIMETRE,
+    confidence: Path | None = None,
+) -> Frame:
+    """Open a view: its files are there and fit together; pixels are read later.
+
+    The frame's camera is that of the depth image, undistorted; colours are sampled where its pixels look.
+
+    Args:
+        name: Name of the view.
+        world_from_camera: Pose, metres.
+        color: File of the colours.
+        lens: Their lens.
+        depth: File of the depth along the optical axis.
+        depth_lens: Its lens; unless given the colours' lens, resized: both images then show the same view.
+        depth_unit: What 1 in the depth image means, metres.
+        confidence: Image of the sensor's confidence; depth is left out where it is 0.
+
+    Raises:
+        ValueError: A file is missing or damaged, or pose, sizes or intrinsics do not fit; the message names the file.
+    """
+    if problem := pose_problem(world_from_camera):
+        raise ValueError(f"{problem}; correct it, or remove the frame.")
+    _check_size(color, image_size(color), lens.size)
+    size = depth_size(depth)
+    if depth_lens is None:
+        try:
+            depth_lens = lens.at(size)
+        except ValueError as error:
+            raise ValueError(f"{called(color)} and {called(depth)}: {error}.") from error
+    _check_size(depth, size, depth_lens.size)
+    return Frame(
+        name,
+        depth_lens.camera(world_from_camera),
+        partial(_read_colors_for, color, lens, depth_lens.pinhole()),
+        partial(_read_depth_for, depth, depth_lens, lens, depth_unit, confidence),
+    )
+
+
+def open_photograph(name: str, camera: Camera, color: Path, lens: Lens) -> Frame:
+    """Open a view without depth: all of it is missing, until the depth of a mesh takes its place.
+
+    Args:
+        name: Name of the view.
+        camera: Camera that the colours are brought to, undistorted.
+        color: File of the colours.
+        lens: Their lens.
+
+    Raises:
+        ValueError: As `open_frame`.
+    """
+    if problem := pose_problem(camera.world_from_camera):
+        raise ValueError(f"{problem}; correct it, or remove the frame.")
+    _check_size(color, image_size(color), lens.size)
+    seen = Lens(_pair(camera.focal), _pair(camera.center), (camera.width, camera.height))
+    read_colors = partial(_read_colors_for, color, lens, seen)
+    return Frame(name, camera, read_colors, partial(torch.zeros, camera.height, camera.width))
+
+
+def called(path: Path) -> str:
+    """Return what messages call a file: its name and that of its folder."""
+    return "/".join(path.parts[-2:])
+
+
+def usual_size(paths: Iterable[Path], measure: Callable[[Path], Size]) -> Size:
+    """Return the size that most images have; those that cannot be read do not count.
+
+    Args:
+        paths: The images.
+        measure: `image_size` or `depth_size`.
+
+    Raises:
+        ValueError: None of them can be read.
+    """
+    sizes: Counter[Size] = Counter()
+    problem = "there is none"
+    for path in paths:
+        try:
+            sizes[measure(path)] += 1
+        except (ValueError, OSError) as error:
+            problem = str(error)
+    if not sizes:
+        raise ValueError(f"no image can be read: {problem}")
+    return sizes.most_common(1)[0][0]
+
+
+def image_size(path: Path) -> Size:
+    """Return width and height of an image, upright, from its header alone.
+
+    Raises:
+        ValueError: The file is missing, no image, or too large.
+    """
+    with _open(path) as image:
+        width, height = image.size
+        return (height, width) if _orientation(image) >= 5 else (width, height)
+
+
+def depth_size(path: Path) -> Size:
+    """Return width and height of a depth image, from its header alone.
+
+    Raises:
+        ValueError: The file is missing, no image, too large, or no depth image.
+    """
+    with _open(path) as image:
+        _check_depth_mode(image, path)
+        size: Size = image.size
+        return size
+
+
+def read_colors(path: Path) -> Float32[Tensor, "3 H W"]:
+    """Read a photograph: RGB in [0, 1], upright; what is transparent is seen over white.
+
+    Raises:
+        ValueError: The file is missing, damaged, no image, or too large.
+    """
+    return _as_tensor(_read_pixels(path, _as_rgb))
+
+
+def read_depth(path: Path, unit: float = MILLIMETRE) -> Float32[Tensor, "H W"]:
+    """Read a depth image of 16 bits a pixel.
+
+    Args:
+        path: The file.
+        unit: What 1 means, metres.
+
+    Returns:
+        Depth along the optical axis, metres; 0 = missing, in the file 0 or 65535.
+
+    Raises:
+        ValueError: The file is missing, damaged, too large, or no depth image.
+    """
+    depth_size(path)
+    values = _read_pixels(path, np.asarray).astype(np.float64)  # in double, so that 1.234 m is the float nearest to it
+    return torch.from_numpy((np.where(values == MISSING, 0, values) * unit).astype(np.float32))
+
+
+def _open(path: Path) -> Image.Image:
+    if not path.is_file():
+        raise ValueError(f"{called(path)} is missing; restore it, or remove the frame's other files.")
+    try:
+        image = Image.open(path, formats=FORMATS)
+    except Exception as error:  # a damaged header makes the decoders fail in many ways
+        raise ValueError(f"{called(path)} is no readable image; copy it again.") from error
+    width, height = image.size
+    if min(width, height) < 2 or width * height > MAX_PIXELS:
+        image.close()
+        raise ValueError(f"{called(path)} is {width} x {height}; expected 2 x 2 to {MAX_PIXELS >> 20} million pixels.")
+    return image
+
+
+def _read_pixels(path: Path, convert: Callable[[Image.Image], NDArray[Any]]) -> NDArray[Any]:
+    with _open(path) as image:
+        try:
+            return convert(image)
+        except Exception as error:  # a damaged file makes the decoders fail in many ways
+            raise ValueError(f"{called(path)} is damaged ({error}); copy it again.") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    # The EXIF of a PNG may lie behind its pixels; there it does not count, else every header would cost a whole file.
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged EXIF makes the parser fail in many ways, and the pixels may be fine
+        return 1
+    return orientation if orientation in _TURNS else 1
+
+
+def _as_rgb(image: Image.Image) -> NDArray[Any]:
+    """Return (H, W, 3), upright: 8 bits, or floats in [0, 1] where the file holds 16 bits of grey."""
+    if (orientation := _orientation(image)) != 1:
+        image = image.transpose(_TURNS[orientation])
+    if image.mode.startswith("I"):
+        gray = np.asarray(image).astype(np.float32) / MISSING
+        return np.repeat(gray[..., None], 3, axis=2)
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB"))
+
+
+def _as_tensor(pixels: NDArray[Any]) -> Float32[Tensor, "3 H W"]:
+    values = pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else pixels
+    return torch.from_numpy(values).permute(2, 0, 1).contiguous()
+
+
+def _check_depth_mode(image: Image.Image, path: Path) -> None:
+    if not image.mode.startswith("I"):
+        raise ValueError(f"{called(path)} has mode {image.mode}; expected 16-bit depth.")
+
+
+def _check_size(path: Path, size: Size, expected: Size) -> None:
+    if size != expected:
+        raise ValueError(
+            f"{called(path)} is {size[0]} x {size[1]}, the intrinsics are for {expected[0]} x {expected[1]}; resize "
+            "it, correct them, or remove the frame."
+        )
+
+
+def _read_colors_for(path: Path, lens: Lens, seen: Lens) -> Float32[Tensor, "3 H W"]:
+    """Read a photograph as the pinhole `seen` would have taken it; black where its lens did not look."""
+    if lens == seen:
+        return read_colors(path)
+    # Where many pixels fall on one they are averaged first, else fine texture turns into noise.
+    step = max(1, int(min(lens.focal[0] / seen.focal[0], lens.focal[1] / seen.focal[1], min(lens.size) // 2)))
+    photograph = functional.avg_pool2d(read_colors(path)[None], step, ceil_mode=True)
+    look = _look(lens, seen)
+    # Position x of the photograph is (x + 0.5) / step - 0.5 of the reduced one, and grid_sample counts from -1 to 1.
+    extent = step * torch.tensor([photograph.shape[3], photograph.shape[2]])
+    grid = (look.positions + 0.5) * 2 / extent - 1
+    colors = functional.grid_sample(photograph, grid[None], padding_mode="border", align_corners=False)[0]
+    return colors * look.inside
+
+
+def _read_depth_for(
+    path: Path, lens: Lens, color_lens: Lens, unit: float, confidence: Path | None
+) -> Float32[Tensor, "H W"]:
+    """Read depth as a pinhole would have measured it; missing where its lens, or that of the colours, did not look."""
+    depth = read_depth(path, unit)
+    if confidence is not None:
+        depth = depth * (_read_confidence(confidence, lens.size) > 0)
+    if any(lens.distortion):
+        nearest = _nearest(lens)
+        depth = depth.flatten()[nearest.clamp(min=0)] * (nearest >= 0)
+    if color_lens != lens:
+        depth = depth * _look(color_lens, lens.pinhole()).inside
+    return depth
+
+
+def _read_confidence(path: Path, size: Size) -> Tensor:
+    _check_size(path, image_size(path), size)
+    return torch.from_numpy(_read_pixels(path, lambda image: np.asarray(image.convert("L"))).copy())
+
+
+class _Look(NamedTuple):
+    """Where the pixels of one image look in another."""
+
+    positions: Float32[Tensor, "H W 2"]
+    """Pixel positions (x, y)."""
+    inside: Bool[Tensor, "H W"]
+    """Whether there is a pixel."""
+
+
+@lru_cache(maxsize=4)
+def _look(lens: Lens, seen: Lens) -> _Look:
+    """Find what each pixel of the pinhole `seen` sees in an image of `lens`."""
+    width, height = seen.size
+    x = (torch.arange(width, dtype=torch.float64) - seen.center[0]) / seen.focal[0]
+    y = (torch.arange(height, dtype=torch.float64) - seen.center[1]) / seen.focal[1]
+    rays = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+    focal, center = torch.tensor([lens.focal, lens.center], dtype=torch.float64)
+    positions = center + distort(rays, lens.distortion) * focal
+    inside = ((positions >= -0.5) & (positions < torch.tensor(lens.size) - 0.5)).all(-1)
+    if any(lens.distortion):
+        inside &= rays.norm(dim=-1) < _fold(lens.distortion)
+    return _Look(positions.float(), inside)
+
+
+@lru_cache(maxsize=4)
+def _nearest(lens: Lens) -> Int64[Tensor, "H W"]:
+    """Find for each undistorted pixel the one of the file, as row * width + column; -1 where there is none."""
+    look = _look(lens, lens.pinhole())
+    column, row = look.positions.round().long().unbind(-1)
+    width, height = lens.size
+    index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+    return index.where(look.inside, -1)
+
+
+def distort(rays: Float64[Tensor, "*N 2"], distortion: Distortion) -> Float64[Tensor, "*N 2"]:
+    """Bend rays as a lens does, by the model of Brown and Conrady.
+
+    Args:
+        rays: Directions (x / z, y / z).
+        distortion: k1, k2, p1, p2, k3.
+
+    Returns:
+        Where the lens shows them, in the same units.
+    """
+    k1, k2, p1, p2, k3 = distortion
+    squared = (rays**2).sum(-1, keepdim=True)
+    radial = 1 + squared * (k1 + squared * (k2 + squared * k3))
+    x, y = rays.unbind(-1)
+    twice = 2 * x * y
+    shift = torch.stack(
+        [p1 * twice + p2 * (squared[..., 0] + 2 * x**2), p2 * twice + p1 * (squared[..., 0] + 2 * y**2)], dim=-1
+    )
+    return rays * radial + shift
+
+
+def _fold(distortion: Distortion) -> float:
+    """Return the radius from which on the polynomial folds the image back onto itself; infinite if it never does.
+
+    Calibrations say nothing of rays beyond those they saw; there the polynomial may turn and show the image twice.
+    """
+    k1, k2, _, _, k3 = distortion
+    roots = np.roots([7 * k3, 5 * k2, 3 * k1, 1])  # of the slope of r (1 + k1 r^2 + k2 r^4 + k3 r^6), in r^2
+    squared = roots.real[(np.abs(roots.imag) < 1e-9) & (roots.real > 0)]
+    return math.sqrt(squared.min()) if len(squared) else math.inf
+
+
+def _pair(values: Tensor) -> tuple[float, float]:
+    first, second = values.tolist()
+    return first, second

@@ -1,0 +1,55 @@
+"""Lone clouds: a file of points without any image."""
+
+from pathlib import Path
+
+from cuao3d.readers.capture import read_options, turn_up
+from cuao3d.readers.points import SUFFIXES, read_points
+from cuao3d.scene import Scene
+
+FAR = 10_000.0
+"""Farther from the origin than this, metres, single precision loses millimetres; such clouds are refused."""
+
+
+class PointCloud:
+    """A cloud without views: a student can look at it, teachers cannot.
+
+    ```
+    cloud.ply    vertices: x y z, and if there are any red green blue, nx ny nz
+    cloud.pcd    fields x y z, and if there are any rgb, normal_x normal_y normal_z; ascii or binary
+    cloud.npz    arrays points (N, 3), and if there are any colors (N, 3), normals (N, 3)
+    ```
+    Metres, z up; `capture.json` beside it may name another `up`.
+    """
+
+    layout = f"a single file that ends in {', '.join(SUFFIXES)}"
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path).resolve()
+        if not self.path.is_file():
+            raise FileNotFoundError(f"There is no file {self.path}.")
+        self.names: tuple[str, ...] = (self.path.stem,)
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Say whether a path is such a file."""
+        return path.is_file() and path.suffix.lower() in SUFFIXES
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Scene:
+        """Read the cloud.
+
+        Raises:
+            ValueError: The file is damaged, empty or of another format.
+        """
+        name = self.names[index]
+        found = turn_up(read_points(self.path), read_options(self.path.parent))
+        if not len(found.points):
+            raise ValueError(f"{self.path} holds no point.")
+        if (distance := found.points.median(dim=0).values.abs().max().item()) > FAR:
+            raise ValueError(
+                f"{self.path} lies {distance / 1000:.0f} km from the origin, where single precision loses its detail; "
+                "move it to the origin (CloudCompare offers this when it opens a file), and check that it is in metres."
+            )
+        return Scene(name, found.points, (), found.colors, normals=found.normals, problems=found.problems)

@@ -1,0 +1,172 @@
+"""Clouds in files: PLY, PCD and NPZ, with colours and normals where they hold any."""
+
+import re
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from cuao3d.readers.entries import shown
+from cuao3d.readers.ply import read_ply
+
+MAX_NPZ = 1 << 33
+"""Largest NPZ that is read, bytes once unpacked: a small file can hold any number of zeros."""
+
+_XYZ, _RGB, _NORMAL = ("x", "y", "z"), ("red", "green", "blue"), ("nx", "ny", "nz")
+_NPZ = {"points": _XYZ, "colors": _RGB, "normals": _NORMAL, "labels": ("label",)}
+"""Arrays of an NPZ file and the columns that they hold."""
+_PCD_NAMES = {"normal_x": "nx", "normal_y": "ny", "normal_z": "nz"}
+_PCD_TYPES = {"F4": "f4", "F8": "f8", "U1": "u1", "U2": "u2", "U4": "u4", "I1": "i1", "I2": "i2", "I4": "i4"}
+
+
+class Points(NamedTuple):
+    """A cloud as its file holds it."""
+
+    points: Float32[Tensor, "N 3"]
+    """World positions, metres."""
+    colors: Float32[Tensor, "N 3"] | None = None
+    """RGB, in [0, 1]."""
+    normals: Float32[Tensor, "N 3"] | None = None
+    """Unit surface normals, world axes."""
+    labels: Int64[Tensor, "N"] | None = None
+    """Class of each point, as the file numbers them."""
+    problems: tuple[str, ...] = ()
+    """What was left out and why, a line each."""
+
+
+def read_points(path: Path) -> Points:
+    """Read a cloud: `.ply` (its vertices), `.pcd` (ascii or binary) or `.npz` (points, and colors, normals, labels).
+
+    A point without a finite position is left out and reported; colours and normals that make no sense are not used.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged, or of another format.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    if (read := _READERS.get(path.suffix.lower())) is None:
+        raise ValueError(
+            f"{path} is no cloud that can be read ({', '.join(SUFFIXES)}); convert it, for instance with CloudCompare "
+            f"or with: pdal translate {path.name} {path.stem}.ply"
+        )
+    columns = read(path)
+    if not columns:
+        return Points(torch.empty(0, 3))
+    if (points := _stack(columns, ("x", "y", "z"))) is None:
+        raise ValueError(f"{path} has no x, y and z; write it again.")
+    found = torch.isfinite(points).all(1)  # scanners write NaN where they measured nothing
+    if found.all():
+        return Points(points, _colors(columns), _normals(columns), _labels(columns))
+    problem = f"{int((~found).sum())} of {len(points)} points of {path.name} left out: they have no position."
+    rows = found.numpy()
+    columns = {name: column[rows] for name, column in columns.items()}
+    return Points(points[found], _colors(columns), _normals(columns), _labels(columns), (problem,))
+
+
+def _read_pcd(path: Path) -> dict[str, NDArray[Any]]:
+    """Read the fields of a PCD file by name; a packed `rgb` becomes red, green and blue."""
+    try:
+        header, data = _split_pcd(path.read_bytes())
+        counts = header.get("COUNT", ["1"] * len(header["FIELDS"]))
+        kinds = [_PCD_TYPES[kind + size] for kind, size in zip(header["TYPE"], header["SIZE"], strict=True)]
+        fields = [
+            (name if name != "_" else f"_{index}", kind, (int(count),))
+            for index, (name, kind, count) in enumerate(zip(header["FIELDS"], kinds, counts, strict=True))
+        ]
+        num_points = int(header["POINTS"][0])
+        if header["DATA"] == ["binary"]:
+            table = np.frombuffer(data, np.dtype(fields).newbyteorder("<"), num_points)
+        elif header["DATA"] == ["ascii"]:
+            table = np.loadtxt(data.decode().splitlines(), np.dtype(fields), max_rows=num_points, ndmin=1)
+        else:
+            raise ValueError(f"its data are {shown(' '.join(header['DATA']))}; write it as ascii or binary")
+        if len(table) != num_points:
+            raise ValueError(f"it holds {len(table)} points and promises {num_points}")
+        columns = {
+            _PCD_NAMES.get(name, name): np.ascontiguousarray(table[name][:, 0])
+            for name, _, (count,) in fields
+            if count == 1
+        }
+    except Exception as error:  # a damaged file makes numpy fail in many ways
+        raise ValueError(f"{path} is no readable PCD file ({error}); write it again.") from error
+    if "rgb" in columns and columns["rgb"].dtype.itemsize == 4:
+        packed = columns.pop("rgb").view("u4")
+        columns |= {
+            name: (packed >> shift & 255).astype(np.uint8) for name, shift in zip(_RGB, (16, 8, 0), strict=True)
+        }
+    return columns
+
+
+def _split_pcd(content: bytes) -> tuple[dict[str, list[str]], bytes]:
+    """Split a PCD file into its header, words by keyword, and its data."""
+    end = re.search(rb"^DATA .*\n", content[:10_000], flags=re.MULTILINE)
+    if end is None:
+        raise ValueError("it has no header that ends in DATA")
+    lines = [line.split() for line in content[: end.end()].decode().splitlines() if not line.startswith("#")]
+    return {words[0]: words[1:] for words in lines if words}, content[end.end() :]
+
+
+def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > MAX_NPZ:
+            raise ValueError(f"unpacked it has {size >> 30} GiB")
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in _NPZ if name in file}
+    except Exception as error:  # a damaged archive makes numpy fail in many ways
+        raise ValueError(f"{path} is no readable NPZ file ({error}); write it again.") from error
+    if "points" not in arrays:
+        raise ValueError(f"{path} has no array of points, N x 3; write it again.")
+    num_points = len(arrays["points"]) if arrays["points"].ndim else 0
+    columns: dict[str, NDArray[Any]] = {}
+    for name, array in arrays.items():
+        names = _NPZ[name]
+        shape = (num_points, len(names)) if len(names) > 1 else (num_points,)
+        if array.shape != shape or array.dtype.kind not in "fiu":
+            raise ValueError(f"{path}: {name} is {array.dtype} {array.shape}; expected numbers {shape}.")
+        columns |= dict(zip(names, array.reshape(num_points, len(names)).T, strict=True))
+    return columns
+
+
+def _colors(columns: dict[str, NDArray[Any]]) -> Float32[Tensor, "N 3"] | None:
+    """Return colours in [0, 1]: whole numbers count to 255, or to what 16 bits hold; so do fractions beyond 1."""
+    if (colors := _stack(columns, _RGB)) is None or not torch.isfinite(colors).all():
+        return None
+    kind = columns["red"].dtype
+    largest = 65535 if kind == np.uint16 else 255 if kind.kind in "iu" or bool((colors > 1).any()) else 1
+    return (colors / largest).clamp(0, 1)
+
+
+def _normals(columns: dict[str, NDArray[Any]]) -> Float32[Tensor, "N 3"] | None:
+    if (normals := _stack(columns, _NORMAL)) is None:
+        return None
+    length = normals.norm(dim=1)
+    if not torch.isfinite(length).all() or (length == 0).any():
+        return None
+    return normals if ((length - 1).abs() < 1e-3).all() else functional.normalize(normals, dim=1)
+
+
+def _labels(columns: dict[str, NDArray[Any]]) -> Int64[Tensor, "N"] | None:
+    if "label" not in columns or not np.isfinite(columns["label"]).all():
+        return None
+    return torch.from_numpy(columns["label"].astype(np.int64))
+
+
+def _stack(columns: dict[str, NDArray[Any]], names: tuple[str, str, str]) -> Float32[Tensor, "N 3"] | None:
+    if not all(name in columns for name in names):
+        return None
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is left out
+        return torch.from_numpy(np.stack([columns[name] for name in names], axis=1).astype(np.float32))
+
+
+_READERS = {".ply": read_ply, ".pcd": _read_pcd, ".npz": _read_npz}
+SUFFIXES = tuple(_READERS)
+"""Endings of the files that `read_points` reads."""

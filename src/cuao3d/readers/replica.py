@@ -1,0 +1,92 @@
+"""Replica as NICE-SLAM rendered it: numbered images, one file of poses, a mesh beside the folder."""
+
+import re
+from pathlib import Path
+
+from cuao3d.readers.capture import build_scene, open_frames
+from cuao3d.readers.entries import capture_folders, number, open_captures, positive, read_json, read_rows, whole
+from cuao3d.readers.images import Lens, open_frame
+from cuao3d.readers.points import read_points
+from cuao3d.scene import Frame, Scene
+
+POSES, CAMERA = "traj.txt", "cam_params.json"
+
+
+class Replica:
+    """Rendered rooms in NICE-SLAM's layout; a folder of them is many scenes.
+
+    ```
+    ROOM/results/frame000000.jpg     8-bit RGB
+    ROOM/results/depth000000.png     16-bit, `scale` to a metre along the optical axis, 0 or 65535 = missing
+    ROOM/traj.txt                    a row per frame: 4 x 4 row by row, camera to world, metres, OpenCV axes
+    ROOM/cam_params.json             may also lie one folder up: {"camera": {"w", "h", "fx", "fy", "cx", "cy", "scale"}}
+    ROOM_mesh.ply                    optional, beside the folder or in it: the mesh, whose vertices are the cloud
+    ```
+    """
+
+    layout = f"results/frame000000.jpg, results/depth000000.png and {POSES}, in the folder or in its subfolders"
+
+    def __init__(self, path: Path | str) -> None:
+        self.folders = open_captures(path, _is_capture, self.layout)
+        self.names = tuple(folder.name for folder in self.folders)
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Say whether a folder looks like this layout."""
+        return bool(capture_folders(path, _is_capture))
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+    def __getitem__(self, index: int) -> Scene:
+        """Read a scene: everything but the pixels, unless the cloud is built from them.
+
+        Raises:
+            FileNotFoundError: There are no camera parameters.
+            ValueError: No frame is usable, or poses, camera parameters or mesh are damaged.
+        """
+        return _read_capture(self.folders[index])
+
+
+def _is_capture(folder: Path) -> bool:
+    return (folder / "results").is_dir() and (folder / POSES).is_file()
+
+
+def _read_capture(folder: Path) -> Scene:
+    lens, unit = _read_camera(folder)
+    poses = read_rows(folder / POSES, 16).reshape(-1, 4, 4)
+    colors = {}
+    for path in sorted((folder / "results").iterdir()):
+        if match := re.fullmatch(r"frame(\d{1,9})\.(jpg|jpeg|png)", path.name):
+            colors[match[1]] = path
+
+    def open_one(digits: str) -> Frame:
+        if int(digits) >= len(poses):
+            raise ValueError(f"{POSES} has only {len(poses)} rows; add its pose, or remove the frame.")
+        depth = folder / "results" / f"depth{digits}.png"
+        return open_frame(digits, poses[int(digits)], color=colors[digits], lens=lens, depth=depth, depth_unit=unit)
+
+    frames, problems = open_frames(colors, open_one)
+    meshes = (up / f"{folder.name}_mesh.ply" for up in (folder.parent, folder))
+    mesh = next((path for path in meshes if path.is_file()), None)
+    return build_scene(folder, frames, problems, None if mesh is None else read_points(mesh))
+
+
+def _read_camera(folder: Path) -> tuple[Lens, float]:
+    """Read the lens of both images and the unit of the depth, metres."""
+    path = next((up / CAMERA for up in (folder, folder.parent) if (up / CAMERA).is_file()), None)
+    if path is None:
+        raise FileNotFoundError(
+            f"No {CAMERA} in {folder} or above it; it says w, h, fx, fy, cx, cy and scale (6553.5)."
+        )
+    camera = read_json(path).get("camera")
+    if not isinstance(camera, dict):
+        raise ValueError(f'{path} has no "camera": {{"w": ..., "h": ..., "fx": ..., "fy": ..., "cx": ..., "cy": ...}}.')
+    focal = number(camera.get("fx"), f"{path}: fx"), number(camera.get("fy"), f"{path}: fy")
+    center = number(camera.get("cx"), f"{path}: cx"), number(camera.get("cy"), f"{path}: cy")
+    size = whole(camera.get("w"), f"{path}: w"), whole(camera.get("h"), f"{path}: h")
+    scale = positive(camera.get("scale"), f"{path}: scale")
+    try:
+        return Lens(focal, center, size), 1 / scale
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}.") from error

@@ -1,0 +1,89 @@
+"""ScanNet++: the iPhone's colour and LiDAR depth, with poses in the frame of the laser scan."""
+
+from pathlib import Path
+
+from cuao3d.readers.capture import build_scene, open_frames
+from cuao3d.readers.entries import capture_folders, matrix, open_captures, read_json, summarise
+from cuao3d.readers.images import image_size, lens_of, open_frame, usual_size
+from cuao3d.readers.points import read_points
+from cuao3d.scene import Frame, Scene
+
+POSES, MESH = "iphone/pose_intrinsic_imu.json", "scans/mesh_aligned_0.05.ply"
+
+
+class ScanNetpp:
+    """Scenes of ScanNet++, seen by the iPhone; a folder of them is many scenes.
+
+    ```
+    SCENE/iphone/rgb/frame_000000.jpg      8-bit RGB, 1920 x 1440; the folder may also be named frames
+    SCENE/iphone/depth/frame_000000.png    16-bit, millimetres along the optical axis, 256 x 192, 0 or 65535 = missing
+    SCENE/iphone/pose_intrinsic_imu.json   {"frame_000000": {"aligned_pose": 4 x 4, "intrinsic": 3 x 3, ...}, ...}
+    SCENE/scans/mesh_aligned_0.05.ply      optional: the laser scan's mesh, whose vertices are the cloud
+    ```
+    `aligned_pose` takes the camera to the world of the scan: metres, OpenCV axes. Colours are brought to the camera of
+    the depth. Downloads hold videos (rgb.mp4 or rgb.mkv, depth.bin); ScanNet++'s own toolbox extracts the images, and
+    those of the frames that it left out are not missed. The annotations are not read.
+    """
+
+    layout = f"{POSES}, iphone/rgb/frame_000000.jpg, iphone/depth/frame_000000.png, in the folder or in its subfolders"
+
+    def __init__(self, path: Path | str) -> None:
+        self.folders = open_captures(path, _is_capture, self.layout)
+        self.names = tuple(folder.name for folder in self.folders)
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Say whether a folder looks like this layout."""
+        return bool(capture_folders(path, _is_capture))
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+    def __getitem__(self, index: int) -> Scene:
+        """Read a scene: everything but the pixels, unless the cloud is built from them.
+
+        Raises:
+            FileNotFoundError: The videos are not extracted.
+            ValueError: No frame is usable, or poses or mesh are damaged.
+        """
+        return _read_capture(self.folders[index])
+
+
+def _is_capture(folder: Path) -> bool:
+    return (folder / POSES).is_file()
+
+
+def _read_capture(folder: Path) -> Scene:
+    colors, depths = _images(folder, ("rgb", "frames")), _images(folder, ("depth",))
+    about, where = read_json(folder / POSES), Path(POSES).name
+    try:
+        size = usual_size(colors.values(), image_size)
+    except ValueError as error:
+        raise ValueError(f"No usable frame in {folder}: {error}") from error
+
+    def open_one(name: str) -> Frame:
+        entry = about.get(name)
+        if not isinstance(entry, dict):
+            raise ValueError(f"{where} has no entry {name}; restore it, or remove the frame's images.")
+        pose = matrix(entry.get("aligned_pose"), f"{where}: {name}, aligned_pose", rows=4, columns=4)
+        intrinsics = matrix(entry.get("intrinsic"), f"{where}: {name}, intrinsic", rows=3, columns=3)
+        lens = lens_of(intrinsics, size, f"{where}: {name}, intrinsic")
+        depth = depths.get(name, folder / "iphone" / "depth" / f"{name}.png")
+        return open_frame(name, pose, color=colors[name], lens=lens, depth=depth)
+
+    frames, problems = open_frames(sorted(colors), open_one)
+    alone = [path.name for name, path in sorted(depths.items()) if name not in colors]
+    problems += summarise("depth images have no colour image", alone)
+    mesh = folder / MESH
+    return build_scene(folder, frames, problems, read_points(mesh) if mesh.is_file() else None)
+
+
+def _images(folder: Path, kinds: tuple[str, ...]) -> dict[str, Path]:
+    """Find the images of a kind by the names of their frames."""
+    found = next((folder / "iphone" / kind for kind in kinds if (folder / "iphone" / kind).is_dir()), None)
+    if found is None:
+        raise FileNotFoundError(
+            f"There is no folder {folder / 'iphone' / kinds[0]}. Downloads hold videos; ScanNet++'s toolbox extracts "
+            "their images (iphone/prepare_iphone_data.py)."
+        )
+    return {path.stem: path for path in found.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png")}

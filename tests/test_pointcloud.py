@@ -1,0 +1,185 @@
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cuao3d import pipeline
+from cuao3d.check import check
+from cuao3d.readers import open_dataset
+from cuao3d.readers.ply import write_ply
+from cuao3d.readers.pointcloud import PointCloud
+from cuao3d.readers.points import read_points
+from cuao3d.scene import Scene
+from written import damage, save_cloud
+
+POINTS = np.array([[0, 1, 2], [3, 4.5, 5], [-6, 7, 8e-3]], np.float32)
+COLORS = np.array([[0, 255, 51], [102, 153, 204], [255, 255, 255]], np.uint8)
+NORMALS = np.array([[0, 0, 1], [0, -1, 0], [1, 0, 0]], np.float32)
+
+
+def write_pcd(path: Path, data: str, *, points: np.ndarray = POINTS) -> None:
+    """A cloud with packed colours and normals, and a field that nobody asked for."""
+    packed = (COLORS.astype(np.uint32) << np.array([16, 8, 0], np.uint32)).sum(1).astype(np.uint32).view(np.float32)
+    table = np.zeros(len(points), "<f4,<f4,<f4,<f4,<f4,<f4,<f4,2<u2")
+    for index, column in enumerate([*points.T, packed, *NORMALS.T]):
+        table[f"f{index}"] = column
+    header = (
+        "# .PCD v0.7\nVERSION 0.7\nFIELDS x y z rgb normal_x normal_y normal_z ring\nSIZE 4 4 4 4 4 4 4 2\n"
+        f"TYPE F F F F F F F U\nCOUNT 1 1 1 1 1 1 1 2\nWIDTH {len(points)}\nHEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\n"
+        f"POINTS {len(points)}\nDATA {data}\n"
+    ).encode()
+    rows = [[*(f"{value:.9g}" for value in list(row)[:7]), "0 0"] for row in table.tolist()]
+    body = "\n".join(map(" ".join, rows)).encode() if data == "ascii" else table.tobytes()
+    path.write_bytes(header + body)
+
+
+def write_npz(path: Path) -> None:
+    np.savez(path, points=POINTS.astype(np.float64), colors=COLORS, normals=2 * NORMALS, unused=np.zeros(7))
+
+
+def write_colored_ply(path: Path) -> None:
+    names = ("x", "y", "z", "red", "green", "blue", "nx", "ny", "nz")
+    write_ply(path, dict(zip(names, [*POINTS.T, *COLORS.T, *NORMALS.T], strict=True)))
+
+
+WRITE = {
+    "a.ply": write_colored_ply,
+    "a.pcd": partial(write_pcd, data="binary"),
+    "b.PCD": partial(write_pcd, data="ascii"),
+    "a.npz": write_npz,
+}
+
+
+@pytest.mark.parametrize("name", WRITE)
+def test_a_cloud_is_read_with_colours_and_normals(name: str, tmp_path: Path):
+    WRITE[name](tmp_path / name)
+    dataset = open_dataset(tmp_path / name)
+    assert (type(dataset), dataset.names) == (PointCloud, (name[0],))
+    scene = dataset[0]
+    assert (scene.name, scene.frames, scene.labels, scene.problems) == (name[0], (), None, ())
+    assert scene.points.equal(torch.from_numpy(POINTS))
+    assert scene.colors.equal(torch.from_numpy(COLORS.astype(np.float32) / 255))
+    assert scene.normals.equal(torch.from_numpy(NORMALS))
+
+
+def test_a_lone_cloud_is_fused_without_teachers_and_check_says_that_it_has_no_views(
+    synthetic_scene: Scene, tmp_path: Path
+):
+    save_cloud(synthetic_scene, tmp_path / "cloud.ply")
+    dataset = open_dataset(tmp_path / "cloud.ply")
+    stored = pipeline.fuse(dataset, [], tmp_path / "store", cell=0.05)["cloud"]
+    assert stored.points.equal(synthetic_scene.points)
+    assert (stored.cameras, int(stored.num_views.sum())) == ((), 0)
+    assert check(dataset[0]).reasons == ("Scene cloud has no view that can be read.",)
+
+
+def test_what_is_up_is_said_beside_the_file(tmp_path: Path):
+    write_colored_ply(tmp_path / "a.ply")
+    (tmp_path / "capture.json").write_text('{"up": "y"}')
+    scene = open_dataset(tmp_path / "a.ply")[0]
+    assert scene.points.tolist() == [[0, -2, 1], [3, -5, 4.5], [-6, -torch.tensor(8e-3).item(), 7]]
+    assert scene.normals.tolist() == [[0, -1, 0], [0, 0, -1], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("data", ["ascii", "binary"])
+def test_points_without_a_position_are_left_out_and_counted(data: str, tmp_path: Path):
+    points = POINTS.copy()
+    points[1, 2] = np.nan
+    write_pcd(tmp_path / "a.pcd", data, points=points)
+    scene = open_dataset(tmp_path / "a.pcd")[0]
+    assert scene.points.equal(torch.from_numpy(POINTS[[0, 2]]))
+    assert scene.colors.equal(torch.from_numpy(COLORS[[0, 2]].astype(np.float32) / 255))
+    assert scene.problems == ("1 of 3 points of a.pcd left out: they have no position.",)
+
+
+@pytest.mark.parametrize(
+    ("colors", "expected"),
+    [
+        (np.array([[0, 65535, 13107]], np.uint16), [[0, 1, 0.2]]),
+        (np.array([[0, 255, 51]], np.int64), [[0, 1, 0.2]]),
+        (np.array([[0, 1, 0.2]], np.float64), [[0, 1, 0.2]]),
+        (np.array([[0, 255, 51]], np.float32), [[0, 1, 0.2]]),
+        (np.array([[0, np.nan, 0.2]], np.float32), None),
+    ],
+)
+def test_colours_count_to_what_their_type_holds(colors: np.ndarray, expected: list | None, tmp_path: Path):
+    np.savez(tmp_path / "a.npz", points=POINTS[:1], colors=colors)
+    found = read_points(tmp_path / "a.npz").colors
+    assert (found is None) == (expected is None)
+    if expected is not None:
+        torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float32))
+
+
+def test_normals_become_unit_vectors_or_are_not_used(tmp_path: Path):
+    np.savez(tmp_path / "a.npz", points=POINTS, normals=5 * NORMALS)
+    assert read_points(tmp_path / "a.npz").normals.equal(torch.from_numpy(NORMALS))
+    np.savez(tmp_path / "a.npz", points=POINTS, normals=NORMALS * [[1], [0], [1]])
+    assert read_points(tmp_path / "a.npz").normals is None
+
+
+@pytest.mark.parametrize(
+    ("name", "arrays", "message"),
+    [
+        ("points", {"points": np.zeros((3, 2))}, r"points is float64 \(3, 2\); expected numbers \(3, 3\)"),
+        ("colors", {"points": POINTS, "colors": COLORS[:2]}, r"colors is uint8 \(2, 3\); expected numbers \(3, 3\)"),
+        ("names", {"points": np.array([["a"] * 3])}, r"points is <U1"),
+        ("scalar", {"points": np.array(3.0)}, r"points is float64 \(\)"),
+        ("none", {"other": POINTS}, r"has no array of points"),
+        ("objects", {"points": np.array([{}, [], None], dtype=object)}, "is no readable NPZ"),
+    ],
+)
+def test_wrong_arrays_are_named(name: str, arrays: dict[str, np.ndarray], message: str, tmp_path: Path):
+    np.savez(tmp_path / f"{name}.npz", **arrays)
+    with pytest.raises(ValueError, match=rf"{name}\.npz.*{message}"):
+        open_dataset(tmp_path / f"{name}.npz")[0]
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    np.savez_compressed(tmp_path / "a.npz", points=np.zeros((1_000_000, 3), np.float32))
+    assert (tmp_path / "a.npz").stat().st_size < 20_000
+    monkeypatch.setattr("cuao3d.readers.points.MAX_NPZ", 10_000_000)
+    with pytest.raises(ValueError, match=r"a\.npz is no readable NPZ file \(unpacked it has"):
+        open_dataset(tmp_path / "a.npz")[0]
+
+
+@pytest.mark.parametrize("name", ["scan.las", "scan.laz", "scan.e57", "scan.xyz", "transforms.json"])
+def test_a_file_of_another_format_says_how_to_convert_it(name: str, tmp_path: Path):
+    (tmp_path / name).write_bytes(b"LASF")
+    with pytest.raises(ValueError, match=rf"{name} is no cloud that can be read \(\.ply, .*pdal translate {name}"):
+        open_dataset(tmp_path / name)[0]
+
+
+def test_empty_and_far_clouds_are_refused(tmp_path: Path):
+    np.savez(tmp_path / "a.npz", points=POINTS[:0])
+    with pytest.raises(ValueError, match=r"a\.npz holds no point"):
+        open_dataset(tmp_path / "a.npz")[0]
+    np.savez(tmp_path / "a.npz", points=POINTS + np.array([350_000, 5_600_000, 0]))
+    with pytest.raises(ValueError, match=r"a\.npz lies 5600 km from the origin"):
+        open_dataset(tmp_path / "a.npz")[0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b"DATA binary", b"DATA binary_compressed", "its data are 'binary_compressed'; write it as ascii or binary"),
+        (b"DATA binary", b"DOTA binary", "no header that ends in DATA"),
+        (b"POINTS 3", b"POINTS 4", "no readable PCD"),
+        (b"FIELDS x", b"FIELDS q", "has no x, y and z"),
+        (b"SIZE 4", b"SIZE 3", "no readable PCD"),
+    ],
+)
+def test_a_wrong_pcd_is_named(old: bytes, new: bytes, message: str, tmp_path: Path):
+    path = tmp_path / "a.pcd"
+    write_pcd(path, "binary")
+    path.write_bytes(path.read_bytes().replace(old, new))
+    with pytest.raises(ValueError, match=rf"a\.pcd .*{message}"):
+        open_dataset(path)[0]
+
+
+@pytest.mark.parametrize("name", WRITE)
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_clouds_are_refused_cleanly(name: str, tmp_path: Path):
+    WRITE[name](tmp_path / name)
+    assert damage(tmp_path / name, lambda: open_dataset(tmp_path / name)[0], times=120) > 12

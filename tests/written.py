@@ -1,0 +1,251 @@
+"""Captures written for tests, in each layout that is read, and what damages their files."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from cuao3d.readers import open_dataset
+from cuao3d.readers.ply import write_ply
+from cuao3d.readers.sevenscenes import write_capture
+from cuao3d.scene import Camera, Frame, Scene
+
+OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
+
+
+def eight_bit(image: Tensor) -> np.ndarray:
+    """RGB of 8 bits, (H, W, 3)."""
+    return (image.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
+
+
+def save_color(frame: Frame, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(eight_bit(frame.read_image())).save(path)
+
+
+def save_depth(frame: Frame, path: Path, scale: float = 1000) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((frame.read_depth() * scale).round().numpy().astype(np.uint16)).save(path)
+
+
+def save_numbers(values: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savetxt(path, np.atleast_2d(np.asarray(values, np.float64)), fmt="%.17g")
+
+
+def save_cloud(scene: Scene, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert scene.colors is not None
+    columns = dict(zip("xyz", scene.points.numpy().T, strict=True))
+    colors = (scene.colors * 255).round().to(torch.uint8).numpy()
+    write_ply(path, columns | dict(zip(("red", "green", "blue"), colors.T, strict=True)))
+
+
+def intrinsics(camera: Camera) -> np.ndarray:
+    (fx, fy), (cx, cy) = camera.focal.tolist(), camera.center.tolist()
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+
+
+def pose(frame: Frame) -> np.ndarray:
+    return frame.camera.world_from_camera.numpy()
+
+
+def write_sevenscenes(scene: Scene, folder: Path) -> Path:
+    write_capture(scene, folder)
+    return folder
+
+
+def write_folder(scene: Scene, folder: Path) -> Path:
+    for index, frame in enumerate(scene.frames):
+        save_color(frame, folder / "color" / f"{index}.png")
+        save_depth(frame, folder / "depth" / f"{index}.png")
+        save_numbers(pose(frame), folder / "pose" / f"{index}.txt")
+    for kind in ("color", "depth"):
+        save_numbers(intrinsics(scene.frames[0].camera), folder / "intrinsic" / f"intrinsic_{kind}.txt")
+    save_cloud(scene, folder / "points.ply")
+    return folder
+
+
+def write_nerfstudio(scene: Scene, folder: Path) -> Path:
+    entries = []
+    for index, frame in enumerate(scene.frames):
+        save_color(frame, folder / "images" / f"{index}.png")
+        save_depth(frame, folder / "depth" / f"{index}.png")
+        transform = (pose(frame) @ OPENGL).tolist()
+        names = {"file_path": f"images/{index}.png", "depth_file_path": f"depth/{index}.png"}
+        entries.append(names | {"transform_matrix": transform})
+    camera = scene.frames[0].camera
+    (fx, fy), (cx, cy) = camera.focal.tolist(), camera.center.tolist()
+    shared = {"fl_x": fx, "fl_y": fy, "cx": cx + 0.5, "cy": cy + 0.5, "w": camera.width, "h": camera.height}
+    (folder / "transforms.json").write_text(json.dumps(shared | {"frames": entries}))
+    return folder
+
+
+def write_tum(scene: Scene, folder: Path) -> Path:
+    colors, depths, poses = ["# time file"], [], []
+    for index, frame in enumerate(scene.frames):
+        time = 1305031102.1753 + index
+        save_color(frame, folder / "rgb" / f"{time:.6f}.png")
+        save_depth(frame, folder / "depth" / f"{time + 0.011:.6f}.png", 5000)
+        colors.append(f"{time:.6f} rgb/{time:.6f}.png")
+        depths.append(f"{time + 0.011:.6f} depth/{time + 0.011:.6f}.png")
+        turn = Rotation.from_matrix(pose(frame)[:3, :3]).as_quat()
+        poses.append(" ".join(f"{value:.17g}" for value in (time - 0.004, *pose(frame)[:3, 3], *turn)))
+    for name, lines in (("rgb.txt", colors), ("depth.txt", depths), ("groundtruth.txt", poses)):
+        (folder / name).write_text("\n".join(lines) + "\n")
+    camera = scene.frames[0].camera
+    save_numbers([*camera.focal, *camera.center], folder / "camera.txt")
+    return folder
+
+
+def write_replica(scene: Scene, folder: Path) -> Path:
+    for index, frame in enumerate(scene.frames):
+        save_color(frame, folder / "results" / f"frame{index:06d}.png")
+        save_depth(frame, folder / "results" / f"depth{index:06d}.png", 6553.5)
+    save_numbers([pose(frame).reshape(-1) for frame in scene.frames], folder / "traj.txt")
+    camera = scene.frames[0].camera
+    (fx, fy), (cx, cy) = camera.focal.tolist(), camera.center.tolist()
+    about = {"w": camera.width, "h": camera.height, "fx": fx, "fy": fy, "cx": cx, "cy": cy, "scale": 6553.5}
+    (folder / "cam_params.json").write_text(json.dumps({"camera": about}))
+    save_cloud(scene, folder.parent / f"{folder.name}_mesh.ply")
+    return folder
+
+
+def write_arkitscenes(scene: Scene, folder: Path) -> Path:
+    rows = []
+    for index, frame in enumerate(scene.frames):
+        name = f"{folder.name}_{305.375 + index:.3f}"
+        save_color(frame, folder / "lowres_wide" / f"{name}.png")
+        save_depth(frame, folder / "lowres_depth" / f"{name}.png")
+        (folder / "confidence").mkdir(exist_ok=True)
+        Image.new("L", (frame.camera.width, frame.camera.height), 2).save(folder / "confidence" / f"{name}.png")
+        camera = frame.camera
+        lens = [camera.width, camera.height, *camera.focal, *camera.center]
+        save_numbers(lens, folder / "lowres_wide_intrinsics" / f"{name}.pincam")
+        camera_from_world = np.linalg.inv(pose(frame))
+        turn = Rotation.from_matrix(camera_from_world[:3, :3]).as_rotvec()
+        rows.append([305.3751 + index, *turn, *camera_from_world[:3, 3]])
+    save_numbers(rows, folder / "lowres_wide.traj")
+    save_cloud(scene, folder / f"{folder.name}_3dod_mesh.ply")
+    return folder
+
+
+def write_scannetpp(scene: Scene, folder: Path) -> Path:
+    about: dict[str, Any] = {"frame_000777": {"aligned_pose": np.eye(4).tolist()}}  # one whose images are not extracted
+    for index, frame in enumerate(scene.frames):
+        name = f"frame_{10 * index:06d}"
+        save_color(frame, folder / "iphone" / "rgb" / f"{name}.png")
+        save_depth(frame, folder / "iphone" / "depth" / f"{name}.png")
+        lens = intrinsics(frame.camera).tolist()
+        about[name] = {"timestamp": 0.1, "pose": [], "aligned_pose": pose(frame).tolist(), "intrinsic": lens}
+    (folder / "iphone" / "pose_intrinsic_imu.json").write_text(json.dumps(about))
+    save_cloud(scene, folder / "scans" / "mesh_aligned_0.05.ply")
+    return folder
+
+
+def write_pointcloud(scene: Scene, folder: Path) -> Path:
+    save_cloud(scene, folder / "cloud.ply")
+    return folder / "cloud.ply"
+
+
+WRITERS: dict[str, Callable[[Scene, Path], Path]] = {
+    "sevenscenes": write_sevenscenes,
+    "folder": write_folder,
+    "nerfstudio": write_nerfstudio,
+    "tum": write_tum,
+    "replica": write_replica,
+    "arkitscenes": write_arkitscenes,
+    "scannetpp": write_scannetpp,
+    "pointcloud": write_pointcloud,
+}
+"""Writes a scene in the layout of each reader; returns what to open."""
+
+
+def read_all(path: Path) -> Scene:
+    """Open a capture and read all its pixels."""
+    scene = open_dataset(path)[0]
+    for frame in scene.frames:
+        frame.read_image()
+        frame.read_depth()
+    return scene
+
+
+def damage(path: Path, read: Callable[[], object], *, times: int, seed: int = 0) -> int:
+    """Damage a file again and again, and read; whatever is raised must be ValueError or OSError.
+
+    Returns:
+        How often something was raised.
+    """
+    whole, rng = path.read_bytes(), np.random.default_rng(seed)
+    raised = 0
+    try:
+        for _ in range(times):
+            path.write_bytes(damaged(whole, rng))
+            try:
+                read()
+            except (ValueError, OSError):
+                raised += 1
+    finally:
+        path.write_bytes(whole)
+    return raised
+
+
+WORDS = (
+    b"nan",
+    b"-inf",
+    b"1e999",
+    b"-1",
+    b"0",
+    b"9" * 25,
+    b"null",
+    b"true",
+    b"[]",
+    b"{}",
+    b'"',
+    b'"../a"',
+    b"\xff",
+    b" ",
+)
+"""What damage likes to write."""
+
+
+def damaged(content: bytes, rng: np.random.Generator) -> bytes:
+    """Change some bytes, cut or double a piece, write a word, or end early."""
+    data = bytearray(content)
+    kind, start = rng.integers(5), int(rng.integers(len(data)))
+    end = start + int(rng.integers(1, 40))
+    if kind == 0:
+        for place in rng.integers(len(data), size=rng.integers(1, 5)):
+            data[place] = rng.integers(256)
+    elif kind == 1:
+        del data[start:end]
+    elif kind == 2:
+        data[start:start] = data[start:end]
+    elif kind == 3:
+        data[start : start + int(rng.integers(8))] = WORDS[rng.integers(len(WORDS))]
+    else:
+        del data[start:]
+    return bytes(data)
+
+
+def same_views(one: Scene, other: Scene, *, depth_unit: float) -> None:
+    """Fail unless two scenes hold the same views: poses to 1e-6, depth to its unit, colours to the bit."""
+    assert len(one.frames) == len(other.frames)
+    for view, expected in zip(one.frames, other.frames, strict=True):
+        camera, true = view.camera, expected.camera
+        assert (camera.width, camera.height) == (true.width, true.height)
+        for got, wanted in (
+            (camera.world_from_camera, true.world_from_camera),
+            (camera.focal, true.focal),
+            (camera.center, true.center),
+        ):
+            torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6)
+        torch.testing.assert_close(view.read_depth(), expected.read_depth(), rtol=0, atol=0.51 * depth_unit)
+        exact = torch.from_numpy(eight_bit(expected.read_image()).astype(np.float32) / 255).permute(2, 0, 1)
+        assert view.read_image().equal(exact)
