@@ -224,7 +224,7 @@ def test_a_damaged_mesh_is_refused_cleanly(capture: Path):
     for index in range(2):
         change_frame(capture, index, depth_file_path=None)
     write_mesh(capture / "mesh.ply", faces="triangles")
-    assert damage(capture / "mesh.ply", lambda: read_all(capture), times=75) > 15
+    assert damage(capture / "mesh.ply", lambda: read_all(capture), times=75) > 0.2
     corners = torch.tensor([[0.0, 2, 0], [1, 2, 0], [1, 2, 2]])
     save_cloud(Scene("triangle", corners, (), colors=torch.ones(3, 3)), capture / "mesh.ply")
     content = (capture / "mesh.ply").read_bytes()
@@ -233,7 +233,7 @@ def test_a_damaged_mesh_is_refused_cleanly(capture: Path):
     index = b"\x03" + np.array([0, 1, 2], "<i4").tobytes()
     (capture / "mesh.ply").write_bytes(header + faces + body + index)
     assert Nerfstudio(capture)[0].frames[0].read_depth().any()
-    assert damage(capture / "mesh.ply", lambda: read_all(capture), times=75) > 15
+    assert damage(capture / "mesh.ply", lambda: read_all(capture), times=75) > 0.2
 
 
 @pytest.mark.parametrize("index", [-1, 3, 2**31 - 1])
@@ -243,5 +243,5 @@ def test_a_face_without_its_vertex_is_named(index: int, capture: Path):
     write_mesh(capture / "mesh.ply", faces="triangles")
     text = (capture / "mesh.ply").read_text().replace("3 4 6 7", f"3 4 6 {index if index != 3 else 8}")
     (capture / "mesh.ply").write_text(text)
-    with pytest.raises(ValueError, match=r"mesh\.ply is no readable mesh"):
+    with pytest.raises(ValueError, match=r"mesh\.ply has faces between vertices that are not there"):
         Nerfstudio(capture)[0]

@@ -117,11 +117,22 @@ def test_what_is_wrong_with_a_mesh_is_said(tmp_path: Path, old: bytes, new: byte
         read_mesh(tmp_path / "mesh.ply")
 
 
-def test_polygons_must_be_triangles(tmp_path: Path):
+def test_faces_of_four_corners_are_cut_in_two_and_larger_ones_refused(tmp_path: Path):
     quads = mesh_file("ascii").replace(b"3 0 1 2", b"4 0 1 2 3").replace(b"3 1 3 2", b"4 1 3 2 0")
     (tmp_path / "mesh.ply").write_bytes(quads)
-    with pytest.raises(ValueError, match=r"mesh\.ply has faces of 4 corners"):
+    mesh, once = read_mesh(tmp_path / "mesh.ply"), read_mesh_of("ascii", tmp_path)
+    assert mesh.triangles.tolist() == [[0, 1, 2], [0, 2, 3], [1, 3, 2], [1, 2, 0]]
+    for name, column in mesh.faces.items():
+        assert column.tolist() == [value for value in once.faces[name].tolist() for _ in range(2)]
+    larger = quads.replace(b"4 0 1 2 3", b"5 0 1 2 3 0").replace(b"4 1 3 2 0", b"5 1 3 2 0 1")
+    (tmp_path / "mesh.ply").write_bytes(larger)
+    with pytest.raises(ValueError, match=r"mesh\.ply has faces of 5 corners"):
         read_mesh(tmp_path / "mesh.ply")
+
+
+def read_mesh_of(order: str, folder: Path) -> Mesh:
+    (folder / "triangles.ply").write_bytes(mesh_file(order))
+    return read_mesh(folder / "triangles.ply")
 
 
 @pytest.mark.parametrize("order", ORDERS)

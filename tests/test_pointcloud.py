@@ -182,4 +182,4 @@ def test_a_wrong_pcd_is_named(old: bytes, new: bytes, message: str, tmp_path: Pa
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_clouds_are_refused_cleanly(name: str, tmp_path: Path):
     WRITE[name](tmp_path / name)
-    assert damage(tmp_path / name, lambda: open_dataset(tmp_path / name)[0], times=120) > 12
+    assert damage(tmp_path / name, lambda: open_dataset(tmp_path / name)[0], times=120) > 0.1

@@ -116,5 +116,5 @@ def test_a_wrong_row_is_named(capture: Path):
 @pytest.mark.parametrize("name", ["cam_params.json", "traj.txt", "../room0_mesh.ply"])
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_files_are_refused_cleanly(name: str, capture: Path):
-    assert damage(capture / name, lambda: read_all(capture), times=100) > 5
+    assert damage(capture / name, lambda: read_all(capture), times=100) > 0.05
     assert Replica(capture)[0].problems == ()
