@@ -87,7 +87,7 @@ def fuse(
     """Lift the features of 2D teachers to the points of a capture, or of every scene of a dataset.
 
     Args:
-        path: Folder of the capture or of the dataset.
+        path: Folder of the capture or of the dataset, or the file of a lone cloud.
         out: Folder of the store to make, or to go on with.
         teachers: Names of the teachers, separated by commas; "none" for points alone. NAME=FOLDER says where
             weights lie, my_teacher.py:MyTeacher is a class of your own.
