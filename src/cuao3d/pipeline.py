@@ -63,7 +63,7 @@ class DemoConfig:
     """Rooms that scores are measured on; the five kinds take turns."""
     num_views: int = 12
     """Views of each room."""
-    num_steps: int = 200
+    num_steps: int = 400
     """Steps of each student."""
     supervised: bool = False
     """Whether the supervised ceiling is trained too."""
