@@ -54,7 +54,7 @@ def check(path: Positional[Path], *, json: Path | None = None, picture: Path | N
         picture: Also draw how well the views agree (PNG).
     """
     from cuao3d.check import check as check_scene
-    from cuao3d.check import draw
+    from cuao3d.check.pictures import draw
     from cuao3d.files import write_json
     from cuao3d.readers import open_dataset
 

@@ -1,63 +1,48 @@
-"""Pre-flight check: do poses, depth and intrinsics fit together, or which usual mistake would make them fit?
+"""Pre-flight check: do poses, depth, intrinsics and colours fit together, or which usual mistake would make them fit?
 
-Views that overlap see one surface, so a pixel of one view, moved into another, must have the depth that the other view
-measured there. The share of pixels for which it does is counted for the capture as given and for each way in which
-captures usually go wrong; a way that makes clearly more of them agree names the mistake.
+`consistency.py` moves pixels between views, under every usual mistake in turn; `registration.py` lays colours on
+depth; `upright.py` finds up; here all of it becomes a verdict, and `pictures.py` draws it.
 """
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
-from textwrap import wrap
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int64
-from matplotlib.axes import Axes
-from matplotlib.collections import PathCollection
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
-from scipy.sparse.csgraph import connected_components
-from torch import Tensor
-from torch.nn import functional
 
+from cuao3d.check.consistency import (
+    AS_GIVEN,
+    BETTER,
+    CONTRADICTORY,
+    ENOUGH,
+    OTHER_SIZE,
+    Consistency,
+    Reading,
+    choose_pairs,
+    joined_views,
+    likeliest_reading,
+    measure_consistency,
+    readings_of,
+)
+from cuao3d.check.registration import find_offset
+from cuao3d.check.upright import describe_up, find_up
+from cuao3d.check.views import View, Views, num_probes, poses_of, read_views
 from cuao3d.fusion import sample_cells
-from cuao3d.geometry import Projection, back_project, visible_points
-from cuao3d.scene import Camera, Frame, Scene, pose_problem
+from cuao3d.geometry import visible_points
+from cuao3d.scene import Camera, Scene
 
 Verdict = Literal["ok", "probably wrong", "unreadable"]
-
-MAX_VIEWS = 100
-"""Views that are read; of longer captures, evenly spaced ones."""
-
-WIDTH = 160
-"""Depth is thinned to about this width, pixels."""
-
-TOLERANCE = 0.05
-"""Depths agree when they differ by at most this part of the measured one; real captures drift."""
-
-BETTER = 1.2
-"""A mistake is named where undoing it makes this many times more pixels agree."""
-
-CONSISTENT = 0.6
-"""... and of the pixels that agree or contradict, at least this share then agree."""
-
-CONTRADICTORY = 0.5
-"""Below this share the views contradict each other, though no usual mistake explains it."""
-
-ENOUGH = 100
-"""Fewer pixels than this, seen again by another view, prove nothing."""
-
-OVERLAP = 0.05
-"""Two views are neighbours where at least this share of the pixels of one agree with the other."""
 
 CELL = 0.05
 """Edge of the cells whose coverage is counted, metres."""
 
 LOST = 0.2
 """Share of frames left out above which something is wrong with the capture."""
+
+FEW = 2
+"""... if they are at least this many: one bad frame is no reason to stop, however short the capture."""
 
 PLAUSIBLE_DEPTH = (0.2, 20.0)
 """Median depth of a room, metres: outside of it the unit is wrong."""
@@ -68,6 +53,24 @@ PLAUSIBLE_VIEW = (20.0, 140.0)
 OFF_CENTER = 0.15
 """How far a principal point may lie from the middle of the image, as a part of its size."""
 
+BLURRED = 0.1
+"""A photograph is called blurred where its Laplacian varies less than this part of the median: a tenth is a walk's
+motion blur, a third is a white wall."""
+
+DARK, BRIGHT = 0.35, 1.8
+"""A photograph is called dark or bright below and above these parts of the capture's median brightness."""
+
+
+class Finding(NamedTuple):
+    """Something that is wrong."""
+
+    cause: str
+    """What it is called; `docs/check.md` lists all."""
+    text: str
+    """What to tell the user, with what cures it."""
+    options: Mapping[str, Any] = {}
+    """What a `capture.json` beside the data must say to cure it, if it can."""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -77,8 +80,12 @@ class Report:
     """Whether to go on."""
     reasons: tuple[str, ...]
     """Why, a line each; with the verdict "ok", what was left out or could not be tested."""
-    measurements: dict[str, Any]
+    measurements: dict[str, Any] = field(default_factory=dict)
     """What was measured; JSON-able. Lengths in metres, shares in [0, 1]."""
+    causes: tuple[str, ...] = ()
+    """What is wrong, in a word for each of the first reasons; empty unless the verdict is "probably wrong"."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What a `capture.json` beside the data should say; `capture_options` joins it to what is there."""
 
     @property
     def exit_code(self) -> int:
@@ -87,246 +94,67 @@ class Report:
 
 
 def check(scene: Scene) -> Report:
-    """Find out whether a scene's poses, depth, intrinsics and cloud fit together.
+    """Find out whether a scene's poses, depth, intrinsics, colours and cloud fit together.
 
     Args:
-        scene: The scene; at most `MAX_VIEWS` of its views are read.
+        scene: The scene; at most `views.MAX_VIEWS` of its views are read.
     """
-    views, unreadable = _read_views(scene)
-    left_out = [*scene.problems, *unreadable]
+    read = read_views(scene)
+    views, left_out = read.views, [*scene.problems, *read.problems]
     if not views or not len(scene.points):
         missing = "point" if views else "view that can be read"
-        return Report("unreadable", (f"Scene {scene.name} has no {missing}.", *left_out), {})
-    consistency = {reading: _consistency(views, reading) for reading in READINGS}
-    likeliest = _likeliest(consistency)
-    measurements = _measure(scene, views, consistency, likeliest) | {"num_left_out": len(left_out)}
-    wrong = [
-        *_lost_frames(left_out, len(scene.frames)),
-        *_odd_intrinsics(views),
-        *_misfit(consistency, likeliest),
-        *_odd_depth(measurements, likeliest),
+        return Report("unreadable", (f"Scene {scene.name} has no {missing}.", *left_out))
+    camera = next(frame.camera for frame in scene.frames if frame.name == views[0].name)
+    consistency = {reading: measure_consistency(views, reading) for reading in readings_of(camera)}
+    likeliest = likeliest_reading(consistency)
+    measurements = _measure(scene, camera, views, consistency, likeliest) | {"num_left_out": len(left_out)}
+    median = measurements["depth"]["median"]
+    misfit = _odd_intrinsics(camera, consistency, likeliest) or _misfit(consistency, likeliest, median)
+    up = _upside_down(measurements["up"])
+    findings = [
+        *_lost_frames(scene, read),
+        *misfit,
+        *_odd_depth(median, likeliest),
         *_odd_coverage(measurements, likeliest),
+        *_moved_colors(measurements["registration"]),
+        *(up if not misfit else []),
     ]
-    remarks = [*left_out, *_untested(consistency, likeliest), *([] if wrong else _lying(measurements))]
-    return Report("probably wrong" if wrong else "ok", (*wrong, *remarks), measurements)
-
-
-def draw(scene: Scene, report: Report, path: Path | str) -> None:
-    """Draw how well views agree: the surface of one on the picture of another, coloured by its depth error.
-
-    Args:
-        scene: The scene that was checked.
-        report: What `check` said of it; its `pairs` are drawn, also as they would be without the likeliest mistake.
-        path: PNG to write.
-
-    Raises:
-        ValueError: The scene has no view to draw.
-    """
-    if report.verdict == "unreadable":
-        raise ValueError(f"Scene {scene.name} has no view to draw: {report.reasons[0]}")
-    frame_of_name = {frame.name: frame for frame in scene.frames}
-    pairs = [(frame_of_name[pair["first"]], frame_of_name[pair["second"]]) for pair in report.measurements["pairs"]]
-    readings = [reading for reading in READINGS if reading.name in ("as given", report.measurements["likeliest"])]
-    figure = Figure(figsize=(4.6 * (1 + len(readings)), 3.9 * len(pairs) + 1), layout="constrained")
-    figure.suptitle(
-        "\n".join(wrap(f"{scene.name}: {report.verdict}. {report.reasons[0] if report.exit_code else ''}", 90))
+    remarks = [*left_out, *_untested(consistency, likeliest), *_odd_photos(measurements["photos"])]
+    options = {key: value for finding in findings for key, value in finding.options.items()}
+    if not findings:
+        lying, options = _lying(measurements["up"])
+        remarks += lying
+    return Report(
+        "probably wrong" if findings else "ok",
+        (*(_with_cure(finding) for finding in findings), *remarks),
+        measurements,
+        tuple(finding.cause for finding in findings),
+        options,
     )
-    axes = figure.subplots(len(pairs), 1 + len(readings), squeeze=False)
-    for row, (first, second) in zip(axes, pairs, strict=True):
-        row[0].imshow(first.read_image().permute(1, 2, 0).numpy())
-        row[0].set_title(first.name)
-        for axis, reading in zip(row[1:], readings, strict=True):
-            points = _draw_agreement(axis, first, second, reading)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    bar = figure.colorbar(points, ax=axes, location="bottom", shrink=0.8, aspect=70, pad=0.01, extend="both")
-    bar.set_label(
-        "in front of what was measured: contradiction  ←  depth error, % of depth  →  behind: hidden, or wrong"
-    )
-    figure.savefig(path, format="png", dpi=100)
 
 
-def depth_errors(
-    first: Camera, first_depth: Float[Tensor, "H W"], second: Camera, second_depth: Float[Tensor, "h w"]
-) -> Float64[Tensor, "n"]:
-    """Compare the surface that one view saw with what another measured there.
-
-    Args:
-        first: Camera of the view whose pixels are moved.
-        first_depth: Its depth, metres; 0 = missing.
-        second: Camera of the view that they are moved into.
-        second_depth: Its depth, metres; 0 = missing.
-
-    Returns:
-        For each valid pixel of the first view that falls on a valid pixel of the second: its depth there minus the
-        depth measured there, metres. Negative contradicts the second view, positive may be hidden from it.
-    """
-    points, _ = back_project(first_depth, first)
-    landed, measured = _land(points, second, second_depth)
-    return landed.depth - measured
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A way to read a capture's poses and depth; each but the first undoes a usual mistake."""
-
-    name: str
-    finding: str
-    """What to tell the user when this reading fits best."""
-    world_from_camera: Callable[[Float64[Tensor, "4 4"]], Float64[Tensor, "4 4"]] = lambda pose: pose
-    """From the pose as given to what it should be."""
-    depth_scale: float = 1.0
-    """Factor from the depth as given to metres."""
-
-
-_OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
-AS_GIVEN = Reading("as given", "")
-POSE_READINGS = (
-    Reading(
-        "inverse poses",
-        "Poses look inverted (world to camera): invert each 4 x 4 matrix.",
-        torch.linalg.inv,
-    ),
-    Reading(
-        "OpenGL axes",
-        "Axes look like OpenGL (y up, z backward): negate the second and third column of each pose.",
-        lambda pose: pose @ _OPENGL,
-    ),
-    Reading(
-        "inverse poses with OpenGL axes",
-        "Poses look inverted (world to camera) and axes like OpenGL: invert each 4 x 4 matrix, then negate its second "
-        "and third column.",
-        lambda pose: torch.linalg.inv(pose) @ _OPENGL,
-    ),
-)
-DEPTH_READINGS = tuple(
-    Reading(
-        f"depth x {scale:g}",
-        f"Depth looks {max(scale, 1 / scale):g} times too {'large' if scale < 1 else 'small'} for the poses: "
-        f"multiply it by {scale:g}.",
-        depth_scale=scale,
-    )
-    for scale in (0.001, 0.1, 0.2, 0.25, 4.0, 5.0, 10.0, 1000.0)
-)
-READINGS = (AS_GIVEN, *POSE_READINGS, *DEPTH_READINGS)
-
-
-class _View(NamedTuple):
-    """A thinned view."""
-
-    name: str
-    camera: Camera
-    depth: Float32[Tensor, "h w"]
-    probes: Float32[Tensor, "h w"]
-    """Depth where it is moved into the other views, else 0."""
-
-
-class _Consistency(NamedTuple):
-    """How the views fit together under one reading: pixels of view i (row) in view j (column)."""
-
-    landed: Int64[Tensor, "V V"]
-    """Pixels that fall on a valid pixel."""
-    agreeing: Int64[Tensor, "V V"]
-    contradicting: Int64[Tensor, "V V"]
-    """Pixels that would lie in front of what was measured."""
-    median_error: float | None
-    """Median |depth error| of those that landed, metres."""
-
-    @property
-    def agreement(self) -> int:
-        return int(self.agreeing.sum())
-
-    @property
-    def consistent(self) -> float:
-        """Share of the agreeing among those that agree or contradict."""
-        return self.agreement / max(self.agreement + int(self.contradicting.sum()), 1)
-
-
-def _read_views(scene: Scene) -> tuple[list[_View], list[str]]:
-    chosen = np.linspace(0, len(scene.frames) - 1, min(len(scene.frames), MAX_VIEWS)).round().astype(int)
-    num_probes = min(500, max(50, 250_000 // max(len(chosen), 1) ** 2))
-    generator = torch.Generator().manual_seed(0)
-    views, problems = [], []
-    for frame in (scene.frames[index] for index in chosen):
-        try:
-            views.append(_read_view(frame, num_probes, generator))
-        except (ValueError, OSError) as error:
-            problems.append(f"{frame.name} left out: {error}")
-    return views, problems
-
-
-def _read_view(frame: Frame, num_probes: int, generator: torch.Generator) -> _View:
-    camera = frame.camera
-    if problem := pose_problem(camera.world_from_camera):
-        raise ValueError(f"{problem}.")
-    image, depth = frame.read_image(), frame.read_depth()
-    for what, (height, width) in (("image", image.shape[1:]), ("depth", depth.shape)):
-        if (width, height) != (camera.width, camera.height):
-            raise ValueError(f"its {what} is {width} x {height}, its camera {camera.width} x {camera.height}.")
-    step = max(1, round(camera.width / WIDTH))
-    depth = depth[::step, ::step].contiguous()
-    camera = replace(
-        camera, focal=camera.focal / step, center=camera.center / step, width=depth.shape[1], height=depth.shape[0]
-    )
-    valid = torch.nonzero(depth.flatten() > 0).squeeze(1)
-    probes = torch.zeros_like(depth)
-    chosen = valid[torch.randperm(len(valid), generator=generator)[:num_probes]]
-    probes.view(-1)[chosen] = depth.view(-1)[chosen]
-    return _View(frame.name, camera, depth, probes)
-
-
-def _consistency(views: list[_View], reading: Reading) -> _Consistency:
-    """Move the probes of every view into every other one."""
-    cameras = [_reread(view.camera, reading) for view in views]
-    clouds = [
-        back_project(view.probes * reading.depth_scale, camera)[0] for view, camera in zip(views, cameras, strict=True)
-    ]
-    points = torch.cat(clouds)
-    view_of_point = torch.repeat_interleave(torch.tensor([len(cloud) for cloud in clouds]))
-    columns, errors = [], []
-    for index, (view, camera) in enumerate(zip(views, cameras, strict=True)):
-        landed, measured = _land(points, camera, view.depth * reading.depth_scale)
-        source = view_of_point[landed.index]
-        other = source != index
-        source, error, measured = source[other], (landed.depth - measured)[other], measured[other]
-        kinds = torch.ones_like(other[other]), error.abs() <= TOLERANCE * measured, error < -TOLERANCE * measured
-        columns.append(torch.stack([torch.bincount(source[kind], minlength=len(views)) for kind in kinds]))
-        errors.append(error.abs())
-    landed_count, agreeing, contradicting = torch.stack(columns, dim=2)
-    error = torch.cat(errors)
-    return _Consistency(landed_count, agreeing, contradicting, error.median().item() if len(error) else None)
-
-
-def _land(
-    points: Float[Tensor, "N 3"], camera: Camera, depth: Float[Tensor, "H W"]
-) -> tuple[Projection, Float64[Tensor, "V"]]:
-    """Find the points that fall on valid pixels, at whatever depth, and what was measured there."""
-    landed = visible_points(points, camera, depth, occlusion_tolerance=math.inf, border=0)
-    column, row = landed.pixels.round().long().unbind(1)
-    return landed, depth[row, column].double()
-
-
-def _reread(camera: Camera, reading: Reading) -> Camera:
-    return replace(camera, world_from_camera=reading.world_from_camera(camera.world_from_camera))
-
-
-def _likeliest(consistency: dict[Reading, _Consistency]) -> Reading:
-    """Return the reading under which most pixels agree, if it is consistent and clearly better than as given."""
-    best = max(consistency, key=lambda reading: consistency[reading].agreement)
-    found, given = consistency[best], consistency[AS_GIVEN]
-    clear = found.agreement >= ENOUGH and found.agreement > BETTER * given.agreement
-    return best if clear and found.consistent >= CONSISTENT else AS_GIVEN
+def _with_cure(finding: Finding) -> str:
+    if not finding.options:
+        return finding.text
+    return f"{finding.text} Or: cuao3d check --fix, which writes {json.dumps(finding.options)} to capture.json."
 
 
 def _measure(
-    scene: Scene, views: list[_View], consistency: dict[Reading, _Consistency], likeliest: Reading
+    scene: Scene,
+    camera: Camera,
+    views: list[View],
+    consistency: dict[Reading, Consistency],
+    likeliest: Reading,
 ) -> dict[str, Any]:
-    num_moved = max(int(_num_probes(views).sum()) * (len(views) - 1), 1)
-    camera = scene.frames[0].camera
+    num_moved = max(int(num_probes(views).sum()) * (len(views) - 1), 1)
     depth = torch.cat([view.depth.flatten() for view in views])
-    poses = torch.stack([view.camera.world_from_camera for view in views])
-    rotations = poses[:, :3, :3]
+    rotations = poses_of(views)[:, :3, :3]
     near, median, far = np.quantile(depth[depth > 0].numpy(), [0.05, 0.5, 0.95]).tolist() if depth.any() else [0.0] * 3
+    found = consistency[likeliest]
+    joined, group_of_view = joined_views(views, found)
+    offset = find_offset(
+        torch.stack([view.photo.offsets for view in views]), views[0].photo.thinned_by, scene.frames[0].camera.width
+    )
     return {
         "num_frames": len(scene.frames),
         "num_views_tested": len(views),
@@ -338,51 +166,33 @@ def _measure(
         "depth": {"near": near, "median": median, "far": far, "missing": (depth == 0).double().mean().item()},
         "readings": {
             reading.name: {
-                "agreeing": found.agreement / num_moved,
-                "consistent": found.consistent,
-                "median_error": found.median_error,
+                "agreeing": one.agreement / num_moved,
+                "consistent": one.consistent,
+                "median_error": one.median_error,
             }
-            for reading, found in consistency.items()
+            for reading, one in consistency.items()
         },
         "likeliest": likeliest.name,
-        "overlap": _overlap(views, consistency[likeliest]),
-        "pairs": _pairs(views, consistency[likeliest]),
+        "overlap": {
+            "neighbours_per_view": joined.sum().item() / len(views),
+            "groups": len(set(group_of_view)),
+            "apart": _apart(views, group_of_view),
+        },
+        "pairs": choose_pairs(views, found),
         "coverage": _coverage(scene, views),
-        "up": functional.normalize(-poses[:, :3, 1].mean(0), dim=0).tolist(),
+        "registration": offset._asdict(),
+        "up": find_up([likeliest.camera(view.camera) for view in views], [view.depth for view in views]),
+        "photos": _photos(views),
     }
 
 
-def _overlap(views: list[_View], found: _Consistency) -> dict[str, Any]:
-    """Measure the graph whose edges join views that see the same surface."""
-    joined = found.agreeing >= OVERLAP * _num_probes(views)[:, None]
-    joined = joined | joined.T
-    num_groups, _ = connected_components(joined.numpy(), directed=False)
-    return {"neighbours_per_view": joined.sum().item() / len(views), "groups": int(num_groups)}
+def _apart(views: list[View], group_of_view: list[int]) -> list[str]:
+    """Name the views outside the largest group."""
+    largest = int(np.bincount(group_of_view).argmax())
+    return [view.name for view, group in zip(views, group_of_view, strict=True) if group != largest]
 
 
-def _pairs(views: list[_View], found: _Consistency, num_pairs: int = 3) -> list[dict[str, Any]]:
-    """Choose pairs of different views that overlap by about 40 %: alike enough to compare, unlike enough to tell."""
-    overlap = found.landed / _num_probes(views)[:, None]
-    overlap.fill_diagonal_(0)
-    pairs: list[dict[str, Any]] = []
-    free = torch.ones(len(views), dtype=torch.bool)
-    while len(pairs) < num_pairs and free.any():
-        distance = (overlap - 0.4).abs().where(free[:, None] & free & (overlap > OVERLAP), torch.inf)
-        first, second = divmod(int(distance.argmin()), len(views))
-        if distance[first, second].isinf():
-            break
-        free[[first, second]] = False
-        pairs.append(
-            {"first": views[first].name, "second": views[second].name, "overlap": overlap[first, second].item()}
-        )
-    return pairs or [{"first": views[0].name, "second": views[-1].name, "overlap": overlap[0, -1].item()}]
-
-
-def _num_probes(views: list[_View]) -> Int64[Tensor, "V"]:
-    return torch.stack([(view.probes > 0).sum() for view in views]).clamp(min=1)
-
-
-def _coverage(scene: Scene, views: list[_View]) -> dict[str, float]:
+def _coverage(scene: Scene, views: list[View]) -> dict[str, Any]:
     """Count the views that see each cell of the cloud."""
     points = scene.points[sample_cells(scene.points, CELL).index_of_sample]
     num_views = torch.zeros(len(points), dtype=torch.int64)
@@ -398,96 +208,151 @@ def _coverage(scene: Scene, views: list[_View]) -> dict[str, float]:
     }
 
 
-def _lost_frames(left_out: list[str], num_frames: int) -> list[str]:
-    share = len(left_out) / max(len(left_out) + num_frames, 1)
-    if len(left_out) < 3 or share < LOST:
+def _photos(views: list[View]) -> dict[str, Any]:
+    """Find the photographs that are blurred, dark or bright beside the others; of a few, none is."""
+    sharpness = np.array([view.photo.sharpness for view in views])
+    brightness = np.array([view.photo.brightness for view in views])
+    usual_sharpness, usual = float(np.median(sharpness)), float(np.median(brightness))
+    odd = {
+        "blurred": sharpness < BLURRED * usual_sharpness,
+        "dark": brightness < DARK * usual,
+        "bright": brightness > BRIGHT * usual,
+    }
+    enough = len(views) >= 5
+    return {"sharpness": usual_sharpness, "brightness": usual} | {
+        kind: [view.name for view, is_odd in zip(views, found, strict=True) if is_odd and enough]
+        for kind, found in odd.items()
+    }
+
+
+def _lost_frames(scene: Scene, read: Views) -> list[Finding]:
+    num_lost = len(scene.problems) + read.num_lost
+    share = num_lost / max(len(scene.problems) + len(scene.frames), 1)
+    if num_lost < FEW or share < LOST:
         return []
-    return [f"{len(left_out)} frames, {share:.0%} of the capture, had to be left out; the lines below say why."]
+    lines = [*scene.problems, *read.problems]
+    of_poses = sum("pose" in line for line in lines) > len(lines) / 2
+    what = "most for their poses" if of_poses else "the lines below say why"
+    cure = "Align again, or record again, slower." if of_poses else ""
+    return [
+        Finding(
+            "lost poses" if of_poses else "lost frames",
+            f"{num_lost} frames, {share:.0%} of the capture, had to be left out, {what}. {cure}".strip(),
+        )
+    ]
 
 
-def _odd_intrinsics(views: list[_View]) -> list[str]:
+def _odd_intrinsics(camera: Camera, consistency: dict[Reading, Consistency], likeliest: Reading) -> list[Finding]:
     """Say where intrinsics cannot belong to images of this size."""
-    camera = views[0].camera
     size = torch.tensor([camera.width, camera.height], dtype=torch.float64)
-    off_center = camera.center / size - 0.5
+    place = camera.center / size
     angle = torch.rad2deg(2 * torch.atan(size / 2 / camera.focal))
-    cure = "check that the intrinsics were made for images of this size."
-    findings = []
-    if (off_center.abs() > OFF_CENTER).any():
-        x, y = (100 * (off_center + 0.5)).tolist()
-        findings.append(f"The principal point lies at {x:.0f} % of the width, {y:.0f} % of the height; {cure}")
+    off = bool(((place - 0.5).abs() > OFF_CENTER).any())
+    cure = next((reading.finding for reading in consistency if reading.name == OTHER_SIZE), "")
+    cure = cure or "Check that the intrinsics were made for images of this size."
+    if off or likeliest.name == OTHER_SIZE:
+        x, y = (100 * place).tolist()
+        return [
+            Finding(OTHER_SIZE, f"The principal point lies at {x:.0f} % of the width, {y:.0f} % of the height. {cure}")
+        ]
     if (angle < PLAUSIBLE_VIEW[0]).any() or (angle > PLAUSIBLE_VIEW[1]).any():
         x, y = angle.tolist()
-        findings.append(f"The camera opens by {x:.0f} x {y:.0f} degrees; {cure}")
-    return findings
+        return [Finding(OTHER_SIZE, f"The camera opens by {x:.0f} x {y:.0f} degrees. {cure}")]
+    return []
 
 
-def _misfit(consistency: dict[Reading, _Consistency], likeliest: Reading) -> list[str]:
+def _misfit(consistency: dict[Reading, Consistency], likeliest: Reading, median: float) -> list[Finding]:
+    """Say where views do not fit together; `median` is the depth as given, metres."""
     given, best = consistency[AS_GIVEN], consistency[likeliest]
+    gain = f"Then {best.agreement} tested pixels agree between views, now {given.agreement} do."
+    if _is_plausible(median) and not _is_plausible(median * likeliest.depth_scale):
+        factor = 1 / likeliest.depth_scale
+        text = f"Positions of the cameras look {likeliest.depth_scale:g} times too large for the depth"
+        return [Finding("poses in another unit", f"{text}: multiply them by {factor:g}. {gain}")]
     if likeliest is not AS_GIVEN:
-        return [
-            f"{likeliest.finding} Then {best.agreement} tested pixels agree between views, now {given.agreement} do."
-        ]
+        return [Finding(likeliest.name, f"{likeliest.finding} {gain}", likeliest.options)]
     if int(given.landed.sum()) >= ENOUGH and given.consistent < CONTRADICTORY:
         return [
-            f"Views contradict each other: only {given.consistent:.0%} of the pixels that should fit do, and no usual "
-            "mistake explains it. Poses may belong to other images (order, time stamps) or drift, or "
-            "intrinsics are wrong."
+            Finding(
+                "poses of other frames",
+                f"Views contradict each other: only {given.consistent:.0%} of the pixels that should fit do, and no "
+                "usual mistake of convention or unit explains it. Most likely poses belong to other images: compare "
+                "their order (frame-10 sorts before frame-2) and time stamps. Else they drift, or intrinsics are off.",
+            )
         ]
     return []
 
 
-def _odd_depth(measurements: dict[str, Any], likeliest: Reading) -> list[str]:
-    median = measurements["depth"]["median"]
-    if likeliest.depth_scale != 1 or PLAUSIBLE_DEPTH[0] <= median <= PLAUSIBLE_DEPTH[1]:
+def _odd_depth(median: float, likeliest: Reading) -> list[Finding]:
+    if likeliest.depth_scale != 1 or _is_plausible(median):
         return []
-    return [f"The median depth is {median:.3g} m, which no room has; check the unit of the depth images."]
+    text = f"The median depth is {median:.3g} m, which no room has; check the unit of the depth images."
+    return [Finding("depth in another unit", text)]
 
 
-def _odd_coverage(measurements: dict[str, Any], likeliest: Reading) -> list[str]:
+def _is_plausible(median: float) -> bool:
+    return PLAUSIBLE_DEPTH[0] <= median <= PLAUSIBLE_DEPTH[1]
+
+
+def _odd_coverage(measurements: dict[str, Any], likeliest: Reading) -> list[Finding]:
     seen = measurements["coverage"]["seen"]
     if likeliest is not AS_GIVEN or seen > 0.02:
         return []
-    return [f"Views see {seen:.1%} of the cloud; check that cloud and poses share one world frame."]
+    text = f"Views see {seen:.1%} of the cloud; check that cloud and poses share one world frame."
+    return [Finding("cloud in another world", text)]
 
 
-def _untested(consistency: dict[Reading, _Consistency], likeliest: Reading) -> list[str]:
+def _moved_colors(offset: Mapping[str, Any]) -> list[Finding]:
+    if not offset["moved"]:
+        return []
+    x, y = offset["x"], offset["y"]
+    across = f"{abs(x)} pixels to the {'right' if x > 0 else 'left'}" if x else ""
+    along = f"{abs(y)} pixels {'down' if y > 0 else 'up'}" if y else ""
+    where = " and ".join(filter(None, (across, along)))
+    text = f"Colours lie {where} of depth: register them again, with the calibration between both sensors."
+    return [Finding("colours off depth", text)]
+
+
+def _upside_down(up: dict[str, Any]) -> list[Finding]:
+    if up["axis"] != "-z" or not up["certain"]:
+        return []
+    return [Finding("upside down", f"The world is upside down: {describe_up(up)}.", {"up": "-z"})]
+
+
+def _untested(consistency: dict[Reading, Consistency], likeliest: Reading) -> list[str]:
     """Say what the views cannot tell."""
     best = consistency[likeliest]
     if int(best.landed.sum()) < ENOUGH:
         return ["Poses and depth unit could not be tested: no two views see the same surface."]
-    alike = [reading.name for reading in READINGS if consistency[reading].agreement * BETTER > best.agreement]
+    alike = [reading.name for reading, found in consistency.items() if found.agreement * BETTER > best.agreement]
     alike.remove(likeliest.name)
     if not alike or best.consistent < CONTRADICTORY:
         return []
     return [f"Views lie too close together to tell {likeliest.name} from {', '.join(alike)}."]
 
 
-def _lying(measurements: dict[str, Any]) -> list[str]:
-    """Say when up is clearly another axis than +z."""
-    up = measurements["up"]
-    axis = int(np.abs(up).argmax())
-    if (axis == 2 and up[2] > 0) or abs(up[axis]) < 0.7:
-        return []
-    return [f"Up looks like {'+-'[up[axis] < 0]}{'xyz'[axis]} rather than +z: the scene lies on its side or head."]
+def _odd_photos(photos: dict[str, Any]) -> list[str]:
+    """Name photographs that stand out; they are worth a look, not a verdict."""
+    lines = []
+    for kind in ("blurred", "dark", "bright"):
+        names = photos[kind]
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            lines.append(f"Beside the others, {kind}: {', '.join(names[:5])}{more}.")
+    return lines
 
 
-_COLORS = LinearSegmentedColormap.from_list("error", ["#ff2d20", "#ffd24a", "#2fc35a", "#5ec8ff", "#2350ff"])
-
-
-def _draw_agreement(axis: Axes, first: Frame, second: Frame, reading: Reading) -> PathCollection:
-    """Draw the surface of the first view on the second's picture; return the points, for their colour bar."""
-    step = max(1, round(first.camera.width / 107))
-    depth, thinned = first.read_depth(), torch.zeros(first.camera.height, first.camera.width)
-    thinned[step // 2 :: step, step // 2 :: step] = depth[step // 2 :: step, step // 2 :: step]
-    points, _ = back_project(thinned * reading.depth_scale, _reread(first.camera, reading))
-    landed, measured = _land(points, _reread(second.camera, reading), second.read_depth() * reading.depth_scale)
-    percent = 100 * (landed.depth - measured) / measured
-    overlap = len(percent) / max(len(points), 1)
-    agreeing = int((percent.abs() <= 100 * TOLERANCE).sum()) / max(len(percent), 1)
-    axis.imshow(second.read_image().mean(0).numpy() * 0.5 + 0.5, cmap="gray", vmin=0, vmax=1)
-    axis.set_title(
-        f"{first.name} on {second.name}, {reading.name}:\n{overlap:.0%} land there, {agreeing:.0%} of them agree"
-    )
-    x, y = landed.pixels.numpy().T
-    return axis.scatter(x, y, c=percent.numpy(), cmap=_COLORS, vmin=-20, vmax=20, s=5, linewidths=0)
+def _lying(up: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """Say when up may be another axis than +z, and the option that turns the scene if that is sure."""
+    axis = up["axis"]
+    if axis is None:
+        return [f"Which way is up could not be told: {describe_up(up)}."], {}
+    if axis == "z":
+        unsure = up["facing"] is not None and not up["certain"]
+        return ([f"Up may not be +z: {describe_up(up)}."] if unsure else []), {}
+    name = axis if axis.startswith("-") else f"+{axis}"
+    if up["certain"]:
+        options = {"up": axis}
+        cure = f"--fix writes {json.dumps(options)} to capture.json."
+        return [f"Up looks like {name} rather than +z: the scene lies on its side; {cure}"], options
+    return [f"Up looks like {name} rather than +z, if cameras were held upright: {describe_up(up)}."], {}
