@@ -1,7 +1,7 @@
 """Pre-flight check: do poses, depth, intrinsics and colours fit together, or which usual mistake would make them fit?
 
 `consistency.py` moves pixels between views, under every usual mistake in turn; `registration.py` lays colours on
-depth; `upright.py` finds up; here all of it becomes a verdict, and `pictures.py` draws it.
+depth; `upright.py` finds up; here all of it becomes a verdict. `pictures.py` draws it, `page.py` makes it a page.
 """
 
 import json
@@ -11,6 +11,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
 
 from cuao3d.check.consistency import (
     AS_GIVEN,
@@ -133,6 +135,17 @@ def check(scene: Scene) -> Report:
     )
 
 
+def views_of_cells(scene: Scene, views: list[View]) -> tuple[Float32[Tensor, "S 3"], Int64[Tensor, "S"]]:
+    """Return a point of every cell of the cloud, metres, and the number of views that see it, poses as given."""
+    points = scene.points[sample_cells(scene.points, CELL).index_of_sample]
+    num_views = torch.zeros(len(points), dtype=torch.int64)
+    for view in views:
+        tolerance = scene.occlusion_tolerance
+        seen = visible_points(points, view.camera, view.depth, occlusion_tolerance=tolerance, border=0)
+        num_views[seen.index] += 1
+    return points, num_views
+
+
 def _with_cure(finding: Finding) -> str:
     if not finding.options:
         return finding.text
@@ -194,12 +207,7 @@ def _apart(views: list[View], group_of_view: list[int]) -> list[str]:
 
 def _coverage(scene: Scene, views: list[View]) -> dict[str, Any]:
     """Count the views that see each cell of the cloud."""
-    points = scene.points[sample_cells(scene.points, CELL).index_of_sample]
-    num_views = torch.zeros(len(points), dtype=torch.int64)
-    for view in views:
-        tolerance = scene.occlusion_tolerance
-        seen = visible_points(points, view.camera, view.depth, occlusion_tolerance=tolerance, border=0)
-        num_views[seen.index] += 1
+    _, num_views = views_of_cells(scene, views)
     seen_by = num_views[num_views > 0].double()
     return {
         "cell": CELL,

@@ -26,6 +26,15 @@ def draw(scene: Scene, report: Report, path: Path | str) -> None:
     Raises:
         ValueError: The scene has no view to draw.
     """
+    figure = draw_agreement(scene, report)
+    figure.suptitle(
+        "\n".join(wrap(f"{scene.name}: {report.verdict}. {report.reasons[0] if report.exit_code else ''}", 90))
+    )
+    figure.savefig(path, format="png", dpi=100)
+
+
+def draw_agreement(scene: Scene, report: Report) -> Figure:
+    """Draw the report's pairs of views, as `draw` does, without a title."""
     if report.verdict == "unreadable":
         raise ValueError(f"Scene {scene.name} has no view to draw: {report.reasons[0]}")
     frame_of_name = {frame.name: frame for frame in scene.frames}
@@ -33,28 +42,25 @@ def draw(scene: Scene, report: Report, path: Path | str) -> None:
     shown = ("as given", report.measurements["likeliest"])
     readings = [reading for reading in readings_of(pairs[0][0].camera) if reading.name in shown]
     figure = Figure(figsize=(4.6 * (1 + len(readings)), 3.9 * len(pairs) + 1), layout="constrained")
-    figure.suptitle(
-        "\n".join(wrap(f"{scene.name}: {report.verdict}. {report.reasons[0] if report.exit_code else ''}", 90))
-    )
     axes = figure.subplots(len(pairs), 1 + len(readings), squeeze=False)
     for row, (first, second) in zip(axes, pairs, strict=True):
         row[0].imshow(first.read_image().permute(1, 2, 0).numpy())
         row[0].set_title(first.name)
         for axis, reading in zip(row[1:], readings, strict=True):
-            points = _draw_agreement(axis, first, second, reading)
+            points = _draw_pair(axis, first, second, reading)
     for axis in axes.flat:
         axis.set_axis_off()
     bar = figure.colorbar(points, ax=axes, location="bottom", shrink=0.8, aspect=70, pad=0.01, extend="both")
     bar.set_label(
         "in front of what was measured: contradiction  ←  depth error, % of depth  →  behind: hidden, or wrong"
     )
-    figure.savefig(path, format="png", dpi=100)
+    return figure
 
 
 _COLORS = LinearSegmentedColormap.from_list("error", ["#ff2d20", "#ffd24a", "#2fc35a", "#5ec8ff", "#2350ff"])
 
 
-def _draw_agreement(axis: Axes, first: Frame, second: Frame, reading: Reading) -> PathCollection:
+def _draw_pair(axis: Axes, first: Frame, second: Frame, reading: Reading) -> PathCollection:
     """Draw the surface of the first view on the second's picture; return the points, for their colour bar."""
     step = max(1, round(first.camera.width / 107))
     depth, thinned = first.read_depth(), torch.zeros(first.camera.height, first.camera.width)

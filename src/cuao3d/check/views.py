@@ -30,7 +30,7 @@ class Photo(NamedTuple):
     thinned_by: int
     """Pixels of the image per pixel of `offsets`."""
     sharpness: float
-    """Variance of the Laplacian of its brightness."""
+    """Variance of the Laplacian of its brightness, for a mean brightness of 1: a dark photograph is not blurred."""
     brightness: float
     """Mean brightness, in [0, 1]."""
 
@@ -113,4 +113,6 @@ def _measure_photo(image: Float32[Tensor, "3 H W"], depth: Float32[Tensor, "H W"
     gray = functional.avg_pool2d(image.mean(dim=0)[None], step)[0]
     depth = depth[step // 2 :: step, step // 2 :: step][: gray.shape[0], : gray.shape[1]]
     laplacian = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:] - 4 * gray[1:-1, 1:-1]
-    return Photo(agreement_by_offset(gray, depth), step, laplacian.var().item(), gray.mean().item())
+    brightness = gray.mean().item()
+    sharpness = laplacian.var().item() / max(brightness, 1e-3) ** 2
+    return Photo(agreement_by_offset(gray, depth), step, sharpness, brightness)
