@@ -156,6 +156,13 @@ MISTAKES = {
     ),
     "depth x 10": Mistake("depth x 0.1", lambda scene, seed: with_depth(scene, 10)),
     "depth x 0.25": Mistake("depth x 4", lambda scene, seed: with_depth(scene, 0.25)),
+    "inverted, depth x 10": Mistake(
+        "inverse poses, depth x 0.1",
+        lambda scene, seed: with_depth(with_poses(scene, lambda pose: torch.linalg.inv(pose)), 10),
+    ),
+    "OpenGL axes, depth x 0.25": Mistake(
+        "OpenGL axes, depth x 4", lambda scene, seed: with_depth(with_poses(scene, lambda pose: pose @ OPENGL), 0.25)
+    ),
     "fx and fy swapped": Mistake("swapped focal lengths", with_swapped_focal),
     "intrinsics of another size": Mistake("intrinsics of another image size", with_intrinsics_of_another_size),
     "poses shuffled": Mistake("poses of other frames", with_shuffled_poses),

@@ -36,7 +36,7 @@ def lounge() -> Scene:
 @cache
 def made(seed: int) -> Scene:
     """A made room, rendered once."""
-    return make_room(seed, num_views=8)
+    return make_room(seed, num_views=6)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def room() -> Scene:
     return made(0)
 
 
-@pytest.fixture(scope="module", params=["bedroom", "living room", "kitchen", "lounge"])
+@pytest.fixture(scope="module", params=["bedroom", "living room", "lounge"])
 def scene(request: pytest.FixtureRequest) -> Scene:
     """Rooms that were made, and a real one."""
     if request.param == "lounge":
@@ -123,6 +123,7 @@ def test_planted_mistakes_are_named(scene: Scene, plant: Callable[[Scene], Scene
     [
         "fx and fy swapped",
         "intrinsics of another size",
+        "inverted, depth x 10",
         "poses shuffled",
         "colours moved by 8 pixels",
         "30 % of the poses NaN",
@@ -135,6 +136,17 @@ def test_planted_mistakes_have_one_cause(mistake: str, seed: int):
     report = check(plant(made(seed), seed))
     assert report.causes == (() if cause is None else (cause,)), report.reasons
     assert report.exit_code == (cause is not None)
+
+
+def test_a_single_pair_of_views_names_no_mistake(lounge: Scene):
+    # Walls of two views come to lie on each other under some wrong reading by chance: 3 in 180 made pairs did.
+    inverted = with_poses(lounge, torch.linalg.inv)
+    assert check(inverted).causes == ("inverse poses",)
+    report = check(replace(inverted, frames=inverted.frames[::2]))
+    readings = report.measurements["readings"]
+    assert readings["inverse poses"]["agreeing"] > 1.2 * readings["as given"]["agreeing"]
+    assert report.measurements["likeliest"] == "as given"
+    assert "inverse poses" not in report.causes
 
 
 def test_shuffled_poses_contradict_each_other(room: Scene):

@@ -25,12 +25,11 @@ from cuao3d.check.consistency import (
     choose_pairs,
     joined_views,
     likeliest_reading,
-    measure_consistency,
-    readings_of,
+    measure_readings,
 )
 from cuao3d.check.registration import find_offset
 from cuao3d.check.upright import describe_up, find_up
-from cuao3d.check.views import View, Views, num_probes, poses_of, read_views
+from cuao3d.check.views import View, Views, num_probes, on_one_thread, poses_of, read_views
 from cuao3d.fusion import sample_cells
 from cuao3d.geometry import visible_points
 from cuao3d.scene import Camera, Scene
@@ -95,6 +94,7 @@ class Report:
         return {"ok": 0, "probably wrong": 1, "unreadable": 2}[self.verdict]
 
 
+@on_one_thread()
 def check(scene: Scene) -> Report:
     """Find out whether a scene's poses, depth, intrinsics, colours and cloud fit together.
 
@@ -107,19 +107,19 @@ def check(scene: Scene) -> Report:
         missing = "point" if views else "view that can be read"
         return Report("unreadable", (f"Scene {scene.name} has no {missing}.", *left_out))
     camera = next(frame.camera for frame in scene.frames if frame.name == views[0].name)
-    consistency = {reading: measure_consistency(views, reading) for reading in readings_of(camera)}
+    consistency = measure_readings(views, camera)
     likeliest = likeliest_reading(consistency)
     measurements = _measure(scene, camera, views, consistency, likeliest) | {"num_left_out": len(left_out)}
     median = measurements["depth"]["median"]
     misfit = _odd_intrinsics(camera, consistency, likeliest) or _misfit(consistency, likeliest, median)
-    up = _upside_down(measurements["up"])
+    elsewhere = _odd_coverage(measurements, likeliest)
     findings = [
         *_lost_frames(scene, read),
         *misfit,
         *_odd_depth(median, likeliest),
-        *_odd_coverage(measurements, likeliest),
+        *elsewhere,
         *_moved_colors(measurements["registration"]),
-        *(up if not misfit else []),
+        *([] if misfit or elsewhere else _upside_down(measurements["up"])),
     ]
     remarks = [*left_out, *_untested(consistency, likeliest), *_odd_photos(measurements["photos"])]
     options = {key: value for finding in findings for key, value in finding.options.items()}

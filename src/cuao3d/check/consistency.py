@@ -28,6 +28,9 @@ BETTER = 1.2
 CONSISTENT = 0.6
 """... and of the pixels that agree or contradict, at least this share then agree."""
 
+PAIRS, OF_PAIR = 2, 20
+"""... in at least so many pairs of views, by so many pixels each: in one pair, walls come to lie on walls by chance."""
+
 CONTRADICTORY = 0.5
 """Below this share the views contradict each other, though no usual mistake explains it."""
 
@@ -126,6 +129,19 @@ DEPTH_READINGS = tuple(
     )
     for scale in (0.001, 0.1, 0.2, 0.25, 4.0, 5.0, 10.0, 1000.0)
 )
+TWO_MISTAKES = tuple(
+    Reading(
+        f"{pose.name}, {depth.name}",
+        f"{pose.finding} {depth.finding}",
+        pose.camera,
+        depth.depth_scale,
+        {**pose.options, **depth.options},
+    )
+    for pose in POSE_READINGS
+    for depth in DEPTH_READINGS
+)
+"""Tried where views contradict each other and one mistake does not explain it."""
+
 SWAPPED_FOCAL = Reading(
     "swapped focal lengths",
     "fx and fy look exchanged.",
@@ -143,6 +159,11 @@ def readings_of(camera: Camera) -> tuple[Reading, ...]:
     if size := suited_size(camera):
         readings.append(_other_size(camera, *size))
     return tuple(readings)
+
+
+def reading_named(name: str, camera: Camera) -> Reading:
+    """Return a reading of a capture with this camera by its name."""
+    return next(reading for reading in (*readings_of(camera), *TWO_MISTAKES) if reading.name == name)
 
 
 def suited_size(camera: Camera) -> tuple[int, int] | None:
@@ -188,6 +209,11 @@ class Consistency(NamedTuple):
         """Share of the agreeing among those that agree or contradict."""
         return self.agreement / max(self.agreement + int(self.contradicting.sum()), 1)
 
+    @property
+    def num_pairs(self) -> int:
+        """Number of pairs of views that agree."""
+        return int(((self.agreeing + self.agreeing.T).triu(1) >= OF_PAIR).sum())
+
 
 def measure_consistency(views: list[View], reading: Reading) -> Consistency:
     """Move the probes of every view into every other one."""
@@ -211,6 +237,16 @@ def measure_consistency(views: list[View], reading: Reading) -> Consistency:
     return Consistency(landed_count, agreeing, contradicting, error.median().item() if len(error) else None)
 
 
+def measure_readings(views: list[View], camera: Camera) -> dict[Reading, Consistency]:
+    """Measure how views fit together under each reading that makes sense for a camera, at its full size."""
+    consistency = {reading: measure_consistency(views, reading) for reading in readings_of(camera)}
+    given = consistency[AS_GIVEN]
+    fits = given.agreement >= ENOUGH and given.consistent >= CONTRADICTORY
+    if likeliest_reading(consistency) is AS_GIVEN and not fits:
+        consistency |= {reading: measure_consistency(views, reading) for reading in TWO_MISTAKES}
+    return consistency
+
+
 def land(
     points: Float[Tensor, "N 3"], camera: Camera, depth: Float[Tensor, "H W"]
 ) -> tuple[Projection, Float64[Tensor, "V"]]:
@@ -225,7 +261,7 @@ def likeliest_reading(consistency: dict[Reading, Consistency]) -> Reading:
     best = max(consistency, key=lambda reading: consistency[reading].agreement)
     found, given = consistency[best], consistency[AS_GIVEN]
     clear = found.agreement >= ENOUGH and found.agreement > BETTER * given.agreement
-    return best if clear and found.consistent >= CONSISTENT else AS_GIVEN
+    return best if clear and found.consistent >= CONSISTENT and found.num_pairs >= PAIRS else AS_GIVEN
 
 
 def joined_views(views: list[View], found: Consistency) -> tuple[Tensor, list[int]]:

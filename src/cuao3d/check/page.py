@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from cuao3d.check import Report, views_of_cells
-from cuao3d.check.consistency import AS_GIVEN, Reading, measure_consistency, readings_of
+from cuao3d.check.consistency import Reading, measure_consistency, reading_named
 from cuao3d.check.pictures import draw_agreement
 from cuao3d.check.registration import REACH
-from cuao3d.check.views import View, num_probes, read_views
+from cuao3d.check.views import View, num_probes, on_one_thread, read_views
 from cuao3d.files import write_text
 from cuao3d.readers.cloud import depth_edges
 from cuao3d.scene import Frame, Scene
@@ -35,6 +35,7 @@ Picture = tuple[str, str, str]
 """Title, note and image."""
 
 
+@on_one_thread()
 def write_page(scene: Scene, report: Report, path: Path | str) -> None:
     """Write one HTML file that needs nothing else.
 
@@ -112,8 +113,7 @@ def _pictures(scene: Scene, report: Report) -> list[Picture]:
     """Draw coverage, overlap and registration."""
     views = read_views(scene).views
     full = next(frame for frame in scene.frames if frame.name == views[0].name)
-    named = {reading.name: reading for reading in readings_of(full.camera)}
-    likeliest = named.get(report.measurements["likeliest"], AS_GIVEN)
+    likeliest = reading_named(report.measurements["likeliest"], full.camera)
     return [
         _draw_coverage(scene, views, report.measurements["up"]["axis"]),
         _draw_overlap(views, likeliest),

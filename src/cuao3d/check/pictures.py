@@ -10,7 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from cuao3d.check import Report
-from cuao3d.check.consistency import TOLERANCE, Reading, land, readings_of
+from cuao3d.check.consistency import AS_GIVEN, TOLERANCE, Reading, land, reading_named
 from cuao3d.geometry import back_project
 from cuao3d.scene import Frame, Scene
 
@@ -39,8 +39,8 @@ def draw_agreement(scene: Scene, report: Report) -> Figure:
         raise ValueError(f"Scene {scene.name} has no view to draw: {report.reasons[0]}")
     frame_of_name = {frame.name: frame for frame in scene.frames}
     pairs = [(frame_of_name[pair["first"]], frame_of_name[pair["second"]]) for pair in report.measurements["pairs"]]
-    shown = ("as given", report.measurements["likeliest"])
-    readings = [reading for reading in readings_of(pairs[0][0].camera) if reading.name in shown]
+    names = dict.fromkeys((AS_GIVEN.name, report.measurements["likeliest"]))
+    readings = [reading_named(name, pairs[0][0].camera) for name in names]
     figure = Figure(figsize=(4.6 * (1 + len(readings)), 3.9 * len(pairs) + 1), layout="constrained")
     axes = figure.subplots(len(pairs), 1 + len(readings), squeeze=False)
     for row, (first, second) in zip(axes, pairs, strict=True):

@@ -1,5 +1,7 @@
 """Views as the check sees them: depth thinned, some of its pixels chosen as probes, and what the photograph is like."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -77,6 +79,17 @@ def read_views(scene: Scene) -> Views:
             problems[index] = f"{frame.name} left out: {error}"
     unreadable = (len(problems) - num_lost) / max(len(places), 1)
     return Views(views, [problems[index] for index in sorted(problems)], num_lost + round(unreadable * len(posed)))
+
+
+@contextmanager
+def on_one_thread() -> Iterator[None]:
+    """Let PyTorch use one thread: tensors here are small, and threads wait for each other longer than they take."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def num_probes(views: list[View]) -> Int64[Tensor, "V"]:
