@@ -149,6 +149,14 @@ def test_a_single_pair_of_views_names_no_mistake(lounge: Scene):
     assert "inverse poses" not in report.causes
 
 
+def test_views_of_which_not_one_pixel_agrees_contradict_each_other(synthetic_scene: Scene):
+    first, second = synthetic_scene.frames
+    other = replace(second, read_depth=lambda: second.read_depth() * 4)
+    report = check(replace(synthetic_scene, frames=(first, other)))
+    assert report.measurements["readings"]["as given"]["agreeing"] == 0
+    assert "poses of other frames" in report.causes
+
+
 def test_shuffled_poses_contradict_each_other(room: Scene):
     report = check(PLANTED["with_shuffled_poses"](room, 0))
     assert "Views contradict each other" in report.reasons[0]

@@ -332,8 +332,11 @@ def _untested(consistency: dict[Reading, Consistency], likeliest: Reading) -> li
     best = consistency[likeliest]
     if int(best.landed.sum()) < ENOUGH:
         return ["Poses and depth unit could not be tested: no two views see the same surface."]
-    alike = [reading.name for reading, found in consistency.items() if found.agreement * BETTER > best.agreement]
-    alike.remove(likeliest.name)
+    alike = [
+        reading.name
+        for reading, found in consistency.items()
+        if reading is not likeliest and found.agreement * BETTER > best.agreement
+    ]
     if not alike or best.consistent < CONTRADICTORY:
         return []
     return [f"Views lie too close together to tell {likeliest.name} from {', '.join(alike)}."]
