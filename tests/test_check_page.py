@@ -1,0 +1,155 @@
+"""What a check leaves behind: a page, a capture.json that cures, an estimate, and JSON that keeps its shape."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cuao3d.check import check
+from cuao3d.check.cost import CHANNELS, Prospect, estimate, prospects
+from cuao3d.check.options import capture_options, fix
+from cuao3d.check.page import write_page
+from cuao3d.cli import main
+from cuao3d.readers import open_dataset
+from cuao3d.scene import Scene
+from cuao3d.teachers import TEACHERS
+
+ROOT = Path(__file__).parents[1]
+LOUNGE = ROOT / "tests" / "fixtures" / "lounge"
+
+
+@pytest.fixture(scope="module")
+def inverted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lounge with its poses inverted."""
+    folder = Path(shutil.copytree(LOUNGE, tmp_path_factory.mktemp("check") / "lounge"))
+    for path in folder.glob("*.pose.txt"):
+        np.savetxt(path, np.linalg.inv(np.loadtxt(path)), fmt="%.17g")
+    return folder
+
+
+def test_the_command_names_cures_and_shows_what_is_wrong(inverted: Path, tmp_path: Path, capsys):
+    files = {"--json": tmp_path / "check.json", "--html": tmp_path / "check.html", "--picture": tmp_path / "check.png"}
+    arguments = [str(part) for pair in files.items() for part in pair]
+    assert main(["check", str(inverted), *arguments, "--fix", "--teachers", "lseg"]) == 1
+    said = capsys.readouterr().out
+    assert "Poses look inverted" in said
+    assert "hours unknown" in said
+    assert json.loads((inverted / "capture.json").read_text()) == {"pose": "camera_from_world"}
+    page = files["--html"].read_text()
+    assert page.count("data:image/") >= 5
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert "inverse poses</b>" in page
+    assert "{&#34;pose&#34;: &#34;camera_from_world&#34;}" in page
+    assert files["--picture"].stat().st_size > 10_000
+
+
+def test_json_has_the_documented_keys_and_no_others(inverted: Path, tmp_path: Path):
+    main(["check", str(inverted), "--json", str(tmp_path / "check.json"), "--teachers", "lseg,dinov2-small"])
+    content = json.loads((tmp_path / "check.json").read_text())
+    documented = set(re.findall(r"^\| `([\w.]+)` \|", (ROOT / "docs" / "check.md").read_text(), re.MULTILINE))
+    free = {"measurements.readings"}  # keys of these are names
+    scene = content["scenes"].pop("lounge")
+    found = {f"scene.{key}" for key in keys(scene, free)} | {key for key in keys(content, set()) if key != "scenes"}
+    assert found == documented
+    assert (scene["verdict"], scene["exit_code"], scene["causes"]) == ("probably wrong", 1, ["inverse poses"])
+
+
+def test_every_cause_is_documented():
+    page = (ROOT / "docs" / "check.md").read_text()
+    source = "".join(path.read_text() for path in (ROOT / "src" / "cuao3d" / "check").glob("*.py"))
+    causes = re.findall(r'Finding\(\s*"([a-z][\w ]+)"', source)
+    assert len(causes) >= 6
+    for cause in [*causes, "inverse poses", "OpenGL axes", "swapped focal lengths", "intrinsics of another image size"]:
+        assert f'`"{cause}"`' in page, cause
+
+
+def test_a_scene_without_a_view_has_a_page_too(synthetic_scene: Scene, tmp_path: Path):
+    scene = replace(synthetic_scene, frames=())
+    write_page(scene, check(scene), tmp_path / "check.html")
+    assert "has no view that can be read" in (tmp_path / "check.html").read_text()
+
+
+def test_a_folder_that_no_reader_can_read_is_unreadable(tmp_path: Path, capsys):
+    folder = Path(shutil.copytree(LOUNGE, tmp_path / "lounge"))
+    for pose in folder.glob("*.pose.txt"):
+        pose.write_text("nan " * 16)
+    assert main(["check", str(folder), "--json", str(tmp_path / "check.json")]) == 2
+    assert "unreadable" in capsys.readouterr().out
+    assert json.loads((tmp_path / "check.json").read_text())["scenes"]["lounge"]["exit_code"] == 2
+
+
+@pytest.mark.parametrize(
+    ("found", "there", "joined"),
+    [
+        ({"depth_scale": 0.1}, {}, {"depth_scale": 0.1}),
+        ({"depth_scale": 4.0}, {"depth_scale": 0.25}, {}),
+        ({"pose": "camera_from_world"}, {"pose": "camera_from_world"}, {}),
+        ({"pose": "camera_from_world", "axes": "opengl"}, {}, {"pose": "camera_from_world", "axes": "opengl"}),
+        ({"axes": "opengl"}, {"pose": "camera_from_world"}, {"pose": "camera_from_world", "axes": "opengl"}),
+        ({"swap_focal": True}, {"swap_focal": True, "every": 5}, {"every": 5}),
+        ({"up": "-z"}, {"up": "-y"}, {"up": "y"}),
+        ({"up": "y"}, {"depth_scale": 0.001}, {"depth_scale": 0.001, "up": "y"}),
+    ],
+)
+def test_findings_are_joined_to_the_options_that_were_honoured(found, there, joined):
+    assert capture_options(found, there) == joined
+
+
+def test_what_no_options_can_say_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="remove axes"):
+        capture_options({"pose": "camera_from_world"}, {"axes": "opengl"})
+    with pytest.raises(ValueError, match="remove up"):
+        capture_options({"up": "y"}, {"up": "-y"})
+    (tmp_path / "capture.json").write_text("[")
+    with pytest.raises(ValueError, match=r"capture\.json is no JSON"):
+        fix(tmp_path, {"up": "y"})
+
+
+def test_an_estimate_by_hand(synthetic_scene: Scene):
+    # 441 + 144 points, a cell each; half of them seen, 100 + 200 channels: 2 bytes each on disk, 4 more while lifted.
+    teachers = [Prospect("a", 100, 0.5, 1.0), Prospect("b", 200, 1.3, 2.0)]
+    found = estimate(synthetic_scene, teachers, cell=0.01, seen=0.5)
+    assert found.gigabytes == pytest.approx((585 / 2 * 300 * 2 + 585 * 28) / 1e9)
+    assert found.memory == pytest.approx((585 / 2 * 300 * 6 + 585 * 28) / 1e9 + 3)
+    assert found.hours == pytest.approx(2 * 1.8 / 3600)
+    unknown = replace(teachers[0], seconds_per_view=None)
+    assert estimate(synthetic_scene, [unknown, teachers[1]], cell=0.01, seen=0.5).hours is None
+
+
+def test_teachers_that_are_here_are_measured():
+    scene = open_dataset(LOUNGE)[0]
+    here, absent = prospects(["mini-dino", "lseg"], scene, cell=0.1)
+    assert (here.num_channels, absent.num_channels, absent.seconds_per_view) == (128, 512, None)
+    assert here.seconds_per_view is not None
+    assert 0 < here.seconds_per_view < 30
+    with pytest.raises(ValueError, match="Unknown teacher 'lsg'"):
+        prospects(["lsg"], scene, cell=0.1)
+
+
+def test_every_teacher_that_needs_weights_has_its_channels():
+    assert {name for name in TEACHERS if not name.startswith("mini-")} <= set(CHANNELS)
+
+
+def test_estimates_are_close_to_what_a_store_takes(tmp_path: Path):
+    scene = open_dataset(LOUNGE)[0]
+    cell = 0.05
+    main(["fuse", str(LOUNGE), "--teachers", "mini-dino", "--cell", str(cell), "--out", str(tmp_path / "store")])
+    taken = sum(file.stat().st_size for file in (tmp_path / "store").rglob("*.safetensors"))
+    seen = check(scene).measurements["coverage"]["seen"]
+    found = estimate(scene, [Prospect("mini-dino", 128, 0.1, 0.0)], cell=cell, seen=seen)
+    assert found.gigabytes * 1e9 == pytest.approx(taken, rel=0.3)
+
+
+def keys(content: dict, free: set[str], above: str = "") -> list[str]:
+    """List the paths of keys, to two levels, but of what `free` names."""
+    found = []
+    for key, value in content.items():
+        path = f"{above}{key}"
+        found.append(path)
+        if isinstance(value, dict) and path not in free and path != "options":
+            found += keys(value, free, f"{path}.")
+    return found
