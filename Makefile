@@ -21,9 +21,10 @@ venv: .venv/installed
 	@$(INSTALL) -e '.[demo,dev]'
 	@touch $@
 
-# Two processes of one thread each: more threads only get in each other's way on data this small.
+# Two processes of one thread each: more threads only get in each other's way on data this small. Each keeps to its
+# half of the files as long as it can, for what a file makes once is then made once.
 test: venv
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 lint: venv
 	@$(BIN)/ruff check

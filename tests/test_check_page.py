@@ -22,10 +22,10 @@ ROOT = Path(__file__).parents[1]
 LOUNGE = ROOT / "tests" / "fixtures" / "lounge"
 
 
-@pytest.fixture(scope="module")
-def inverted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def inverted(tmp_path: Path) -> Path:
     """The lounge with its poses inverted."""
-    folder = Path(shutil.copytree(LOUNGE, tmp_path_factory.mktemp("check") / "lounge"))
+    folder = Path(shutil.copytree(LOUNGE, tmp_path / "capture" / "lounge"))
     for path in folder.glob("*.pose.txt"):
         np.savetxt(path, np.linalg.inv(np.loadtxt(path)), fmt="%.17g")
     return folder
@@ -39,6 +39,7 @@ def test_the_command_names_cures_and_shows_what_is_wrong(inverted: Path, tmp_pat
     assert "Poses look inverted" in said
     assert "hours unknown" in said
     assert json.loads((inverted / "capture.json").read_text()) == {"pose": "camera_from_world"}
+    assert main(["check", str(inverted)]) == 0  # readers honour what was written
     page = files["--html"].read_text()
     assert page.count("data:image/") >= 5
     assert not re.search(r'(src|href)="(?!data:)', page)
