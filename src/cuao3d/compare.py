@@ -108,7 +108,8 @@ def _classes(store: Store, labelled: Sequence[str]) -> LabelSet | None:
 
 def _zero_shot(store: Store, labelled: Sequence[str], teacher: str, classes: LabelSet) -> float:
     vectors = class_vectors(load_text_encoder(store.teachers[teacher].text or ""), classes)
-    predicted = ((store[name], classify(scores(store[name].features(teacher), vectors)), None) for name in labelled)
+    scenes = (store[name] for name in labelled)
+    predicted = ((scene, classify(scores(scene.features(teacher), vectors)), None) for scene in scenes)
     return _miou(predicted, classes)
 
 
@@ -145,14 +146,13 @@ def _ridge(features: Float[Tensor, "R C"], targets: Int64[Tensor, "R"], num_clas
     """Fit a linear map from features to classes by least squares; every class counts as much as its square root."""
     mean, deviation = features.mean(dim=0), features.std(dim=0).clamp(min=1e-6)
     inputs = torch.nn.functional.pad((features - mean) / deviation, (0, 1), value=1.0)
-    counts = torch.bincount(targets, minlength=num_classes).clamp(min=1)
+    counts = torch.bincount(targets, minlength=num_classes)
     weights = counts[targets].float().rsqrt()[:, None]
     wanted = torch.nn.functional.one_hot(targets, num_classes).float()
     gram = inputs.T @ (weights * inputs)
     gram.diagonal().add_(RIDGE * gram.diagonal().mean())
     solution = torch.linalg.solve(gram, inputs.T @ (weights * wanted))
-    solution[:, torch.bincount(targets, minlength=num_classes) == 0] = 0
-    absent = torch.where(torch.bincount(targets, minlength=num_classes) == 0, -torch.inf, 0.0)
+    absent = torch.where(counts == 0, -torch.inf, 0.0)
 
     def predict(described: Tensor) -> Tensor:
         scaled = torch.nn.functional.pad((described - mean) / deviation, (0, 1), value=1.0)

@@ -24,7 +24,7 @@ from cuao3d.labels import label_set
 from cuao3d.probe import score, supervise
 from cuao3d.query import Answer, ask, askable_teacher, classify, heat, parts, scores
 from cuao3d.readers import Dataset
-from cuao3d.readers.ply import write_ply
+from cuao3d.readers.ply import cloud_columns, write_ply
 from cuao3d.readers.rooms import TEACHER_SEEDS, Rooms, make_room
 from cuao3d.report import Cloud, Gallery, Heat, class_colors, heat_colors, write_report
 from cuao3d.run import load_run
@@ -256,9 +256,7 @@ def write_cloud(path: Path, points: Tensor, colors: Tensor) -> None:
         points: Positions (N, 3), metres.
         colors: RGB (N, 3), in [0, 1].
     """
-    bytes_of_color = (colors.clamp(0, 1) * 255).round().to(torch.uint8)
-    columns = dict(zip(("x", "y", "z"), points.numpy().T, strict=True))
-    columns |= dict(zip(("red", "green", "blue"), bytes_of_color.numpy().T, strict=True))
+    columns = cloud_columns(points, colors)
     write_whole(path, lambda temporary: write_ply(temporary, columns))
 
 
