@@ -1,5 +1,6 @@
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from cuao3d.readers.entries import (
     read_rows,
     whole,
 )
+from cuao3d.readers.matterport import write_building
+from cuao3d.readers.scannet import write_scan
 from cuao3d.readers.sevenscenes import write_capture
 from cuao3d.scene import Scene
 from written import WRITERS, same_views
@@ -92,6 +95,43 @@ def test_a_capture_with_every_usual_mistake_reads_like_the_clean_one_once_captur
     read, expected = open_dataset(tmp_path / "wrong")[0], open_dataset(tmp_path / "clean")[0]
     same_views(read, clean, depth_unit=0.01)
     torch.testing.assert_close(read.points, expected.points, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("write", [write_scan, lambda scene, folder: write_building([scene], folder)])
+def test_published_datasets_heed_capture_json_too(
+    write: Callable[[Scene, Path], None], synthetic_scene: Scene, tmp_path: Path
+):
+    inverted = [
+        replace(
+            frame,
+            camera=replace(frame.camera, world_from_camera=torch.linalg.inv(frame.camera.world_from_camera)),
+            read_depth=lambda frame=frame: frame.read_depth() / 10,
+        )
+        for frame in synthetic_scene.frames
+    ]
+    write(synthetic_scene, tmp_path / "clean")
+    write(replace(synthetic_scene, frames=tuple(inverted)), tmp_path / "wrong")
+    dataset = open_dataset(tmp_path / "wrong")
+    assert dataset.folders[0] == tmp_path / "wrong"
+    (tmp_path / "wrong" / "capture.json").write_text('{"pose": "camera_from_world", "depth_scale": 10}')
+    read, expected = dataset[0], open_dataset(tmp_path / "clean")[0]
+    assert len(read.frames) == len(synthetic_scene.frames)
+    same_views(read, expected, depth_unit=0.01)
+    assert read.labels is not None
+    assert expected.labels is not None
+    assert read.labels.equal(expected.labels)
+
+
+def test_options_go_to_the_reader_that_has_them(synthetic_scene: Scene, tmp_path: Path):
+    write_scan(synthetic_scene, tmp_path / "scan", every=20)
+    num_frames = len(open_dataset(tmp_path / "scan")[0].frames)
+    assert len(open_dataset(tmp_path / "scan", every=10)[0].frames) == 2 * num_frames
+    assert open_dataset(tmp_path / "scan", label_set="scannet200").label_set == "scannet200"
+    write_capture(synthetic_scene, tmp_path / "capture")
+    with pytest.raises(
+        ValueError, match=r"is read as sevenscenes, which has no option 'every'; these have: \['scannet'"
+    ):
+        open_dataset(tmp_path / "capture", every=10)
 
 
 @pytest.mark.parametrize("up", ["x", "y", "z", "-x", "-y", "-z"])

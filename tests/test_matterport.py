@@ -239,9 +239,9 @@ def test_a_view_whose_images_are_damaged_is_left_out_and_named(building: Path):
     scene = Matterport(building)[0]
     assert [frame.name for frame in scene.frames] == ["d_i0_0"]
     first, second, third = scene.problems
-    assert first.startswith("a_i0_0 left out: a_i0_0.jpg is no readable image")
+    assert first.startswith("a_i0_0 left out: undistorted_color_images/a_i0_0.jpg is missing")
     assert second == "b_i0_0 left out: b_d0_0.png and b_i0_0.jpg differ in size or have none; copy them again"
-    assert third.startswith("c_i0_0 left out: c_d0_0.png is no readable image")
+    assert third.startswith("c_i0_0 left out: undistorted_depth_images/c_d0_0.png is no readable image")
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_depth_must_have_sixteen_bits(building: Path):
     path = sorted((building / "undistorted_depth_images").iterdir())[0]
     Image.new("L", (64, 48)).save(path)
     frame = Matterport(building)[0].frames[0]
-    with pytest.raises(ValueError, match=rf"{path.name} is no 16-bit depth image"):
+    with pytest.raises(ValueError, match=rf"{path.name} has mode L; expected 16-bit depth"):
         frame.read_depth()
 
 
@@ -290,7 +290,7 @@ def test_what_makes_a_region_unreadable_is_named(building: Path):
         Matterport(building)[0]
     write_mesh(path, mesh)
     put_conf(building)
-    with pytest.raises(ValueError, match=r"No usable view of .*region0\.ply: the building has none"):
+    with pytest.raises(ValueError, match=r"No usable frame in .*: there is none"):
         Matterport(building)[0]
     with pytest.raises(ValueError, match=r"no labels of 'scannet20'; choose from \['matterport21'"):
         Matterport(building, label_set="scannet20")

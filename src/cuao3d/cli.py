@@ -56,6 +56,9 @@ def check(
     fix: bool = False,
     teachers: str | None = None,
     cell: float = 0.02,
+    labels: str | None = None,
+    every: int | None = None,
+    official: bool = False,
 ) -> int:
     """Look a capture over before anything is computed: exit code 0 = ok, 1 = probably wrong, 2 = unreadable.
 
@@ -67,6 +70,9 @@ def check(
         fix: Write the options that cure what was found to the capture.json beside the data.
         teachers: Names of teachers, separated by commas: also say what lifting by them would take.
         cell: Edge of a sample cell of that lifting, metres.
+        labels: Label set to read annotations in, where the dataset has several, such as scannet200.
+        every: Use every so manyth frame, where the dataset is a recording, such as raw ScanNet.
+        official: Read cameras as the official pipeline does, where it differs; see docs/conventions.md.
     """
     from cuao3d.check import Report
     from cuao3d.check import check as check_scene
@@ -78,7 +84,7 @@ def check(
     from cuao3d.files import write_json
     from cuao3d.readers import open_dataset
 
-    dataset = open_dataset(path)
+    dataset = open_dataset(path, **_reading(labels, every, official=official))
     reports: dict[str, Report] = {}
     known: list[Prospect] = []
     estimates: dict[str, Estimate] = {}
@@ -96,7 +102,7 @@ def check(
         if picture and index == 0:
             draw(scene, report, picture)
         if fix and report.options:
-            folder = path / name if (path / name).is_dir() else path
+            folder = dataset.folders[index]
             print(f"  {folder / FILE} now says {write_fix(folder, report.options)}; check again")
         if teachers and report.verdict != "unreadable":
             known = known or prospects(_names(teachers), scene, cell=cell)
@@ -122,6 +128,9 @@ def fuse(
     device: str = "cpu",
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     batch_size: int = 4,
+    labels: str | None = None,
+    every: int | None = None,
+    official: bool = False,
 ) -> int:
     """Lift the features of 2D teachers to the points of a capture, or of every scene of a dataset.
 
@@ -134,6 +143,9 @@ def fuse(
         device: Where the teachers run, such as cuda.
         precision: What the teachers compute in.
         batch_size: Views shown to a teacher at a time; halved where memory runs out.
+        labels: Label set to read annotations in, where the dataset has several, such as scannet200.
+        every: Use every so manyth frame, where the dataset is a recording, such as raw ScanNet.
+        official: Read cameras as the official pipeline does, where it differs; see docs/conventions.md.
     """
     from cuao3d import pipeline
     from cuao3d.readers import open_dataset
@@ -141,10 +153,12 @@ def fuse(
     from cuao3d.teachers import load_teacher
 
     names = [] if teachers == "none" else _names(teachers)
+    reading = _reading(labels, every, official=official)
+    dataset = open_dataset(path, **reading)
     loaded = [load_teacher(name, device=device, precision=precision) for name in names]
     with Stages()("lifting") as said:
-        settings = {"data": path.resolve().name} | ({} if precision == "fp32" else {"precision": precision})
-        store = pipeline.fuse(open_dataset(path), loaded, out, cell=cell, settings=settings, batch_size=batch_size)
+        settings = {"data": path.resolve().name, **reading} | ({} if precision == "fp32" else {"precision": precision})
+        store = pipeline.fuse(dataset, loaded, out, cell=cell, settings=settings, batch_size=batch_size)
         scenes = [store[name] for name in store.names()]
         for line in (problem for scene in scenes for problem in scene.problems):
             print(f"left out: {line}", file=sys.stderr)
@@ -383,6 +397,12 @@ def main(arguments: list[str] | None = None) -> int:
 def _names(text: str | None) -> list[str]:
     """Read names that are separated by commas."""
     return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def _reading(labels: str | None, every: int | None, *, official: bool) -> dict[str, Any]:
+    """Return the options of a reader that were given."""
+    options = {"label_set": labels, "every": every, "official": official or None}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _print_comparison(rows: Sequence["Comparison"]) -> None:

@@ -1,7 +1,9 @@
 """Files to scenes: every reader is a dataset of scenes, `open_dataset` finds the one that knows a folder's layout."""
 
+from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from cuao3d.readers.arkitscenes import ArkitScenes
 from cuao3d.readers.folder import Folder
@@ -27,12 +29,18 @@ class Dataset(Protocol):
     def __getitem__(self, index: int, /) -> Scene: ...
 
 
+@runtime_checkable
 class Reader(Dataset, Protocol):
     """A dataset that reads one layout of files."""
 
     layout: str
 
     def __init__(self, path: Path | str) -> None: ...
+
+    @property
+    def folders(self) -> Sequence[Path]:
+        """Return, for each scene, the folder whose `capture.json` is honoured."""
+        ...
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -56,22 +64,27 @@ DATASETS: dict[str, type[Reader]] = {
 """Readers by name, each for one `layout`; the first that recognises a path reads it."""
 
 
-def open_dataset(path: Path | str) -> Dataset:
+def open_dataset(path: Path | str, **options: Any) -> Reader:
     """Open a capture, a folder of captures, or the file of a lone cloud, by its layout.
 
     Args:
         path: The folder, or the file.
+        options: Arguments for the reader of this layout, such as `label_set`, `every` or `official`.
 
     Raises:
         FileNotFoundError: There is no such folder or file, or it has none of the layouts in `DATASETS`.
+        ValueError: The reader of this layout does not take an option, or not this value.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no folder {path}, and no file.")
-    if path.is_file():
-        return PointCloud(path)
-    for dataset in DATASETS.values():
-        if dataset.recognises(path):
-            return dataset(path)
-    layouts = "; ".join(f"{name}: {dataset.layout}" for name, dataset in DATASETS.items())
-    raise FileNotFoundError(f"{path} has no layout that is known. Looked for {layouts}.")
+    recognised = (name for name, reader in DATASETS.items() if reader.recognises(path))
+    name = "pointcloud" if path.is_file() else next(recognised, None)
+    if name is None:
+        layouts = "; ".join(f"{name}: {dataset.layout}" for name, dataset in DATASETS.items())
+        raise FileNotFoundError(f"{path} has no layout that is known. Looked for {layouts}.")
+    for option in options:
+        takers = [other for other, reader in DATASETS.items() if option in signature(reader).parameters]
+        if name not in takers:
+            raise ValueError(f"{path} is read as {name}, which has no option {option!r}; these have: {takers}.")
+    return DATASETS[name](path, **options)

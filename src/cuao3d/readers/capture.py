@@ -16,7 +16,7 @@ from cuao3d.readers.cloud import cloud_from_depth
 from cuao3d.readers.entries import positive, read_json, shown, whole
 from cuao3d.readers.points import Points
 from cuao3d.readers.raycast import cast_depth, embree_scene
-from cuao3d.scene import Camera, Frame, Scene
+from cuao3d.scene import Frame, Scene
 
 CAPTURE = "capture.json"
 
@@ -88,6 +88,7 @@ def build_scene(
     points: Points | None,
     *,
     mesh: NDArray[np.float32] | None = None,
+    name: str | None = None,
     **about: Any,
 ) -> Scene:
     """Make a scene of what a reader opened: apply `capture.json`, build the cloud if there is none.
@@ -98,6 +99,7 @@ def build_scene(
         problems: What is wrong with the others, a line each.
         points: Its cloud; None to build it from depth.
         mesh: Corners (T, 3, 3) of triangles whose depth the frames then see, instead of their own.
+        name: Name of the scene; that of the folder unless told.
         about: Further fields of the scene.
 
     Raises:
@@ -120,7 +122,7 @@ def build_scene(
     if not len(points.points):
         raise ValueError(f"The cloud of {folder} is empty: its depth images hold no surface, or its file no point.")
     return Scene(
-        name=folder.name,
+        name=name or folder.name,
         points=points.points,
         frames=tuple(frames),
         colors=points.colors,
@@ -137,6 +139,19 @@ def turn_up(points: Points, options: CaptureOptions) -> Points:
     rotation = _rotation(options.up).float()
     normals = None if points.normals is None else points.normals @ rotation.T
     return points._replace(points=points.points @ rotation.T, normals=normals)
+
+
+def correct_pose(pose: Float64[Tensor, "4 4"], options: CaptureOptions) -> Float64[Tensor, "4 4"]:
+    """Return what a pose as read means: camera to world, OpenCV axes, z up."""
+    if options.pose == "camera_from_world":
+        pose = torch.linalg.inv(pose)
+    if options.axes == "opengl":
+        pose = pose @ _OPENGL
+    if options.up != "z":
+        world_from_files = torch.eye(4, dtype=torch.float64)
+        world_from_files[:3, :3] = _rotation(options.up)
+        pose = world_from_files @ pose
+    return pose
 
 
 def open_frames(names: Iterable[str], open_one: Callable[[str], Frame]) -> tuple[list[Frame], list[str]]:
@@ -162,24 +177,11 @@ def _apply(options: CaptureOptions, frame: Frame) -> Frame:
     camera = frame.camera
     if options.swap_focal:
         camera = replace(camera, focal=camera.focal.flip(0))
-    camera = replace(camera, world_from_camera=_pose(options, camera))
+    camera = replace(camera, world_from_camera=correct_pose(camera.world_from_camera, options))
     read_depth = frame.read_depth
     if options.depth_scale != 1:
         read_depth = partial(_scaled, frame.read_depth, options.depth_scale)
     return replace(frame, camera=camera, read_depth=read_depth)
-
-
-def _pose(options: CaptureOptions, camera: Camera) -> Float64[Tensor, "4 4"]:
-    pose = camera.world_from_camera
-    if options.pose == "camera_from_world":
-        pose = torch.linalg.inv(pose)
-    if options.axes == "opengl":
-        pose = pose @ _OPENGL
-    if options.up != "z":
-        world_from_files = torch.eye(4, dtype=torch.float64)
-        world_from_files[:3, :3] = _rotation(options.up)
-        pose = world_from_files @ pose
-    return pose
 
 
 def _scaled(read_depth: Callable[[], Tensor], scale: float) -> Float32[Tensor, "H W"]:

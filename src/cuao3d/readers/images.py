@@ -234,7 +234,7 @@ def read_colors(path: Path) -> Float32[Tensor, "3 H W"]:
     Raises:
         ValueError: The file is missing, damaged, no image, or too large.
     """
-    return _as_tensor(_read_pixels(path, _as_rgb))
+    return as_image(_read_pixels(path, _as_rgb))
 
 
 def read_depth(path: Path, unit: float = MILLIMETRE) -> Float32[Tensor, "H W"]:
@@ -253,6 +253,25 @@ def read_depth(path: Path, unit: float = MILLIMETRE) -> Float32[Tensor, "H W"]:
     depth_size(path)
     values = _read_pixels(path, np.asarray).astype(np.float64)  # in double, so that 1.234 m is the float nearest to it
     return torch.from_numpy((np.where(values == MISSING, 0, values) * unit).astype(np.float32))
+
+
+def as_image(pixels: NDArray[Any]) -> Float32[Tensor, "3 H W"]:
+    """Turn RGB pixels (H, W, 3), bytes or floats in [0, 1], into an image in [0, 1]."""
+    values = pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else pixels
+    return torch.from_numpy(values).permute(2, 0, 1).contiguous()
+
+
+def resize_nearest(image: Float32[Tensor, "*C H W"], width: int, height: int) -> Float32[Tensor, "*C h w"]:
+    """Bring an image to a size as the official code does: pixel x of the result is floor(x * old / new) of the source.
+
+    Args:
+        image: (H, W), or (channels, H, W).
+        width: New width, pixels.
+        height: New height, pixels.
+    """
+    rows = torch.arange(height) * image.shape[-2] // height
+    columns = torch.arange(width) * image.shape[-1] // width
+    return image[..., rows[:, None], columns]
 
 
 def _open(path: Path) -> Image.Image:
@@ -299,11 +318,6 @@ def _as_rgb(image: Image.Image) -> NDArray[Any]:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return np.asarray(image.convert("RGB"))
-
-
-def _as_tensor(pixels: NDArray[Any]) -> Float32[Tensor, "3 H W"]:
-    values = pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else pixels
-    return torch.from_numpy(values).permute(2, 0, 1).contiguous()
 
 
 def _check_depth_mode(image: Image.Image, path: Path) -> None:

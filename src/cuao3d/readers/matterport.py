@@ -16,8 +16,10 @@ from torch import Tensor
 
 from cuao3d.files import write_text
 from cuao3d.labels import convert, label_set
-from cuao3d.readers.pixels import as_image, image_size, read_pixels, resize_nearest
-from cuao3d.readers.ply import Mesh, as_cloud, cloud_columns, read_mesh, write_mesh
+from cuao3d.readers.capture import CaptureOptions, build_scene, correct_pose, open_frames, read_options, turn_up
+from cuao3d.readers.images import image_size, read_colors, read_depth, resize_nearest
+from cuao3d.readers.ply import Mesh, cloud_columns, read_mesh, write_mesh
+from cuao3d.readers.points import Points, as_points
 from cuao3d.readers.splits import categories, split_of
 from cuao3d.scene import UNLABELLED, Camera, Frame, Scene, pose_problem
 
@@ -80,6 +82,7 @@ class Matterport:
         self.regions = [region for building in _buildings(Path(path).resolve()) for region in _regions(building)]
         if not self.regions:
             raise FileNotFoundError(f"No region of a building in {path}. Expected {self.layout}.")
+        self.folders = [region.parents[1] for region in self.regions]
         self.names = tuple(f"{region.parents[1].name}_{region.stem}" for region in self.regions)
         self.label_set = label_set
         self.size, self.official = size, official
@@ -98,33 +101,29 @@ class Matterport:
         Raises:
             ValueError: No view is usable, or the mesh is empty or damaged.
         """
-        region = self.regions[index]
-        building = region.parents[1]
+        region, building = self.regions[index], self.folders[index]
         mesh = read_mesh(region)
-        cloud = as_cloud(region, mesh.vertices)
         if "category_id" not in mesh.faces:
             raise ValueError(f"{region} has faces without category_id; download it again.")
         classes = _classes(mesh.faces["category_id"], self.label_set)
+        num_points = len(next(iter(mesh.vertices.values()), ()))
+        cloud = as_points(region, mesh.vertices | {"label": majority(mesh.triangles, classes, num_points)})
         views, problems = _read_conf(building / CAMERAS / f"{building.name}.conf")
-        frames = []
-        for view in _views_of_region(views, cloud.points):
-            try:
-                frames.append(_frame(building, view, self.size, official=self.official))
-            except ValueError as error:
-                problems.append(f"{view.name} left out: {error}")
-        if not frames:
-            raise ValueError(f"No usable view of {region}: {'; '.join(problems[:3]) or 'the building has none'}")
-        return Scene(
+        views = _views_of_region(views, cloud, read_options(building))
+        view_of = {view.name: view for view in views}
+        frames, left_out = open_frames(
+            view_of, lambda name: _frame(building, view_of[name], self.size, official=self.official)
+        )
+        return build_scene(
+            building,
+            frames,
+            [*problems, *left_out],
+            cloud,
             name=self.names[index],
-            points=cloud.points,
-            frames=tuple(frames),
-            colors=cloud.colors,
-            labels=torch.from_numpy(majority(mesh.triangles, classes, len(cloud.points))),
+            labels=cloud.labels,
             label_set=self.label_set,
-            normals=cloud.normals,
             split=split_of("matterport", building.name),
             occlusion_tolerance=OCCLUSION_TOLERANCE,
-            problems=tuple(problems),
         )
 
 
@@ -252,12 +251,13 @@ def _matrix(numbers: list[str], size: int) -> Float64[Tensor, "n n"]:
     return torch.tensor([float(number) for number in numbers], dtype=torch.float64).reshape(size, size)
 
 
-def _views_of_region(views: list[_View], points: Float32[Tensor, "N 3"]) -> list[_View]:
+def _views_of_region(views: list[_View], cloud: Points, options: CaptureOptions) -> list[_View]:
     """Choose the views whose cameras stand within the bounding box of the points, or else the nearest to its middle."""
-    if not views:
-        return []
-    positions = torch.stack([view.world_from_camera[:3, 3] for view in views])
-    lower, upper = points.amin(0).double(), points.amax(0).double()
+    if not views or not len(cloud.points):
+        return views
+    points = turn_up(cloud, options).points.double()
+    positions = torch.stack([correct_pose(view.world_from_camera, options)[:3, 3] for view in views])
+    lower, upper = points.amin(0), points.amax(0)
     inside = ((positions > lower) & (positions < upper)).all(1)
     if not inside.any():
         distance = (positions - (lower + upper) / 2).norm(dim=1)
@@ -278,14 +278,11 @@ def _frame(building: Path, view: _View, size: tuple[int, int], *, official: bool
 
 
 def _read_image(path: Path, size: tuple[int, int]) -> Float32[Tensor, "3 H W"]:
-    return as_image(resize_nearest(read_pixels(path, path.name, "RGB"), *size))
+    return resize_nearest(read_colors(path), *size)
 
 
 def _read_depth(path: Path, size: tuple[int, int]) -> Float32[Tensor, "H W"]:
-    units = read_pixels(path, path.name)
-    if units.ndim != 2 or units.dtype.itemsize < 2:
-        raise ValueError(f"{path.name} is no 16-bit depth image; copy it again.")
-    return torch.from_numpy(resize_nearest(units, *size).astype(np.float32) / np.float32(UNITS_PER_METRE))
+    return resize_nearest(read_depth(path, 1 / UNITS_PER_METRE), *size)
 
 
 def _classes(category_of_face: NDArray[Any], name: str) -> NDArray[np.int64]:

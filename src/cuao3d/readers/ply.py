@@ -42,14 +42,6 @@ class Mesh(NamedTuple):
     """Properties of the faces by name, each (F,)."""
 
 
-class Cloud(NamedTuple):
-    """Points as a scene holds them."""
-
-    points: Float32[Tensor, "N 3"]
-    colors: Float32[Tensor, "N 3"] | None
-    normals: Float32[Tensor, "N 3"] | None
-
-
 def read_ply(path: Path) -> Columns:
     """Read the vertices of a PLY file, ascii or binary; they must have x, y and z.
 
@@ -137,33 +129,12 @@ def write_mesh(path: Path, mesh: Mesh) -> None:
     _write(path, [_Block("vertex", *_as_table(mesh.vertices)), _Block("face", table, properties)])
 
 
-def as_cloud(path: Path, columns: Columns) -> Cloud:
-    """Turn the vertices of a file into points, with colours and normals where it has them.
-
-    Args:
-        path: The file, for messages.
-        columns: What `read_ply` read from it.
-
-    Raises:
-        ValueError: There is no point, or one that is not finite.
-    """
-    points = _stack(columns, ("x", "y", "z"))
-    if points is None:
-        raise ValueError(f"{path} holds no points; write it again.")
-    if not torch.isfinite(points).all():
-        raise ValueError(f"{path} needs a finite x, y and z for each point; remove the other points.")
-    colors = _stack(columns, ("red", "green", "blue"))
-    if colors is not None and columns["red"].dtype == np.uint8:
-        colors = colors / 255
-    return Cloud(points, colors, _stack(columns, ("nx", "ny", "nz")))
-
-
 def cloud_columns(
     points: Float32[Tensor, "N 3"],
     colors: Float32[Tensor, "N 3"] | None = None,
     normals: Float32[Tensor, "N 3"] | None = None,
 ) -> Columns:
-    """Turn points into vertices for `write_ply`, as `as_cloud` takes them."""
+    """Turn points into vertices for `write_ply`, as `read_points` takes them."""
     columns: Columns = dict(zip("xyz", points.numpy().T, strict=True))
     if normals is not None:
         columns |= zip(("nx", "ny", "nz"), normals.numpy().T, strict=True)
@@ -369,12 +340,6 @@ def _too_few(element: _Element) -> str:
     has_lists = any(length_dtype for _, _, length_dtype in element.properties)
     other = ", or its lists are not all of one length" if has_lists else ""
     return f"it holds fewer {kind} than the {element.count} it promises{other}"
-
-
-def _stack(columns: Columns, names: tuple[str, str, str]) -> Float32[Tensor, "N 3"] | None:
-    if not all(name in columns for name in names):
-        return None
-    return torch.from_numpy(np.stack([columns[name] for name in names], axis=1).astype(np.float32))
 
 
 def _as_table(columns: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], list[str]]:

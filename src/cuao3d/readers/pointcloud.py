@@ -27,6 +27,7 @@ class PointCloud:
         self.path = Path(path).resolve()
         if not self.path.is_file():
             raise FileNotFoundError(f"There is no file {self.path}.")
+        self.folders: tuple[Path, ...] = (self.path.parent,)
         self.names: tuple[str, ...] = (self.path.stem,)
 
     @classmethod
@@ -44,7 +45,7 @@ class PointCloud:
             ValueError: The file is damaged, empty or of another format.
         """
         name = self.names[index]
-        found = turn_up(read_points(self.path), read_options(self.path.parent))
+        found = turn_up(read_points(self.path), read_options(self.folders[index]))
         if not len(found.points):
             raise ValueError(f"{self.path} holds no point.")
         if (distance := found.points.median(dim=0).values.abs().max().item()) > FAR:

@@ -3,17 +3,16 @@
 import re
 import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from cuao3d.readers.entries import shown
-from cuao3d.readers.ply import read_ply
+from cuao3d.readers.ply import Columns, read_ply
 
 MAX_NPZ = 1 << 33
 """Largest NPZ that is read, bytes once unpacked: a small file can hold any number of zeros."""
@@ -56,7 +55,19 @@ def read_points(path: Path) -> Points:
             f"{path} is no cloud that can be read ({', '.join(SUFFIXES)}); convert it, for instance with CloudCompare "
             f"or with: pdal translate {path.name} {path.stem}.ply"
         )
-    columns = read(path)
+    return as_points(path, read(path))
+
+
+def as_points(path: Path, columns: Columns) -> Points:
+    """Turn the columns of a file into a cloud, as `read_points` does.
+
+    Args:
+        path: The file, for messages.
+        columns: x, y and z, and red, green and blue, nx, ny and nz, label where there are any, (N,) each.
+
+    Raises:
+        ValueError: There is no x, y or z.
+    """
     if not columns:
         return Points(torch.empty(0, 3))
     if (points := _stack(columns, ("x", "y", "z"))) is None:
@@ -70,7 +81,7 @@ def read_points(path: Path) -> Points:
     return Points(points[found], _colors(columns), _normals(columns), _labels(columns), (problem,))
 
 
-def _read_pcd(path: Path) -> dict[str, NDArray[Any]]:
+def _read_pcd(path: Path) -> Columns:
     """Read the fields of a PCD file by name; a packed `rgb` becomes red, green and blue."""
     try:
         header, data = _split_pcd(path.read_bytes())
@@ -113,7 +124,7 @@ def _split_pcd(content: bytes) -> tuple[dict[str, list[str]], bytes]:
     return {words[0]: words[1:] for words in lines if words}, content[end.end() :]
 
 
-def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+def _read_npz(path: Path) -> Columns:
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
@@ -126,7 +137,7 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
     if "points" not in arrays:
         raise ValueError(f"{path} has no array of points, N x 3; write it again.")
     num_points = len(arrays["points"]) if arrays["points"].ndim else 0
-    columns: dict[str, NDArray[Any]] = {}
+    columns: Columns = {}
     for name, array in arrays.items():
         names = _NPZ[name]
         shape = (num_points, len(names)) if len(names) > 1 else (num_points,)
@@ -136,7 +147,7 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
     return columns
 
 
-def _colors(columns: dict[str, NDArray[Any]]) -> Float32[Tensor, "N 3"] | None:
+def _colors(columns: Columns) -> Float32[Tensor, "N 3"] | None:
     """Return colours in [0, 1]: whole numbers count to 255, or to what 16 bits hold; so do fractions beyond 1."""
     if (colors := _stack(columns, _RGB)) is None or not torch.isfinite(colors).all():
         return None
@@ -145,7 +156,7 @@ def _colors(columns: dict[str, NDArray[Any]]) -> Float32[Tensor, "N 3"] | None:
     return (colors / largest).clamp(0, 1)
 
 
-def _normals(columns: dict[str, NDArray[Any]]) -> Float32[Tensor, "N 3"] | None:
+def _normals(columns: Columns) -> Float32[Tensor, "N 3"] | None:
     if (normals := _stack(columns, _NORMAL)) is None:
         return None
     length = normals.norm(dim=1)
@@ -154,13 +165,13 @@ def _normals(columns: dict[str, NDArray[Any]]) -> Float32[Tensor, "N 3"] | None:
     return normals if ((length - 1).abs() < 1e-3).all() else functional.normalize(normals, dim=1)
 
 
-def _labels(columns: dict[str, NDArray[Any]]) -> Int64[Tensor, "N"] | None:
+def _labels(columns: Columns) -> Int64[Tensor, "N"] | None:
     if "label" not in columns or not np.isfinite(columns["label"]).all():
         return None
     return torch.from_numpy(columns["label"].astype(np.int64))
 
 
-def _stack(columns: dict[str, NDArray[Any]], names: tuple[str, str, str]) -> Float32[Tensor, "N 3"] | None:
+def _stack(columns: Columns, names: tuple[str, str, str]) -> Float32[Tensor, "N 3"] | None:
     if not all(name in columns for name in names):
         return None
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is left out

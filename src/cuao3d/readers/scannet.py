@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +14,10 @@ from torch import Tensor
 
 from cuao3d.files import write_json, write_text
 from cuao3d.labels import convert, label_set
-from cuao3d.readers.pixels import as_image, resize_nearest
-from cuao3d.readers.ply import as_cloud, cloud_columns, read_ply, write_ply
+from cuao3d.readers.capture import build_scene
+from cuao3d.readers.images import as_image, resize_nearest
+from cuao3d.readers.ply import cloud_columns, read_ply, write_ply
+from cuao3d.readers.points import read_points
 from cuao3d.readers.sens import Sens, SensFrame, open_sens, write_sens
 from cuao3d.readers.splits import categories, split_of
 from cuao3d.scene import UNLABELLED, Camera, Frame, Scene, pose_problem
@@ -99,31 +102,20 @@ class ScanNet:
         for suffix in (POINTS, RECORDING):
             if not _at(scan, suffix).is_file():
                 raise FileNotFoundError(f"{_at(scan, suffix)} is missing; download it, or remove the scan.")
-        cloud = as_cloud(_at(scan, POINTS), read_ply(_at(scan, POINTS)))
-        sens = open_sens(_at(scan, RECORDING), every=self.every)
+        cloud = read_points(_at(scan, POINTS))
         labels, problems = _labels(scan, self.label_set, len(cloud.points))
-        points, aligned_from_scan = cloud.points, torch.eye(4, dtype=torch.float64)
-        if self.axis_align:
-            try:
-                aligned_from_scan = _read_alignment(_at(scan, ABOUT))
-            except (ValueError, OSError) as error:
-                problems.append(f"The scan is not turned: {error}")
-            points = (points.double() @ aligned_from_scan[:3, :3].T + aligned_from_scan[:3, 3]).float()
-        frames, lost = _frames(sens, aligned_from_scan, self.size, official=self.official)
-        problems += lost
-        if not frames:
-            raise ValueError(f"No usable frame in {_at(scan, RECORDING)}: {'; '.join(problems[:3]) or 'it is empty'}")
-        return Scene(
-            name=scan.name,
-            points=points,
-            frames=frames,
-            colors=cloud.colors,
+        frames, lost = _frames(open_sens(_at(scan, RECORDING), every=self.every), self.size, official=self.official)
+        scene = build_scene(
+            self.folders[index],
+            frames,
+            [*problems, *lost],
+            cloud,
             labels=labels,
             label_set=self.label_set if labels is not None else None,
             split=split_of("scannet", scan.name),
             occlusion_tolerance=OCCLUSION_TOLERANCE,
-            problems=tuple(problems),
         )
+        return _aligned(scene, _at(scan, ABOUT)) if self.axis_align else scene
 
 
 def write_scan(scene: Scene, folder: Path | str, *, color: Literal["png", "jpeg"] = "jpeg", every: int = 20) -> None:
@@ -170,19 +162,17 @@ def _at(scan: Path, suffix: str) -> Path:
     return scan.with_name(scan.name + suffix)
 
 
-def _frames(
-    sens: Sens, aligned_from_scan: Float64[Tensor, "4 4"], size: tuple[int, int], *, official: bool
-) -> tuple[tuple[Frame, ...], list[str]]:
+def _frames(sens: Sens, size: tuple[int, int], *, official: bool) -> tuple[list[Frame], list[str]]:
     """Make a frame of each recorded one that has a pose; also say what is left out."""
     frames, problems = [], [sens.problem] if sens.problem else []
     for recorded in sens.frames:
-        name, pose = f"{recorded.index:06d}", aligned_from_scan @ recorded.world_from_camera
+        name, pose = f"{recorded.index:06d}", recorded.world_from_camera
         if problem := pose_problem(pose):
             problems.append(f"{name} left out: {problem}")
             continue
         camera = _camera(sens, pose, official=official).resized(*size)
         frames.append(Frame(name, camera, partial(_read_image, recorded, size), partial(_read_depth, recorded, size)))
-    return tuple(frames), problems
+    return frames, problems
 
 
 def _camera(sens: Sens, world_from_camera: Float64[Tensor, "4 4"], *, official: bool) -> Camera:
@@ -194,11 +184,11 @@ def _camera(sens: Sens, world_from_camera: Float64[Tensor, "4 4"], *, official: 
 
 
 def _read_image(recorded: SensFrame, size: tuple[int, int]) -> Float32[Tensor, "3 H W"]:
-    return as_image(resize_nearest(recorded.read_color(), *size))
+    return resize_nearest(as_image(recorded.read_color()), *size)
 
 
 def _read_depth(recorded: SensFrame, size: tuple[int, int]) -> Float32[Tensor, "H W"]:
-    return torch.from_numpy(resize_nearest(recorded.read_depth().numpy(), *size))
+    return resize_nearest(recorded.read_depth(), *size)
 
 
 def _labels(scan: Path, name: str, num_points: int) -> tuple[Int64[Tensor, "N"] | None, list[str]]:
@@ -244,6 +234,24 @@ def _scannet200_of_name() -> Mapping[str, int]:
     id_of_name = {row["raw_category"]: row["id"] for row in categories("scannet")}
     class_of_id = {id_of_name[name]: label for name, label in zip(classes.names, classes.ids, strict=True)}
     return {name: class_of_id[id_] for name, id_ in id_of_name.items() if id_ in class_of_id}
+
+
+def _aligned(scene: Scene, path: Path) -> Scene:
+    """Move a scene so that walls run along the axes, as the file about its scan says."""
+    try:
+        aligned_from_scan = _read_alignment(path)
+    except (ValueError, OSError) as error:
+        return replace(scene, problems=(*scene.problems, f"The scan is not turned: {error}"))
+    frames = tuple(
+        replace(
+            frame, camera=replace(frame.camera, world_from_camera=aligned_from_scan @ frame.camera.world_from_camera)
+        )
+        for frame in scene.frames
+    )
+    rotation, shift = aligned_from_scan[:3, :3], aligned_from_scan[:3, 3]
+    normals = None if scene.normals is None else (scene.normals.double() @ rotation.T).float()
+    points = (scene.points.double() @ rotation.T + shift).float()
+    return replace(scene, points=points, normals=normals, frames=frames)
 
 
 def _read_alignment(path: Path) -> Float64[Tensor, "4 4"]:

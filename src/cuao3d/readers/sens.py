@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from cuao3d.readers.pixels import MAX_SIDE, read_pixels
 from cuao3d.scene import Frame
 
 VERSION = 4
@@ -29,6 +28,9 @@ VERSION = 4
 COLORS = {0: "raw", 1: "png", 2: "jpeg"}
 DEPTHS = {0: "raw_ushort", 1: "zlib_ushort", 2: "occi_ushort"}
 """How the pixels of a frame are packed, by the number in the file."""
+
+MAX_SIDE = 4096
+"""Largest width or height that is decoded, pixels: no camera here has more, and a damaged header may claim anything."""
 
 MAX_FRAMES = 1_000_000
 """Most frames that a recording can have: nine hours of them."""
@@ -87,7 +89,7 @@ class SensFrame:
             shape: tuple[int, ...] = (height, width, 3) if pixels.size == height * width * 3 else pixels.shape
             pixels = pixels.reshape(shape)
         else:
-            pixels = read_pixels(packed, name, "RGB")
+            pixels = _decode(packed, name)
         if pixels.shape != (height, width, 3):
             raise ValueError(f"{name} is not {width} x {height}, as the recording says; copy it again.")
         return pixels
@@ -199,6 +201,17 @@ def write_sens(path: Path, frames: Sequence[Frame], *, color: Literal["png", "jp
             for time in range(index * every, (index + 1) * every):
                 file.write(_FRAME.pack(*pose, time, time, len(packed_color), len(packed_depth)))
                 file.write(packed_color + packed_depth)
+
+
+def _decode(packed: bytes, name: str) -> NDArray[np.uint8]:
+    """Decode a JPEG or PNG image, RGB, (H, W, 3)."""
+    try:
+        with Image.open(io.BytesIO(packed), formats=("JPEG", "PNG")) as image:
+            if max(image.size) > MAX_SIDE:
+                raise ValueError(f"{image.width} x {image.height} pixels are too many")
+            return np.asarray(image.convert("RGB"))
+    except Exception as error:  # damaged bytes make the decoders fail in many ways
+        raise ValueError(f"{name} is no readable image ({error}); copy it again.") from error
 
 
 def _read_header(file: BinaryIO, path: Path, size: int) -> tuple[SensHeader, int]:
