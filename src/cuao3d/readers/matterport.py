@@ -3,12 +3,13 @@
 import re
 from collections.abc import Sequence
 from functools import cache, partial
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64
+from jaxtyping import Bool, Float32, Float64
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.spatial import cKDTree
@@ -107,7 +108,8 @@ class Matterport:
         classes = _classes(mesh.faces["category_id"], self.label_set)
         views, problems = _read_conf(building / CAMERAS / f"{building.name}.conf")
         frames = []
-        for view in _views_of_region(views, cloud.points):
+        positions = torch.stack([view.world_from_camera[:3, 3] for view in views]) if views else torch.empty(0, 3)
+        for view in compress(views, near_region(positions.double(), cloud.points).tolist()):
             try:
                 frames.append(_frame(building, view, self.size, official=self.official))
             except ValueError as error:
@@ -126,6 +128,24 @@ class Matterport:
             occlusion_tolerance=OCCLUSION_TOLERANCE,
             problems=tuple(problems),
         )
+
+
+def near_region(positions: Float64[Tensor, "V 3"], points: Float32[Tensor, "N 3"]) -> Bool[Tensor, "V"]:
+    """Choose the cameras that stand within the bounding box of a region, or else the nearest to its middle.
+
+    Args:
+        positions: Where the cameras of a building stand, metres.
+        points: The region's cloud, metres.
+
+    Returns:
+        Whether each camera belongs to the region.
+    """
+    lower, upper = points.amin(0).double(), points.amax(0).double()
+    inside = ((positions > lower) & (positions < upper)).all(1)
+    if not inside.any():
+        distance = (positions - (lower + upper) / 2).norm(dim=1)
+        inside[distance.argsort(stable=True)[:NEAREST_VIEWS]] = True
+    return inside
 
 
 def majority(triangles: NDArray[np.int64], class_of_face: NDArray[np.int64], num_vertices: int) -> NDArray[np.int64]:
@@ -250,19 +270,6 @@ def _matrix(numbers: list[str], size: int) -> Float64[Tensor, "n n"]:
     if len(numbers) != size * size:
         raise ValueError(f"it has {len(numbers)} numbers, expected {size * size}")
     return torch.tensor([float(number) for number in numbers], dtype=torch.float64).reshape(size, size)
-
-
-def _views_of_region(views: list[_View], points: Float32[Tensor, "N 3"]) -> list[_View]:
-    """Choose the views whose cameras stand within the bounding box of the points, or else the nearest to its middle."""
-    if not views:
-        return []
-    positions = torch.stack([view.world_from_camera[:3, 3] for view in views])
-    lower, upper = points.amin(0).double(), points.amax(0).double()
-    inside = ((positions > lower) & (positions < upper)).all(1)
-    if not inside.any():
-        distance = (positions - (lower + upper) / 2).norm(dim=1)
-        inside[distance.argsort(stable=True)[:NEAREST_VIEWS]] = True
-    return [view for view, is_inside in zip(views, inside.tolist(), strict=True) if is_inside]
 
 
 def _frame(building: Path, view: _View, size: tuple[int, int], *, official: bool) -> Frame:
