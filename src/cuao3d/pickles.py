@@ -82,9 +82,15 @@ def _scalar(kind: _Type, content: bytes) -> Any:
     return number
 
 
+def _no_bytes() -> bytes:
+    """Stands in for `bytes`, which the content of an empty array is made by."""
+    return b""
+
+
 _STAND_INS: list[Any] = [
     (_Type, "numpy.dtype"),
     (_Array, "numpy.ndarray"),
+    *((_no_bytes, f"{builtins}.bytes") for builtins in ("__builtin__", "builtins")),
     *((_Array, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
     *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
 ]
