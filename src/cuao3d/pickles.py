@@ -32,8 +32,8 @@ def read_torch(path: Path, *, mapped: bool = False) -> Any:
     """
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
-    mmap = mapped and zipfile.is_zipfile(path)  # older files are no archives, and cannot be mapped
     try:
+        mmap = mapped and zipfile.is_zipfile(path)  # older files are no archives, and cannot be mapped
         with torch.serialization.safe_globals(_STAND_INS):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
