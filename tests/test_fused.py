@@ -1,6 +1,7 @@
 """Facts about imported features: points give theirs to samples, files of a scene add up, no scene costs another."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from torch import Tensor
 from cuao3d.cli import main
 from cuao3d.fused import import_features
 from cuao3d.query import askable_teacher
-from cuao3d.readers import Dataset
-from cuao3d.readers.openscene import OpenScene
+from cuao3d.readers import Dataset, open_dataset
+from cuao3d.readers.openscene import OpenScene, write_processed
+from cuao3d.scene import Scene
 from cuao3d.store import Store
 from test_pickles import Evil
 from written import damage
@@ -86,6 +88,22 @@ def test_many_features_are_the_same_as_a_slow_loop(tmp_path: Path, monkeypatch: 
         members = torch.nonzero(scene.sample_of_point == sample).flatten().tolist()
         means = [torch.stack(of_point[point]).mean(dim=0) for point in members if of_point[point]]
         torch.testing.assert_close(feature, torch.stack(means).mean(dim=0), rtol=1e-3, atol=1e-3)
+
+
+def test_features_that_a_store_gives_away_come_back(synthetic_scene: Scene, synthetic_store: Store, tmp_path: Path):
+    write_processed([replace(synthetic_scene, name=NAME)], tmp_path)
+    scene = synthetic_store["synthetic"]
+    seen = scene.num_views[scene.sample_of_point] > 0
+    features = torch.zeros(len(scene.num_views), 3).half()
+    features[scene.seen_samples] = scene.features("color")
+    (tmp_path / "color").mkdir()
+    content = {"feat": features[scene.sample_of_point[seen]], "mask_full": seen}
+    torch.save(content, tmp_path / "color" / f"{NAME}_0.pt")
+    dataset = open_dataset(tmp_path)
+    back = import_features({"color": tmp_path / "color"}, dataset, tmp_path / "imported", cell=0.05)[NAME]
+    assert back.seen_samples.equal(scene.seen_samples)
+    torch.testing.assert_close(back.features("color"), scene.features("color"), rtol=1e-3, atol=0)
+    assert len(back.cameras) == 2
 
 
 def test_files_of_another_scene_whose_name_begins_alike_do_not_count(tmp_path: Path):

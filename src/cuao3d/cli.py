@@ -318,7 +318,7 @@ def import_official(
             or one for each of several teachers.
         out: Student to write, which ends in .safetensors; or folder of the store to make, or to go on with.
         data: For features: folder of the processed scenes that they belong to, such as scannet_3d.
-        teacher: For features: name of the teacher of each folder, separated by commas, such as lseg,dinov2.
+        teacher: For features: name of the teacher of each folder, separated by commas: lseg,dinov2,stable_diffusion
         text: For features: text encoder that understands the first teacher's, where its name does not say.
         cell: For features: edge of a sample cell, metres.
     """

@@ -19,7 +19,7 @@ from cuao3d.store import CELL, Setting, Store, TeacherCard
 from cuao3d.teachers import TEACHERS
 
 TEXTS = {"lseg": "lseg", "openseg": "clip:clip-large"}
-"""Text encoder of each teacher that understands words; OpenSeg speaks CLIP ViT-L/14@336px."""
+"""Text encoders that the classes of teachers do not name; OpenSeg speaks CLIP ViT-L/14@336px."""
 
 CHUNK = 1 << 15
 """Features that are brought to single precision at a time."""
@@ -106,7 +106,7 @@ def _card(teacher: str, files: Sequence[Path], text: str | None) -> TeacherCard:
     known = getattr(factory, "func", factory)
     return TeacherCard(
         _width(teacher, files),
-        text or TEXTS.get(teacher),
+        text or TEXTS.get(teacher) or getattr(known, "text", None),
         getattr(known, "loss", "cosine"),
         licence=getattr(known, "licence", None),
     )
