@@ -79,7 +79,7 @@ def import_features(
 
 
 def _files(folder: Path) -> list[Path]:
-    """List the files of features in a folder, those of a scene in the order of their numbers."""
+    """List the files of features in a folder, by name."""
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder} of fused features.")
     paths = sorted(path for path in folder.glob("*.pt") if not path.name.startswith("."))
