@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "cuao3d"
 ROOMS = (
     "__init__",
     "files",
+    "pickles",
     "download",
     "ranks",
     "threads",
@@ -20,6 +21,7 @@ ROOMS = (
     "text",
     "fusion",
     "store",
+    "fused",
     "check",
     "sparse",
     "student",

@@ -314,21 +314,57 @@ def compare(store: Positional[Path], *, teachers: str | None = None, json: Path 
     return 0
 
 
-def import_checkpoint(checkpoint: Positional[Path], *, out: Path) -> int:
-    """Turn a checkpoint of OpenScene or CUA-O3D into a student of ours; nothing that it may hold is run.
+def import_official(
+    sources: Positional[tuple[Path, ...]],
+    *,
+    out: Path,
+    data: Path | None = None,
+    teacher: str | None = None,
+    text: str | None = None,
+    cell: float = 0.02,
+) -> int:
+    """Take over what OpenScene or CUA-O3D left on disk: a checkpoint becomes a student, fused features a store.
+
+    Nothing that the files may hold is run.
 
     Args:
-        checkpoint: A `.pth.tar` or `.pth` file, or a student of ours.
-        out: File to write; it ends in .safetensors.
+        sources: A checkpoint (`.pth.tar` or `.pth`, or a student of ours); or the folder of a teacher's fused features,
+            or one for each of several teachers.
+        out: Student to write, which ends in .safetensors; or folder of the store to make, or to go on with.
+        data: For features: folder of the processed scenes that they belong to, such as scannet_3d.
+        teacher: For features: name of the teacher of each folder, separated by commas: lseg,dinov2,stable_diffusion
+        text: For features: text encoder that understands the first teacher's, where its name does not say.
+        cell: For features: edge of a sample cell, metres.
     """
+    from cuao3d.fused import import_features
+    from cuao3d.readers import open_dataset
+    from cuao3d.stages import Stages
     from cuao3d.student import read_checkpoint
 
-    if out.suffix != ".safetensors":
-        raise ValueError(f"{out} should end in .safetensors, the format of students.")
-    read = read_checkpoint(checkpoint)
-    read.student.save(out)
-    print(read.describe())
-    print(f"written to {out}")
+    names = _names(teacher)
+    if data is None and not names and len(sources) == 1 and not sources[0].is_dir():
+        if out.suffix != ".safetensors":
+            raise ValueError(f"{out} should end in .safetensors, the format of students.")
+        read = read_checkpoint(sources[0])
+        read.student.save(out)
+        print(f"{read.describe()}\nwritten to {out}")
+        return 0
+    if data is None or not names or len(set(names)) != len(sources):
+        raise ValueError(
+            "Give one checkpoint alone; or folders of fused features, the scenes that they belong to, and the name of "
+            "each folder's teacher: cuao3d import scannet_multiview_lseg --data scannet_3d --teacher lseg --out STORE"
+        )
+    with Stages()("taking over") as said:
+        folders, settings = dict(zip(names, sources, strict=True)), {"data": data.resolve().name}
+        texts = {names[0]: text} if text else None
+
+        def say(done: int, total: int, line: str) -> None:
+            print(f"{done}/{total} {line}", file=sys.stderr)
+
+        store = import_features(
+            folders, open_dataset(data), out, cell=cell, text=texts, settings=settings, on_scene=say
+        )
+        said.append(f"{len(store.names())} scenes, teachers {', '.join(names)}")
     return 0
 
 
@@ -374,7 +410,7 @@ COMMANDS: dict[str, Any] = {
     "evaluate": evaluate,
     "query": query,
     "compare": compare,
-    "import": import_checkpoint,
+    "import": import_official,
     "weights": weights,
 }
 

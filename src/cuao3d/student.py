@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -19,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cuao3d.files import write_tensors
+from cuao3d.pickles import read_torch
 from cuao3d.ranks import mean_over_ranks, num_ranks
 from cuao3d.sparse import KernelMap, VoxelSet, convolve, multiply, sort_voxels
 
@@ -373,8 +372,9 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint {path}.")
+    content = None if path.suffix == ".safetensors" else read_torch(path)
     try:
-        return _read_ours(path) if path.suffix == ".safetensors" else convert_official(_unpickle(path))
+        return _read_ours(path) if content is None else convert_official(_state_dict(content))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
@@ -416,21 +416,10 @@ def _read_ours(path: Path) -> Checkpoint:
     return Checkpoint(student, tuple(tensors), ())
 
 
-def _unpickle(path: Path) -> Mapping[str, Tensor]:
-    # Best scores are often kept as NumPy scalars, under the module name of their NumPy version.
-    scalar = np.float64(0).__reduce__()[0]
-    harmless: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    try:
-        with torch.serialization.safe_globals(
-            [*harmless, np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
-        ):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"refused, because it is not only tensors but may run code ({error}).") from error
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"not a PyTorch checkpoint, or only a part of one ({error}).") from error
+def _state_dict(content: Any) -> Mapping[str, Tensor]:
+    """Find the tensors in what a training saved."""
     state_dict = content.get("state_dict", content) if isinstance(content, Mapping) else None
-    if state_dict is None or not all(isinstance(tensor, Tensor) for tensor in state_dict.values()):
+    if not isinstance(state_dict, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state_dict.values()):
         raise ValueError("holds no state dict of tensors.")
     return cast(Mapping[str, Tensor], state_dict)
 

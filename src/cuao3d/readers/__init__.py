@@ -9,6 +9,7 @@ from cuao3d.readers.arkitscenes import ArkitScenes
 from cuao3d.readers.folder import Folder
 from cuao3d.readers.matterport import Matterport
 from cuao3d.readers.nerfstudio import Nerfstudio
+from cuao3d.readers.openscene import OpenScene
 from cuao3d.readers.pointcloud import PointCloud
 from cuao3d.readers.replica import Replica
 from cuao3d.readers.scannet import ScanNet
@@ -52,6 +53,7 @@ DATASETS: dict[str, type[Reader]] = {
     "sevenscenes": SevenScenes,
     "scannet": ScanNet,
     "matterport": Matterport,
+    "openscene": OpenScene,
     # Captures of one's own, and other datasets of rooms; by files that only they have.
     "scannetpp": ScanNetpp,
     "arkitscenes": ArkitScenes,

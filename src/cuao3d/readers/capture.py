@@ -89,6 +89,7 @@ def build_scene(
     *,
     mesh: NDArray[np.float32] | None = None,
     name: str | None = None,
+    lone: bool = False,
     **about: Any,
 ) -> Scene:
     """Make a scene of what a reader opened: apply `capture.json`, build the cloud if there is none.
@@ -100,6 +101,7 @@ def build_scene(
         points: Its cloud; None to build it from depth.
         mesh: Corners (T, 3, 3) of triangles whose depth the frames then see, instead of their own.
         name: Name of the scene; that of the folder unless told.
+        lone: Whether a cloud without views will do.
         about: Further fields of the scene.
 
     Raises:
@@ -116,7 +118,7 @@ def build_scene(
     else:
         points = turn_up(points, options)
     problems = [*problems, *points.problems]
-    if not frames:
+    if not frames and not lone:
         more = " ..." if len(problems) > 3 else ""
         raise ValueError(f"No usable frame in {folder}: {'; '.join(problems[:3]) or 'there is none'}{more}")
     if not len(points.points):

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from functools import cache, partial
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +17,10 @@ from torch import Tensor
 
 from cuao3d.files import write_text
 from cuao3d.labels import convert, label_set
-from cuao3d.readers.capture import CaptureOptions, build_scene, correct_pose, open_frames, read_options, turn_up
+from cuao3d.readers.capture import build_scene, correct_pose, open_frames, read_options, turn_up
 from cuao3d.readers.images import image_size, read_colors, read_depth, resize_nearest
 from cuao3d.readers.ply import Mesh, cloud_columns, read_mesh, write_mesh
-from cuao3d.readers.points import Points, as_points
+from cuao3d.readers.points import as_points
 from cuao3d.readers.splits import categories, split_of
 from cuao3d.scene import UNLABELLED, Camera, Frame, Scene, pose_problem
 
@@ -109,8 +110,10 @@ class Matterport:
         num_points = len(next(iter(mesh.vertices.values()), ()))
         cloud = as_points(region, mesh.vertices | {"label": majority(mesh.triangles, classes, num_points)})
         views, problems = _read_conf(building / CAMERAS / f"{building.name}.conf")
-        views = _views_of_region(views, cloud, read_options(building))
-        view_of = {view.name: view for view in views}
+        options = read_options(building)
+        positions = [correct_pose(view.world_from_camera, options)[:3, 3] for view in views]
+        near = near_region(positions, turn_up(cloud, options).points)
+        view_of = {view.name: view for view in compress(views, near)}
         frames, left_out = open_frames(
             view_of, lambda name: _frame(building, view_of[name], self.size, official=self.official)
         )
@@ -125,6 +128,27 @@ class Matterport:
             split=split_of("matterport", building.name),
             occlusion_tolerance=OCCLUSION_TOLERANCE,
         )
+
+
+def near_region(positions: Sequence[Float64[Tensor, "3"]], points: Float32[Tensor, "N 3"]) -> list[bool]:
+    """Choose the cameras that stand within the bounding box of a region, or else the nearest to its middle.
+
+    Args:
+        positions: Where the cameras of a building stand, metres.
+        points: The region's cloud, metres.
+
+    Returns:
+        Whether each camera belongs to the region.
+    """
+    if not positions or not len(points):
+        return [False] * len(positions)
+    places, lower, upper = torch.stack([*positions]), points.amin(0).double(), points.amax(0).double()
+    inside = ((places > lower) & (places < upper)).all(1)
+    if not inside.any():
+        distance = (places - (lower + upper) / 2).norm(dim=1)
+        inside[distance.argsort(stable=True)[:NEAREST_VIEWS]] = True
+    chosen: list[bool] = inside.tolist()
+    return chosen
 
 
 def majority(triangles: NDArray[np.int64], class_of_face: NDArray[np.int64], num_vertices: int) -> NDArray[np.int64]:
@@ -249,20 +273,6 @@ def _matrix(numbers: list[str], size: int) -> Float64[Tensor, "n n"]:
     if len(numbers) != size * size:
         raise ValueError(f"it has {len(numbers)} numbers, expected {size * size}")
     return torch.tensor([float(number) for number in numbers], dtype=torch.float64).reshape(size, size)
-
-
-def _views_of_region(views: list[_View], cloud: Points, options: CaptureOptions) -> list[_View]:
-    """Choose the views whose cameras stand within the bounding box of the points, or else the nearest to its middle."""
-    if not views or not len(cloud.points):
-        return views
-    points = turn_up(cloud, options).points.double()
-    positions = torch.stack([correct_pose(view.world_from_camera, options)[:3, 3] for view in views])
-    lower, upper = points.amin(0), points.amax(0)
-    inside = ((positions > lower) & (positions < upper)).all(1)
-    if not inside.any():
-        distance = (positions - (lower + upper) / 2).norm(dim=1)
-        inside[distance.argsort(stable=True)[:NEAREST_VIEWS]] = True
-    return [view for view, is_inside in zip(views, inside.tolist(), strict=True) if is_inside]
 
 
 def _frame(building: Path, view: _View, size: tuple[int, int], *, official: bool) -> Frame:

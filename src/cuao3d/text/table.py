@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cuao3d.labels import LABEL_SETS, label_set
+from cuao3d.pickles import read_torch
 from cuao3d.text.prompts import names_in
 
 FORMATS = (".npy", ".pt", ".safetensors")
@@ -85,7 +86,7 @@ def _read_matrix(path: Path) -> Float32[Tensor, "K C"]:
             case ".npy":
                 content = torch.from_numpy(np.load(path, allow_pickle=False))
             case ".pt":
-                content = torch.load(path, map_location="cpu", weights_only=True)
+                content = read_torch(path)
             case ".safetensors":
                 (content,) = load_file(path).values()
             case _:

@@ -1,0 +1,113 @@
+"""Files that PyTorch saved, opened without running what they may hold: tensors, plain values, and NumPy arrays.
+
+NumPy's own functions are never called: what a file names of them is played by the stand-ins below, which make arrays of
+numbers and nothing else. Files of NumPy 1 and of NumPy 2 name different modules; both are known.
+"""
+
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+def read_torch(path: Path, *, mapped: bool = False) -> Any:
+    """Read what `torch.save` wrote, in its present format or that before PyTorch 1.6.
+
+    Args:
+        path: The file.
+        mapped: Map large tensors from the disk instead of reading them; they are to be used before the file changes.
+
+    Returns:
+        Its content: tensors, numbers, texts in lists, tuples and dicts. NumPy arrays are found if the content itself is
+        one, or is a list, tuple or dict of them.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged, or holds more than that.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        mmap = mapped and zipfile.is_zipfile(path)  # older files are no archives, and cannot be mapped
+        with torch.serialization.safe_globals(_STAND_INS):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        if "operand" in str(error):
+            raise _damaged(path, error) from error
+        raise ValueError(
+            f"{path}: refused, because it is not only tensors and numbers but may run code ({_reason(error)})."
+        ) from error
+    except Exception as error:  # from damaged bytes anything can come
+        raise _damaged(path, error) from error
+    match content:
+        case tuple() | list():
+            return type(content)(_plain(entry) for entry in content)
+        case dict():
+            return {key: _plain(entry) for key, entry in content.items()}
+    return _plain(content)
+
+
+class _Type:
+    """Stands in for `numpy.dtype`."""
+
+    def __init__(self, code: str, *_: object) -> None:
+        if not re.fullmatch(r"b1|[iu][1248]|f[248]", code):
+            raise pickle.UnpicklingError(f"a NumPy array of {code!r}, which are no numbers")
+        self.kind = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self.kind = self.kind.newbyteorder(state[1])
+
+
+class _Array:
+    """Stands in for `numpy.ndarray`."""
+
+    def __init__(self, *_: object) -> None:
+        self.numbers: NDArray[Any] = np.empty(0)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, kind, by_column, content = state
+        numbers = np.frombuffer(content, kind.kind).reshape(shape, order="F" if by_column else "C")
+        self.numbers = numbers.astype(kind.kind.newbyteorder("="))
+
+
+def _scalar(kind: _Type, content: bytes) -> Any:
+    """Stands in for `numpy.core.multiarray.scalar`."""
+    (number,) = np.frombuffer(content, kind.kind).tolist()
+    return number
+
+
+def _no_bytes() -> bytes:
+    """Stands in for `bytes`, which the content of an empty array is made by."""
+    return b""
+
+
+_STAND_INS: list[Any] = [
+    (_Type, "numpy.dtype"),
+    (_Array, "numpy.ndarray"),
+    *((_no_bytes, f"{builtins}.bytes") for builtins in ("__builtin__", "builtins")),
+    *((_Array, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
+
+
+def _plain(entry: Any) -> Any:
+    return entry.numbers if isinstance(entry, _Array) else entry
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path}: not a PyTorch checkpoint, or only a part of one ({_reason(error)}).")
+
+
+def _reason(error: Exception) -> str:
+    """Return in a few words what PyTorch says in many lines, without characters that could steer a terminal."""
+    text = str(error).rpartition("WeightsUnpickler error: ")[2].strip() or type(error).__name__
+    if named := re.search(r"GLOBAL (\S+)", text):
+        text = f"it names {named[1]}"
+    text = re.split(r"\n|\. ", text)[0].rstrip(".")
+    return "".join(char if char.isprintable() else "?" for char in text)[:200]

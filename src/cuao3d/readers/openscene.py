@@ -1,0 +1,334 @@
+"""OpenScene's processed scenes, which CUA-O3D uses too: clouds as PyTorch files, and small views in folders beside."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import compress
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from cuao3d.files import write_whole
+from cuao3d.labels import LABEL_SETS, convert, label_set
+from cuao3d.pickles import read_torch
+from cuao3d.readers.capture import CaptureOptions, build_scene, correct_pose, open_frames, read_options, turn_up
+from cuao3d.readers.entries import by_number, read_matrix, read_pose
+from cuao3d.readers.folder import ENDINGS
+from cuao3d.readers.images import MILLIMETRE, Lens, image_size, lens_of, open_frame, usual_size
+from cuao3d.readers.matterport import OCCLUSION_TOLERANCE as MATTERPORT_TOLERANCE
+from cuao3d.readers.matterport import UNITS_PER_METRE, near_region
+from cuao3d.readers.points import Points
+from cuao3d.readers.scannet import OCCLUSION_TOLERANCE, OFFICIAL_CENTER, OFFICIAL_FOCAL, OFFICIAL_SIZE
+from cuao3d.readers.splits import split_of
+from cuao3d.scene import UNLABELLED, Camera, Frame, Scene, Split
+
+ENDING, CLOUD_SUFFIX, INTRINSICS = ".pth", "_vh_clean_2", "intrinsics.txt"
+
+IGNORED = (UNLABELLED, -100)
+"""What stands for no label."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What its files do not say of a dataset."""
+
+    depth_unit: float = MILLIMETRE
+    """What 1 means in a depth image, metres."""
+    occlusion_tolerance: float = OCCLUSION_TOLERANCE
+    center_from_bottom: bool = False
+    """Whether the principal point counts from the bottom row of the image."""
+    labels: str | None = None
+    """Label set of its folder without a number."""
+
+
+SOURCES = {
+    "scannet": Source(labels="scannet20"),
+    "matterport": Source(1 / UNITS_PER_METRE, MATTERPORT_TOLERANCE, center_from_bottom=True, labels="matterport21"),
+    "replica": Source(1 / 6553.5),
+}
+"""Datasets, by how their folders begin."""
+
+
+class OpenScene:
+    """Processed scenes of OpenScene: ScanNet, regions of Matterport3D, Replica.
+
+    ```
+    FOLDER/scannet_3d/train/scene0000_00_vh_clean_2.pth   (points, colours in [-1, 1], labels); train/, val/, test/,
+                                                          or right in scannet_3d/
+    FOLDER/scannet_2d/intrinsics.txt                      4 x 4, of the views of all scenes
+    FOLDER/scannet_2d/scene0000_00/color/0.jpg            the views; without them the scene is a lone cloud
+    FOLDER/scannet_2d/scene0000_00/depth/0.png            16-bit, millimetres (Replica: 1 / 6553.5 m), 0 = missing
+    FOLDER/scannet_2d/scene0000_00/pose/0.txt             4 x 4, camera to world, metres, OpenCV axes; -inf = lost
+    FOLDER/matterport_3d/val/ID_region0.pth               matterport_3d_40/, _80/, _160/ hold other labels
+    FOLDER/matterport_2d/ID/color/PANORAMA_i0_0.jpg       the views of a building
+    FOLDER/matterport_2d/ID/depth/PANORAMA_d0_0.png       16-bit, quarters of a millimetre
+    FOLDER/matterport_2d/ID/pose/PANORAMA_i0_0.txt
+    FOLDER/matterport_2d/ID/intrinsic/PANORAMA_i0_0.txt   3 x 3
+    ```
+    The path is the folder of clouds, one split of it, or a folder with just one of them. What labels mean follows from
+    its name: scannet_3d, scannet200_3d, matterport_3d, matterport_3d_40 ... A region takes the views whose camera
+    stands in its bounding box, or the 100 nearest. Nothing that a cloud's file may hold is run.
+
+    The official scripts copied Matterport's principal point, which counts from the bottom row of the image, into
+    intrinsic/; it is turned to count from the top, as `Matterport` does.
+
+    Args:
+        path: The folder.
+        label_set: What the labels mean, where the folder's name does not say it; ids count from 0 in the set's order.
+        official: Take Matterport's principal point as the official pipeline does.
+    """
+
+    layout = f"scannet_3d/train/ID{CLOUD_SUFFIX}{ENDING} or matterport_3d/val/ID_region0{ENDING}"
+
+    def __init__(self, path: Path | str, *, label_set: str | None = None, official: bool = False) -> None:
+        if label_set is not None and label_set not in LABEL_SETS:
+            raise ValueError(f"There is no label set {label_set!r}; choose from {list(LABEL_SETS)}.")
+        folders = _folders(Path(path).resolve())
+        if not folders:
+            raise FileNotFoundError(f"No processed scene in {path}. Expected {self.layout}.")
+        if len(folders) > 1:
+            names = ", ".join(folder.name for folder in folders)
+            raise ValueError(f"{path} holds several folders of processed scenes ({names}); name one of them.")
+        self.clouds = _clouds(folders[0])
+        self.names = tuple(_name(cloud) for cloud in self.clouds)
+        folder = folders[0].parent if folders[0].name in get_args(Split) else folders[0]
+        self.folders = [folder] * len(self.clouds)
+        beginning, _, variant = folder.name.partition("_3d")
+        self.dataset = next((name for name in SOURCES if beginning.startswith(name)), beginning)
+        self.source = SOURCES.get(self.dataset, Source())
+        labels = beginning + variant.strip("_")
+        named = labels if labels in LABEL_SETS else None
+        self.label_set = label_set or (self.source.labels if labels == self.dataset else named)
+        self.views = folder.with_name(f"{self.dataset}_2d")
+        self.official = official
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Say whether a folder looks like this layout."""
+        return bool(_folders(path.resolve()))
+
+    def __len__(self) -> int:
+        return len(self.clouds)
+
+    def __getitem__(self, index: int) -> Scene:
+        """Read a scene: everything but the pixels. Views and labels that cannot be used are left out and reported.
+
+        Raises:
+            ValueError: The cloud is empty or damaged, or its file holds something else.
+        """
+        name, cloud = self.names[index], _read_cloud(self.clouds[index], self.label_set)
+        options = read_options(self.folders[index])
+        try:
+            frames, problems = self._frames(name, turn_up(cloud, options), options)
+        except (ValueError, OSError) as error:
+            frames, problems = [], [f"The views of {name} are not used: {error}"]
+        return build_scene(
+            self.folders[index],
+            frames,
+            problems,
+            cloud,
+            name=name,
+            lone=not frames,
+            labels=cloud.labels,
+            label_set=self.label_set if cloud.labels is not None else None,
+            split=self._split(self.clouds[index], name),
+            occlusion_tolerance=self.source.occlusion_tolerance,
+        )
+
+    def _split(self, cloud: Path, name: str) -> Split:
+        if cloud.parent.name in get_args(Split):
+            return cast(Split, cloud.parent.name)
+        if self.dataset == "scannet":
+            return split_of("scannet", name)
+        return split_of("matterport", _building(name)) if self.dataset == "matterport" else "train"
+
+    def _frames(self, name: str, cloud: Points, options: CaptureOptions) -> tuple[list[Frame], list[str]]:
+        """Open the views of a scene, if there are any; also say what is left out."""
+        folder = next((self.views / each for each in (name, _building(name)) if (self.views / each).is_dir()), None)
+        if folder is None or not (folder / "color").is_dir():
+            return [], []
+        images = [path for path in (folder / "color").iterdir() if path.suffix.lower() in ENDINGS]
+        colors = {path.stem: path for path in sorted(images, key=lambda path: by_number(path.stem))}
+        poses, problems = {}, []
+        for view in colors:
+            try:
+                poses[view] = read_pose(folder / "pose" / f"{view}.txt")
+            except ValueError as error:
+                problems.append(f"{view} left out: {error}")
+        if folder.name != name:  # a building
+            positions = [correct_pose(pose, options)[:3, 3] for pose in poses.values()]
+            poses = dict(compress(poses.items(), near_region(positions, cloud.points)))
+        lens_of_view = self._lenses(folder, list(colors.values()))
+
+        def open_one(view: str) -> Frame:
+            color, depth, lens = colors[view], folder / "depth" / f"{_depth_name(view)}.png", lens_of_view(colors[view])
+            unit = self.source.depth_unit
+            return open_frame(view, poses[view], color=color, lens=lens, depth=depth, depth_lens=lens, depth_unit=unit)
+
+        frames, left_out = open_frames(poses, open_one)
+        return frames, problems + left_out
+
+    def _lenses(self, folder: Path, colors: Sequence[Path]) -> Callable[[Path], Lens]:
+        """Return what says the lens of a colour image: a file for each, or one for all."""
+        if (folder / "intrinsic").is_dir():
+            return lambda color: self._own_lens(folder / "intrinsic" / f"{color.stem}.txt", color)
+        size, shared = usual_size(colors, image_size), self.views / INTRINSICS
+        if shared.is_file():
+            lens = lens_of(read_matrix(shared, 3, 4), size, str(shared))
+        elif self.dataset == "scannet":
+            lens = Lens((OFFICIAL_FOCAL, OFFICIAL_FOCAL), OFFICIAL_CENTER, OFFICIAL_SIZE).at(size)
+        else:
+            raise FileNotFoundError(f"There is no {shared}; write the 4 x 4 matrix of the views there, in pixels.")
+        return lambda color: lens
+
+    def _own_lens(self, path: Path, color: Path) -> Lens:
+        lens = lens_of(read_matrix(path, 3, 4), image_size(color), path.name)
+        if self.official or not self.source.center_from_bottom:
+            return lens
+        return replace(lens, center=(lens.center[0], lens.size[1] - 1 - lens.center[1]))
+
+
+def write_processed(
+    scenes: Sequence[Scene], folder: Path | str, *, dataset: Literal["scannet", "matterport"] = "scannet"
+) -> None:
+    """Write scenes as OpenScene's scripts process a dataset, into DATASET_3d/ and DATASET_2d/ of a folder.
+
+    Reading them gives back points, poses, depth (to its unit), labels (as the dataset knows them) and colours (of views
+    only as far as JPEG keeps them).
+
+    Args:
+        scenes: What to write; for Matterport3D they are named ID_region0 and so on, in one frame per building.
+        folder: Where.
+        dataset: Whose layout.
+    """
+    folder, source = Path(folder), SOURCES[dataset]
+    for scene in scenes:
+        suffix, views = (CLOUD_SUFFIX, scene.name) if dataset == "scannet" else ("", _building(scene.name))
+        content = _content(scene, str(source.labels))
+        path = folder / f"{dataset}_3d" / scene.split / f"{scene.name}{suffix}{ENDING}"
+        write_whole(path, partial(torch.save, content))
+        for index, frame in enumerate(scene.frames):
+            panorama = f"{scene.name.encode().hex():0>32}_i{index // 6}_{index % 6}"
+            view = str(20 * index) if dataset == "scannet" else panorama
+            _write_view(frame, folder / f"{dataset}_2d" / views, view, source)
+
+
+def _folders(path: Path) -> list[Path]:
+    """List the folders of processed clouds: the path itself, or those in it."""
+    whole = path.parent if path.name in get_args(Split) else path
+    if _clouds(path) and ("_3d" in whole.name or any(cloud.parent != path for cloud in _clouds(path))):
+        return [path]
+    return sorted(folder for folder in path.glob("*_3d*") if _clouds(folder))
+
+
+def _clouds(folder: Path) -> list[Path]:
+    """List the clouds in a folder and in those of its splits."""
+    places = [folder, *(folder / split for split in get_args(Split))]
+    return [path for place in places for path in sorted(place.glob(f"*{ENDING}")) if not path.name.startswith(".")]
+
+
+def _name(cloud: Path) -> str:
+    return cloud.stem.removesuffix(CLOUD_SUFFIX) or cloud.stem
+
+
+def _building(name: str) -> str:
+    return re.sub(r"(?<=.)_region\d+$", "", name)
+
+
+def _depth_name(view: str) -> str:
+    """Return what the depth image of a view is called; Matterport's differ from the colours' in a letter."""
+    return re.sub(r"_i(\d+_\d+)$", r"_d\1", view)
+
+
+def _read_cloud(path: Path, labels_name: str | None) -> Points:
+    content = read_torch(path)
+    if not isinstance(content, tuple | list) or len(content) != 3:
+        raise ValueError(f"{path} is no cloud of OpenScene: expected points, colours and labels.")
+    found, colors, labels = (_numbers(entry, path) for entry in content)
+    if found.ndim != 2 or found.shape[1] != 3 or not len(found):
+        raise ValueError(f"{path} is no cloud of OpenScene: its points have the shape {found.shape}, not (N, 3).")
+    with np.errstate(over="ignore"):
+        points = torch.from_numpy(found.astype(np.float32))
+    if not points.isfinite().all():
+        raise ValueError(f"{path} is no cloud of OpenScene: a point of it is not finite.")
+    for what, array, shape in (("colours", colors, (len(points), 3)), ("labels", labels, (len(points),))):
+        if array.ndim and array.shape != shape:
+            raise ValueError(f"{path} is no cloud of OpenScene: its {what} have the shape {array.shape}, not {shape}.")
+    in_unit, color_problems = _colors(colors, path)
+    ids, label_problems = _labels(labels, path, labels_name)
+    return Points(points, in_unit, None, ids, (*color_problems, *label_problems))
+
+
+def _numbers(entry: Any, path: Path) -> NDArray[Any]:
+    """Return what should be numbers as an array; a lone number, which stands for "none", has no dimension."""
+    try:
+        array = entry.detach().double().numpy() if isinstance(entry, Tensor) else np.asarray(entry)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no cloud of OpenScene: {error}") from error
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{path} is no cloud of OpenScene: it holds {type(entry).__name__} where numbers should be.")
+    return array
+
+
+def _colors(colors: NDArray[Any], path: Path) -> tuple[Float32[Tensor, "N 3"] | None, list[str]]:
+    if not colors.ndim:
+        return None, []
+    if not (np.abs(colors) < 1.01).all():
+        return None, [f"The colours of {path.name} are not used: they do not lie in [-1, 1]."]
+    return torch.from_numpy(((colors.astype(np.float64) + 1) / 2).astype(np.float32)).clamp(0, 1), []
+
+
+def _labels(labels: NDArray[Any], path: Path, name: str | None) -> tuple[Int64[Tensor, "N"] | None, list[str]]:
+    """Turn numbers that count the classes of a set into its ids."""
+    if not labels.ndim or np.isin(labels, IGNORED).all():
+        return None, []
+    if name is None:
+        return None, [f"The labels of {path.name} are not used: its folder's name does not say of which set they are."]
+    ids = np.array(label_set(name).ids)
+    known = np.isin(labels, np.arange(len(ids)))
+    unknown = int((~known & ~np.isin(labels, IGNORED)).sum())
+    rows = np.where(known, labels, 0).astype(np.int64)
+    problem = f"{unknown} labels of {path.name} left out: they are not among the {len(ids)} classes of {name}."
+    return torch.from_numpy(np.where(known, ids[rows], UNLABELLED)), [problem] if unknown else []
+
+
+def _content(scene: Scene, labels_name: str) -> tuple[NDArray[Any], Any, NDArray[Any]]:
+    """Return what the file of a scene's points holds."""
+    labels = torch.full((len(scene.points),), UNLABELLED)
+    if scene.labels is not None and scene.label_set is not None:
+        target = label_set(labels_name)
+        labels = target.classes(convert(scene.labels, label_set(scene.label_set), target))
+    colors = 0 if scene.colors is None else ((scene.colors * 255).round() / 127.5 - 1).numpy()
+    return scene.points.numpy(), colors, labels.double().numpy()
+
+
+def _write_view(frame: Frame, folder: Path, view: str, source: Source) -> None:
+    for kind in ("color", "depth", "pose"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    pixels = (frame.read_image().permute(1, 2, 0).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+    Image.fromarray(pixels).save(folder / "color" / f"{view}.jpg", quality=95)
+    units = (frame.read_depth() / source.depth_unit).round()
+    depth = units.where(units < 65535, 0).numpy().astype(np.uint16)
+    Image.fromarray(depth).save(folder / "depth" / f"{_depth_name(view)}.png")
+    np.savetxt(folder / "pose" / f"{view}.txt", frame.camera.world_from_camera.numpy(), fmt="%.17g")
+    matrix = _matrix(frame.camera, from_bottom=source.center_from_bottom)
+    if source.center_from_bottom:
+        (folder / "intrinsic").mkdir(exist_ok=True)
+        np.savetxt(folder / "intrinsic" / f"{view}.txt", matrix[:3, :3], fmt="%.17g")
+    else:
+        np.savetxt(folder.parent / INTRINSICS, matrix, fmt="%.17g")
+
+
+def _matrix(camera: Camera, *, from_bottom: bool) -> NDArray[np.float64]:
+    matrix = np.eye(4)
+    matrix[[0, 1], [0, 1]], matrix[:2, 2] = camera.focal, camera.center
+    if from_bottom:
+        matrix[1, 2] = camera.height - 1 - matrix[1, 2]
+    return matrix
