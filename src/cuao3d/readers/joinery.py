@@ -12,7 +12,9 @@ Generator = np.random.Generator
 WALL, FLOOR, CABINET, BED, CHAIR, SOFA, TABLE, DOOR, WINDOW, BOOKSHELF = range(10)
 PICTURE, COUNTER, DESK, CURTAIN, REFRIGERATOR, SHOWER_CURTAIN, TOILET, SINK, BATHTUB, OTHER = range(10, 20)
 
-TEXTURES = ("plain", "wood", "tiles", "stripes", "fabric", "painting", "outdoors")
+TEXTURES = (
+    "plain", "wood", "tiles", "stripes", "fabric", "painting", "outdoors", "planks", "checks", "bricks", "marble",
+)  # fmt: skip
 
 # Colours (hue, saturation, value) that a class is usually seen in, and its usual textures. They overlap on purpose.
 _WOODS = ((0.07, 0.55, 0.45), (0.09, 0.45, 0.65), (0.06, 0.6, 0.3), (0.1, 0.3, 0.8))
@@ -227,3 +229,30 @@ def tap(item: Furniture, x: float, y: float, z: float, look: Material, label: in
     """Add a tap: a post and a spout."""
     item.box((x - 0.02, x + 0.02), (y - 0.02, y + 0.02), (z, z + 0.22), look, label)
     item.box((x - 0.02, x + 0.02), (y, y + 0.16), (z + 0.2, z + 0.23), look, label)
+
+
+def floor_lamp(item: Furniture, metal: Material, shade: Material) -> None:
+    """Add a lamp on a stand."""
+    item.turned([(0.15, 0.0), (0.15, 0.04), (0.025, 0.06), (0.025, 1.35)], (0, 0.25), metal)
+    item.turned([(0.2, 1.3), (0.13, 1.6)], (0, 0.25), shade)
+
+
+def potted_plant(item: Furniture, pot: int) -> None:
+    """Add a plant whose pot is of class `pot`."""
+    item.turned([(0.12, 0), (0.18, 0.35), (0.0, 0.33)], (0, 0.3), material(item.rng, "stone"), pot)
+    leaf = material(item.rng, "plant")
+    for _ in range(14):
+        tip = (item.rng.normal(0, 0.2), 0.3 + item.rng.normal(0, 0.2), item.rng.uniform(0.6, 1.2))
+        item.add(beam((0, 0.3, 0.33), tip, 0.05), leaf)
+
+
+def waste_bin(item: Furniture, look: Material) -> None:
+    """Add an open bin."""
+    item.turned([(0.12, 0), (0.16, 0.4), (0.14, 0.4), (0.1, 0.05), (0.0, 0.05)], (0, 0.2), look)
+
+
+def radiator(item: Furniture, look: Material) -> None:
+    """Add a radiator with ribs."""
+    for x in np.arange(-0.4, 0.41, 0.1):
+        item.box((x - 0.03, x + 0.03), (0.05, 0.14), (0.15, 0.7), look)
+    item.box((-0.44, 0.44), (0.03, 0.08), (0.2, 0.65), look)
