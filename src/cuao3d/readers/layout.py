@@ -42,7 +42,7 @@ class Layout:
                 continue
             along = self.rng.uniform(0.05 - lower[0], length - 0.05 - upper[0])
             back = 0.0 if name in FLUSH else self.rng.uniform(0.0, 0.04)
-            if self.put(item, *self._at_wall(wall, along, back)):
+            if self.put(item, *self.at_wall(wall, along, back)):
                 if item.opening:
                     left, right, low, high = item.opening
                     self.openings[wall].append((along + left, along + right, low, high))
@@ -57,7 +57,7 @@ class Layout:
         if self.windows:
             wall, along = self.windows[int(self.rng.integers(len(self.windows)))]
             item = self.shapes["curtain"](self.rng)
-            rotation, position = self._at_wall(wall, along, 0.0)
+            rotation, position = self.at_wall(wall, along, 0.0)
             if not self.put(item, rotation, position, ignore_windows=True):
                 self.put(self.shapes["curtain"](self.rng), rotation, position, ignore_windows=True)
 
@@ -75,6 +75,15 @@ class Layout:
                         center = position + turn(angle) @ np.array([0, (lower[1] + upper[1]) / 2, 0])
                         self._draw_up(center, angle + side * np.pi / 2, reach)
                 return
+
+    def hang(self, name: str) -> Array | None:
+        """Hang an object from the ceiling, if a free place is found; return the place (3,)."""
+        item = self.shapes[name](self.rng)
+        for _ in range(20):
+            position = np.array([*self.rng.uniform(0.25, 0.75, 2) * self.size[:2], self.size[2]])
+            if self.put(item, turn(float(self.rng.integers(2)) * np.pi / 2), position):
+                return position
+        return None
 
     def build_shell(
         self,
@@ -98,7 +107,7 @@ class Layout:
         self.add(_rectangle((0, 0, 0), (x, 0, 0), (0, y, 0)), labels[1], floor)
         self.add(_rectangle((0, 0, z), (x, 0, 0), (0, y, 0)), labels[2], ceiling)
         for wall, look in enumerate(walls):
-            rotation, corner = self._at_wall(wall, 0.0, 0.0)
+            rotation, corner = self.at_wall(wall, 0.0, 0.0)
             for left, right, low, high in _around(self.openings[wall], float(self.size[wall % 2]), float(z)):
                 panel = _rectangle((left, 0, low), (right - left, 0, 0), (0, 0, high - low))
                 self.add(panel @ rotation.T + corner, labels[0], look)
@@ -136,7 +145,7 @@ class Layout:
             ambient=ambient,
         )
 
-    def _at_wall(self, wall: int, along: float, back: float) -> tuple[Array, Array]:
+    def at_wall(self, wall: int, along: float, back: float) -> tuple[Array, Array]:
         """Return rotation and position of an object at `along` metres of a wall, `back` metres off it."""
         angle = wall * np.pi / 2
         corner = np.array([(0, 0), (self.size[0], 0), self.size[:2], (0, self.size[1])][wall])
@@ -145,7 +154,7 @@ class Layout:
 
     def _seat(self, wall: int, along: float, depth: float) -> None:
         """Draw a chair up to a desk."""
-        _, position = self._at_wall(wall, along + float(self.rng.uniform(-0.1, 0.1)), depth)
+        _, position = self.at_wall(wall, along + float(self.rng.uniform(-0.1, 0.1)), depth)
         self._draw_up(position, wall * np.pi / 2, 0.0)
 
     def _draw_up(self, center: Array, angle: float, reach: float) -> None:

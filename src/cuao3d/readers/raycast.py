@@ -173,7 +173,9 @@ def albedo(room: Room, triangle: NDArray[np.integer[Any]], points: Array) -> Arr
     course = np.floor(position[rows, 2] * 2)
     across = (position[rows, 0] + position[rows, 1] + course * 0.5) % 1
     joint = (across < 0.05) | (position[rows, 2] * 2 % 1 < 0.1)
-    color[rows] = np.where(joint[:, None], second[rows], first[rows] * (0.75 + 0.5 * _noise(position[rows]))[:, None])
+    color[rows] = np.where(
+        joint[:, None], second[rows], first[rows] * (0.9 + 0.2 * _noise(position[rows] * 2))[:, None]
+    )
     rows = chosen["marble"]
     vein = np.abs(np.sin(position[rows].sum(1) + 7 * _noise(position[rows] * 0.9) + 3 * _noise(position[rows] * 3)))
     color[rows] = second[rows] + (first - second)[rows] * np.minimum(vein * 2.5, 1)[:, None]
