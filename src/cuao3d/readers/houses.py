@@ -98,6 +98,7 @@ _CONTENTS: dict[str, tuple[tuple[str, float], ...]] = {
     ),
 }  # fmt: skip
 _FREE_STANDING = ("table", "stool", "column")
+_OWN_LOOK = {CLASS[name] for name in ("plant", "pot", "counter", "column", "fireplace", "wall", "floor")}
 
 
 class Houses(Sequence[Scene]):
@@ -266,10 +267,10 @@ class _Taste(NamedTuple):
 
 
 def _made(make: Callable[[Generator], Furniture], taste: _Taste, rng: Generator) -> Furniture:
-    """Make an object in the taste of the house."""
+    """Make an object in the taste of the house, but for leaves and stones, walls and floors."""
     item = make(rng)
     looks = zip(item.labels, item.materials, strict=True)
-    item.materials = [look if label == CLASS["plant"] else _restyled(look, taste) for label, look in looks]
+    item.materials = [look if label in _OWN_LOOK else _restyled(look, taste) for label, look in looks]
     return item
 
 
