@@ -1,4 +1,4 @@
-"""Procedural furniture for `rooms`: labelled, textured triangles, at least three shapes per class.
+"""Procedural furniture of made rooms: labelled, textured triangles, at least three shapes per class.
 
 An object stands in its own frame: x to its right, y away from the wall (its back is at y = 0), z up, metres. Objects
 that resemble one another differ by relief, size or place and not by colour alone: a door has a frame and a handle, a
@@ -34,11 +34,15 @@ from cuao3d.readers.joinery import (
     Material,
     basin,
     beam,
+    floor_lamp,
     fronts,
     material,
+    potted_plant,
+    radiator,
     reveal,
     rgb,
     tap,
+    waste_bin,
 )
 from cuao3d.scene import UNLABELLED
 
@@ -455,20 +459,13 @@ def clutter(rng: Generator) -> Furniture:
     item = Furniture(rng, OTHER)
     shape, metal, cloth = rng.integers(4), material(rng, "metal"), material(rng, "linen")
     if shape == 0:
-        item.turned([(0.15, 0.0), (0.15, 0.04), (0.025, 0.06), (0.025, 1.35)], (0, 0.25), metal)
-        item.turned([(0.2, 1.3), (0.13, 1.6)], (0, 0.25), cloth)
+        floor_lamp(item, metal, cloth)
     elif shape == 1:
-        item.turned([(0.12, 0), (0.18, 0.35), (0.0, 0.33)], (0, 0.3), material(rng, "stone"))
-        leaf = material(rng, "plant")
-        for _ in range(14):
-            tip = (rng.normal(0, 0.2), 0.3 + rng.normal(0, 0.2), rng.uniform(0.6, 1.2))
-            item.add(beam((0, 0.3, 0.33), tip, 0.05), leaf)
+        potted_plant(item, item.label)
     elif shape == 2:
-        item.turned([(0.12, 0), (0.16, 0.4), (0.14, 0.4), (0.1, 0.05), (0.0, 0.05)], (0, 0.2), metal)
+        waste_bin(item, metal)
     else:
-        for x in np.arange(-0.4, 0.41, 0.1):
-            item.box((x - 0.03, x + 0.03), (0.05, 0.14), (0.15, 0.7), cloth)
-        item.box((-0.44, 0.44), (0.03, 0.08), (0.2, 0.65), cloth)
+        radiator(item, cloth)
     return item
 
 

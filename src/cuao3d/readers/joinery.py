@@ -12,7 +12,9 @@ Generator = np.random.Generator
 WALL, FLOOR, CABINET, BED, CHAIR, SOFA, TABLE, DOOR, WINDOW, BOOKSHELF = range(10)
 PICTURE, COUNTER, DESK, CURTAIN, REFRIGERATOR, SHOWER_CURTAIN, TOILET, SINK, BATHTUB, OTHER = range(10, 20)
 
-TEXTURES = ("plain", "wood", "tiles", "stripes", "fabric", "painting", "outdoors")
+TEXTURES = (
+    "plain", "wood", "tiles", "stripes", "fabric", "painting", "outdoors", "planks", "checks", "bricks", "marble",
+)  # fmt: skip
 
 # Colours (hue, saturation, value) that a class is usually seen in, and its usual textures. They overlap on purpose.
 _WOODS = ((0.07, 0.55, 0.45), (0.09, 0.45, 0.65), (0.06, 0.6, 0.3), (0.1, 0.3, 0.8))
@@ -39,6 +41,30 @@ STYLES: dict[str, tuple[tuple[tuple[float, float, float], ...], tuple[str, ...]]
     "outdoors": (((0.55, 0.25, 0.95), (0.57, 0.4, 0.9)), ("outdoors",)),
     "screen": (((0.6, 0.3, 0.12), (0.6, 0.6, 0.5)), ("plain",)),
     "plant": (((0.33, 0.6, 0.35), (0.28, 0.5, 0.45)), ("fabric",)),
+    # What only houses have.
+    "house wall": (
+        ((0.12, 0.2, 0.82), (0.25, 0.25, 0.6), (0.58, 0.35, 0.5), (0.04, 0.35, 0.65), (0.1, 0.03, 0.92)),
+        ("plain", "plain", "plain", "stripes", "bricks"),
+    ),
+    "house floor": ((*_WOODS, *_STONES, (0.05, 0.5, 0.5)), ("planks", "planks", "checks", "marble")),
+    "house tiles": (((0.42, 0.3, 0.6), (0.6, 0.35, 0.5), (0.1, 0.05, 0.85), (0.0, 0.0, 0.35)), ("tiles", "checks")),
+    "ceiling": (((0.12, 0.05, 0.95), (0.1, 0.1, 0.88), (0.09, 0.4, 0.65)), ("plain", "plain", "plain", "planks")),
+    "hearth": (((0.03, 0.5, 0.5), (0.08, 0.1, 0.6), (0.1, 0.05, 0.85)), ("bricks", "marble")),
+    "soot": (((0.0, 0.05, 0.12), (0.07, 0.2, 0.15)), ("fabric",)),
+    "rug": ((*_CLOTHS, *_STONES), ("fabric", "stripes", "checks")),
+    "glass": (((0.55, 0.08, 0.75), (0.5, 0.04, 0.68)), ("plain",)),
+    "vessel": ((*_CERAMICS, *_CLOTHS), ("plain", "marble")),
+}
+
+_CONTRASTS = {"wood": 0.75, "tiles": 0.7, "stripes": 0.7, "fabric": 0.8, "planks": 0.65, "checks": 0.5, "marble": 0.75}
+_SCALES = {
+    "wood": 0.12,
+    "tiles": 0.25,
+    "stripes": 0.12,
+    "fabric": 0.03,
+    "painting": 0.25,
+    "planks": 0.14,
+    "bricks": 0.2,
 }
 
 
@@ -64,8 +90,8 @@ def material(rng: Generator, style: str) -> Material:
     hue, saturation, value = colors[rng.integers(len(colors))]
     hue, saturation = hue + rng.normal(0, 0.025), float(np.clip(saturation + rng.normal(0, 0.07), 0, 1))
     value = float(np.clip(value + rng.normal(0, 0.07), 0.05, 1))
-    contrast = {"wood": 0.75, "tiles": 0.7, "stripes": 0.7, "fabric": 0.8}.get(texture, 0.93)
-    scale = {"wood": 0.12, "tiles": 0.25, "stripes": 0.12, "fabric": 0.03, "painting": 0.25}.get(texture, 0.4)
+    contrast = _CONTRASTS.get(texture, 0.93)
+    scale = _SCALES.get(texture, 0.4)
     return Material(
         TEXTURES.index(texture),
         rgb(hue, saturation, value),
@@ -227,3 +253,30 @@ def tap(item: Furniture, x: float, y: float, z: float, look: Material, label: in
     """Add a tap: a post and a spout."""
     item.box((x - 0.02, x + 0.02), (y - 0.02, y + 0.02), (z, z + 0.22), look, label)
     item.box((x - 0.02, x + 0.02), (y, y + 0.16), (z + 0.2, z + 0.23), look, label)
+
+
+def floor_lamp(item: Furniture, metal: Material, shade: Material) -> None:
+    """Add a lamp on a stand."""
+    item.turned([(0.15, 0.0), (0.15, 0.04), (0.025, 0.06), (0.025, 1.35)], (0, 0.25), metal)
+    item.turned([(0.2, 1.3), (0.13, 1.6)], (0, 0.25), shade)
+
+
+def potted_plant(item: Furniture, pot: int) -> None:
+    """Add a plant whose pot is of class `pot`."""
+    item.turned([(0.12, 0), (0.18, 0.35), (0.0, 0.33)], (0, 0.3), material(item.rng, "stone"), pot)
+    leaf = material(item.rng, "plant")
+    for _ in range(14):
+        tip = (item.rng.normal(0, 0.2), 0.3 + item.rng.normal(0, 0.2), item.rng.uniform(0.6, 1.2))
+        item.add(beam((0, 0.3, 0.33), tip, 0.05), leaf)
+
+
+def waste_bin(item: Furniture, look: Material) -> None:
+    """Add an open bin."""
+    item.turned([(0.12, 0), (0.16, 0.4), (0.14, 0.4), (0.1, 0.05), (0.0, 0.05)], (0, 0.2), look)
+
+
+def radiator(item: Furniture, look: Material) -> None:
+    """Add a radiator with ribs."""
+    for x in np.arange(-0.4, 0.41, 0.1):
+        item.box((x - 0.03, x + 0.03), (0.05, 0.14), (0.15, 0.7), look)
+    item.box((-0.44, 0.44), (0.03, 0.08), (0.2, 0.65), look)

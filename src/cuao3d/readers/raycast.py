@@ -19,6 +19,9 @@ _LINEAR = (np.arange(1536, dtype=np.float64) / 1023) ** 2.2
 _LATTICE = torch.from_numpy(np.random.default_rng(7).random((32, 32, 32)).astype(np.float32))
 _LATTICE = torch.nn.functional.pad(_LATTICE[None, None], (0, 1, 0, 1, 0, 1), mode="circular")
 
+AMBIENT = (0.26, 0.09)
+"""Light that is everywhere, and how much more (or less) of it falls on what looks up (or down)."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -28,7 +31,9 @@ class View:
     image: NDArray[np.uint8]
     """RGB, (H, W, 3)."""
     depth: NDArray[np.uint16]
-    """Millimetres along the optical axis, (H, W), 0 = missing."""
+    """Whole units along the optical axis, (H, W), 0 = missing."""
+    units_per_metre: int
+    """How fine depth is."""
     labels: NDArray[np.uint8]
     """Class of each pixel, (H, W), 255 = unlabelled."""
     normals: NDArray[np.float32]
@@ -56,9 +61,11 @@ class Room:
     light_colors: Array
     """Their RGB strengths, (L, 3)."""
     embree: rtcore_scene.EmbreeScene
+    ambient: tuple[float, float] = AMBIENT
+    """Light without a lamp, as `AMBIENT`."""
 
 
-def render(room: Room, camera: Camera, rng: Generator, *, noise: bool = True) -> View:
+def render(room: Room, camera: Camera, rng: Generator, *, noise: bool = True, units_per_metre: int = 1000) -> View:
     """Photograph a room: colours with shading, shadows and sensor noise; depth with noise and holes."""
     rays = _rays(camera)
     origin = camera.world_from_camera[:3, 3].numpy()
@@ -83,7 +90,8 @@ def render(room: Room, camera: Camera, rng: Generator, *, noise: bool = True) ->
     return View(
         camera,
         (np.clip(color, 0, 1) * 255 + 0.5).astype(np.uint8).reshape(*shape, 3),
-        np.round(depth * 1000).astype(np.uint16).reshape(shape),
+        np.round(depth * units_per_metre).astype(np.uint16).reshape(shape),
+        units_per_metre,
         np.where(hit["primID"] < 0, UNLABELLED, room.labels[triangle]).astype(np.uint8).reshape(shape),
         normals.astype(np.float32).reshape(*shape, 3),
     )
@@ -152,13 +160,32 @@ def albedo(room: Room, triangle: NDArray[np.integer[Any]], points: Array) -> Arr
     ground = local[rows, 2] < 1.35 + 0.2 * _noise(position[rows] * 3)
     leaves = np.array([0.25, 0.4, 0.2]) * (0.6 + 0.6 * _noise(position[rows] * 8))[:, None]
     color[rows] = np.where(ground[:, None], leaves, first[rows] * 1.3)
+    rows = chosen["planks"]
+    board = np.floor(position[rows, 1] * 1.2)
+    seam = np.abs(position[rows, 1] * 1.2 % 1 - 0.5) > 0.47
+    tone = 0.5 + 0.5 * np.sin(board * 12.9 + np.floor(position[rows, 0] * 0.15 + board * 0.37) * 78.2)
+    planks = np.where(seam, 1.4, 0.7 * tone + 0.3 * _noise(position[rows] * np.array([0.8, 6.0, 6.0])))
+    color[rows] = first[rows] + (second - first)[rows] * planks[:, None]
+    rows = chosen["checks"]
+    checks = np.floor(position[rows] + 1e-4).sum(1) % 2
+    color[rows] = first[rows] + (second - first)[rows] * checks[:, None]
+    rows = chosen["bricks"]
+    course = np.floor(position[rows, 2] * 2)
+    across = (position[rows, 0] + position[rows, 1] + course * 0.5) % 1
+    joint = (across < 0.05) | (position[rows, 2] * 2 % 1 < 0.1)
+    color[rows] = np.where(
+        joint[:, None], second[rows], first[rows] * (0.9 + 0.2 * _noise(position[rows] * 2))[:, None]
+    )
+    rows = chosen["marble"]
+    vein = np.abs(np.sin(position[rows].sum(1) + 7 * _noise(position[rows] * 0.9) + 3 * _noise(position[rows] * 3)))
+    color[rows] = second[rows] + (first - second)[rows] * np.minimum(vein * 2.5, 1)[:, None]
     linear: Array = _LINEAR[(np.clip(color, 0, 1.5) * 1023 + 0.5).astype(np.int64)]
     return linear
 
 
 def _light(room: Room, points: Array, normals: Array) -> Array:
     """Return the light that reaches each point, RGB: an ambient part and each lamp, shadowed by what is between."""
-    total = np.repeat((0.26 + 0.09 * normals[:, 2:]), 3, axis=1)
+    total = np.repeat((room.ambient[0] + room.ambient[1] * normals[:, 2:]), 3, axis=1)
     start = (points + normals * 2e-3).astype(np.float32)
     to_lamp = np.ones(len(points), dtype=np.float32)  # in units of the ray: it ends at the lamp
     for position, strength in zip(room.lights, room.light_colors, strict=True):

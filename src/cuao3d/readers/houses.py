@@ -1,0 +1,365 @@
+"""A second embedded domain: regions of made houses, photographed as Matterport3D's tripod does, with exact labels.
+
+Rooms of houses are larger and higher than `rooms`, have corners cut off, corridors, columns and beams, ceilings that
+are seen and labelled, other furniture and colours. Each house has its own taste, which its materials follow. Everything
+follows from the seed.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from cuao3d.labels import convert, label_set
+from cuao3d.readers import matterport
+from cuao3d.readers.fittings import CLASS, HOUSE_SHAPES, column
+from cuao3d.readers.joinery import TEXTURES, Array, Furniture, Generator, Material, material, rgb
+from cuao3d.readers.layout import Layout
+from cuao3d.readers.raycast import Room
+from cuao3d.readers.rooms import TEACHER_SEEDS
+from cuao3d.readers.survey import as_scene, look_at, sample_surfaces, scan, somewhere, take_views
+from cuao3d.scene import UNLABELLED, Camera, Scene, Split
+
+KINDS = ("bedroom", "lounge", "dining room", "kitchen", "bathroom", "hallway", "library")
+"""Kinds of region; a region's kind is its seed modulo 7."""
+
+WIDTH, HEIGHT, FOCAL = 320, 256, 1075 / 1280 * 320
+"""Size, pixels, and focal length, pixels, of the rendered views: those of Matterport's 1280 x 1024 at a quarter."""
+
+EYE_HEIGHT = 1.5
+"""Height of the tripod's cameras, metres."""
+
+NUM_HEADINGS, PITCHES = 6, (30, 0, -30)
+"""Directions of a tripod's views: headings 60 degrees apart, and pitches, degrees."""
+
+NUM_PER_TRIPOD = NUM_HEADINGS * len(PITCHES)
+
+POINT_SPACING = 0.035
+"""Mean distance of the cloud's points, metres."""
+
+_SIZES = {
+    "bedroom": (3.8, 5.4, 3.4, 4.6),
+    "lounge": (5.4, 7.5, 4.4, 6.0),
+    "dining room": (4.4, 6.2, 3.6, 4.8),
+    "kitchen": (4.2, 6.0, 3.2, 4.4),
+    "bathroom": (2.9, 4.2, 2.6, 3.2),
+    "hallway": (6.0, 9.0, 2.5, 3.2),
+    "library": (4.2, 6.2, 3.6, 5.0),
+}
+"""Bounds of the long and of the short side of each kind, metres."""
+
+# What stands in each kind of region, in the order in which it finds its place: name, chance that it is there.
+_OPENINGS = (("door", 1), ("passage", 0.6), ("window", 1), ("curtain", 0.8))
+_CONTENTS: dict[str, tuple[tuple[str, float], ...]] = {
+    "bedroom": (
+        *_OPENINGS, ("bed", 1), ("night_stand", 1), ("night_stand", 0.7), ("wardrobe", 0.8), ("dresser", 0.8),
+        ("window", 0.6), ("curtain", 0.5), ("bench", 0.4), ("clothes", 0.6), ("chair", 0.6), ("mirror", 0.7),
+        ("picture", 0.9), ("picture", 0.6), ("plant", 0.4), ("television", 0.4), ("boxes", 0.5), ("radiator", 0.5),
+        ("column", 0.1),
+    ),
+    "lounge": (
+        *_OPENINGS, ("fireplace", 0.7), ("sofa", 1), ("sofa", 0.8), ("table", 1), ("sideboard", 0.8), ("window", 0.8),
+        ("curtain", 0.7), ("column", 0.6), ("bookshelf", 0.8), ("chair", 0.8), ("chair", 0.5), ("television", 0.6),
+        ("picture", 0.9), ("picture", 0.9), ("standing_lamp", 0.8), ("plant", 0.8), ("stool", 0.4), ("mirror", 0.3),
+        ("wall_shelf", 0.5), ("radiator", 0.5), ("boxes", 0.2),
+    ),
+    "dining room": (
+        *_OPENINGS, ("table", 1), ("sideboard", 0.8), ("fireplace", 0.3), ("window", 0.7), ("curtain", 0.6),
+        ("column", 0.5), ("wardrobe", 0.4), ("picture", 0.9), ("picture", 0.6), ("plant", 0.7), ("bench", 0.4),
+        ("mirror", 0.4), ("chair", 0.7), ("wall_shelf", 0.4), ("standing_lamp", 0.4), ("radiator", 0.4),
+    ),
+    "kitchen": (
+        *_OPENINGS, ("counter", 1), ("refrigerator", 1), ("counter", 0.9), ("table", 0.8), ("wall_cabinet", 0.9),
+        ("counter", 0.4), ("wall_cabinet", 0.7), ("wall_shelf", 0.6), ("stool", 0.8), ("stool", 0.6),
+        ("garbage_bin", 0.8), ("picture", 0.4), ("plant", 0.4), ("boxes", 0.3), ("towels", 0.4), ("radiator", 0.4),
+    ),
+    "bathroom": (
+        ("bathtub", 1), ("door", 1), ("toilet", 1), ("sink", 1), ("window", 0.8), ("mirror", 1), ("towels", 1),
+        ("towels", 0.6), ("dresser", 0.4), ("passage", 0.2), ("garbage_bin", 0.7), ("stool", 0.5), ("wall_shelf", 0.4),
+        ("radiator", 0.6), ("picture", 0.3), ("plant", 0.3),
+    ),
+    "hallway": (
+        *_OPENINGS, ("stairs", 0.8), ("door", 0.9), ("door", 0.6), ("bench", 0.8), ("dresser", 0.6), ("clothes", 0.6),
+        ("mirror", 0.8), ("picture", 0.9), ("picture", 0.8), ("picture", 0.5), ("plant", 0.7), ("column", 0.5),
+        ("wall_shelf", 0.4), ("boxes", 0.4), ("radiator", 0.6),
+    ),
+    "library": (
+        *_OPENINGS, ("bookshelf", 1), ("desk", 1), ("bookshelf", 0.9), ("fireplace", 0.4), ("bookshelf", 0.7),
+        ("window", 0.6), ("curtain", 0.5), ("sofa", 0.5), ("table", 0.5), ("column", 0.2), ("chair", 0.8),
+        ("standing_lamp", 0.7), ("garbage_bin", 0.8), ("picture", 0.7), ("wall_shelf", 0.7), ("plant", 0.6),
+        ("boxes", 0.6), ("stool", 0.4),
+    ),
+}  # fmt: skip
+_FREE_STANDING = ("table", "stool", "column")
+_OWN_LOOK = {CLASS[name] for name in ("plant", "pot", "counter", "column", "fireplace", "wall", "floor")}
+
+
+class Houses(Sequence[Scene]):
+    """A dataset of regions of made houses, rendered when asked for."""
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        *,
+        split: Split = "train",
+        num_views: int = 36,
+        label_set: str = "matterport21",
+    ) -> None:
+        if any(seed >= TEACHER_SEEDS for seed in seeds):
+            raise ValueError(f"Seeds from {TEACHER_SEEDS} on are kept for training teachers; choose smaller ones.")
+        _check_label_set(label_set)
+        self.seeds = tuple(seeds)
+        self.split: Split = split
+        self.num_views, self.label_set = num_views, label_set
+        self.names = tuple(f"{self.split}-{KINDS[seed % len(KINDS)].replace(' ', '-')}-{seed}" for seed in self.seeds)
+
+    def __len__(self) -> int:
+        return len(self.seeds)
+
+    def __getitem__(self, index: int) -> Scene:  # type: ignore[override]
+        return make_house(
+            self.seeds[index],
+            name=self.names[index],
+            split=self.split,
+            num_views=self.num_views,
+            label_set=self.label_set,
+        )
+
+
+def make_house(
+    seed: int,
+    *,
+    name: str | None = None,
+    split: Split = "train",
+    num_views: int = 36,
+    noise: bool = True,
+    label_set: str = "matterport21",
+) -> Scene:
+    """Furnish a region of a house, photograph it from tripods and scan it.
+
+    A tripod takes 18 views, heading by heading, at each heading up, level and down. A region has as many tripods as
+    `num_views` needs; the last one may be cut short.
+
+    Args:
+        seed: Decides everything; the kind of region is `KINDS[seed % 7]`.
+        name: Name of the scene; the seed unless told.
+        split: Part of the dataset that the region belongs to.
+        num_views: Number of 320 x 256 views.
+        noise: Whether images and depth have a sensor's noise and holes; depth without noise is exact to 0.25 mm.
+        label_set: What labels are said in; one of Matterport's. As in Matterport, what a set has no class for is
+            unlabelled: mirrors and lamps in matterport21, say.
+
+    Returns:
+        The scene: frames, called TRIPOD_iCAMERA_HEADING, whose depth is whole quarters of a millimetre, and points
+        sampled from all surfaces that were seen from the tripods or from one more that has no frames, with exact
+        normals and classes.
+
+    Raises:
+        ValueError: There is no such label set.
+    """
+    _check_label_set(label_set)
+    rng = np.random.default_rng([seed, 2026])
+    room = furnish_house(rng, KINDS[seed % len(KINDS)])
+    num_tripods = math.ceil(num_views / NUM_PER_TRIPOD)
+    camera_of_name = panoramas(room, rng, num_tripods + 1)
+    names, all_cameras = list(camera_of_name)[:num_views], list(camera_of_name.values())
+    cameras, unused = all_cameras[:num_views], all_cameras[-NUM_PER_TRIPOD:]
+    views = take_views(room, cameras, rng, noise=noise, units_per_metre=matterport.UNITS_PER_METRE)
+    samples = sample_surfaces(room, rng, POINT_SPACING)
+    scene = as_scene(
+        name or f"house-{seed}",
+        names,
+        views,
+        scan(room, samples, [*cameras, *unused]),
+        label_set=label_set,
+        split=split,
+        occlusion_tolerance=matterport.OCCLUSION_TOLERANCE,
+    )
+    assert scene.labels is not None
+    return replace(scene, labels=_said_in(scene.labels, label_set))
+
+
+def furnish_house(rng: Generator, kind: str) -> Room:
+    """Build a region of one of `KINDS` and place its furniture; classes are of matterport160."""
+    long_low, long_high, short_low, short_high = _SIZES[kind]
+    sides = rng.permutation([rng.uniform(long_low, long_high), rng.uniform(short_low, short_high)])
+    size = np.array([*sides, rng.uniform(2.6, 3.6)])
+    taste = _Taste.drawn(rng)
+    shapes = {name: partial(_made, make, taste) for name, make in HOUSE_SHAPES.items()}
+    layout = Layout(rng, size, {**shapes, "column": partial(_made, partial(column, height=size[2]), taste)})
+    wall = material(rng, "house tiles" if kind == "bathroom" else "house wall")
+    if kind not in ("hallway", "bathroom") and rng.random() < 0.5:
+        _cut_corner(layout, wall)
+    for name, chance in _CONTENTS[kind]:
+        if rng.random() >= chance:
+            continue
+        if name in _FREE_STANDING:
+            layout.place_freely(name)
+        elif name == "curtain":
+            layout.hang_before_window()
+        else:
+            layout.place_at_wall(name)
+    lamps = [layout.hang("hanging_lamp") for _ in range(1 + int(sides.max() > 5))]
+    if rng.random() < 0.5:
+        layout.hang("air_vent")
+    if rng.random() < 0.4:
+        _add_beams(layout)
+    if kind != "bathroom" and rng.random() < 0.6:
+        _lay_rug(layout)
+    accents = [wall if rng.random() < 0.75 else material(rng, "house wall") for _ in range(4)]
+    floor, ceiling = material(rng, "house floor"), material(rng, "ceiling")
+    shell = (CLASS["wall"], CLASS["floor"], CLASS["ceiling"])
+    layout.build_shell(floor, ceiling, accents, material(rng, "front"), labels=shell)
+    return _lit(layout, [lamp for lamp in lamps if lamp is not None])
+
+
+def panoramas(room: Room, rng: Generator, num_tripods: int) -> dict[str, Camera]:
+    """Set up tripods in a region, apart from one another.
+
+    Returns:
+        The cameras by name, TRIPOD_iCAMERA_HEADING: tripod by tripod, heading by heading (clockwise from above), at
+        each heading the pitches in their order.
+    """
+    cameras = {}
+    for index, eye in enumerate(_stand(room, rng, num_tripods)):
+        start = rng.uniform(0, 2 * np.pi)
+        for heading, camera in product(range(NUM_HEADINGS), range(len(PITCHES))):
+            yaw, pitch = start - heading * 2 * np.pi / NUM_HEADINGS, np.radians(PITCHES[camera])
+            forward = np.array([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)])
+            cameras[f"{index:02d}_i{camera}_{heading}"] = Camera(
+                torch.tensor([FOCAL, FOCAL], dtype=torch.float64),
+                torch.tensor([(WIDTH - 1) / 2, (HEIGHT - 1) / 2], dtype=torch.float64),
+                WIDTH,
+                HEIGHT,
+                torch.from_numpy(room.world_from_room @ look_at(eye, eye + forward)),
+            )
+    return cameras
+
+
+class _Taste(NamedTuple):
+    """What the things of a house have in common."""
+
+    wood: Array
+    """RGB of its woods."""
+    cloths: Array
+    """RGB of its three cloths, (3, 3)."""
+    tint: Array
+    """Factor RGB on everything plain."""
+    texture_of_texture: dict[str, str]
+    """What takes the place of some textures."""
+
+    @classmethod
+    def drawn(cls, rng: Generator) -> "_Taste":
+        """Draw a taste: woods from pale to black, cloths of neighbouring hues, and which textures there are."""
+        hue = rng.random()
+        cloths = [rgb(hue + rng.normal(0, 0.1), rng.uniform(0.15, 0.7), rng.uniform(0.25, 0.85)) for _ in range(3)]
+        wood = rgb(rng.uniform(0.03, 0.11), rng.uniform(0.15, 0.7), rng.uniform(0.2, 0.9))
+        choices = {"tiles": ("tiles", "checks", "bricks"), "stripes": ("stripes", "checks"), "wood": ("wood", "plain")}
+        chosen = {old: str(rng.choice(new)) for old, new in choices.items()}
+        return cls(np.array(wood), np.array(cloths), 1 + rng.normal(0, 0.06, 3), chosen)
+
+
+def _made(make: Callable[[Generator], Furniture], taste: _Taste, rng: Generator) -> Furniture:
+    """Make an object in the taste of the house, but for leaves and stones, walls and floors."""
+    item = make(rng)
+    looks = zip(item.labels, item.materials, strict=True)
+    item.materials = [look if label in _OWN_LOOK else _restyled(look, taste) for label, look in looks]
+    return item
+
+
+def _restyled(look: Material, taste: _Taste) -> Material:
+    """Draw the colours of a material towards those of the house; pictures and the world outside stay as they are."""
+    texture = TEXTURES[look.texture]
+    if texture in ("painting", "outdoors"):
+        return look
+    colors = np.array([look.first, look.second])
+    if texture == "wood":
+        colors = 0.3 * colors + 0.7 * taste.wood * colors / colors.max()
+    elif texture in ("fabric", "stripes"):
+        colors = (
+            0.3 * colors + 0.7 * taste.cloths[int(look.phase) % 3] * colors.mean(1, keepdims=True) / colors.mean(1)[0]
+        )
+    else:
+        colors = colors * taste.tint
+    (red, green, blue), second = np.clip(colors, 0, 1).tolist()
+    texture = taste.texture_of_texture.get(texture, texture)
+    return look._replace(texture=TEXTURES.index(texture), first=(red, green, blue), second=tuple(second))
+
+
+def _cut_corner(layout: Layout, look: Material) -> None:
+    """Wall off a corner from floor to ceiling, so that the region is L-shaped."""
+    x, y, z = layout.size
+    wide, deep = layout.rng.uniform(0.2, 0.4) * x, layout.rng.uniform(0.2, 0.4) * y
+    left, near = layout.rng.choice([0.0, x - wide]), layout.rng.choice([0.0, y - deep])
+    block = Furniture(layout.rng, CLASS["wall"])
+    block.box((left, left + wide), (near, near + deep), (0, z), look)
+    layout.put(block, np.eye(3), np.zeros(3))
+
+
+def _add_beams(layout: Layout) -> None:
+    """Run beams below the ceiling, wherever nothing else is."""
+    look, half, deep = material(layout.rng, "wood"), layout.rng.uniform(0.06, 0.12), layout.rng.uniform(0.12, 0.25)
+    x, y, z = layout.size
+    for middle in np.arange(0.6, x - 0.4, layout.rng.uniform(0.9, 1.4)):
+        item = Furniture(layout.rng, CLASS["ceiling"])
+        item.box((middle - half, middle + half), (0, y), (z - deep, z), look)
+        layout.put(item, np.eye(3), np.zeros(3))
+
+
+def _lay_rug(layout: Layout) -> None:
+    """Lay a rug, under whatever stands there."""
+    item = Furniture(layout.rng, CLASS["rug"])
+    half = layout.rng.uniform(0.2, 0.35, 2) * layout.size[:2]
+    low, high = layout.size[:2] / 2 - half, layout.size[:2] / 2 + half
+    look = material(layout.rng, "rug")
+    item.box((low[0], high[0]), (low[1], high[1]), (0, 0.012), look)
+    layout.add(item.triangles[0], item.label, look)
+
+
+def _lit(layout: Layout, lamps: list[Array]) -> Room:
+    """Light a region by its lamps and windows and put it somewhere in the world."""
+    rng = layout.rng
+    lights = [lamp - np.array([0, 0, 1.05]) for lamp in lamps] or [layout.size * np.array([0.5, 0.5, 0.8])]
+    colors = [np.array([1.0, 0.9, 0.75]) * rng.uniform(0.7, 1.3) for _ in lights]
+    for wall, along in layout.windows:
+        _, position = layout.at_wall(wall, along, 0.5)
+        lights.append(position + np.array([0, 0, 1.7]))
+        colors.append(np.array([0.85, 0.95, 1.1]) * rng.uniform(0.3, 0.9))
+    ambient = (float(rng.uniform(0.38, 0.5)), float(rng.uniform(0.0, 0.06)))
+    return layout.built(somewhere(rng), np.array(lights), np.array(colors), ambient)
+
+
+def _stand(room: Room, rng: Generator, num_tripods: int) -> list[Array]:
+    """Choose where tripods stand (3,), in room coordinates: away from walls and furniture, and from one another."""
+    places = np.c_[rng.uniform(0.5, room.size[:2] - 0.5, (400, 2)), np.full(400, EYE_HEIGHT)]
+    low = room.boxes[room.boxes[:, 0, 2] < EYE_HEIGHT + 0.3][:, :, :2]
+    beside = np.maximum(low[:, 0] - places[:, None, :2], places[:, None, :2] - low[:, 1])
+    margin = np.linalg.norm(np.maximum(beside, 0), axis=2).min(1)  # 0 above a box
+    places = places[margin >= min(0.3, float(margin.max()))]
+    chosen = [places[np.linalg.norm(places[:, :2] - room.size[:2] / 2, axis=1).argmin()]]
+    while len(chosen) < num_tripods:
+        apart = np.min([np.linalg.norm(places - other, axis=1) for other in chosen], axis=0)
+        chosen.append(places[apart.argmax()])
+    return chosen
+
+
+def _said_in(labels: Int64[Tensor, "N"], name: str) -> Int64[Tensor, "N"]:
+    """Say labels of matterport160 in another set: by name where it is as fine as Matterport's 40, or else by NYU40."""
+    source, target = label_set("matterport160"), label_set(name)
+    if name in ("matterport21", "nyu40"):
+        return convert(labels, source, target)
+    id_of_name = dict(zip(target.names, target.ids, strict=True))
+    table = torch.tensor([id_of_name.get(class_, UNLABELLED) for class_ in source.names])
+    return table[labels]
+
+
+def _check_label_set(name: str) -> None:
+    if name not in matterport.LABEL_SETS:
+        raise ValueError(f"Houses have no labels of {name!r}; choose from {list(matterport.LABEL_SETS)}.")

@@ -1,0 +1,224 @@
+"""Where the things of a made room stand: at walls or freely, where they do not collide, in a shell with openings."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from cuao3d.readers.joinery import FLOOR, WALL, Array, Furniture, Generator, Material
+from cuao3d.readers.raycast import AMBIENT, Room, embree_scene
+from cuao3d.scene import UNLABELLED
+
+FLUSH = ("door", "window", "picture", "wall_cabinet", "passage", "mirror", "television", "fireplace", "wall_shelf")
+"""What is fixed to the wall; anything else may stand a little off it."""
+
+
+class Layout:
+    """Where things stand, in room coordinates (a corner of the floor at the origin).
+
+    Args:
+        rng: Draws the things and their places.
+        size: Inner extent (x, y, z), metres.
+        shapes: What can be placed, by name.
+    """
+
+    def __init__(self, rng: Generator, size: Array, shapes: Mapping[str, Callable[[Generator], Furniture]]) -> None:
+        self.rng, self.size, self.shapes = rng, size, shapes
+        self.triangles: list[Array] = []
+        self.labels: list[int] = []
+        self.materials: list[Material] = []
+        self.boxes: list[Array] = []
+        self.openings: list[list[tuple[float, float, float, float]]] = [[], [], [], []]
+        self.windows: list[tuple[int, float]] = []
+
+    def place_at_wall(self, name: str) -> None:
+        """Stand an object with its back to a wall, if a free place is found."""
+        item = self.shapes[name](self.rng)
+        lower, upper = bounds(item)
+        for _ in range(40):
+            wall = int(self.rng.integers(4))
+            length = self.size[wall % 2]
+            if upper[0] - lower[0] > length - 0.1:
+                continue
+            along = self.rng.uniform(0.05 - lower[0], length - 0.05 - upper[0])
+            back = 0.0 if name in FLUSH else self.rng.uniform(0.0, 0.04)
+            if self.put(item, *self.at_wall(wall, along, back)):
+                if item.opening:
+                    left, right, low, high = item.opening
+                    self.openings[wall].append((along + left, along + right, low, high))
+                if name == "window":
+                    self.windows.append((wall, along))
+                if name == "desk":
+                    self._seat(wall, along, upper[1])
+                return
+
+    def hang_before_window(self) -> None:
+        """Hang a curtain before a window that was placed."""
+        if self.windows:
+            wall, along = self.windows[int(self.rng.integers(len(self.windows)))]
+            item = self.shapes["curtain"](self.rng)
+            rotation, position = self.at_wall(wall, along, 0.0)
+            if not self.put(item, rotation, position, ignore_windows=True):
+                self.put(self.shapes["curtain"](self.rng), rotation, position, ignore_windows=True)
+
+    def place_freely(self, name: str) -> None:
+        """Stand an object somewhere on the floor, turned at will, with chairs around it if it is a high table."""
+        item = self.shapes[name](self.rng)
+        lower, upper = bounds(item)
+        for _ in range(40):
+            angle = self.rng.integers(4) * np.pi / 2 + self.rng.normal(0, 0.15)
+            position = np.array([*self.rng.uniform(0.7, np.maximum(self.size[:2] - 0.7, 0.71)), 0.0])
+            if self.put(item, turn(angle), position):
+                if name == "table" and upper[2] > 0.6:
+                    for side in range(int(self.rng.integers(2, 5))):
+                        reach = (upper[1] - lower[1]) / 2 if side % 2 == 0 else (upper[0] - lower[0]) / 2
+                        center = position + turn(angle) @ np.array([0, (lower[1] + upper[1]) / 2, 0])
+                        self._draw_up(center, angle + side * np.pi / 2, reach)
+                return
+
+    def hang(self, name: str) -> Array | None:
+        """Hang an object from the ceiling, if a free place is found; return the place (3,)."""
+        item = self.shapes[name](self.rng)
+        for _ in range(20):
+            position = np.array([*self.rng.uniform(0.25, 0.75, 2) * self.size[:2], self.size[2]])
+            if self.put(item, turn(float(self.rng.integers(2)) * np.pi / 2), position):
+                return position
+        return None
+
+    def build_shell(
+        self,
+        floor: Material,
+        ceiling: Material,
+        walls: Sequence[Material],
+        skirting: Material,
+        *,
+        labels: tuple[int, int, int] = (WALL, FLOOR, UNLABELLED),
+    ) -> None:
+        """Add floor, ceiling and four walls with their openings, and a skirting board.
+
+        Args:
+            floor: Look of the floor.
+            ceiling: Look of the ceiling.
+            walls: Look of each wall.
+            skirting: Look of the skirting board.
+            labels: Classes of walls, floor and ceiling.
+        """
+        x, y, z = self.size
+        self.add(_rectangle((0, 0, 0), (x, 0, 0), (0, y, 0)), labels[1], floor)
+        self.add(_rectangle((0, 0, z), (x, 0, 0), (0, y, 0)), labels[2], ceiling)
+        for wall, look in enumerate(walls):
+            rotation, corner = self.at_wall(wall, 0.0, 0.0)
+            for left, right, low, high in _around(self.openings[wall], float(self.size[wall % 2]), float(z)):
+                panel = _rectangle((left, 0, low), (right - left, 0, 0), (0, 0, high - low))
+                self.add(panel @ rotation.T + corner, labels[0], look)
+                if low == 0:
+                    board = Furniture(self.rng, labels[0])
+                    board.box((left, right), (0, 0.015), (0, 0.08), skirting)
+                    self.add(board.triangles[0] @ rotation.T + corner, labels[0], skirting)
+
+    def built(
+        self, world_from_room: Array, lights: Array, light_colors: Array, ambient: tuple[float, float] = AMBIENT
+    ) -> Room:
+        """Return the room, ready for ray casting.
+
+        Args:
+            world_from_room: Yaw and offset, (4, 4).
+            lights: Positions (L, 3), metres, in room coordinates.
+            light_colors: RGB strengths (L, 3).
+            ambient: As in `Room`.
+        """
+        rotation, offset = world_from_room[:3, :3], world_from_room[:3, 3]
+        blocks = [block @ rotation.T + offset for block in self.triangles]
+        counts = [len(block) for block in blocks]
+        triangles = np.concatenate(blocks)
+        return Room(
+            triangles=triangles,
+            labels=np.repeat(self.labels, counts),
+            material_of_triangle=np.repeat(np.arange(len(blocks)), counts),
+            materials=tuple(self.materials),
+            world_from_room=world_from_room,
+            size=self.size,
+            boxes=np.array(self.boxes),
+            lights=lights @ rotation.T + offset,
+            light_colors=light_colors,
+            embree=embree_scene(triangles.astype(np.float32)),
+            ambient=ambient,
+        )
+
+    def at_wall(self, wall: int, along: float, back: float) -> tuple[Array, Array]:
+        """Return rotation and position of an object at `along` metres of a wall, `back` metres off it."""
+        angle = wall * np.pi / 2
+        corner = np.array([(0, 0), (self.size[0], 0), self.size[:2], (0, self.size[1])][wall])
+        direction, inward = turn(angle)[:2, 0], turn(angle)[:2, 1]
+        return turn(angle), np.array([*(corner + direction * along + inward * back), 0.0])
+
+    def _seat(self, wall: int, along: float, depth: float) -> None:
+        """Draw a chair up to a desk."""
+        _, position = self.at_wall(wall, along + float(self.rng.uniform(-0.1, 0.1)), depth)
+        self._draw_up(position, wall * np.pi / 2, 0.0)
+
+    def _draw_up(self, center: Array, angle: float, reach: float) -> None:
+        """Put a chair `reach` metres from `center` in direction +y of `angle`, looking back at it."""
+        item = self.shapes["chair"](self.rng)
+        away = reach + bounds(item)[1][1] + self.rng.uniform(0.04, 0.2)
+        position = center + turn(angle) @ np.array([self.rng.normal(0, 0.08), away, 0.0])
+        self.put(item, turn(angle + np.pi + self.rng.normal(0, 0.2)), position)
+
+    def put(self, item: Furniture, rotation: Array, position: Array, *, ignore_windows: bool = False) -> bool:
+        """Add an object unless it collides with another or leaves the room."""
+        blocks = [block @ rotation.T + position for block in item.triangles]
+        corners = np.concatenate(blocks).reshape(-1, 3)
+        lower, upper = corners.min(0), corners.max(0)
+        inner_lower, inner_upper = lower.copy(), upper.copy()
+        if item.opening:  # what lies inside the wall does not count
+            inner_lower[:2], inner_upper[:2] = np.maximum(lower[:2], 0), np.minimum(upper[:2], self.size[:2])
+        if (inner_lower[:2] < -0.01).any() or (inner_upper[:2] > self.size[:2] + 0.01).any():
+            return False
+        front = rotation @ np.array([0.0, item.clearance, 0.0])
+        box = np.array([np.minimum(inner_lower, inner_lower + front), np.maximum(inner_upper, inner_upper + front)])
+        for other in self.boxes:
+            is_window = other[0][2] > 0.7 and other[1][2] - other[0][2] < 1.4 and ignore_windows
+            if not is_window and (box[0] < other[1] + 0.02).all() and (other[0] < box[1] + 0.02).all():
+                return False
+        self.boxes.append(box)
+        for block, label, look in zip(blocks, item.labels, item.materials, strict=True):
+            self.add(block, label, look)
+        return True
+
+    def add(self, triangles: Array, label: int, look: Material) -> None:
+        """Add triangles (T, 3, 3), in room coordinates, wherever they are."""
+        self.triangles.append(triangles)
+        self.labels.append(label)
+        self.materials.append(look)
+
+
+def _around(
+    openings: list[tuple[float, float, float, float]], length: float, height: float
+) -> list[tuple[float, float, float, float]]:
+    """Cut a wall into rectangles (x from, x to, z from, z to) that leave its openings free."""
+    x = sorted({0.0, length, *(edge for hole in openings for edge in hole[:2])})
+    z = sorted({0.0, height, *(edge for hole in openings for edge in hole[2:])})
+    panels = []
+    for left, right in pairwise(x):
+        for low, high in pairwise(z):
+            middle = ((left + right) / 2, (low + high) / 2)
+            if not any(h[0] < middle[0] < h[1] and h[2] < middle[1] < h[3] for h in openings):
+                panels.append((left, right, low, high))
+    return panels
+
+
+def _rectangle(corner: Sequence[float], first: Sequence[float], second: Sequence[float]) -> Array:
+    """Return the two triangles of a parallelogram."""
+    a, u, v = np.array(corner, dtype=np.float64), np.array(first), np.array(second)
+    return np.array([[a, a + u, a + u + v], [a, a + u + v, a + v]], dtype=np.float64)
+
+
+def turn(angle: float) -> Array:
+    """Return the rotation about z."""
+    return np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+
+
+def bounds(item: Furniture) -> tuple[Array, Array]:
+    """Return the lowest and the highest corner of an object, in its own frame."""
+    corners = np.concatenate(item.triangles).reshape(-1, 3)
+    return corners.min(0), corners.max(0)
