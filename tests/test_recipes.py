@@ -8,7 +8,7 @@ import torch
 from cuao3d.distill import distill
 from cuao3d.fusion import Visibility, sample_cells
 from cuao3d.objective import LossKind, WeightingKind
-from cuao3d.recipes import MINI_TEACHERS, mini, mini_supervised, openscene, paper, released_code
+from cuao3d.recipes import MINI_TEACHERS, WORDLESS, mini, mini_supervised, openscene, ours, paper, released_code
 from cuao3d.scene import Scene
 from cuao3d.store import Store, TeacherCard
 from cuao3d.student import ARCHITECTURES
@@ -16,7 +16,7 @@ from cuao3d.teachers import TEACHERS
 from cuao3d.training import OPTIMIZERS
 
 
-@pytest.mark.parametrize("recipe", [paper, released_code, openscene, mini, mini_supervised])
+@pytest.mark.parametrize("recipe", [paper, released_code, openscene, ours, mini, mini_supervised])
 def test_recipes_name_only_what_exists_and_can_be_written_down(recipe):
     config = recipe(seed=5)
     assert config.seed == 5
@@ -30,21 +30,32 @@ def test_recipes_name_only_what_exists_and_can_be_written_down(recipe):
 
 
 def test_the_paper_and_its_code_differ_as_the_method_says():
-    ours, theirs = paper(), released_code()
-    assert (ours.learning_rate, ours.schedule, ours.batch_size, ours.num_epochs) == (1e-4, "exponential", 2, 50)
+    told, theirs = paper(), released_code()
+    assert (told.learning_rate, told.schedule, told.batch_size, told.num_epochs) == (1e-4, "exponential", 2, 50)
     assert (theirs.learning_rate, theirs.schedule, theirs.batch_size, theirs.num_epochs) == (1e-3, "poly", 4, 250)
-    assert (ours.points_per_scene, theirs.points_per_scene) == (20_000, 300_000)
-    assert ours.losses == ("cosine", "l1", "demeaned-cosine")
+    assert (told.points_per_scene, theirs.points_per_scene) == (20_000, 300_000)
+    assert told.losses == ("cosine", "l1", "demeaned-cosine")
     assert theirs.losses == ("cosine", "cosine", "demeaned-cosine")
-    assert (ours.weighting, theirs.weighting) == ("uncertainty", "uncertainty-squared")
-    assert ours.augmentation.elastic
+    assert (told.weighting, theirs.weighting) == ("uncertainty", "uncertainty-squared")
+    assert told.augmentation.elastic
     assert not theirs.augmentation.elastic
     assert (theirs.augmentation.rotation, theirs.augmentation.tilt, theirs.augmentation.scale) == (180, 2.8, 0.1)
 
 
-def test_mini_standardizes_the_teachers_that_answer_no_words():
-    assert mini().normalizers == ("none", "standardize", "standardize")
+def test_teachers_that_answer_no_words_are_standardized():
+    assert ours().normalizers == mini().normalizers == ("none", "standardize", "standardize")
     assert mini(teachers=("mini-diffusion", "another")).normalizers == ("standardize", "none")
+
+
+def test_mini_is_ours_at_another_size():
+    own, small = asdict(ours(seed=3)), asdict(mini(seed=3))
+    size = {"voxel_size", "architecture", "num_steps", "num_epochs", "points_per_scene", "crop", "learning_rate"}
+    assert {name for name in own if own[name] != small[name]} <= size | {"teachers"}
+
+
+def test_wordless_teachers_are_known_by_the_names_of_their_features():
+    silent = {name for name, make in TEACHERS.items() if "mini" in name and getattr(make, "text", None) is None}
+    assert silent <= set(WORDLESS)
 
 
 def test_the_bound_differs_from_mini_only_in_what_is_learned():

@@ -171,7 +171,7 @@ def distill(
     store: Positional[Path],
     *,
     out: Path,
-    recipe: Literal["mini", "paper", "released-code", "openscene"] = "mini",
+    recipe: Literal["mini", "ours", "paper", "released-code", "openscene"] = "mini",
     teachers: str | None = None,
     voxel_size: float | None = None,
     steps: int | None = None,
@@ -186,7 +186,8 @@ def distill(
     Args:
         store: Folder of the store.
         out: Folder of the run.
-        recipe: Complete configuration to start from; "mini" suits a laptop.
+        recipe: Complete configuration to start from; "mini" suits a laptop, "ours" is its like at the
+            paper's size.
         teachers: Names of the teachers to learn from, separated by commas; all of the store unless given.
         voxel_size: Edge of a voxel, metres; the recipe's unless given, and never finer than the store's cell.
         steps: Steps of the optimiser; the recipe's length unless given.
@@ -208,8 +209,8 @@ def distill(
 
     opened = Store.open(store)
     names = tuple(_names(teachers) or opened.teachers)
-    if recipe == "mini":
-        config = recipes.mini(teachers=names, seed=seed)
+    if recipe in ("mini", "ours"):
+        config = (recipes.mini if recipe == "mini" else recipes.ours)(teachers=names, seed=seed)
     else:
         recipe_of = {"paper": recipes.paper, "released-code": recipes.released_code, "openscene": recipes.openscene}
         config = recipe_of[recipe](seed=seed)
