@@ -24,7 +24,7 @@ from cuao3d import pipeline, recipes
 from cuao3d.augment import Augmentation
 from cuao3d.distill import DistillConfig, distill
 from cuao3d.files import write_json
-from cuao3d.probe import SuperviseConfig, supervise
+from cuao3d.probe import SuperviseConfig, score, supervise
 from cuao3d.stages import machine
 from cuao3d.store import Store
 from cuao3d.training import OnStep, training_bars
@@ -72,6 +72,10 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 """The rows of the table; sigmas, where there are any, learn at 1e-2."""
 
+PAPERS, OURS, ALONE = "all + sigma + demean", "ours()", "ours(), LSeg only"
+FIRST = (next(iter(ARMS)), PAPERS, OURS, ALONE)
+"""Arms whose runs come first."""
+
 CEILINGS = {"labels": 1, "labels, twice the steps": 2}
 """Supervised students, to say how far from convergence the table is: name -> steps, in those of the arms."""
 
@@ -84,9 +88,14 @@ class Job:
     store: Path
     config: DistillConfig | SuperviseConfig
 
+    @property
+    def is_done(self) -> bool:
+        """Whether its score is there."""
+        return (self.out / "score.json").is_file()
+
     def __call__(self, on_step: OnStep) -> None:
         """Train and score, unless that was done; a weighting that collapses is a result too."""
-        if (self.out / "score.json").is_file():
+        if self.is_done:
             return
         store = Store.open(self.store)
         learn: Any = distill if isinstance(self.config, DistillConfig) else supervise
@@ -98,7 +107,7 @@ class Job:
             write_json(self.out / "score.json", {"collapsed": str(error)})
             return
         if isinstance(self.config, SuperviseConfig):
-            rows = [pipeline.score(store, self.out)]
+            rows = [score(store, self.out)]
         else:
             rows = list(pipeline.evaluate(store, self.out))
         write_json(self.out / "score.json", {row.readout: row.miou for row in rows})
@@ -114,6 +123,7 @@ def main(
     seeds: int = 5,
     workers: int = 2,
     page: Path = Path("docs/ablation.md"),
+    write_only: bool = False,
 ) -> None:
     """Run what is missing and write the page of what is there.
 
@@ -126,6 +136,7 @@ def main(
         seeds: Students of each arm in the table.
         workers: Runs at a time, each with its share of the cores.
         page: Page to write.
+        write_only: Run nothing more; write the page of what is there.
     """
     tries = {
         (arm, rate): Job(out / f"tune-{index}-{rate:g}", tuning, _config(arm, rate, steps // 2, TUNING_SEED))
@@ -136,16 +147,18 @@ def main(
         name: Job(out / name.replace(", ", "-").replace(" ", "-"), table, _supervised(4e-3, times * steps))
         for name, times in CEILINGS.items()
     }
-    _work([*ceilings.values(), *tries.values()], workers)
+    if not write_only:
+        _work([*ceilings.values(), *tries.values()], workers)
     best = {arm: max(rates, key=lambda rate: _score(tries[arm, rate], "distilled")) for arm in ARMS}
     runs = {
         (arm, seed): Job(out / f"run-{index}-{seed}", table, _config(arm, best[arm], steps, seed))
         for seed in range(seeds)
         for index, arm in enumerate(ARMS)
     }
-    for seed in range(seeds):  # seed by seed, so that a queue that is stopped leaves whole rows
-        _work([runs[arm, seed] for arm in ARMS], workers)
-        _write(page, steps, rates, seed + 1, best, runs, ceilings)
+    for seed in range(seeds):  # seed by seed, the arms that matter most first, so that a stopped queue leaves a table
+        if not write_only:
+            _work([runs[arm, seed] for arm in sorted(ARMS, key=lambda arm: arm not in FIRST)], workers)
+        _write(page, steps, rates, best, runs, ceilings)
 
 
 def _config(arm: str, rate: float, steps: int, seed: int) -> DistillConfig:
@@ -158,7 +171,7 @@ def _supervised(rate: float, steps: int) -> SuperviseConfig:
 
 
 def _work(jobs: Sequence[Job], workers: int) -> None:
-    left = [job for job in jobs if not (job.out / "score.json").is_file()]
+    left = [job for job in jobs if not job.is_done]
     if left:
         with training_bars([job.out.name for job in left]) as bars:
             side_by_side(left, workers, lambda job, done, total, line: bars[job](done, total, line))
@@ -172,43 +185,57 @@ def _write(
     page: Path,
     steps: int,
     rates: Sequence[float],
-    num_seeds: int,
     best: dict[str, float],
     runs: dict[tuple[str, int], Job],
     ceilings: dict[str, Job],
 ) -> None:
-    """Write the page of the seeds that are done."""
+    """Write the page of the runs that are done."""
     baseline = next(iter(ARMS))
+    done = {arm: [seed for one, seed in runs if one == arm and runs[one, seed].is_done] for arm in ARMS}
     ceiling = ", ".join(f"{name}: {_score(job, 'supervised'):.1f}" for name, job in ceilings.items())
     lines = [
         "# Which teachers, which weighting",
         "",
         "The paper's ablation on the embedded rooms, written by `python scripts/ablate.py` from its runs on",
-        f"{time.strftime('%Y-%m-%d')}, {machine()}. {num_seeds} seeds, {steps} steps of two rooms each,",
+        f"{time.strftime('%Y-%m-%d')}, {machine()}. {steps} steps of two rooms each,",
         f"voxels of {100 * SETTINGS['voxel_size']:g} cm, the small student; scored on all points of 25 held-out rooms.",
         f"Each arm's rate, of {', '.join(f'{rate:g}' for rate in rates)}, was chosen in runs of half the length on the",
         "rooms of another store. Intervals are 95 % of Student's t. The teachers are the package's small ones; the",
         "names are those of the teachers that they stand for. Students that are shown the labels reach",
         f"({ceiling}) mIoU.",
         "",
-        "| arm | rate | distilled mIoU | each seed | against the first row, seed by seed | 2D3D mIoU |",
+        "| arm | rate | distilled mIoU | each seed, from 0 on | against the first row, seed by seed | 2D3D mIoU |",
         "|---|---|---|---|---|---|",
     ]
-    for arm in ARMS:
-        jobs = [runs[arm, seed] for seed in range(num_seeds)]
+    for arm, seeds in done.items():
+        jobs = [runs[arm, seed] for seed in seeds]
         scored = [(_score(job, "distilled"), _score(job, "2d3d")) for job in jobs]
         if any(math.isinf(distilled) for distilled, _ in scored):
             at = [len((job.out / "metrics.jsonl").read_text().splitlines()) for job in jobs]
             lines.append(f"| {arm} | {best[arm]:g} | collapsed | after {', '.join(map(str, at))} steps | | |")
             continue
         distilled, both = zip(*scored, strict=True)
-        apart = [score - _score(runs[baseline, seed], "distilled") for seed, score in enumerate(distilled)]
+        apart = _apart(runs, arm, baseline)
         lines.append(
             f"| {arm} | {best[arm]:g} | **{_interval(distilled)}** "
             f"| {', '.join(f'{score:.1f}' for score in distilled)} "
             f"| {'' if arm == baseline else _interval(apart, sign=True)} | {_interval(both)} |"
         )
+    added = {
+        "What further teachers add, seed by seed, in the paper's way": (PAPERS, baseline),
+        "What they add in ours": (OURS, ALONE),
+        "What our way adds to LSeg alone": (ALONE, baseline),
+    }
+    lines += ["", "Freely learned weights collapse: below zero, a loss is rewarded for growing.", ""]
+    lines += [f"- {what}: {_interval(_apart(runs, *arms), sign=True)}" for what, arms in added.items()]
     page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _apart(runs: dict[tuple[str, int], Job], arm: str, other: str) -> list[float]:
+    """Return what an arm scores above another, for each seed for which both are done."""
+    pairs = [(job, runs[other, seed]) for (one, seed), job in runs.items() if one == arm]
+    done = [(job, rival) for job, rival in pairs if job.is_done and rival.is_done]
+    return [_score(job, "distilled") - _score(rival, "distilled") for job, rival in done]
 
 
 def _interval(values: Sequence[float], sign: bool = False) -> str:
