@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jinja2 import Environment, FileSystemLoader
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torch.nn import functional
 
@@ -149,6 +150,8 @@ def _draw_overlap(views: list[View], likeliest: Reading) -> Picture:
     figure = Figure(figsize=(5.4, 4.4), layout="constrained")
     plot = figure.add_subplot()
     shown = plot.imshow(share.numpy(), vmin=0, vmax=1, cmap="magma")
+    for axis in (plot.xaxis, plot.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
     plot.set_xlabel("... that agree with this one")
     plot.set_ylabel("pixels of this view ...")
     figure.colorbar(shown, shrink=0.8)
