@@ -1,6 +1,7 @@
 from functools import partial
 from pathlib import Path
 
+import laspy
 import numpy as np
 import pytest
 import torch
@@ -37,6 +38,14 @@ def write_pcd(path: Path, data: str, *, points: np.ndarray = POINTS) -> None:
 
 def write_npz(path: Path) -> None:
     np.savez(path, points=POINTS.astype(np.float64), colors=COLORS, normals=2 * NORMALS, unused=np.zeros(7))
+
+
+def write_las(path: Path, color_scale: int = 257) -> None:
+    las = laspy.create(point_format=2)
+    las.header.scales = [1e-4] * 3
+    las.x, las.y, las.z = POINTS.T.astype(np.float64)
+    las.red, las.green, las.blue = COLORS.T.astype(np.uint16) * color_scale
+    las.write(path)
 
 
 def write_colored_ply(path: Path) -> None:
@@ -112,6 +121,23 @@ def test_colours_count_to_what_their_type_holds(colors: np.ndarray, expected: li
         torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float32))
 
 
+@pytest.mark.parametrize("scale", [1, 257])
+def test_a_las_holds_colours_of_eight_or_of_sixteen_bits(scale: int, tmp_path: Path):
+    write_las(tmp_path / "a.las", scale)
+    found = read_points(tmp_path / "a.las")
+    torch.testing.assert_close(found.points, torch.from_numpy(POINTS).float(), rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.colors, torch.from_numpy(COLORS).float() / 255)
+
+
+def test_a_las_without_colours_or_points(tmp_path: Path):
+    write_las(tmp_path / "a.las", 0)
+    assert read_points(tmp_path / "a.las").colors is None
+    path = tmp_path / "a.las"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"a\.las is no readable LAS file \(it promises 3 points and is too short"):
+        read_points(path)
+
+
 def test_normals_become_unit_vectors_or_are_not_used(tmp_path: Path):
     np.savez(tmp_path / "a.npz", points=POINTS, normals=5 * NORMALS)
     assert read_points(tmp_path / "a.npz").normals.equal(torch.from_numpy(NORMALS))
@@ -144,7 +170,7 @@ def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypa
         open_dataset(tmp_path / "a.npz")[0]
 
 
-@pytest.mark.parametrize("name", ["scan.las", "scan.laz", "scan.e57", "scan.xyz", "transforms.json"])
+@pytest.mark.parametrize("name", ["scan.laz", "scan.e57", "scan.xyz", "transforms.json"])
 def test_a_file_of_another_format_says_how_to_convert_it(name: str, tmp_path: Path):
     (tmp_path / name).write_bytes(b"LASF")
     with pytest.raises(ValueError, match=rf"{name} is no cloud that can be read \(\.ply, .*pdal translate {name}"):
@@ -178,8 +204,8 @@ def test_a_wrong_pcd_is_named(old: bytes, new: bytes, message: str, tmp_path: Pa
         open_dataset(path)[0]
 
 
-@pytest.mark.parametrize("name", WRITE)
+@pytest.mark.parametrize("name", [*WRITE, "a.las"])
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_clouds_are_refused_cleanly(name: str, tmp_path: Path):
-    WRITE[name](tmp_path / name)
+    (WRITE | {"a.las": write_las})[name](tmp_path / name)
     assert damage(tmp_path / name, lambda: open_dataset(tmp_path / name)[0], times=120) > 0.1

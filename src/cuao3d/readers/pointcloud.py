@@ -16,6 +16,7 @@ class PointCloud:
     ```
     cloud.ply    vertices: x y z, and if there are any red green blue, nx ny nz
     cloud.pcd    fields x y z, and if there are any rgb, normal_x normal_y normal_z; ascii or binary
+    cloud.las    x y z, and if there are any red green blue
     cloud.npz    arrays points (N, 3), and if there are any colors (N, 3), normals (N, 3)
     ```
     Metres, z up; `capture.json` beside it may name another `up`.

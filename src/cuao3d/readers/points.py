@@ -1,6 +1,7 @@
-"""Clouds in files: PLY, PCD and NPZ, with colours and normals where they hold any."""
+"""Clouds in files: PLY, PCD, LAS and NPZ, with colours and normals where they hold any."""
 
 import re
+import struct
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,8 @@ MAX_NPZ = 1 << 33
 _XYZ, _RGB, _NORMAL = ("x", "y", "z"), ("red", "green", "blue"), ("nx", "ny", "nz")
 _NPZ = {"points": _XYZ, "colors": _RGB, "normals": _NORMAL, "labels": ("label",)}
 """Arrays of an NPZ file and the columns that they hold."""
+_LAS_RGB = (None, None, 20, 28, None, 28, None, 30, 30, None, 30)
+"""Where the colours of a point are, by the format of points."""
 _PCD_NAMES = {"normal_x": "nx", "normal_y": "ny", "normal_z": "nz"}
 _PCD_TYPES = {"F4": "f4", "F8": "f8", "U1": "u1", "U2": "u2", "U4": "u4", "I1": "i1", "I2": "i2", "I4": "i4"}
 
@@ -40,7 +43,7 @@ class Points(NamedTuple):
 
 
 def read_points(path: Path) -> Points:
-    """Read a cloud: `.ply` (its vertices), `.pcd` (ascii or binary) or `.npz` (points, and colors, normals, labels).
+    """Read a cloud: `.ply` (its vertices), `.pcd` (not compressed), `.las`, `.npz` (points, colors, normals, labels).
 
     A point without a finite position is left out and reported; colours and normals that make no sense are not used.
 
@@ -124,6 +127,38 @@ def _split_pcd(content: bytes) -> tuple[dict[str, list[str]], bytes]:
     return {words[0]: words[1:] for words in lines if words}, content[end.end() :]
 
 
+def _read_las(path: Path) -> Columns:
+    """Read positions, and colours if there are any; a reflectance or a surveyor's class has no use here.
+
+    By hand, as a damaged header sends laspy round a loop of billions.
+    """
+    content = path.read_bytes()
+    try:
+        start, _, kind, length, count = struct.unpack_from("<IIBHI", content, 96)
+        if content[:4] != b"LASF" or kind >= len(_LAS_RGB):
+            raise ValueError("its points are packed, or it is another format")
+        if content[25] >= 4 and not count:
+            (count,) = struct.unpack_from("<Q", content, 247)
+        scale, offset = np.frombuffer(content, "<f8", 6, 131).reshape(2, 3)
+        names, places = [*_XYZ], [0, 4, 8]
+        if (first := _LAS_RGB[kind]) is not None:
+            names, places = [*names, *_RGB], [*places, first, first + 2, first + 4]
+        kinds = ["<i4" if name in _XYZ else "<u2" for name in names]
+        record = np.dtype({"names": names, "formats": kinds, "offsets": places, "itemsize": length})
+        if start + count * length > len(content):
+            raise ValueError(f"it promises {count} points and is too short for them")
+        table = np.frombuffer(content, record, count, start)
+    except (struct.error, ValueError) as error:
+        raise ValueError(f"{path} is no readable LAS file ({error}); write it again.") from error
+    with np.errstate(all="ignore"):
+        columns = {name: table[name] * scale[axis] + offset[axis] for axis, name in enumerate(_XYZ)}
+    colors = {name: table[name] for name in names[3:]}
+    if not any(column.any() for column in colors.values()):
+        return columns
+    few = all(column.max() < 256 for column in colors.values())  # 16 bits, of which many programs write only 8
+    return columns | {name: column.astype(np.uint8) if few else column for name, column in colors.items()}
+
+
 def _read_npz(path: Path) -> Columns:
     try:
         with zipfile.ZipFile(path) as archive:
@@ -178,6 +213,6 @@ def _stack(columns: Columns, names: tuple[str, str, str]) -> Float32[Tensor, "N 
         return torch.from_numpy(np.stack([columns[name] for name in names], axis=1).astype(np.float32))
 
 
-_READERS = {".ply": read_ply, ".pcd": _read_pcd, ".npz": _read_npz}
+_READERS = {".ply": read_ply, ".pcd": _read_pcd, ".las": _read_las, ".npz": _read_npz}
 SUFFIXES = tuple(_READERS)
 """Endings of the files that `read_points` reads."""
