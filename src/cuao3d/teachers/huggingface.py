@@ -50,13 +50,13 @@ def open_model(folder: Path, classes: Mapping[str, str], *, unused: Sequence[str
     if model_type not in classes:
         raise ValueError(f"{settings} describes a model of type {model_type!r}; expected {' or '.join(classes)}.")
     name = classes[model_type]
-    transformers = _transformers()
+    transformers = import_transformers()
     if not hasattr(transformers, name):
         raise ImportError(
             f"transformers {transformers.__version__} has no {name}; take a newer one: "
             "pip install -U 'cuao3d[teachers]'"
         )
-    with _quiet(transformers):
+    with quiet(transformers):
         for file in weight_files(folder):
             _check_readable(file)
         try:
@@ -121,6 +121,34 @@ def read_preprocessing(folder: Path) -> Preprocessing:
     return Preprocessing(tuple(content["image_mean"]), tuple(content["image_std"]), PILLOW_MODES[resample])
 
 
+def import_transformers() -> Any:
+    """Return the library.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise ImportError("This model needs transformers: pip install 'cuao3d[teachers]'") from None
+    return transformers
+
+
+@contextmanager
+def quiet(transformers: Any) -> Iterator[None]:
+    """Keep transformers from drawing bars, and from reporting what we turn into errors."""
+    logging = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
 def _weights(folder: Path) -> Path:
     """Return the file of a model's weights, or the index of its files; safetensors where there is a choice."""
     names = ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"]
@@ -169,26 +197,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no settings. Download it again.")
     return content
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError:
-        raise ImportError("This teacher needs transformers: pip install 'cuao3d[teachers]'") from None
-    return transformers
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Keep transformers from drawing bars, and from reporting what we turn into errors."""
-    logging = transformers.utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -5,9 +5,13 @@ from pathlib import Path
 from jaxtyping import Float32
 from torch import Tensor
 
+from cuao3d.teachers.huggingface import open_model
 from cuao3d.text.cache import Cached, sha256_of_folder
 from cuao3d.text.encoder import ModelEncoder, pad
-from cuao3d.text.folder import find_folder, import_transformers, load_model, load_tokenizer, model_type
+from cuao3d.text.folder import IMAGE_SIDE, find_folder, load_tokenizer
+
+CLASSES = {"clip": "CLIPTextModelWithProjection", "clip_text_model": "CLIPTextModelWithProjection"}
+"""Class of transformers by the model_type that a folder gives."""
 
 
 class ClipText(ModelEncoder):
@@ -23,11 +27,8 @@ class ClipText(ModelEncoder):
             ImportError: transformers is not installed.
             ValueError: Another model lies there, or a damaged one.
         """
-        transformers = import_transformers()
-        if model_type(folder) not in ("clip", "clip_text_model"):
-            raise ValueError(f"{folder} holds no CLIP: its config.json says {model_type(folder)!r}.")
+        self._model = open_model(folder, CLASSES, unused=IMAGE_SIDE)
         self._tokenizer = load_tokenizer(folder)
-        self._model = load_model(transformers.CLIPTextModelWithProjection, folder)
         self.num_channels = self._model.config.projection_dim
         self.max_tokens = self._model.config.max_position_embeddings
 

