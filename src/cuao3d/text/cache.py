@@ -15,7 +15,7 @@ from cuao3d.download import cache_folder
 from cuao3d.files import sha256_of, write_json, write_tensors
 from cuao3d.text.encoder import TextEncoder
 
-OF_A_MODEL = (".json", ".safetensors", ".txt", ".model")
+OF_A_MODEL = (".json", ".safetensors", ".bin", ".txt", ".model")
 """Endings of the files in a folder that decide what its model says."""
 
 
