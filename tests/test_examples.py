@@ -14,6 +14,8 @@ from cuao3d.readers.sevenscenes import write_capture
 
 ROOT = Path(__file__).parents[1]
 
+LOUNGE = Path(__file__).parent / "fixtures" / "lounge"
+
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
 def test_examples_run(path, monkeypatch, capsys):
@@ -46,6 +48,6 @@ def test_a_teacher_from_a_file_of_ones_own_is_lifted_learned_and_scored(tmp_path
 )
 def test_a_file_without_a_teacher_is_named(tmp_path, capsys, code, complaint):
     (tmp_path / "mine.py").write_text(code)
-    arguments = ["fuse", "scan", "--teachers", f"{tmp_path / 'mine.py'}:Mine", "--out", str(tmp_path / "store")]
+    arguments = ["fuse", str(LOUNGE), "--teachers", f"{tmp_path / 'mine.py'}:Mine", "--out", str(tmp_path / "store")]
     assert main(arguments) == 2
     assert complaint in capsys.readouterr().err

@@ -6,6 +6,7 @@ numbers and nothing else. Files of NumPy 1 and of NumPy 2 name different modules
 
 import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ def read_torch(path: Path, *, mapped: bool = False) -> Any:
         raise FileNotFoundError(f"There is no file {path}.")
     try:
         mmap = mapped and zipfile.is_zipfile(path)  # older files are no archives, and cannot be mapped
-        with torch.serialization.safe_globals(_STAND_INS):
+        with torch.serialization.safe_globals(_STAND_INS), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is odd about a damaged file is said once, below
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         if "operand" in str(error):
