@@ -215,8 +215,8 @@ def test_sigmas_rank_noisy_teachers_and_settle_where_the_closed_form_says():
         ]
         weighting = UncertaintyWeighting(3)
         optimizer = torch.optim.Adam([*heads, *weighting.parameters()], lr=0.1)
-        for step in range(250):
-            optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / 250)
+        for step in range(120):
+            optimizer.param_groups[0]["lr"] = 0.3 * (1 - step / 120)
             losses = torch.stack([teacher_loss(hidden, *pair, "l2") for pair in zip(heads, targets, strict=True)])
             optimizer.zero_grad()
             weighting(losses).backward()
