@@ -1,38 +1,119 @@
-"""Where the time of one sparse convolution goes, and what stops it: its steps, timed apart, beside large products."""
+"""Where the time goes and what stops it: the layers of a forward pass, and the steps of one convolution."""
 
+import time
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import torch
 import tyro
 from torch.nn import functional
 
-from common import product_speed, provenance, room, take_turns, write_section
+from common import HEADS, product_speed, provenance, room, take_turns, write_section
 from cuao3d.sparse import convolve, runs, sort_voxels
 from cuao3d.sparse.voxels import KernelMap
+from cuao3d.student import ConvNorm, Head, Student
 from cuao3d.threads import in_shares
 
 STEPS = ("gather", "add up", "multiply")
 
 
 def main(voxels: int = 60_000, channels: str = "32,96,128", repeats: int = 5, readme: Path | None = None) -> None:
-    """Time a 3x3x3 convolution between layers of equal width, and its steps.
+    """Time the layers of MinkUNet18A, then a 3x3x3 convolution between layers of equal width, and its steps.
 
     Args:
         voxels: Voxels of the scene.
         channels: Widths, with commas.
         repeats: How often each is timed; the variants take turns.
-        readme: Page to write the table into, with machine and date.
+        readme: Page to write the tables into, with machine and date.
     """
-    kernel_map = sort_voxels(room(voxels)[0])[0].neighbours(3)
     ceiling = product_speed(torch.float32) / 1e9
-    widths = [int(width) for width in channels.split(",")]
-    rows = [(width, timed(kernel_map, width, repeats)) for width in widths]
-    command = f"python benchmarks/convolution.py --voxels {voxels} --repeats {repeats}"
+    command = f"python benchmarks/convolution.py --voxels {voxels} --repeats {repeats} --readme benchmarks/README.md"
+    sections = {
+        "layers": layers_table(voxels, repeats, ceiling, command),
+        "convolution": steps_table(voxels, [int(width) for width in channels.split(",")], repeats, ceiling, command),
+    }
+    for name, lines in sections.items():
+        print("\n".join(lines))
+        if readme:
+            write_section(readme, name, lines)
+
+
+def layers_table(voxels: int, repeats: int, ceiling: float, command: str) -> list[str]:
+    """Seconds of the layers of a forward pass, those of one kind and resolution together."""
+    lines = [
+        "## Where a forward pass's time goes",
+        "",
+        *provenance(command),
+        f"The layers of MinkUNet18A with all heads, float32, medians of {repeats}; those of the same kernel and",
+        f"resolution together. GFLOP/s are of true work; large products run at {ceiling:.0f} here. *Lost* is what a",
+        "layer takes longer than its work would at that speed.",
+        "",
+        "| layers | kernel | voxels | GFLOP | ms | GFLOP/s | lost, ms |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    totals = [0.0, 0.0, 0.0]
+    for (kind, kernel, rows), (count, seconds, work) in timed_layers(voxels, repeats).items():
+        figures = work / 1e9, 1e3 * seconds, 1e3 * seconds - work / 1e6 / ceiling
+        totals = [total + figure for total, figure in zip(totals, figures, strict=True)]
+        lines.append(
+            f"| {count} {kind} | {kernel} | {rows:,} | {figures[0]:.2f} | {figures[1]:.0f} "
+            f"| {work / seconds / 1e9:.0f} | {figures[2]:.0f} |"
+        )
+    lines.append(
+        f"| all | | | {totals[0]:.1f} | {totals[1]:.0f} | {1e3 * totals[0] / totals[1]:.0f} | {totals[2]:.0f} |"
+    )
+    return lines
+
+
+def timed_layers(voxels: int, repeats: int) -> dict[tuple[str, str, int], tuple[int, float, int]]:
+    """(kind, kernel, output voxels) -> number of such layers, their seconds and their floating-point operations."""
+    torch.manual_seed(0)
+    student, (coords, feats) = Student(HEADS).eval(), room(voxels)
+    seconds: dict[torch.nn.Module, list[float]] = defaultdict(list)
+    kinds: dict[torch.nn.Module, tuple[str, str, int]] = {}
+    works: dict[torch.nn.Module, int] = {}
+
+    def before(layer: Any, args: tuple[Any, ...]) -> None:
+        if layer not in works:
+            pairs = len(args[0]) if isinstance(layer, Head) or args[1] is None else args[1].num_pairs
+            weight = layer.weight if isinstance(layer, Head) else layer.kernel
+            works[layer] = 2 * pairs * weight.shape[-2] * weight.shape[-1]
+        seconds[layer].append(-time.perf_counter())
+
+    def after(layer: Any, args: tuple[Any, ...], out: torch.Tensor) -> None:
+        seconds[layer][-1] += time.perf_counter()
+        weight = layer.weight if isinstance(layer, Head) else layer.kernel
+        size = round(len(weight) ** (1 / 3)) if weight.dim() == 3 else 1
+        widths = f"{weight.shape[-2]} to {weight.shape[-1]}"
+        kinds[layer] = ("head" if isinstance(layer, Head) else "convolution", f"{size}³, {widths}", len(out))
+
+    for layer in student.modules():
+        if isinstance(layer, ConvNorm | Head):
+            layer.register_forward_pre_hook(before)
+            layer.register_forward_hook(after)
+    voxel_set, row_of_voxel = sort_voxels(coords)
+    with torch.no_grad():
+        for _ in range(repeats + 1):  # the first warms up and builds the kernel maps
+            hidden = student._run(voxel_set, feats[row_of_voxel])
+            for head in student.heads.values():
+                head(hidden)
+    groups: dict[tuple[str, str, int], tuple[int, float, int]] = {}
+    for layer, kind in kinds.items():
+        count, taken, work = groups.get(kind, (0, 0.0, 0))
+        groups[kind] = (count + 1, taken + median(seconds[layer][1:]), work + works[layer])
+    return groups
+
+
+def steps_table(voxels: int, widths: list[int], repeats: int, ceiling: float, command: str) -> list[str]:
+    """Seconds of one convolution, of the naive form, and of our steps alone."""
+    kernel_map = sort_voxels(room(voxels)[0])[0].neighbours(3)
     lines = [
         "## Where a layer's time goes",
         "",
-        *provenance(f"{command} --readme benchmarks/README.md"),
+        *provenance(command),
         f"One 3x3x3 convolution of {voxels:,} voxels that see {kernel_map.num_pairs / voxels:.1f} neighbours each, in",
         f"{len(kernel_map.windows.row) / voxels:.1f} runs along z; float32, medians of {repeats}, taking turns.",
         "The last columns are our steps, each done alone: what this way of computing can reach. GFLOP/s are of true",
@@ -41,7 +122,8 @@ def main(voxels: int = 60_000, channels: str = "32,96,128", repeats: int = 5, re
         f"| channels | naive, ms | ours, ms | times as fast | GFLOP/s | {', ms | '.join(STEPS)}, ms | its GFLOP/s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for width, seconds in rows:
+    for width in widths:
+        seconds = timed(kernel_map, width, repeats)
         work = 2 * kernel_map.num_pairs * width * width / 1e9
         apart = " | ".join(f"{1e3 * seconds[step]:.0f}" for step in STEPS)
         lines.append(
@@ -49,9 +131,7 @@ def main(voxels: int = 60_000, channels: str = "32,96,128", repeats: int = 5, re
             f"| {seconds['naive'] / seconds['ours']:.2f} | {work / seconds['ours']:.0f} | {apart} "
             f"| {work / seconds['multiply']:.0f} |"
         )
-    print("\n".join(lines))
-    if readme:
-        write_section(readme, "convolution", lines)
+    return lines
 
 
 @dataclass(frozen=True)
