@@ -164,6 +164,6 @@ def _num_rows_per_block(channels: int, channels_out: int, num_outputs: int, devi
     """Rows that make products large and keep them in the cache; the same for most layers of a network."""
     if device.type != "cpu":
         return max(1, 2**25 // max(channels, channels_out))
-    num_blocks = -(-num_outputs * max(channels, channels_out, 128) // 2**19)
+    num_blocks = -(-num_outputs * max(channels, channels_out, 32) // 2**19)
     num_threads = min(torch.get_num_threads(), -(-num_outputs // 1024))
     return -(-num_outputs // (-(-num_blocks // num_threads) * num_threads))
