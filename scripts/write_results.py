@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import scipy.stats
 import tyro
 
 matplotlib.use("Agg")
@@ -23,9 +24,21 @@ TARGETS = {"demo": {"fused": 35, "distilled": 15}, "full": {"fused": 40, "distil
 
 
 def main(
-    demos: tuple[Path, ...] = (), fulls: tuple[Path, ...] = (), out: Path = Path("docs/results.md"), note: str = ""
+    demos: tuple[Path, ...] = (),
+    fulls: tuple[Path, ...] = (),
+    before: tuple[Path, ...] = (),
+    out: Path = Path("docs/results.md"),
+    note: str = "",
 ) -> None:
-    """Collect `results.json` of several seeds and write the page and its figure; a note says how they were run."""
+    """Collect `results.json` of several seeds and write the page and its figure.
+
+    Args:
+        demos: Folders of demos.
+        fulls: Folders of full demos.
+        before: Folders of demos of an earlier version, to put beside those of today.
+        out: Page to write.
+        note: Sentence that says how they were run.
+    """
     groups = {"demo": [_read(path) for path in demos], "full": [_read(path) for path in fulls]}
     lines = [
         "# Results on the embedded rooms",
@@ -41,6 +54,8 @@ def main(
     for name, results in groups.items():
         if results:
             lines += _group(name, results)
+        if name == "demo" and before:
+            lines += _beside([_read(path) for path in before], results)
     if groups["full"]:
         _figure(groups["full"], out.parent / "images" / "sigma.png")
         lines += ["## Noise levels", "", "![Learned noise levels over the steps](images/sigma.png)", ""]
@@ -86,18 +101,59 @@ def _group(name: str, results: list[dict[str, Any]]) -> list[str]:
         f"| floor: fused labels shuffled | | {shuffled:.1f} | | | | | |",
         "",
         f"Three teachers against one, distilled, the same steps: {_mean(gains):+.1f} mIoU "
-        f"({', '.join(f'{gain:+.1f}' for gain in gains)}). The paper's student gains from the other teachers; ours "
-        f"{'does too' if min(gains) > 0 else 'does not' if max(gains) < 0 else 'does so on some seeds only'}.",
+        f"({', '.join(f'{gain:+.1f}' for gain in gains)}). {_verdict(gains)}",
         "",
         "| stage | seconds, median of seeds | peak memory, MB |",
         "|---|---|---|",
     ]
+    seconds = _seconds(results)
     for index, stage in enumerate(first["stages"]):
-        seconds = statistics.median(result["stages"][index]["seconds"] for result in results)
         peak = max(result["stages"][index]["peak_rss_mb"] for result in results)
-        lines.append(f"| {stage['name']} | {seconds:.0f} | {peak} |")
-    total = statistics.median(sum(stage["seconds"] for stage in result["stages"]) for result in results)
-    return [*lines, f"| all | {total:.0f} | |", ""]
+        lines.append(f"| {stage['name']} | {seconds[stage['name']]:.0f} | {peak} |")
+    return [*lines, f"| all | {seconds['all']:.0f} | |", ""]
+
+
+def _verdict(gains: list[float]) -> str:
+    """Say whether the paper's claim, that further teachers help, holds at 95 % confidence."""
+    if len(gains) < 2:
+        return "One seed shows no more."
+    half = float(scipy.stats.t.ppf(0.975, len(gains) - 1)) * statistics.stdev(gains) / len(gains) ** 0.5
+    found = "does too" if _mean(gains) > half else "loses by them" if _mean(gains) < -half else "shows no difference"
+    return f"The paper's student gains from the other teachers; ours {found} (95 %: ± {half:.1f})."
+
+
+def _beside(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
+    """Put demos of an earlier version beside those of today, stage by stage and score by score."""
+    (old_steps, old_voxel), (steps, voxel) = (
+        (side[0]["config"]["num_steps"], 100 * side[0]["voxel_size"]) for side in (before, now)
+    )
+    old, new = _seconds(before), _seconds(now)
+    lines = [
+        f"Before (the version of {before[0]['date']}: {old_steps} steps, voxels of {old_voxel:.0f} cm) and now "
+        f"({steps} steps, {voxel:.0f} cm), medians",
+        "of seeds for seconds, means for mIoU, each seed in brackets:",
+        "",
+        "| | before | now |",
+        "|---|---|---|",
+        *(f"| {name}, s | {old[name]:.0f} | {new[name]:.0f} |" for name in new),
+    ]
+    for row in now[0]["rows"]:
+        scores = [
+            [_find(result, (row["model"], row["readout"], row["split"]))["miou"] for result in side]
+            for side in (before, now)
+        ]
+        cells = [f"{_mean(side):.1f} ({', '.join(f'{score:.1f}' for score in side)})" for side in scores]
+        lines.append(f"| {row['model']}, {row['readout']}, mIoU | {cells[0]} | {cells[1]} |")
+    return [*lines, ""]
+
+
+def _seconds(results: list[dict[str, Any]]) -> dict[str, float]:
+    """Median seconds of each stage, and of all together."""
+    taken = [{stage["name"]: stage["seconds"] for stage in result["stages"]} for result in results]
+    return {
+        **{name: statistics.median(seconds[name] for seconds in taken) for name in taken[0]},
+        "all": statistics.median(sum(seconds.values()) for seconds in taken),
+    }
 
 
 def _figure(results: list[dict[str, Any]], path: Path) -> None:
