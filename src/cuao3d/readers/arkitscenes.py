@@ -9,12 +9,10 @@ from jaxtyping import Float64
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from cuao3d.readers.capture import build_scene, open_frames
+from cuao3d.readers.capture import Captures, build_scene, open_frames
 from cuao3d.readers.entries import (
-    capture_folders,
     nearest_in_time,
     only_file,
-    open_captures,
     read_numbers,
     read_rows,
     summarise,
@@ -33,7 +31,7 @@ COLORS, DEPTHS, LENSES, CONFIDENCES = "lowres_wide", "lowres_depth", "lowres_wid
 POSES = "lowres_wide.traj"
 
 
-class ArkitScenes:
+class ArkitScenes(Captures):
     """Videos in ARKitScenes' raw layout; a folder of them is many scenes.
 
     ```
@@ -51,68 +49,54 @@ class ArkitScenes:
 
     layout = f"{COLORS}/, {DEPTHS}/, {LENSES}/ and {POSES}, in the folder or in its subfolders"
 
-    def __init__(self, path: Path | str) -> None:
-        self.folders = open_captures(path, _is_capture, self.layout)
-        self.names = tuple(folder.name for folder in self.folders)
+    @classmethod
+    def is_capture(cls, folder: Path) -> bool:
+        """Say whether a folder is a capture of this layout."""
+        return (folder / COLORS).is_dir() and (folder / POSES).is_file()
 
     @classmethod
-    def recognises(cls, path: Path) -> bool:
-        """Say whether a folder looks like this layout."""
-        return bool(capture_folders(path, _is_capture))
-
-    def __len__(self) -> int:
-        return len(self.folders)
-
-    def __getitem__(self, index: int) -> Scene:
+    def read(cls, folder: Path) -> Scene:
         """Read a scene: everything but the pixels, unless the cloud is built from them.
 
         Raises:
             FileNotFoundError: A folder is not there.
             ValueError: No frame is usable, or trajectory or mesh are damaged.
         """
-        return _read_capture(self.folders[index])
+        colors, color_times = _by_time(folder / COLORS, "png")
+        lenses, lens_times = _by_time(folder / LENSES, "pincam")
+        rows = read_rows(folder / POSES, 7)
+        pose_of = nearest_in_time(color_times, rows[:, 0], within=WITHIN_POSE)
+        lens_of = nearest_in_time(color_times, lens_times, within=WITHIN_LENS)
+        index_of = {path.stem: index for index, path in enumerate(colors) if pose_of[index] is not None}
 
+        def open_one(name: str) -> Frame:
+            index = index_of[name]
+            pose, lens = pose_of[index], lens_of[index]
+            assert pose is not None
+            if lens is None:
+                raise ValueError(f"{LENSES}/{name}.pincam is missing; restore it, or remove the frame's other files.")
+            confidence = folder / CONFIDENCES / f"{name}.png"
+            return open_frame(
+                name,
+                _pose(rows[pose, 1:]),
+                color=colors[index],
+                lens=_read_lens(lenses[lens]),
+                depth=folder / DEPTHS / f"{name}.png",
+                confidence=confidence if confidence.is_file() else None,
+            )
 
-def _is_capture(folder: Path) -> bool:
-    return (folder / COLORS).is_dir() and (folder / POSES).is_file()
-
-
-def _read_capture(folder: Path) -> Scene:
-    colors, color_times = _by_time(folder / COLORS, "png")
-    lenses, lens_times = _by_time(folder / LENSES, "pincam")
-    rows = read_rows(folder / POSES, 7)
-    pose_of = nearest_in_time(color_times, rows[:, 0], within=WITHIN_POSE)
-    lens_of = nearest_in_time(color_times, lens_times, within=WITHIN_LENS)
-    index_of = {path.stem: index for index, path in enumerate(colors) if pose_of[index] is not None}
-
-    def open_one(name: str) -> Frame:
-        index = index_of[name]
-        pose, lens = pose_of[index], lens_of[index]
-        assert pose is not None
-        if lens is None:
-            raise ValueError(f"{LENSES}/{name}.pincam is missing; restore it, or remove the frame's other files.")
-        confidence = folder / CONFIDENCES / f"{name}.png"
-        return open_frame(
-            name,
-            _pose(rows[pose, 1:]),
-            color=colors[index],
-            lens=_read_lens(lenses[lens]),
-            depth=folder / DEPTHS / f"{name}.png",
-            confidence=confidence if confidence.is_file() else None,
+        frames, problems = open_frames(index_of, open_one)
+        without = [path.name for path in colors if path.stem not in index_of]
+        problems += summarise(f"colour images have no pose within {WITHIN_POSE} s", without)
+        mesh = next(
+            (
+                mesh
+                for up in (folder, folder.parent)
+                if (mesh := only_file(up, "*_3dod_mesh.ply", f"{folder.name}_3dod_mesh.ply"))
+            ),
+            None,
         )
-
-    frames, problems = open_frames(index_of, open_one)
-    without = [path.name for path in colors if path.stem not in index_of]
-    problems += summarise(f"colour images have no pose within {WITHIN_POSE} s", without)
-    mesh = next(
-        (
-            mesh
-            for up in (folder, folder.parent)
-            if (mesh := only_file(up, "*_3dod_mesh.ply", f"{folder.name}_3dod_mesh.ply"))
-        ),
-        None,
-    )
-    return build_scene(folder, frames, problems, None if mesh is None else read_points(mesh))
+        return build_scene(folder, frames, problems, None if mesh is None else read_points(mesh))
 
 
 def _by_time(folder: Path, ending: str) -> tuple[list[Path], Float64[Tensor, "N"]]:

@@ -1,5 +1,6 @@
 """From what a reader opened to a scene: `capture.json` says what the layout does not, a missing cloud is built."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -34,6 +35,63 @@ _WORLD_FROM_FILES = {
     "-x": [[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]],
 }
 """Rotation that brings each axis to +z."""
+
+
+class Captures(ABC):
+    """Captures of one layout, each in a folder of its own: a scene is read when it is asked for.
+
+    Attributes:
+        layout: The files that are looked for, in words.
+        folders: Folder of each capture.
+        names: Name of each scene, that of its folder.
+    """
+
+    layout: str
+
+    def __init__(self, path: Path | str) -> None:
+        """Find the captures.
+
+        Args:
+            path: A capture, or a folder of them.
+
+        Raises:
+            FileNotFoundError: There is no such folder, or nothing of this layout in it.
+        """
+        path = Path(path).resolve()
+        if not path.is_dir():
+            raise FileNotFoundError(f"There is no folder {path}.")
+        if not (folders := self._find(path)):
+            raise FileNotFoundError(f"No capture in {path}. Expected {self.layout}.")
+        self.folders = folders
+        self.names = tuple(folder.name for folder in folders)
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Say whether a folder looks like this layout."""
+        return bool(cls._find(path))
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+    def __getitem__(self, index: int) -> Scene:
+        return self.read(self.folders[index])
+
+    @classmethod
+    @abstractmethod
+    def is_capture(cls, folder: Path) -> bool:
+        """Say whether a folder is a capture of this layout."""
+
+    @classmethod
+    @abstractmethod
+    def read(cls, folder: Path) -> Scene:
+        """Read a scene: everything but the pixels, unless the cloud is built from them."""
+
+    @classmethod
+    def _find(cls, path: Path) -> list[Path]:
+        """Find the captures in a folder: the folder itself, or those among its subfolders, by name."""
+        if not path.is_dir():
+            return []
+        return [path] if cls.is_capture(path) else sorted(filter(cls.is_capture, path.iterdir()))
 
 
 @dataclass(frozen=True)

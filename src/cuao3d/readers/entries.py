@@ -4,7 +4,6 @@ import json
 import math
 import re
 import reprlib
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeGuard
 
@@ -16,32 +15,6 @@ from cuao3d.scene import pose_problem
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """Characters that no name of a file needs; in a message they could steer a terminal."""
-
-
-def capture_folders(path: Path, is_capture: Callable[[Path], bool]) -> list[Path]:
-    """Find the captures in a folder: the folder itself, or those among its subfolders, by name.
-
-    Args:
-        path: The folder; there are none if it is no folder.
-        is_capture: Says whether a folder is one.
-    """
-    if not path.is_dir():
-        return []
-    return [path] if is_capture(path) else sorted(folder for folder in path.iterdir() if is_capture(folder))
-
-
-def open_captures(path: Path | str, is_capture: Callable[[Path], bool], layout: str) -> list[Path]:
-    """Find the captures in a folder, at least one; see `capture_folders`.
-
-    Raises:
-        FileNotFoundError: There is no such folder, or nothing of this layout in it.
-    """
-    path = Path(path).resolve()
-    if not path.is_dir():
-        raise FileNotFoundError(f"There is no folder {path}.")
-    if not (folders := capture_folders(path, is_capture)):
-        raise FileNotFoundError(f"No capture in {path}. Expected {layout}.")
-    return folders
 
 
 def by_number(name: str) -> tuple[tuple[int, str], ...]:

@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-from cuao3d.readers.capture import build_scene, open_frames
+from cuao3d.readers.capture import Captures, build_scene, open_frames
 from cuao3d.readers.entries import (
     by_number,
-    capture_folders,
     only_file,
-    open_captures,
     read_matrix,
     read_pose,
     summarise,
@@ -23,7 +21,7 @@ COLOR_INTRINSICS, DEPTH_INTRINSICS = "intrinsic/intrinsic_color.txt", "intrinsic
 INTRINSICS, POINTS = "intrinsics.txt", "points.ply"
 
 
-class Folder:
+class Folder(Captures):
     """Captures whose files lie in folders by kind; a folder of them is many scenes.
 
     ```
@@ -40,46 +38,34 @@ class Folder:
 
     layout = f"color/0.jpg, depth/0.png, pose/0.txt and {COLOR_INTRINSICS} or {INTRINSICS}"
 
-    def __init__(self, path: Path | str) -> None:
-        self.folders = open_captures(path, _is_capture, self.layout)
-        self.names = tuple(folder.name for folder in self.folders)
+    @classmethod
+    def is_capture(cls, folder: Path) -> bool:
+        """Say whether a folder is a capture of this layout."""
+        return all((folder / kind).is_dir() for kind in ("color", "depth", "pose"))
 
     @classmethod
-    def recognises(cls, path: Path) -> bool:
-        """Say whether a folder looks like this layout."""
-        return bool(capture_folders(path, _is_capture))
-
-    def __len__(self) -> int:
-        return len(self.folders)
-
-    def __getitem__(self, index: int) -> Scene:
+    def read(cls, folder: Path) -> Scene:
         """Read a scene: everything but the pixels, unless the cloud is built from them.
 
         Raises:
             FileNotFoundError: There are no intrinsics.
             ValueError: No frame is usable, or intrinsics or cloud are damaged.
         """
-        return _read_capture(self.folders[index])
+        colors = {path.stem: path for path in (folder / "color").iterdir() if path.suffix.lower() in ENDINGS}
+        depths = {name: folder / "depth" / f"{name}.png" for name in colors}
+        lens, depth_lens = _read_lenses(folder, list(colors.values()), list(depths.values()))
 
+        def open_one(name: str) -> Frame:
+            pose = read_pose(folder / "pose" / f"{name}.txt")
+            return open_frame(name, pose, color=colors[name], lens=lens, depth=depths[name], depth_lens=depth_lens)
 
-def _is_capture(folder: Path) -> bool:
-    return all((folder / kind).is_dir() for kind in ("color", "depth", "pose"))
-
-
-def _read_capture(folder: Path) -> Scene:
-    colors = {path.stem: path for path in (folder / "color").iterdir() if path.suffix.lower() in ENDINGS}
-    depths = {name: folder / "depth" / f"{name}.png" for name in colors}
-    lens, depth_lens = _read_lenses(folder, list(colors.values()), list(depths.values()))
-
-    def open_one(name: str) -> Frame:
-        pose = read_pose(folder / "pose" / f"{name}.txt")
-        return open_frame(name, pose, color=colors[name], lens=lens, depth=depths[name], depth_lens=depth_lens)
-
-    frames, problems = open_frames(sorted(colors, key=by_number), open_one)
-    alone = sorted((path.name for path in (folder / "depth").glob("*.png") if path.stem not in colors), key=by_number)
-    problems += summarise("depth images have no colour image in color/", alone)
-    points = only_file(folder, "*.ply", POINTS)
-    return build_scene(folder, frames, problems, None if points is None else read_points(points))
+        frames, problems = open_frames(sorted(colors, key=by_number), open_one)
+        alone = sorted(
+            (path.name for path in (folder / "depth").glob("*.png") if path.stem not in colors), key=by_number
+        )
+        problems += summarise("depth images have no colour image in color/", sorted(alone, key=by_number))
+        points = only_file(folder, "*.ply", POINTS)
+        return build_scene(folder, frames, problems, None if points is None else read_points(points))
 
 
 def _read_lenses(folder: Path, colors: list[Path], depths: list[Path]) -> tuple[Lens, Lens]:

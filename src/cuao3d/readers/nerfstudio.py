@@ -9,15 +9,13 @@ from jaxtyping import Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cuao3d.readers.capture import build_scene, open_frames
+from cuao3d.readers.capture import Captures, build_scene, open_frames
 from cuao3d.readers.entries import (
     by_number,
-    capture_folders,
     inside,
     matrix,
     number,
     only_file,
-    open_captures,
     positive,
     read_json,
     shown,
@@ -42,7 +40,7 @@ SPARSE = 50_000
 _OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
 
 
-class Nerfstudio:
+class Nerfstudio(Captures):
     """Captures in nerfstudio's format; a folder of them is many scenes.
 
     ```
@@ -65,58 +63,44 @@ class Nerfstudio:
 
     layout = f"{TRANSFORMS}, in the folder or in its subfolders"
 
-    def __init__(self, path: Path | str) -> None:
-        self.folders = open_captures(path, _is_capture, self.layout)
-        self.names = tuple(folder.name for folder in self.folders)
+    @classmethod
+    def is_capture(cls, folder: Path) -> bool:
+        """Say whether a folder is a capture of this layout."""
+        return (folder / TRANSFORMS).is_file()
 
     @classmethod
-    def recognises(cls, path: Path) -> bool:
-        """Say whether a folder looks like this layout."""
-        return bool(capture_folders(path, _is_capture))
-
-    def __len__(self) -> int:
-        return len(self.folders)
-
-    def __getitem__(self, index: int) -> Scene:
+    def read(cls, folder: Path) -> Scene:
         """Read a scene: everything but the pixels, unless the cloud is built from them.
 
         Raises:
             ValueError: No frame is usable, there is neither depth nor a mesh, `transforms.json` or the .ply are
                 damaged, or a name leads out of the folder.
         """
-        return _read_capture(self.folders[index])
+        path = folder / TRANSFORMS
+        meta = read_json(path)
+        entries = _entries(folder, meta)
+        has_depth = any("depth_file_path" in entry for entry in entries.values())
+        points, mesh, problems = _read_ply(folder, meta, has_depth=has_depth)
+        if not has_depth and mesh is None:
+            raise ValueError(
+                f"{path} names no depth images (depth_file_path) and no mesh to cast depth from (ply_file_path, a .ply "
+                f"with faces); one of the two is needed.{' '.join(['', *problems])}"
+            )
 
+        def open_one(name: str) -> Frame:
+            entry, where = entries[name], f"{TRANSFORMS}, {name}"
+            color = _existing(folder, name)
+            pose, lens = _pose(entry, where), _lens(entry, image_size(color), where)
+            if not has_depth:
+                return _photograph(name, pose, color, lens)
+            if "depth_file_path" not in entry:
+                raise ValueError(f"{where} names no depth_file_path; add it, or remove the frame.")
+            depth = inside(folder, entry["depth_file_path"], f"{where}, depth_file_path")
+            unit = positive(entry.get("depth_unit_scale_factor", MILLIMETRE), f"{where}, depth_unit_scale_factor")
+            return open_frame(name, pose, color=color, lens=lens, depth=depth, depth_unit=unit)
 
-def _is_capture(folder: Path) -> bool:
-    return (folder / TRANSFORMS).is_file()
-
-
-def _read_capture(folder: Path) -> Scene:
-    path = folder / TRANSFORMS
-    meta = read_json(path)
-    entries = _entries(folder, meta)
-    has_depth = any("depth_file_path" in entry for entry in entries.values())
-    points, mesh, problems = _read_ply(folder, meta, has_depth=has_depth)
-    if not has_depth and mesh is None:
-        raise ValueError(
-            f"{path} names no depth images (depth_file_path) and no mesh to cast depth from (ply_file_path, a .ply "
-            f"with faces); one of the two is needed.{' '.join(['', *problems])}"
-        )
-
-    def open_one(name: str) -> Frame:
-        entry, where = entries[name], f"{TRANSFORMS}, {name}"
-        color = _existing(folder, name)
-        pose, lens = _pose(entry, where), _lens(entry, image_size(color), where)
-        if not has_depth:
-            return _photograph(name, pose, color, lens)
-        if "depth_file_path" not in entry:
-            raise ValueError(f"{where} names no depth_file_path; add it, or remove the frame.")
-        depth = inside(folder, entry["depth_file_path"], f"{where}, depth_file_path")
-        unit = positive(entry.get("depth_unit_scale_factor", MILLIMETRE), f"{where}, depth_unit_scale_factor")
-        return open_frame(name, pose, color=color, lens=lens, depth=depth, depth_unit=unit)
-
-    frames, unusable = open_frames(sorted(entries, key=by_number), open_one)
-    return build_scene(folder, frames, [*unusable, *problems], points, mesh=None if has_depth else mesh)
+        frames, unusable = open_frames(sorted(entries, key=by_number), open_one)
+        return build_scene(folder, frames, [*unusable, *problems], points, mesh=None if has_depth else mesh)
 
 
 def _entries(folder: Path, meta: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from cuao3d.readers.capture import build_scene, open_frames
-from cuao3d.readers.entries import capture_folders, number, open_captures, positive, read_json, read_rows, whole
+from cuao3d.readers.capture import Captures, build_scene, open_frames
+from cuao3d.readers.entries import number, positive, read_json, read_rows, whole
 from cuao3d.readers.images import Lens, open_frame
 from cuao3d.readers.points import read_points
 from cuao3d.scene import Frame, Scene
@@ -12,7 +12,7 @@ from cuao3d.scene import Frame, Scene
 POSES, CAMERA = "traj.txt", "cam_params.json"
 
 
-class Replica:
+class Replica(Captures):
     """Rendered rooms in NICE-SLAM's layout; a folder of them is many scenes.
 
     ```
@@ -26,50 +26,36 @@ class Replica:
 
     layout = f"results/frame000000.jpg, results/depth000000.png and {POSES}, in the folder or in its subfolders"
 
-    def __init__(self, path: Path | str) -> None:
-        self.folders = open_captures(path, _is_capture, self.layout)
-        self.names = tuple(folder.name for folder in self.folders)
+    @classmethod
+    def is_capture(cls, folder: Path) -> bool:
+        """Say whether a folder is a capture of this layout."""
+        return (folder / "results").is_dir() and (folder / POSES).is_file()
 
     @classmethod
-    def recognises(cls, path: Path) -> bool:
-        """Say whether a folder looks like this layout."""
-        return bool(capture_folders(path, _is_capture))
-
-    def __len__(self) -> int:
-        return len(self.folders)
-
-    def __getitem__(self, index: int) -> Scene:
+    def read(cls, folder: Path) -> Scene:
         """Read a scene: everything but the pixels, unless the cloud is built from them.
 
         Raises:
             FileNotFoundError: There are no camera parameters.
             ValueError: No frame is usable, or poses, camera parameters or mesh are damaged.
         """
-        return _read_capture(self.folders[index])
+        lens, unit = _read_camera(folder)
+        poses = read_rows(folder / POSES, 16).reshape(-1, 4, 4)
+        colors = {}
+        for path in sorted((folder / "results").iterdir()):
+            if match := re.fullmatch(r"frame(\d{1,9})\.(jpg|jpeg|png)", path.name):
+                colors[match[1]] = path
 
+        def open_one(digits: str) -> Frame:
+            if int(digits) >= len(poses):
+                raise ValueError(f"{POSES} has only {len(poses)} rows; add its pose, or remove the frame.")
+            depth = folder / "results" / f"depth{digits}.png"
+            return open_frame(digits, poses[int(digits)], color=colors[digits], lens=lens, depth=depth, depth_unit=unit)
 
-def _is_capture(folder: Path) -> bool:
-    return (folder / "results").is_dir() and (folder / POSES).is_file()
-
-
-def _read_capture(folder: Path) -> Scene:
-    lens, unit = _read_camera(folder)
-    poses = read_rows(folder / POSES, 16).reshape(-1, 4, 4)
-    colors = {}
-    for path in sorted((folder / "results").iterdir()):
-        if match := re.fullmatch(r"frame(\d{1,9})\.(jpg|jpeg|png)", path.name):
-            colors[match[1]] = path
-
-    def open_one(digits: str) -> Frame:
-        if int(digits) >= len(poses):
-            raise ValueError(f"{POSES} has only {len(poses)} rows; add its pose, or remove the frame.")
-        depth = folder / "results" / f"depth{digits}.png"
-        return open_frame(digits, poses[int(digits)], color=colors[digits], lens=lens, depth=depth, depth_unit=unit)
-
-    frames, problems = open_frames(colors, open_one)
-    meshes = (up / f"{folder.name}_mesh.ply" for up in (folder.parent, folder))
-    mesh = next((path for path in meshes if path.is_file()), None)
-    return build_scene(folder, frames, problems, None if mesh is None else read_points(mesh))
+        frames, problems = open_frames(colors, open_one)
+        meshes = (up / f"{folder.name}_mesh.ply" for up in (folder.parent, folder))
+        mesh = next((path for path in meshes if path.is_file()), None)
+        return build_scene(folder, frames, problems, None if mesh is None else read_points(mesh))
 
 
 def _read_camera(folder: Path) -> tuple[Lens, float]:

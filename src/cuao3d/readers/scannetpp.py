@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from cuao3d.readers.capture import build_scene, open_frames
-from cuao3d.readers.entries import capture_folders, matrix, open_captures, read_json, summarise
+from cuao3d.readers.capture import Captures, build_scene, open_frames
+from cuao3d.readers.entries import matrix, read_json, summarise
 from cuao3d.readers.images import image_size, lens_of, open_frame, usual_size
 from cuao3d.readers.points import read_points
 from cuao3d.scene import Frame, Scene
@@ -11,7 +11,7 @@ from cuao3d.scene import Frame, Scene
 POSES, MESH = "iphone/pose_intrinsic_imu.json", "scans/mesh_aligned_0.05.ply"
 
 
-class ScanNetpp:
+class ScanNetpp(Captures):
     """Scenes of ScanNet++, seen by the iPhone; a folder of them is many scenes.
 
     ```
@@ -27,55 +27,41 @@ class ScanNetpp:
 
     layout = f"{POSES}, iphone/rgb/frame_000000.jpg, iphone/depth/frame_000000.png, in the folder or in its subfolders"
 
-    def __init__(self, path: Path | str) -> None:
-        self.folders = open_captures(path, _is_capture, self.layout)
-        self.names = tuple(folder.name for folder in self.folders)
+    @classmethod
+    def is_capture(cls, folder: Path) -> bool:
+        """Say whether a folder is a capture of this layout."""
+        return (folder / POSES).is_file()
 
     @classmethod
-    def recognises(cls, path: Path) -> bool:
-        """Say whether a folder looks like this layout."""
-        return bool(capture_folders(path, _is_capture))
-
-    def __len__(self) -> int:
-        return len(self.folders)
-
-    def __getitem__(self, index: int) -> Scene:
+    def read(cls, folder: Path) -> Scene:
         """Read a scene: everything but the pixels, unless the cloud is built from them.
 
         Raises:
             FileNotFoundError: The videos are not extracted.
             ValueError: No frame is usable, or poses or mesh are damaged.
         """
-        return _read_capture(self.folders[index])
+        colors, depths = _images(folder, ("rgb", "frames")), _images(folder, ("depth",))
+        about, where = read_json(folder / POSES), Path(POSES).name
+        try:
+            size = usual_size(colors.values(), image_size)
+        except ValueError as error:
+            raise ValueError(f"No usable frame in {folder}: {error}") from error
 
+        def open_one(name: str) -> Frame:
+            entry = about.get(name)
+            if not isinstance(entry, dict):
+                raise ValueError(f"{where} has no entry {name}; restore it, or remove the frame's images.")
+            pose = matrix(entry.get("aligned_pose"), f"{where}: {name}, aligned_pose", rows=4, columns=4)
+            intrinsics = matrix(entry.get("intrinsic"), f"{where}: {name}, intrinsic", rows=3, columns=3)
+            lens = lens_of(intrinsics, size, f"{where}: {name}, intrinsic")
+            depth = depths.get(name, folder / "iphone" / "depth" / f"{name}.png")
+            return open_frame(name, pose, color=colors[name], lens=lens, depth=depth)
 
-def _is_capture(folder: Path) -> bool:
-    return (folder / POSES).is_file()
-
-
-def _read_capture(folder: Path) -> Scene:
-    colors, depths = _images(folder, ("rgb", "frames")), _images(folder, ("depth",))
-    about, where = read_json(folder / POSES), Path(POSES).name
-    try:
-        size = usual_size(colors.values(), image_size)
-    except ValueError as error:
-        raise ValueError(f"No usable frame in {folder}: {error}") from error
-
-    def open_one(name: str) -> Frame:
-        entry = about.get(name)
-        if not isinstance(entry, dict):
-            raise ValueError(f"{where} has no entry {name}; restore it, or remove the frame's images.")
-        pose = matrix(entry.get("aligned_pose"), f"{where}: {name}, aligned_pose", rows=4, columns=4)
-        intrinsics = matrix(entry.get("intrinsic"), f"{where}: {name}, intrinsic", rows=3, columns=3)
-        lens = lens_of(intrinsics, size, f"{where}: {name}, intrinsic")
-        depth = depths.get(name, folder / "iphone" / "depth" / f"{name}.png")
-        return open_frame(name, pose, color=colors[name], lens=lens, depth=depth)
-
-    frames, problems = open_frames(sorted(colors), open_one)
-    alone = [path.name for name, path in sorted(depths.items()) if name not in colors]
-    problems += summarise("depth images have no colour image", alone)
-    mesh = folder / MESH
-    return build_scene(folder, frames, problems, read_points(mesh) if mesh.is_file() else None)
+        frames, problems = open_frames(sorted(colors), open_one)
+        alone = [path.name for name, path in sorted(depths.items()) if name not in colors]
+        problems += summarise("depth images have no colour image", alone)
+        mesh = folder / MESH
+        return build_scene(folder, frames, problems, read_points(mesh) if mesh.is_file() else None)
 
 
 def _images(folder: Path, kinds: tuple[str, ...]) -> dict[str, Path]:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cuao3d.labels import LABEL_SETS
-from cuao3d.readers.capture import build_scene, open_frames
-from cuao3d.readers.entries import capture_folders, open_captures, positive, read_json, read_matrix, read_pose, shown
+from cuao3d.readers.capture import Captures, build_scene, open_frames
+from cuao3d.readers.entries import positive, read_json, read_matrix, read_pose, shown
 from cuao3d.readers.images import MISSING, image_size, lens_of, open_frame, usual_size
 from cuao3d.readers.ply import write_ply
 from cuao3d.readers.points import read_points
@@ -22,7 +22,7 @@ COLOR, DEPTH, POSE = ".color.png", ".depth.png", ".pose.txt"
 INTRINSICS, POINTS, ABOUT = "camera-intrinsics.txt", "points.ply", "scene.json"
 
 
-class SevenScenes:
+class SevenScenes(Captures):
     """Captures in the layout of 7-Scenes; a folder of them is many scenes.
 
     ```
@@ -38,26 +38,28 @@ class SevenScenes:
 
     layout = f"{INTRINSICS} and frame-000000{{{COLOR},{DEPTH},{POSE}}}, in the folder or in its subfolders"
 
-    def __init__(self, path: Path | str) -> None:
-        self.folders = open_captures(path, _has_frames, self.layout)
-        self.names = tuple(folder.name for folder in self.folders)
+    @classmethod
+    def is_capture(cls, folder: Path) -> bool:
+        """Say whether a folder is a capture of this layout."""
+        return folder.is_dir() and any(folder.glob("frame-*.*"))
 
     @classmethod
-    def recognises(cls, path: Path) -> bool:
-        """Say whether a folder looks like this layout."""
-        return bool(capture_folders(path, _has_frames))
-
-    def __len__(self) -> int:
-        return len(self.folders)
-
-    def __getitem__(self, index: int) -> Scene:
+    def read(cls, folder: Path) -> Scene:
         """Read a scene: everything but the pixels, unless the cloud is built from them.
 
         Raises:
             FileNotFoundError: There are no intrinsics.
             ValueError: No frame is usable, or the cloud is empty or damaged.
         """
-        return _read_capture(self.folders[index])
+        frames, problems = _open_frames(folder)
+        points = read_points(folder / POINTS) if (folder / POINTS).is_file() else None
+        about = _read_about(folder / ABOUT)
+        labels, label_set = None if points is None else points.labels, about.pop("label_set", None)
+        if labels is not None and label_set is None:
+            problems.append(f"The labels of {POINTS} are not used: {ABOUT} does not name their label_set.")
+        elif labels is not None:
+            about |= {"labels": labels, "label_set": label_set}
+        return build_scene(folder, frames, problems, points, **about)
 
 
 def write_capture(scene: Scene, folder: Path | str) -> None:
@@ -86,22 +88,6 @@ def write_capture(scene: Scene, folder: Path | str) -> None:
     about = {"label_set": scene.label_set, "split": scene.split, "occlusion_tolerance": scene.occlusion_tolerance}
     (partial_folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     partial_folder.replace(folder)
-
-
-def _read_capture(folder: Path) -> Scene:
-    frames, problems = _open_frames(folder)
-    points = read_points(folder / POINTS) if (folder / POINTS).is_file() else None
-    about = _read_about(folder / ABOUT)
-    labels, label_set = None if points is None else points.labels, about.pop("label_set", None)
-    if labels is not None and label_set is None:
-        problems.append(f"The labels of {POINTS} are not used: {ABOUT} does not name their label_set.")
-    elif labels is not None:
-        about |= {"labels": labels, "label_set": label_set}
-    return build_scene(folder, frames, problems, points, **about)
-
-
-def _has_frames(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.glob("frame-*.*"))
 
 
 def _open_frames(folder: Path) -> tuple[list[Frame], list[str]]:

@@ -7,12 +7,10 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from cuao3d.readers.capture import build_scene, open_frames
+from cuao3d.readers.capture import Captures, build_scene, open_frames
 from cuao3d.readers.entries import (
-    capture_folders,
     inside,
     nearest_in_time,
-    open_captures,
     read_lines,
     read_numbers,
     read_rows,
@@ -40,7 +38,7 @@ _KINECTS = {
 }
 
 
-class Tum:
+class Tum(Captures):
     """Sequences in the layout of TUM RGB-D; a folder of them is many scenes.
 
     ```
@@ -55,53 +53,39 @@ class Tum:
 
     layout = f"{COLORS}, {DEPTHS} and {POSES}, in the folder or in its subfolders"
 
-    def __init__(self, path: Path | str) -> None:
-        self.folders = open_captures(path, _is_capture, self.layout)
-        self.names = tuple(folder.name for folder in self.folders)
+    @classmethod
+    def is_capture(cls, folder: Path) -> bool:
+        """Say whether a folder is a capture of this layout."""
+        return all((folder / name).is_file() for name in (COLORS, DEPTHS, POSES))
 
     @classmethod
-    def recognises(cls, path: Path) -> bool:
-        """Say whether a folder looks like this layout."""
-        return bool(capture_folders(path, _is_capture))
-
-    def __len__(self) -> int:
-        return len(self.folders)
-
-    def __getitem__(self, index: int) -> Scene:
+    def read(cls, folder: Path) -> Scene:
         """Read a scene; its cloud is built from depth.
 
         Raises:
             FileNotFoundError: The camera is not known.
             ValueError: No frame is usable, or one of the lists is damaged.
         """
-        return _read_capture(self.folders[index])
+        color_times, colors = _read_list(folder, COLORS)
+        depth_times, depths = _read_list(folder, DEPTHS)
+        rows = read_rows(folder / POSES, 8)
+        lens = _read_lens(folder, colors)
+        depth_of = dict(zip(colors, nearest_in_time(color_times, depth_times, within=WITHIN), strict=True))
+        pose_of = dict(zip(colors, nearest_in_time(color_times, rows[:, 0], within=WITHIN), strict=True))
+        complete = {
+            color.name: (color, depths[depth], rows[pose, 1:])
+            for color in colors
+            if (depth := depth_of[color]) is not None and (pose := pose_of[color]) is not None
+        }
 
+        def open_one(name: str) -> Frame:
+            color, depth, pose = complete[name]
+            return open_frame(name, _pose(pose), color=color, lens=lens, depth=depth, depth_unit=DEPTH_UNIT)
 
-def _is_capture(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in (COLORS, DEPTHS, POSES))
-
-
-def _read_capture(folder: Path) -> Scene:
-    color_times, colors = _read_list(folder, COLORS)
-    depth_times, depths = _read_list(folder, DEPTHS)
-    rows = read_rows(folder / POSES, 8)
-    lens = _read_lens(folder, colors)
-    depth_of = dict(zip(colors, nearest_in_time(color_times, depth_times, within=WITHIN), strict=True))
-    pose_of = dict(zip(colors, nearest_in_time(color_times, rows[:, 0], within=WITHIN), strict=True))
-    complete = {
-        color.name: (color, depths[depth], rows[pose, 1:])
-        for color in colors
-        if (depth := depth_of[color]) is not None and (pose := pose_of[color]) is not None
-    }
-
-    def open_one(name: str) -> Frame:
-        color, depth, pose = complete[name]
-        return open_frame(name, _pose(pose), color=color, lens=lens, depth=depth, depth_unit=DEPTH_UNIT)
-
-    frames, problems = open_frames(complete, open_one)
-    without = [path.name for path in colors if path.name not in complete]
-    problems += summarise(f"colour images have no depth or no pose within {WITHIN} s", without)
-    return build_scene(folder, frames, problems, None)
+        frames, problems = open_frames(complete, open_one)
+        without = [path.name for path in colors if path.name not in complete]
+        problems += summarise(f"colour images have no depth or no pose within {WITHIN} s", without)
+        return build_scene(folder, frames, problems, None)
 
 
 def _read_list(folder: Path, name: str) -> tuple[Float64[Tensor, "N"], list[Path]]:
