@@ -8,17 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import torch
 import tyro
 from rich.progress import track
 
 from cuao3d.readers import splits
 from cuao3d.readers.openscene import write_processed
 from cuao3d.readers.rooms import make_room
-from cuao3d.scene import Frame, Scene, Split
-
-SPACING = 20.0
-"""Distance from one region's origin to the next, metres: no room reaches into another."""
+from cuao3d.scene import Split
+from make_fixture_matterport import SPACING, moved
 
 
 def main(out: Path, num_scenes: int = 2, num_views: int = 6) -> None:
@@ -36,19 +33,6 @@ def main(out: Path, num_scenes: int = 2, num_views: int = 6) -> None:
                 names = list(splits.scenes(dataset, split)[:num_scenes])
             scenes = [replace(room, name=name, split=split) for room, name in zip(rooms, names, strict=True)]
             write_processed(scenes, out, dataset=dataset)
-
-
-def moved(scene: Scene, x: float) -> Scene:
-    """Move a scene along x."""
-    offset = torch.tensor([x, 0.0, 0.0])
-    frames = tuple(_moved(frame, offset) for frame in scene.frames)
-    return replace(scene, points=scene.points + offset, frames=frames)
-
-
-def _moved(frame: Frame, offset: torch.Tensor) -> Frame:
-    pose = frame.camera.world_from_camera.clone()
-    pose[:3, 3] += offset
-    return replace(frame, camera=replace(frame.camera, world_from_camera=pose))
 
 
 if __name__ == "__main__":

@@ -97,7 +97,6 @@ _CONTENTS: dict[str, tuple[tuple[str, float], ...]] = {
         ("boxes", 0.6), ("stool", 0.4),
     ),
 }  # fmt: skip
-_FREE_STANDING = ("table", "stool", "column")
 _OWN_LOOK = {CLASS[name] for name in ("plant", "pot", "counter", "column", "fireplace", "wall", "floor")}
 
 
@@ -197,15 +196,7 @@ def furnish_house(rng: Generator, kind: str) -> Room:
     wall = material(rng, "house tiles" if kind == "bathroom" else "house wall")
     if kind not in ("hallway", "bathroom") and rng.random() < 0.5:
         _cut_corner(layout, wall)
-    for name, chance in _CONTENTS[kind]:
-        if rng.random() >= chance:
-            continue
-        if name in _FREE_STANDING:
-            layout.place_freely(name)
-        elif name == "curtain":
-            layout.hang_before_window()
-        else:
-            layout.place_at_wall(name)
+    layout.furnish(_CONTENTS[kind])
     lamps = [layout.hang("hanging_lamp") for _ in range(1 + int(sides.max() > 5))]
     if rng.random() < 0.5:
         layout.hang("air_vent")

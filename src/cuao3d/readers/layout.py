@@ -12,6 +12,9 @@ from cuao3d.scene import UNLABELLED
 FLUSH = ("door", "window", "picture", "wall_cabinet", "passage", "mirror", "television", "fireplace", "wall_shelf")
 """What is fixed to the wall; anything else may stand a little off it."""
 
+FREE_STANDING = ("table", "stool", "column")
+"""What stands away from the walls."""
+
 
 class Layout:
     """Where things stand, in room coordinates (a corner of the floor at the origin).
@@ -30,6 +33,18 @@ class Layout:
         self.boxes: list[Array] = []
         self.openings: list[list[tuple[float, float, float, float]]] = [[], [], [], []]
         self.windows: list[tuple[int, float]] = []
+
+    def furnish(self, contents: Sequence[tuple[str, float]]) -> None:
+        """Place what is drawn of (name of a shape, its chance), each where there is room for it."""
+        for name, chance in contents:
+            if self.rng.random() >= chance:
+                continue
+            if name in FREE_STANDING:
+                self.place_freely(name)
+            elif name == "curtain":
+                self.hang_before_window()
+            else:
+                self.place_at_wall(name)
 
     def place_at_wall(self, name: str) -> None:
         """Stand an object with its back to a wall, if a free place is found."""

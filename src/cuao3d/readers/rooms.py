@@ -61,7 +61,6 @@ _CONTENTS: dict[str, tuple[tuple[str, float], ...]] = {
 }  # fmt: skip
 _SIZES = {"bedroom": (3.2, 4.4), "living room": (3.8, 5.2), "kitchen": (3.2, 4.4), "bathroom": (2.3, 3.2)}
 _SIZES["office"] = (3.4, 4.6)
-_FREE_STANDING = ("table",)
 
 
 class Rooms(Sequence[Scene]):
@@ -119,15 +118,7 @@ def furnish(rng: Generator, kind: str) -> Room:
     low, high = _SIZES[kind]
     size = np.array([rng.uniform(low, high), rng.uniform(low, high) * 0.92, rng.uniform(2.4, 2.7)])
     layout = Layout(rng, size, SHAPES)
-    for name, chance in _CONTENTS[kind]:
-        if rng.random() >= chance:
-            continue
-        if name in _FREE_STANDING:
-            layout.place_freely(name)
-        elif name == "curtain":
-            layout.hang_before_window()
-        else:
-            layout.place_at_wall(name)
+    layout.furnish(_CONTENTS[kind])
     _build_shell(layout, kind)
     world_from_room = somewhere(rng)
     num_lights = int(rng.integers(2, 4))
