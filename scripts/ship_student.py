@@ -1,7 +1,7 @@
 """Put the three-teacher student of a full demo into the package: half precision, with its card.
 
 cuao3d demo --full --seed 0 --out full-0
-python scripts/ship_student.py full-0
+python scripts/ship_student.py --store full-0/store --run full-0/runs/three-teachers
 """
 
 import json

@@ -63,7 +63,7 @@ class DemoConfig:
     """Rooms that scores are measured on; the five kinds take turns."""
     num_views: int = 12
     """Views of each room."""
-    num_steps: int = 400
+    num_steps: int = 250
     """Steps of each student."""
     supervised: bool = False
     """Whether the supervised ceiling is trained too."""
@@ -346,7 +346,7 @@ def _make_rooms(out: Path, seed: int, config: DemoConfig, stages: Stages, num_wo
     )
     settings: dict[str, Setting] = {"data": "rooms", "seed": seed, "num_views": config.num_views}
     with stages("making and lifting rooms") as said:
-        store = fuse(rooms, teachers, out, cell=recipes.MINI_VOXEL, settings=settings, num_workers=num_workers)
+        store = fuse(rooms, teachers, out, cell=recipes.MINI_CELL, settings=settings, num_workers=num_workers)
         num_rooms = len(store.names())
         said.append(f"{num_rooms} rooms, {num_rooms * config.num_views} views, {len(teachers)} teachers")
     return store
