@@ -49,7 +49,8 @@ def layers_table(voxels: int, repeats: int, ceiling: float, command: str) -> lis
         *provenance(command),
         f"The layers of MinkUNet18A with all heads, float32, medians of {repeats}; those of the same kernel and",
         f"resolution together. GFLOP/s are of true work; large products run at {ceiling:.0f} here. *Lost* is what a",
-        "layer takes longer than its work would at that speed.",
+        "layer takes longer than its work would at that speed. What heads put out is fresh memory, hundreds of",
+        "megabytes: a virtual machine may take longer to find its pages than to compute what they hold.",
         "",
         "| layers | kernel | voxels | GFLOP | ms | GFLOP/s | lost, ms |",
         "|---|---|---|---|---|---|---|",
@@ -59,7 +60,7 @@ def layers_table(voxels: int, repeats: int, ceiling: float, command: str) -> lis
         figures = work / 1e9, 1e3 * seconds, 1e3 * seconds - work / 1e6 / ceiling
         totals = [total + figure for total, figure in zip(totals, figures, strict=True)]
         lines.append(
-            f"| {count} {kind} | {kernel} | {rows:,} | {figures[0]:.2f} | {figures[1]:.0f} "
+            f"| {count} {kind}{'s' * (count > 1)} | {kernel} | {rows:,} | {figures[0]:.2f} | {figures[1]:.0f} "
             f"| {work / seconds / 1e9:.0f} | {figures[2]:.0f} |"
         )
     lines.append(
