@@ -70,7 +70,7 @@ def _group(name: str, results: list[dict[str, Any]]) -> list[str]:
     lines = [
         f"## `{command}`",
         "",
-        f"Seeds {', '.join(str(result['seed']) for result in results)}; "
+        f"Seed{'s' * (len(results) > 1)} {', '.join(str(result['seed']) for result in results)}; "
         f"{config['num_train_rooms']} training and {config['num_val_rooms']} other rooms, {config['num_views']} views",
         f"each, {config['num_steps']} steps a student, voxels of {100 * first['voxel_size']:.0f} cm (the paper: 2 cm);",
         f"{first['machine']}.",
