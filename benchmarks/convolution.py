@@ -1,5 +1,8 @@
 """Where the time goes and what stops it: the layers of a forward pass, and the steps of one convolution."""
 
+import cuao3d  # noqa: F401 - before PyTorch, which looks at what it asks for when it is imported
+
+# isort: split
 import time
 from collections import defaultdict
 from dataclasses import dataclass

@@ -1,5 +1,8 @@
 """Time and memory of the objective and of a whole training step: the official form against ours, side by side."""
 
+import cuao3d  # noqa: F401 - before PyTorch, which looks at what it asks for when it is imported
+
+# isort: split
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass

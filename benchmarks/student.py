@@ -1,5 +1,8 @@
 """Time and memory of the student: the naive twin, ours in float32 and ours in bfloat16, side by side in one run."""
 
+import cuao3d  # noqa: F401 - before PyTorch, which looks at what it asks for when it is imported
+
+# isort: split
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
