@@ -4,8 +4,8 @@ for seed in 0 1; do cuao3d demo --full --seed $seed --out full-$seed; done
 python scripts/ablate.py --tuning full-1/store --table full-0/store --out ablation
 
 Every arm gets the same steps, voxels and batch. Its rate is chosen in runs of half the length on the rooms of one
-store, and the table is of the rooms of another. What is finished is left as it is, so the queue may be stopped and
-started again.
+store, and the tables are of the rooms of another: one of every arm, one of those that matter most in runs of twice
+the length. What is finished is left as it is, so the queue may be stopped and started again.
 """
 
 import json
@@ -52,10 +52,13 @@ ARMS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 
 PAPERS, OURS, ALONE = "all + sigma + demean", "ours()", "ours(), LSeg only"
 FIRST = (next(iter(ARMS)), PAPERS, OURS, ALONE)
-"""Arms whose runs come first."""
+"""Arms whose runs come first, and of which there is a second table."""
 
-CEILINGS = {"labels": 1, "labels, twice the steps": 2}
-"""Supervised students, to say how far from convergence the table is: name -> steps, in those of the arms."""
+CEILINGS = (1, 2, 4)
+"""Supervised students, to say how far from convergence the tables are: their steps, in those of the first table."""
+
+Runs = dict[tuple[str, int], "Job"]
+"""Arm and seed -> its run."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ def main(
     steps: int = 1000,
     rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3),
     seeds: int = 5,
+    long_seeds: int = 3,
     workers: int = 2,
     page: Path = Path("docs/ablation.md"),
     write_only: bool = False,
@@ -107,11 +111,12 @@ def main(
 
     Args:
         tuning: Store on whose rooms the rates are chosen.
-        table: Store whose rooms the table is of.
+        table: Store whose rooms the tables are of.
         out: Folder of the runs.
-        steps: Steps of every run in the table.
+        steps: Steps of every run in the first table; those of the second take twice as many.
         rates: Learning rates to choose from.
-        seeds: Students of each arm in the table.
+        seeds: Students of each arm in the first table.
+        long_seeds: Students of each arm in the second table.
         workers: Runs at a time, each with its share of the cores.
         page: Page to write.
         write_only: Run nothing more; write the page of what is there.
@@ -122,21 +127,30 @@ def main(
         for index, arm in enumerate(ARMS)
     }
     ceilings = {
-        name: Job(out / f"labels-{times * steps}", table, recipes.mini_supervised(num_steps=times * steps))
-        for name, times in CEILINGS.items()
+        times * steps: Job(out / f"labels-{times * steps}", table, recipes.mini_supervised(num_steps=times * steps))
+        for times in CEILINGS
     }
     if not write_only:
         _work([*ceilings.values(), *tries.values()], workers)
     best = {arm: max(rates, key=lambda rate: _score(tries[arm, rate], "distilled")) for arm in ARMS}
-    runs = {
+    runs: Runs = {
         (arm, seed): Job(out / f"run-{index}-{seed}", table, _config(arm, best[arm], steps, seed))
         for seed in range(seeds)
         for index, arm in enumerate(ARMS)
     }
+    long: Runs = {
+        (arm, seed): Job(out / f"long-{index}-{seed}", table, _config(arm, best[arm], 2 * steps, seed))
+        for seed in range(long_seeds)
+        for index, arm in enumerate(ARMS)
+        if arm in FIRST
+    }
     for seed in range(seeds):  # seed by seed, the arms that matter most first, so that a stopped queue leaves a table
         if not write_only:
             _work([runs[arm, seed] for arm in sorted(ARMS, key=lambda arm: arm not in FIRST)], workers)
-        _write(page, steps, rates, best, runs, ceilings)
+        _write(page, steps, rates, best, runs, long, ceilings)
+    if not write_only:
+        _work(list(long.values()), workers)
+        _write(page, steps, rates, best, runs, long, ceilings)
 
 
 def _config(arm: str, rate: float, steps: int, seed: int) -> DistillConfig:
@@ -164,66 +178,80 @@ def _write(
     steps: int,
     rates: Sequence[float],
     best: dict[str, float],
-    runs: dict[tuple[str, int], Job],
-    ceilings: dict[str, Job],
+    runs: Runs,
+    long: Runs,
+    ceilings: dict[int, Job],
 ) -> None:
     """Write the page of the runs that are done."""
-    baseline = next(iter(ARMS))
-    done = {arm: [seed for one, seed in runs if one == arm and runs[one, seed].is_done] for arm in ARMS}
-    finished = [job for job in [*runs.values(), *ceilings.values()] if (job.out / "run.json").is_file()]
-    ceiling = ", ".join(f"{name}: {_score(job, 'supervised'):.1f}" for name, job in ceilings.items())
+    ceiling = ", ".join(
+        f"{_score(job, 'supervised'):.1f} after {count}" for count, job in ceilings.items() if job.is_done
+    )
     lines = [
         "# Which teachers, which weighting",
         "",
         "The paper's ablation on the embedded rooms, written by `python scripts/ablate.py` from its runs on",
-        f"{time.strftime('%Y-%m-%d')}, {machine()}. {steps} steps of two rooms each,",
-        f"{max(_seconds(job) for job in finished) / 60:.1f} minutes at most, on one core; voxels of "
-        f"{100 * recipes.MINI_VOXEL:g} cm, the small student; scored",
-        "on all points of 25 held-out rooms. Each arm's rate, of "
-        f"{', '.join(f'{rate:g}' for rate in rates)}, was chosen in runs of half",
-        "the length on the rooms of another store. Intervals are 95 % of Student's t. The teachers are the package's",
-        "small ones; the names are those of the teachers that they stand for. All arms train as `recipes.mini` does,",
-        "which is `ours()` at this size. Students that are shown the labels reach",
-        f"({ceiling}) mIoU.",
+        f"{time.strftime('%Y-%m-%d')}, {machine()}; a run is on one core. Voxels of "
+        f"{100 * recipes.MINI_VOXEL:g} cm, two rooms a step, the small",
+        "student; scored on all points of 25 held-out rooms. Each arm's rate, of "
+        f"{', '.join(f'{rate:g}' for rate in rates)}, was chosen in",
+        f"runs of {steps // 2} steps on the rooms of another store. Intervals are 95 % of Student's t. The teachers",
+        "are the package's small ones; the names are those of the teachers that they stand for. All arms train as",
+        "`recipes.mini` does, which is `ours()` at this size. How far from convergence the tables are: students that",
+        f"are shown the labels reach {ceiling} steps.",
+        "",
+        *_table(f"{steps} steps", best, runs),
+    ]
+    if any("collapsed" in line for line in lines):
+        lines += ["", "Freely learned weights collapse: below zero, a loss is rewarded for growing."]
+    if any(job.is_done for job in long.values()):
+        lines += ["", *_table(f"Twice as long: {2 * steps} steps", best, long)]
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _table(title: str, best: dict[str, float], runs: Runs) -> list[str]:
+    """Return the section of some runs: a row for each arm of which one is done, and what sets the arms apart."""
+    baseline = next(iter(ARMS))
+    done = {arm: [job for (one, _), job in runs.items() if one == arm and job.is_done] for arm in ARMS}
+    slowest = max(_seconds(job) for jobs in done.values() for job in jobs if (job.out / "run.json").is_file())
+    lines = [
+        f"## {title}",
+        "",
+        f"A run took {slowest / 60:.1f} minutes at most.",
         "",
         "| arm | rate | distilled mIoU | each seed, from 0 on | against the first row, seed by seed | 2D3D mIoU |",
         "|---|---|---|---|---|---|",
     ]
-    for arm, seeds in done.items():
-        jobs = [runs[arm, seed] for seed in seeds]
+    for arm, jobs in done.items():
         scored = [(_score(job, "distilled"), _score(job, "2d3d")) for job in jobs]
         if any(math.isinf(distilled) for distilled, _ in scored):
             at = [len((job.out / "metrics.jsonl").read_text().splitlines()) for job in jobs]
             lines.append(f"| {arm} | {best[arm]:g} | collapsed | after {', '.join(map(str, at))} steps | | |")
-            continue
-        distilled, both = zip(*scored, strict=True)
-        apart = _apart(runs, arm, baseline)
-        lines.append(
-            f"| {arm} | {best[arm]:g} | **{_interval(distilled)}** "
-            f"| {', '.join(f'{score:.1f}' for score in distilled)} "
-            f"| {'' if arm == baseline else _interval(apart, sign=True)} | {_interval(both)} |"
-        )
+        elif jobs:
+            distilled, both = zip(*scored, strict=True)
+            lines.append(
+                f"| {arm} | {best[arm]:g} | **{_interval(distilled)}** "
+                f"| {', '.join(f'{score:.1f}' for score in distilled)} "
+                f"| {'' if arm == baseline else _apart(runs, arm, baseline)} | {_interval(both)} |"
+            )
     added = {
         "What further teachers add, seed by seed, in the paper's way": (PAPERS, baseline),
         "What they add in ours": (OURS, ALONE),
         "What our way adds to LSeg alone": (ALONE, baseline),
     }
-    if any("collapsed" in line for line in lines):
-        lines += ["", "Freely learned weights collapse: below zero, a loss is rewarded for growing."]
-    lines.append("")
-    lines += [f"- {what}: {_interval(_apart(runs, *arms), sign=True)}" for what, arms in added.items()]
-    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return [*lines, "", *(f"- {what}: {_apart(runs, *arms)}" for what, arms in added.items())]
 
 
-def _apart(runs: dict[tuple[str, int], Job], arm: str, other: str) -> list[float]:
-    """Return what an arm scores above another, for each seed for which both are done."""
+def _apart(runs: Runs, arm: str, other: str) -> str:
+    """Say what an arm scores above another, over the seeds for which both are done."""
     pairs = [(job, runs[other, seed]) for (one, seed), job in runs.items() if one == arm]
     done = [(job, rival) for job, rival in pairs if job.is_done and rival.is_done]
-    return [_score(job, "distilled") - _score(rival, "distilled") for job, rival in done]
+    return _interval([_score(job, "distilled") - _score(rival, "distilled") for job, rival in done], sign=True)
 
 
 def _interval(values: Sequence[float], sign: bool = False) -> str:
     """Say mean and half width of its 95 % interval."""
+    if not values:
+        return "not known yet"
     mean = f"{statistics.mean(values):+.1f}" if sign else f"{statistics.mean(values):.1f}"
     if len(values) < 2:
         return mean
