@@ -300,18 +300,15 @@ def _channel_by_channel(
 ) -> _Result:
     """Mean over channels of a function of d = F - T; `slope` returns its sum and its derivative, and may spoil d."""
     channels = weight.shape[1]
-    left, right = hidden.to(product), weight.to(product)
+    right = weight.to(product)
     counts = (voxel_weights / channels)[:, None]
     of_voxels, grad_hidden = hidden.new_empty(len(hidden)), torch.empty_like(hidden)
 
     def walk(share: int, num_shares: int) -> Tensor:
         grad_weight = torch.zeros_like(weight)
         for rows, z in source.chunks(share, num_shares, hidden.dtype):
-            features = source.decode(z)
-            if product == hidden.dtype:
-                difference = features.neg_().addmm_(left[rows], right)
-            else:
-                difference = (left[rows] @ right).to(hidden.dtype).sub_(features)
+            # Rounded, small differences would change sign.
+            difference = source.decode(z).neg_().addmm_(hidden[rows], weight)
             of_voxels[rows], derivative = slope(difference)
             derivative = derivative.to(product)
             torch.mul((derivative @ right.T).to(hidden.dtype), counts[rows], out=grad_hidden[rows])

@@ -21,6 +21,9 @@ from cuao3d.threads import in_shares
 SMALL = 2000
 """Voxels up to which whole neighbourhoods are multiplied."""
 
+ROWS_OF_HALF_PRECISION = 128
+"""Products in half precision have a multiple of this many rows: oneDNN compiles code for each shape, for milliseconds."""
+
 
 def convolve_runs(
     x: Float[Tensor, "N Cin"], kernel: Float[Tensor, "K Cin Cout"], kernel_map: KernelMap
@@ -76,7 +79,8 @@ def _convolve_runs(
     kernel's gradient: with `kernel_pass` = (inputs, total), (run of x)^T @ (row of inputs) is added to the total.
     """
     (num_rows, channels), channels_out, depth = x.shape, kernel.shape[2], windows.depth
-    blocks = windows.blocks(_num_rows_per_block(channels, channels_out, windows.num_outputs, x.device))
+    num_rows_per_block = _num_rows_per_block(channels, channels_out, windows.num_outputs, x.device)
+    blocks = windows.blocks(num_rows_per_block, _num_rows_multiple(x))
     groups = {(column, occupied) for block in blocks for column, occupied, _ in block.groups}
     kernels = {group: _stack(kernel, depth, *group) for group in groups}
     # Consecutive rows are consecutive in memory: row i of view n holds rows i to i + n - 1 of x.
@@ -89,13 +93,15 @@ def _convolve_runs(
         total = None if kernel_pass is None else torch.zeros_like(kernel_pass[1])
         totals = {} if total is None else {group: _stack(total, depth, *group) for group in groups}
         for block in blocks[share::num_shares]:
-            counts = [count for _, _, count in block.groups]
-            pieces = (t.split_with_sizes(counts) for t in (block.first, block.out_rows, products[: block.num_runs]))
-            for (column, occupied, _), first, out_rows, product in zip(block.groups, *pieces, strict=True):
+            of_runs = block.first, block.out_rows, products[: block.num_runs]
+            pieces = (t.split_with_sizes(block.sizes) for t in of_runs)
+            for (column, occupied, count), first, out_rows, product in zip(block.groups, *pieces, strict=True):
                 run = runs[occupied.bit_count()].index_select(0, first)
                 torch.mm(run, kernels[column, occupied], out=product)
                 if kernel_pass is not None:
-                    add_product(totals[column, occupied], run.T, kernel_pass[0].index_select(0, out_rows))
+                    seen = kernel_pass[0].index_select(0, out_rows)
+                    seen[count:] = 0  # what only fills up the group
+                    add_product(totals[column, occupied], run.T, seen)
             out[block.rows] = F.embedding_bag(
                 block.place_of_run, products, block.runs_before_row, mode="sum", include_last_offset=True
             )
@@ -158,6 +164,10 @@ def _gather_windows(x: Tensor, windows: Windows) -> Iterator[tuple[slice, Tensor
 def _is_small(x: Tensor, windows: Windows) -> bool:
     """Whether multiplying the empty cells of windows costs less than avoiding them, which takes more steps."""
     return windows.depth > 2 and (x.shape[1] <= 4 or windows.num_outputs <= SMALL)
+
+
+def _num_rows_multiple(x: Tensor) -> int:
+    return ROWS_OF_HALF_PRECISION if x.device.type == "cpu" and x.element_size() == 2 else 1
 
 
 def _num_rows_per_block(channels: int, channels_out: int, num_outputs: int, device: torch.device) -> int:

@@ -302,7 +302,7 @@ class Windows:
         self.volume, self.depth = volume, depth
         self.num_inputs, self.num_outputs = num_inputs, num_outputs
         self._input_keys = input_keys
-        self._blocks: dict[int, list[Block]] = {}
+        self._blocks: dict[tuple[int, int], list[Block]] = {}
 
     def pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield input rows and output rows of each kernel position, z fastest."""
@@ -332,38 +332,43 @@ class Windows:
         starts.scatter_(0, self.row.long() * num_columns + self.column, start_of_window)
         return place, starts.view(-1, num_columns)
 
-    def blocks(self, num_rows: int) -> list[Block]:
-        """The runs, for `num_rows` output rows at a time."""
-        if num_rows not in self._blocks:
-            self._blocks[num_rows] = list(self._split_into_blocks(num_rows))
-        return self._blocks[num_rows]
+    def blocks(self, num_rows: int, multiple: int = 1) -> list[Block]:
+        """The runs, for `num_rows` output rows at a time; groups are filled up to a multiple of so many runs."""
+        if (num_rows, multiple) not in self._blocks:
+            self._blocks[num_rows, multiple] = list(self._split_into_blocks(num_rows, multiple))
+        return self._blocks[num_rows, multiple]
 
-    def _split_into_blocks(self, num_rows: int) -> Iterator[Block]:
+    def _split_into_blocks(self, num_rows: int, multiple: int) -> Iterator[Block]:
         num_columns, num_patterns = self.volume // self.depth, 2**self.depth
         num_blocks, num_groups = -(-self.num_outputs // num_rows), num_columns * num_patterns
         block_of_run = self.row // num_rows
         group, order = torch.sort(
             (block_of_run * num_columns + self.column) * num_patterns + self.occupied, stable=True
         )
-        places = torch.arange(len(order), dtype=torch.int32, device=order.device)
-        place = torch.empty_like(places).scatter_(0, order, places)
-        first, row = self.first.gather(0, order), self.row.gather(0, order)
+        counts = torch.bincount(group, minlength=num_blocks * num_groups)
+        sizes = -(-counts // multiple) * multiple
+        filled_before = (sizes - counts).cumsum(dim=0) - (sizes - counts)
+        sorted_places = torch.arange(len(order), device=order.device) + filled_before.index_select(0, group)
+        place = torch.empty_like(order).scatter_(0, order, sorted_places)
+        first, row = (runs.new_zeros(int(sizes.sum())).scatter_(0, place, runs) for runs in (self.first, self.row))
+        place = place.int()
         runs_before_row = torch.bincount(self.row, minlength=self.num_outputs).cumsum(dim=0, dtype=torch.int32)
         runs_before_row = F.pad(runs_before_row, (1, 0))
-        counts = torch.bincount(group, minlength=num_blocks * num_groups).view(num_blocks, num_groups).tolist()
-        start = 0
-        for block, counts_of_block in enumerate(counts):
+        start = start_place = 0
+        of_blocks = (t.view(num_blocks, num_groups).tolist() for t in (counts, sizes))
+        for block, (counts_of_block, sizes_of_block) in enumerate(zip(*of_blocks, strict=True)):
             rows = slice(block * num_rows, min((block + 1) * num_rows, self.num_outputs))
-            stop = start + sum(counts_of_block)
+            stop, stop_place = start + sum(counts_of_block), start_place + sum(sizes_of_block)
             yield Block(
                 rows=rows,
-                first=first[start:stop],
-                out_rows=row[start:stop],
+                first=first[start_place:stop_place],
+                out_rows=row[start_place:stop_place],
                 groups=[(*divmod(group, num_patterns), count) for group, count in enumerate(counts_of_block) if count],
-                place_of_run=place[start:stop] - start,
+                sizes=[size for size in sizes_of_block if size],
+                place_of_run=place[start:stop] - start_place,
                 runs_before_row=runs_before_row[rows.start : rows.stop + 1] - start,
             )
-            start = stop
+            start, start_place = stop, stop_place
 
 
 @dataclass(frozen=True)
@@ -377,6 +382,8 @@ class Block:
     """Output row of each run."""
     groups: list[tuple[int, int, int]]
     """(kernel column, occupancy of the window, number of runs) of each group."""
+    sizes: list[int]
+    """Runs of each group with those that fill it up: any that can be gathered, for nothing."""
     place_of_run: Tensor
     """Places of the first row's runs, then of the second's, ..."""
     runs_before_row: Tensor
@@ -384,5 +391,5 @@ class Block:
 
     @property
     def num_runs(self) -> int:
-        """Number of runs."""
+        """Number of runs, with those that fill up groups."""
         return len(self.first)
