@@ -22,7 +22,7 @@ SMALL = 2000
 """Voxels up to which whole neighbourhoods are multiplied."""
 
 ROWS_OF_HALF_PRECISION = 128
-"""Products in half precision have a multiple of this many rows: oneDNN compiles code for each shape, which takes long."""
+"""Products in half precision have a multiple of this many rows: oneDNN compiles code for every new shape."""
 
 
 def convolve_runs(
