@@ -1,5 +1,6 @@
 """What the benchmarks share: a scene of any size, variants that take turns, peak memory, a page of tables."""
 
+import ctypes
 import math
 import re
 import resource
@@ -32,6 +33,19 @@ def take_turns(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str,
             if repeat:  # the first warms up
                 seconds[variant].append(time.perf_counter() - start)
     return {variant: median(taken) for variant, taken in seconds.items()}
+
+
+def keep_memory() -> None:
+    """Let this process keep the memory that it has once used, whatever is timed.
+
+    Otherwise large tensors are new pages each time. A virtual machine may take seconds to find them, and whichever
+    variant runs at that moment would pay.
+    """
+    if sys.platform == "linux":
+        mmap_max, trim_threshold = -4, -1  # glibc's names for what is set
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def peak_in_own_process(arguments: Sequence[str]) -> float:

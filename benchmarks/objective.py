@@ -14,7 +14,7 @@ import tyro
 from torch import Tensor
 from torch.nn import functional
 
-from common import HEADS, peak_in_own_process, peak_of, provenance, room, take_turns, write_section
+from common import HEADS, keep_memory, peak_in_own_process, peak_of, provenance, room, take_turns, write_section
 from cuao3d.objective import LossKind, make_weighting, teacher_loss
 from cuao3d.student import Student
 
@@ -59,6 +59,7 @@ def main(
         what, variant = memory_of.split(":")
         print(peak_of(prepare(voxels, what, variant)))
         return
+    keep_memory()
     rows: list[Row] = []
     for what in WHATS:
         seconds = take_turns({variant: prepare(voxels, what, variant) for variant in VARIANTS}, repeats)
@@ -80,7 +81,8 @@ def section(rows: list[Row], voxels: int, repeats: int) -> list[str]:
         "",
         *provenance(command),
         f"{voxels:,} voxels, teachers of {', '.join(map(str, HEADS.values()))} channels; medians of {repeats},",
-        "variants taking turns. `objective` is heads, losses and their gradients; `step` a training step with Adam.",
+        "variants taking turns in a process that keeps its memory. `objective` is heads, losses and their gradients;",
+        "`step` a training step with Adam.",
         "`official` forms all outputs, and convolves naively. A machine without bfloat16 arithmetic computes `bf16`",
         "in float32.",
         "",

@@ -15,7 +15,17 @@ import tyro
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from common import HEADS, peak_in_own_process, peak_of, product_speed, provenance, room, take_turns, write_section
+from common import (
+    HEADS,
+    keep_memory,
+    peak_in_own_process,
+    peak_of,
+    product_speed,
+    provenance,
+    room,
+    take_turns,
+    write_section,
+)
 from cuao3d.student import ConvNorm, Student
 
 What = Literal["forward", "train_body"]
@@ -68,6 +78,7 @@ def main(
         what, variant = memory_of.split(":")
         print(peak_of(prepare(*room(sizes[0]), architecture, what, variant)))  # type: ignore[arg-type]
         return
+    keep_memory()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
     ceilings = {"fp32": product_speed(torch.float32), "bf16": product_speed(torch.bfloat16)}
     print(", ".join(f"large {name} products: {speed / 1e9:.0f} GFLOP/s" for name, speed in ceilings.items()))
@@ -101,9 +112,10 @@ def table(rows: list[Row], ceilings: dict[str, float], architecture: str, repeat
     """The rows as a table; every ratio is to the first variant of the same work in the same run."""
     lines = [
         f"{architecture} with heads of {', '.join(map(str, HEADS.values()))} channels; medians of {repeats}, variants",
-        "taking turns; sorting voxels and building kernel maps included. `naive` gathers, multiplies and adds for each",
-        "kernel position. A machine without bfloat16 arithmetic computes `bf16` in float32. Large float32 products run",
-        f"at {ceilings['fp32'] / 1e9:.0f} GFLOP/s here, bfloat16 ones at {ceilings['bf16'] / 1e9:.0f};",
+        "taking turns in a process that keeps its memory; sorting voxels and building kernel maps included. `naive`",
+        "gathers, multiplies and adds for each kernel position. A machine without bfloat16 arithmetic computes `bf16`",
+        f"in float32. Large float32 products run at {ceilings['fp32'] / 1e9:.0f} GFLOP/s here, bfloat16 ones at "
+        f"{ceilings['bf16'] / 1e9:.0f};",
         "the last column compares with those of the same type.",
         "",
         "| voxels | what | variant | seconds | times as fast | µs a voxel | extra MB | GFLOP/s | of large products |",
