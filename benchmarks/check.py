@@ -14,9 +14,9 @@ import tyro
 from common import provenance, write_section
 from cuao3d.check import check
 from cuao3d.readers import open_dataset
-from cuao3d.readers.rooms import make_room
 from cuao3d.readers.sevenscenes import write_capture
 from cuao3d.scene import Frame, Scene
+from cuao3d.worlds.rooms import make_room
 
 
 @dataclass(frozen=True)

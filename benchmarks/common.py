@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cuao3d.geometry import voxelize
-from cuao3d.stages import machine
+from cuao3d.progress import machine
 
 HEADS = {"lseg": 512, "dinov2": 1024, "stable_diffusion": 3200}
 """Channels of the paper's teachers."""

@@ -13,9 +13,9 @@ import sys
 from cuao3d.fusion import lift, sample_cells, see
 from cuao3d.labels import label_set
 from cuao3d.query import ask
-from cuao3d.readers.rooms import make_room
 from cuao3d.teachers.mini import MiniLSeg
 from cuao3d.text import load_text_encoder
+from cuao3d.worlds.rooms import make_room
 
 
 def main(question: str = "a place to sleep") -> None:

@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from cuao3d.fusion import lift, sample_cells, see
 from cuao3d.query import ask
-from cuao3d.readers.rooms import make_room
 from cuao3d.text import load_text_encoder
+from cuao3d.worlds.rooms import make_room
 
 COLORS = {
     "red": (0.8, 0.1, 0.1),

@@ -24,9 +24,8 @@ from cuao3d import pipeline, recipes
 from cuao3d.distill import DistillConfig, distill
 from cuao3d.files import write_json
 from cuao3d.probe import SuperviseConfig, score, supervise
-from cuao3d.stages import machine
+from cuao3d.progress import OnStep, machine, training_bars
 from cuao3d.store import Store
-from cuao3d.training import OnStep, training_bars
 from cuao3d.workers import side_by_side
 
 LSEG, DINO, DIFFUSION = recipes.MINI_TEACHERS

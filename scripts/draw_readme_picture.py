@@ -17,11 +17,11 @@ from cuao3d.labels import label_set
 from cuao3d.pictures import Dollhouse
 from cuao3d.pipeline import query
 from cuao3d.query import askable_teacher, classify, heat, scores
-from cuao3d.readers.rooms import make_room
 from cuao3d.report import class_colors, heat_colors
 from cuao3d.scene import UNLABELLED
 from cuao3d.store import Store
 from cuao3d.text import class_vectors, load_text_encoder
+from cuao3d.worlds.rooms import make_room
 
 
 def main(demo: tyro.conf.Positional[Path], out: Path, scene: str = "", question: str = "somewhere to sit") -> None:

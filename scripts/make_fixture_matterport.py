@@ -14,8 +14,8 @@ from rich.progress import track
 
 from cuao3d.readers import splits
 from cuao3d.readers.matterport import write_building
-from cuao3d.readers.rooms import make_room
 from cuao3d.scene import Frame, Scene
+from cuao3d.worlds.rooms import make_room
 
 SPACING = 20.0
 """Distance from one room's origin to the next, metres: no room reaches into another."""

@@ -13,8 +13,8 @@ from rich.progress import track
 
 from cuao3d.readers import splits
 from cuao3d.readers.openscene import write_processed
-from cuao3d.readers.rooms import make_room
 from cuao3d.scene import Split
+from cuao3d.worlds.rooms import make_room
 from make_fixture_matterport import SPACING, moved
 
 

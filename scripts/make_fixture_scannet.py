@@ -12,8 +12,8 @@ import tyro
 from rich.progress import track
 
 from cuao3d.readers import splits
-from cuao3d.readers.rooms import make_room
 from cuao3d.readers.scannet import write_scan
+from cuao3d.worlds.rooms import make_room
 
 
 def main(

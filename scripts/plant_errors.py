@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from cuao3d.check import check
-from cuao3d.readers.rooms import make_room
 from cuao3d.scene import Camera, Frame, Scene
+from cuao3d.worlds.rooms import make_room
 
 NUM_VIEWS = 10
 FIRST_SEED = 5000

@@ -11,7 +11,7 @@ import torch
 import tyro
 from rich.progress import track
 
-from cuao3d.readers.rooms import KINDS, TEACHER_SEEDS, furnish, photograph
+from cuao3d.worlds.rooms import KINDS, TEACHER_SEEDS, furnish, photograph
 
 VIEWS_PER_ROOM = 10
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 import tyro
 
+from cuao3d.demo import SHIPPED_STUDENT
 from cuao3d.files import sha256_of, write_json
-from cuao3d.pipeline import SHIPPED_STUDENT, evaluate
-from cuao3d.stages import machine
+from cuao3d.pipeline import evaluate
+from cuao3d.progress import machine
 from cuao3d.store import Store
 from cuao3d.student import Student
 
@@ -35,7 +36,7 @@ def main(store: Path, run: Path, out: Path = SHIPPED_STUDENT) -> None:
     rows = [*evaluate(lifted, dataset="rooms"), *evaluate(lifted, out, model="three-teachers", dataset="rooms")]
     card = {
         "student": "three-teachers",
-        "data": f"{len(lifted.names('train'))} rooms made by cuao3d.readers.rooms, lifted by the mini teachers",
+        "data": f"{len(lifted.names('train'))} rooms made by cuao3d.worlds.rooms, lifted by the mini teachers",
         "data_settings": lifted.settings,
         "objective": "the teachers' losses, weighted by learned noise levels, and the choice among words "
         "(docs/method.md, section 5); no label is read",

@@ -25,14 +25,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cuao3d.labels import label_set
-from cuao3d.readers.rooms import TEACHER_SEEDS
 from cuao3d.scene import UNLABELLED
 from cuao3d.teachers.mini import IMAGE_SIZE, WEIGHTS, Denoiser, PatchTransformer, Segmenter
 from cuao3d.text import MiniLM, class_vectors
+from cuao3d.worlds.rooms import TEACHER_SEEDS
 
 VIEWS_PER_ROOM, NUM_TEST_ROOMS = 10, 20
 NUM_TEST_VIEWS = VIEWS_PER_ROOM * NUM_TEST_ROOMS
-DATA = "Views of rooms made by cuao3d.readers.rooms (scripts/render_teacher_rooms.py), seeds from {seed} on"
+DATA = "Views of rooms made by cuao3d.worlds.rooms (scripts/render_teacher_rooms.py), seeds from {seed} on"
 
 
 def main(

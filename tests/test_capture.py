@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cuao3d.readers import DATASETS, open_dataset
-from cuao3d.readers.capture import CaptureOptions, read_options
-from cuao3d.readers.entries import (
+from cuao3d.formats.entries import (
     by_number,
     inside,
     matrix,
@@ -23,6 +21,8 @@ from cuao3d.readers.entries import (
     read_rows,
     whole,
 )
+from cuao3d.readers import DATASETS, open_dataset
+from cuao3d.readers.capture import CaptureOptions, read_options
 from cuao3d.readers.matterport import write_building
 from cuao3d.readers.scannet import write_scan
 from cuao3d.readers.sevenscenes import write_capture

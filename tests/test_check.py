@@ -18,8 +18,8 @@ from cuao3d.check.consistency import depth_errors
 from cuao3d.check.pictures import draw
 from cuao3d.check.registration import agreement_by_offset, find_offset
 from cuao3d.readers import open_dataset
-from cuao3d.readers.rooms import KINDS, make_room
 from cuao3d.scene import Camera, Frame, Scene
+from cuao3d.worlds.rooms import KINDS, make_room
 
 PLANTED = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "plant_errors.py"))
 """The same mistakes that the script plants in hundreds of rooms."""

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cuao3d.cli import main
-from cuao3d.readers.rooms import make_room
 from cuao3d.readers.sevenscenes import write_capture
+from cuao3d.worlds.rooms import make_room
 
 ROOT = Path(__file__).parents[1]
 

@@ -4,8 +4,9 @@ import torch
 
 from cuao3d.geometry import visible_points
 from cuao3d.labels import convert, label_set
-from cuao3d.readers.fittings import CLASS, HOUSE_SHAPES
-from cuao3d.readers.houses import (
+from cuao3d.scene import UNLABELLED, pose_problem
+from cuao3d.worlds.fittings import CLASS, HOUSE_SHAPES
+from cuao3d.worlds.houses import (
     EYE_HEIGHT,
     HEIGHT,
     KINDS,
@@ -18,9 +19,8 @@ from cuao3d.readers.houses import (
     make_house,
     panoramas,
 )
-from cuao3d.readers.joinery import material
-from cuao3d.readers.rooms import TEACHER_SEEDS
-from cuao3d.scene import UNLABELLED, pose_problem
+from cuao3d.worlds.joinery import material
+from cuao3d.worlds.rooms import TEACHER_SEEDS
 
 
 @pytest.fixture(scope="module")

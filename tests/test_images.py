@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from cuao3d.readers.images import (
+from cuao3d.formats.images import (
     Distortion,
     Lens,
     depth_size,
@@ -22,7 +22,7 @@ from cuao3d.readers.images import (
     read_depth,
     usual_size,
 )
-from cuao3d.readers.images import _fold as fold
+from cuao3d.formats.images import _fold as fold
 from cuao3d.scene import Frame
 from written import damage
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from cuao3d.formats.ply import write_ply
 from cuao3d.readers.nerfstudio import Nerfstudio
-from cuao3d.readers.ply import write_ply
 from cuao3d.scene import Scene
 from written import damage, read_all, same_views, save_cloud, write_nerfstudio
 

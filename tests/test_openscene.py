@@ -15,8 +15,8 @@ from cuao3d.geometry import visible_points
 from cuao3d.labels import convert, label_set
 from cuao3d.readers import open_dataset
 from cuao3d.readers.openscene import OpenScene, write_processed
-from cuao3d.readers.rooms import make_room
 from cuao3d.scene import Scene
+from cuao3d.worlds.rooms import make_room
 from test_pickles import Evil
 from written import damage, save_numbers
 

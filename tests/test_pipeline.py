@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from cuao3d import recipes
+from cuao3d.demo import SHIPPED_STUDENT
 from cuao3d.files import sha256_of
-from cuao3d.pipeline import SHIPPED_STUDENT, fuse, write_cloud
-from cuao3d.readers.ply import read_ply
-from cuao3d.readers.rooms import Rooms
+from cuao3d.formats.ply import read_ply
+from cuao3d.pipeline import fuse, write_cloud
+from cuao3d.progress import Stages
 from cuao3d.run import load_run
-from cuao3d.stages import Stages
 from cuao3d.teachers import load_teacher
+from cuao3d.worlds.rooms import Rooms
 
 
 def test_the_shipped_student_is_what_its_card_says():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from cuao3d.readers.ply import Mesh, read_mesh, read_ply, write_mesh
+from cuao3d.formats.ply import Mesh, read_mesh, read_ply, write_mesh
 
 VERTICES = [(0.0, 0.0, 0.5, 7), (1.0, 0.0, 0.5, 300), (0.0, 1.0, 0.5, 0), (1.0, 1.0, -2.0, 65535)]
 FACES = [((0, 1, 2), -1), ((1, 3, 2), 1659)]

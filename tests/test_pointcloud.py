@@ -8,10 +8,10 @@ import torch
 
 from cuao3d import pipeline
 from cuao3d.check import check
+from cuao3d.formats.ply import write_ply
+from cuao3d.formats.points import read_points
 from cuao3d.readers import open_dataset
-from cuao3d.readers.ply import write_ply
 from cuao3d.readers.pointcloud import PointCloud
-from cuao3d.readers.points import read_points
 from cuao3d.scene import Scene
 from written import damage, save_cloud
 
@@ -165,7 +165,7 @@ def test_wrong_arrays_are_named(name: str, arrays: dict[str, np.ndarray], messag
 def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     np.savez_compressed(tmp_path / "a.npz", points=np.zeros((1_000_000, 3), np.float32))
     assert (tmp_path / "a.npz").stat().st_size < 20_000
-    monkeypatch.setattr("cuao3d.readers.points.MAX_NPZ", 10_000_000)
+    monkeypatch.setattr("cuao3d.formats.points.MAX_NPZ", 10_000_000)
     with pytest.raises(ValueError, match=r"a\.npz is no readable NPZ file \(unpacked it has"):
         open_dataset(tmp_path / "a.npz")[0]
 

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from conftest import camera_at
+from cuao3d.formats.ply import read_ply, write_ply
 from cuao3d.readers import DATASETS, cloud, open_dataset
 from cuao3d.readers.cloud import cloud_from_depth, depth_edges
-from cuao3d.readers.ply import read_ply, write_ply
 from cuao3d.readers.sevenscenes import SevenScenes, write_capture
 from cuao3d.scene import Frame, Scene
 

@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from cuao3d.geometry import visible_points
-from cuao3d.readers.furniture import SHAPES
-from cuao3d.readers.joinery import STYLES, TEXTURES, WALL, material
-from cuao3d.readers.rooms import FOCAL, HEIGHT, KINDS, TEACHER_SEEDS, WIDTH, Rooms, furnish, make_room, photograph
 from cuao3d.scene import UNLABELLED, pose_problem
+from cuao3d.worlds.furniture import SHAPES
+from cuao3d.worlds.joinery import STYLES, TEXTURES, WALL, material
+from cuao3d.worlds.rooms import FOCAL, HEIGHT, KINDS, TEACHER_SEEDS, WIDTH, Rooms, furnish, make_room, photograph
 
 
 @pytest.fixture(scope="module")

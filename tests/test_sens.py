@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cuao3d.readers.sens import SensFrame, open_sens, write_sens
+from cuao3d.formats.sens import SensFrame, open_sens, write_sens
 from cuao3d.scene import Scene
 
 FRAME_HEADER = 96

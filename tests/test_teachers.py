@@ -5,9 +5,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cuao3d.readers.rooms import TEACHER_SEEDS
 from cuao3d.teachers import TEACHERS, load_teacher
 from cuao3d.teachers.mini import WEIGHTS, Denoiser, MiniLSeg, Segmenter
+from cuao3d.worlds.rooms import TEACHER_SEEDS
 
 
 @pytest.fixture(scope="module", params=[name for name in sorted(TEACHERS) if name.startswith("mini-")])

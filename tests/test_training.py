@@ -12,8 +12,9 @@ from torch import nn
 
 from cuao3d.batches import STILL, Batches
 from cuao3d.objective import RowMeans
+from cuao3d.progress import training_bars
 from cuao3d.run import CHECKPOINT
-from cuao3d.training import TrainConfig, rate_fraction, train, training_bars
+from cuao3d.training import TrainConfig, rate_fraction, train
 from test_batches import make_scene
 
 CONFIG = TrainConfig(voxel_size=0.1, num_steps=7, batch_size=2, augmentation=STILL, checkpoint_every=3)

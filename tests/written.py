@@ -12,8 +12,8 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from cuao3d.formats.ply import write_ply
 from cuao3d.readers import open_dataset
-from cuao3d.readers.ply import write_ply
 from cuao3d.readers.sevenscenes import write_capture
 from cuao3d.scene import Camera, Frame, Scene
 

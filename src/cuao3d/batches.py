@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cuao3d.augment import Augmentation, augment
+from cuao3d.errors import InputError
 from cuao3d.geometry import voxelize
 from cuao3d.objective import RowMeans
 from cuao3d.ranks import num_ranks, rank
@@ -132,7 +133,7 @@ class Batches:
         """Prepare what this process has of a step: a batch for each part.
 
         Raises:
-            ValueError: The voxels of a part are too few to train on.
+            InputError: The voxels of a part are too few to train on.
         """
         config = self.config
         num_scenes = config.batch_size // (config.num_parts * num_ranks())
@@ -169,7 +170,7 @@ class Batches:
         batch = voxelize_scene(scene, config, self.pool, generator_of(config.seed, 1, place))
         coarsest = batch.coordinates // torch.tensor([1, LATTICE, LATTICE, LATTICE])
         if config.batch_size == config.num_parts and bool((coarsest == coarsest[0]).all()):
-            raise ValueError(
+            raise InputError(
                 f"Scene {scene.name} lies in a single cell of the student's coarsest grid; batch norm needs two. "
                 f"Use voxels smaller than {config.voxel_size:g} m, larger crops or more scenes a step."
             )
@@ -187,10 +188,10 @@ def hold_out(names: Sequence[str], config: BatchConfig) -> tuple[str, ...]:
         config: Its `num_held_out` and `seed` count.
 
     Raises:
-        ValueError: None would be left to train on.
+        InputError: None would be left to train on.
     """
     if config.num_held_out and config.num_held_out >= len(names):
-        raise ValueError(
+        raise InputError(
             f"Of {len(names)} training scenes {config.num_held_out} cannot be held out: none is left to train on. "
             "Lower num_held_out, or lift more scenes."
         )

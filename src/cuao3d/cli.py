@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
+from cuao3d.errors import InputError
+
 if TYPE_CHECKING:
     from cuao3d.check import Report
     from cuao3d.check.cost import Estimate, Prospect
@@ -36,12 +38,12 @@ def demo(
         quick: Do as little as shows that everything works; the scores mean nothing then.
         full: Do it at length, with the supervised ceiling (up to an hour).
     """
-    from cuao3d import pipeline
+    from cuao3d import demo as room
 
     if quick and full:
-        raise ValueError("Choose --quick or --full, not both.")
-    config = pipeline.QUICK if quick else pipeline.FULL if full else pipeline.DemoConfig()
-    results = pipeline.demo(out, seed=seed, config=config, num_workers=min(os.cpu_count() or 1, MOST_WORKERS))
+        raise InputError("Choose --quick or --full, not both.")
+    config = room.QUICK if quick else room.FULL if full else room.DemoConfig()
+    results = room.demo(out, seed=seed, config=config, num_workers=min(os.cpu_count() or 1, MOST_WORKERS))
     _print_rows(results["rows"])
     print(f"Open {out / 'report.html'} in a browser; the figures are in {out / 'results.json'}.")
     return 0
@@ -148,8 +150,8 @@ def fuse(
         official: Read cameras as the official pipeline does, where it differs; see docs/conventions.md.
     """
     from cuao3d import pipeline
+    from cuao3d.progress import Stages
     from cuao3d.readers import open_dataset
-    from cuao3d.stages import Stages
     from cuao3d.teachers import load_teacher
 
     names = [] if teachers == "none" else _names(teachers)
@@ -202,10 +204,9 @@ def distill(
     from cuao3d import distill as room
     from cuao3d import recipes
     from cuao3d.history import draw_history, read_history
+    from cuao3d.progress import Stages, training_bars
     from cuao3d.ranks import joined, rank
-    from cuao3d.stages import Stages
     from cuao3d.store import Store
-    from cuao3d.training import training_bars
 
     opened = Store.open(store)
     names = tuple(_names(teachers) or opened.teachers)
@@ -289,7 +290,7 @@ def query(
     from cuao3d.store import Store
 
     if not words:
-        raise ValueError('Say what to look for: cuao3d query STORE "somewhere to sit" --out heat.html')
+        raise InputError('Say what to look for: cuao3d query STORE "somewhere to sit" --out heat.html')
     found = pipeline.answer(Store.open(store), words, out, run=run, scene=scene, text=text)
     for line in found:
         print(line)
@@ -337,21 +338,21 @@ def import_official(
         text: For features: text encoder that understands the first teacher's, where its name does not say.
         cell: For features: edge of a sample cell, metres.
     """
-    from cuao3d.fused import import_features
+    from cuao3d.imported import import_features
+    from cuao3d.progress import Stages
     from cuao3d.readers import open_dataset
-    from cuao3d.stages import Stages
     from cuao3d.student import read_checkpoint
 
     names = _names(teacher)
     if data is None and not names and len(sources) == 1 and not sources[0].is_dir():
         if out.suffix != ".safetensors":
-            raise ValueError(f"{out} should end in .safetensors, the format of students.")
+            raise InputError(f"{out} should end in .safetensors, the format of students.")
         read = read_checkpoint(sources[0])
         read.student.save(out)
         print(f"{read.describe()}\nwritten to {out}")
         return 0
     if data is None or not names or len(set(names)) != len(sources):
-        raise ValueError(
+        raise InputError(
             "Give one checkpoint alone; or folders of fused features, the scenes that they belong to, and the name of "
             "each folder's teacher: cuao3d import scannet_multiview_lseg --data scannet_3d --teacher lseg --out STORE"
         )
@@ -382,12 +383,12 @@ def weights(
     from cuao3d import download
 
     if unknown := sorted(set(names) - set(download.WEIGHTS)):
-        raise ValueError(f"Unknown weights {', '.join(unknown)}; choose from {', '.join(download.WEIGHTS)}.")
+        raise InputError(f"Unknown weights {', '.join(unknown)}; choose from {', '.join(download.WEIGHTS)}.")
     if action == "list":
         _print_weights(names or tuple(download.WEIGHTS))
     elif action == "fetch":
         if not names:
-            raise ValueError("Say which weights: cuao3d weights fetch lseg dinov2 stable-diffusion")
+            raise InputError("Say which weights: cuao3d weights fetch lseg dinov2 stable-diffusion")
         for name in names:
             about = download.WEIGHTS[name]
             print(f"{name}: {download.size_in_words(about)}, licence {about.licence}: {about.distilled}.")

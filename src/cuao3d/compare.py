@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from cuao3d.errors import InputError
 from cuao3d.evaluate import confusion_matrix, measure
 from cuao3d.labels import LabelSet, label_set
 from cuao3d.query import classify, scores
@@ -61,17 +62,17 @@ def compare(store: Store, teachers: Sequence[str] = (), *, progress: Progress | 
         progress: Told after each teacher.
 
     Raises:
-        ValueError: The store has no such teacher, or no scenes.
+        InputError: The store has no such teacher, or no scenes.
     """
     names = tuple(teachers) or tuple(store.teachers)
     if unknown := [name for name in names if name not in store.teachers]:
-        raise ValueError(
+        raise InputError(
             f"{store.path} has no features of {', '.join(unknown)}, only of {', '.join(store.teachers) or 'none'}. "
             "Lift them first: cuao3d fuse DATA --teachers ... --out STORE"
         )
     scenes = store.names()
     if not scenes:
-        raise ValueError(f"{store.path} holds no finished scene. Run `cuao3d fuse` again to finish it.")
+        raise InputError(f"{store.path} holds no finished scene. Run `cuao3d fuse` again to finish it.")
     labelled = [name for name in scenes if store[name].labels is not None]
     classes = _classes(store, labelled)
     rows = []

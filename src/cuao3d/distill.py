@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from cuao3d.batches import Batch, Batches, TrainingScene, hold_out
+from cuao3d.errors import InputError
 from cuao3d.labels import label_set
 from cuao3d.objective import (
     LossKind,
@@ -23,11 +24,12 @@ from cuao3d.objective import (
     voxel_losses,
     word_loss,
 )
+from cuao3d.progress import OnStep
 from cuao3d.run import begin_run, finish_run
 from cuao3d.store import Store, StoredScene
 from cuao3d.student import Head, HeadKind, Student
 from cuao3d.text import class_vectors, load_text_encoder
-from cuao3d.training import OnStep, TrainConfig, make_student, student_group, supervised_features, train
+from cuao3d.training import TrainConfig, make_student, student_group, supervised_features, train
 
 ROWS_AT_A_TIME = 20_000
 """Features of a scene that are widened at a time."""
@@ -84,8 +86,8 @@ def distill(
         The folder of the run.
 
     Raises:
-        FileNotFoundError: There is no such checkpoint.
-        ValueError: The store lacks a teacher, no scene can be used, the voxels are finer than the store's cells, the
+        NotFoundError: There is no such checkpoint.
+        InputError: The store lacks a teacher, no scene can be used, the voxels are finer than the store's cells, the
             folder or the checkpoint is of another run, or training diverges.
         OSError: There is no space left for a checkpoint.
     """
@@ -93,7 +95,7 @@ def distill(
     stored = [store[name] for name in store.names("train")]
     seen = [scene for scene in stored if len(scene.seen_samples)]
     if not seen:
-        raise ValueError(
+        raise InputError(
             f"{store.path} has no training scene that a view sees ({len(stored)} training scenes in all). Look for the "
             "reason with `cuao3d check`, or lift more scenes with `cuao3d fuse`."
         )
@@ -104,7 +106,7 @@ def distill(
     usable = [scene for scene, _ in taken if len(scene.rows)]
     scenes, apart = ([scene for scene in usable if (scene.name in held_out) == held] for held in (False, True))
     if not scenes or (held_out and not apart):
-        raise ValueError(f"{store.path} has too few training scenes with features that are numbers. Lift them again.")
+        raise InputError(f"{store.path} has too few training scenes with features that are numbers. Lift them again.")
     words = _word_vectors(store, config)
     if words is not None and config.balance > 0:
         scenes = _balanced(scenes, words, config)
@@ -225,17 +227,17 @@ def _settle_losses(config: DistillConfig, store: Store) -> DistillConfig:
     """Check that the store has the teachers, and fill in their own losses where the configuration names none."""
     missing = [name for name in config.teachers if name not in store.teachers]
     if missing or not config.teachers:
-        raise ValueError(
+        raise InputError(
             f"{store.path} has no features of {', '.join(missing) or 'no teacher'}; it holds those of "
             f"{', '.join(store.teachers) or 'none'}. Choose among these, or lift the others with `cuao3d fuse`."
         )
     losses = config.losses or tuple(cast(LossKind, store.teachers[name].loss) for name in config.teachers)
     if len(losses) != len(config.teachers) or not set(losses) <= set(get_args(LossKind)):
-        raise ValueError(f"Losses {losses} do not fit teachers {config.teachers}; one each of {get_args(LossKind)}.")
+        raise InputError(f"Losses {losses} do not fit teachers {config.teachers}; one each of {get_args(LossKind)}.")
     none: NormalizerKind = "none"
     normalizers = config.normalizers or (none,) * len(config.teachers)
     if len(normalizers) != len(config.teachers) or not set(normalizers) <= set(get_args(NormalizerKind)):
-        raise ValueError(
+        raise InputError(
             f"Normalizers {normalizers} do not fit teachers {config.teachers}; one each of {get_args(NormalizerKind)}."
         )
     return replace(config, losses=losses, normalizers=normalizers)
@@ -272,7 +274,7 @@ def _word_vectors(store: Store, config: DistillConfig) -> _Words | None:
         encoder = store.teachers[name].text
         if config.words is not None and encoder is not None:
             if config.normalizers[index] != "none":
-                raise ValueError(f"Words are compared with {name!r} as it is: its normalizer must be 'none'.")
+                raise InputError(f"Words are compared with {name!r} as it is: its normalizer must be 'none'.")
             return _Words(index, class_vectors(load_text_encoder(encoder), label_set(config.words)))
     return None
 

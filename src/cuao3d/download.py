@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from cuao3d.errors import InputError, NotFoundError, NotInstalledError
 from cuao3d.files import sha256_of
 
 MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
@@ -117,14 +118,14 @@ def find(name: str) -> Path:
         The folder of a model, or the one file that a page offers.
 
     Raises:
-        ValueError: There are no weights of that name.
-        FileNotFoundError: They are not on this machine; says how to get them.
+        InputError: There are no weights of that name.
+        NotFoundError: They are not on this machine; says how to get them.
     """
     weights = _named(name)
     for place in _places(name, weights):
         if place.exists():
             return place
-    raise FileNotFoundError(
+    raise NotFoundError(
         f"The weights {name!r} are not on this machine ({size_in_words(weights)}, licence: {weights.licence}). "
         f"Get them: cuao3d weights fetch {name}. Or say where they lie: {name}=FOLDER."
     )
@@ -142,14 +143,14 @@ def fetch(name: str) -> Path:
         Where they lie; downloaded before: without touching the network.
 
     Raises:
-        ValueError: There are no weights of that name, or a file is not the known one.
-        ImportError: huggingface_hub is not installed.
-        FileNotFoundError: No repository gave them, `HF_HUB_OFFLINE` is set, or a person has to download them; says how.
+        InputError: There are no weights of that name, or a file is not the known one.
+        NotInstalledError: huggingface_hub is not installed.
+        NotFoundError: No repository gave them, `HF_HUB_OFFLINE` is set, or a person has to download them; says how.
     """
     weights = _named(name)
     places = _places(name, weights)
     if weights.on_page and not places[0].exists():
-        raise FileNotFoundError(
+        raise NotFoundError(
             f"{weights.files[0]} is offered on a page that only a browser can open: {weights.repository}. "
             f"Download it there, and put it at {places[0]}."
         )
@@ -165,8 +166,8 @@ def verify(name: str) -> dict[str, str]:
         SHA-256 by file, relative to the folder.
 
     Raises:
-        FileNotFoundError: They are not on this machine.
-        ValueError: A file is not the known one.
+        NotFoundError: They are not on this machine.
+        InputError: A file is not the known one.
     """
     place, known = find(name), _named(name).sha256
     files = [place] if place.is_file() else sorted(_weight_files(place))
@@ -174,7 +175,7 @@ def verify(name: str) -> dict[str, str]:
     found = {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
     for file, sha256 in found.items():
         if known.get(file, sha256) != sha256:
-            raise ValueError(
+            raise InputError(
                 f"{folder / file} is not the published file: its SHA-256 is {sha256}, not {known[file]}. Delete it and "
                 f"run `cuao3d weights fetch {name}`."
             )
@@ -188,7 +189,7 @@ def size_in_words(weights: Weights) -> str:
 
 def _named(name: str) -> Weights:
     if name not in WEIGHTS:
-        raise ValueError(f"Unknown weights {name!r}; choose from {sorted(WEIGHTS)}.")
+        raise InputError(f"Unknown weights {name!r}; choose from {sorted(WEIGHTS)}.")
     return WEIGHTS[name]
 
 
@@ -224,18 +225,16 @@ def _download(name: str, weights: Weights) -> Path:
         from huggingface_hub.constants import is_offline_mode
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ImportError:
-        raise ImportError("Fetching weights needs huggingface_hub: pip install 'cuao3d[teachers]'") from None
+        raise NotInstalledError("Fetching weights needs huggingface_hub: pip install 'cuao3d[teachers]'") from None
     if is_offline_mode():
-        raise FileNotFoundError(
-            f"The weights {name!r} are not on this machine, and HF_HUB_OFFLINE forbids to get them."
-        )
+        raise NotFoundError(f"The weights {name!r} are not on this machine, and HF_HUB_OFFLINE forbids to get them.")
     reasons = []
     for repository in (weights.repository, *weights.mirrors):
         try:
             return Path(snapshot_download(repository, allow_patterns=list(weights.files)))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
             reasons.append(f"{repository}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
-    raise FileNotFoundError(
+    raise NotFoundError(
         f"No repository gave the weights {name!r} ({'; '.join(reasons)}). Is there a network? If the model's page asks "
         "to accept a licence, do so there and then run: hf auth login"
     )

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from cuao3d.errors import InputError
 from cuao3d.geometry import voxelize
 from cuao3d.labels import LabelSet, convert, label_set
 from cuao3d.query import classify, scores
@@ -123,14 +124,14 @@ def zero_shot(
         progress: Told after each scene.
 
     Raises:
-        ValueError: A read-out lacks its student, or no scene of the split has labels.
+        InputError: A read-out lacks its student, or no scene of the split has labels.
     """
     readouts = tuple(readouts)
     unknown = [readout for readout in readouts if readout not in get_args(Readout)]
     if unknown:
-        raise ValueError(f"Unknown read-out {unknown[0]!r}; choose from {get_args(Readout)}.")
+        raise InputError(f"Unknown read-out {unknown[0]!r}; choose from {get_args(Readout)}.")
     if predict is None and set(readouts) != {"fused"}:
-        raise ValueError("The distilled and 2d3d read-outs need a student; without a run only fused can be evaluated.")
+        raise InputError("The distilled and 2d3d read-outs need a student; without a run only fused can be evaluated.")
 
     def predict_classes(scene: StoredScene) -> dict[str, Tensor]:
         predicted = {}
@@ -177,7 +178,7 @@ def count(
         For each way a confusion matrix as of `confusion_matrix`, summed over the scenes.
 
     Raises:
-        ValueError: No scene of the split has labels.
+        InputError: No scene of the split has labels.
     """
     names = store.names(split)
     totals: dict[str, Tensor] = {}
@@ -192,7 +193,7 @@ def count(
             progress(done, len(names))
     if not totals:
         what = "scene" if split is None else f"{split} scene"
-        raise ValueError(f"{store.path} has no {what} with labels ({len(names)} without); choose another split.")
+        raise InputError(f"{store.path} has no {what} with labels ({len(names)} without); choose another split.")
     return totals
 
 
@@ -207,12 +208,12 @@ def student_features(student: Student, store: Store, *, head: str, voxel_size: f
         device: Where the student is.
 
     Raises:
-        ValueError: The voxels are finer than the store's cells, or the student has no such head.
+        InputError: The voxels are finer than the store's cells, or the student has no such head.
     """
     if voxel_size < store.cell:
-        raise ValueError(f"Voxels of {voxel_size} m are finer than the cells of {store.path}, {store.cell} m.")
+        raise InputError(f"Voxels of {voxel_size} m are finer than the cells of {store.path}, {store.cell} m.")
     if head not in student.heads:
-        raise ValueError(f"The student has no head {head!r}; it has {sorted(student.heads)}.")
+        raise InputError(f"The student has no head {head!r}; it has {sorted(student.heads)}.")
 
     @torch.no_grad()
     def predict(scene: StoredScene) -> Tensor:

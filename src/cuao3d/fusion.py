@@ -14,6 +14,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from cuao3d.errors import InputError
 from cuao3d.geometry import group_mean, visible_points, voxelize
 from cuao3d.scene import Frame, Scene
 from cuao3d.teachers import Teacher
@@ -169,7 +170,7 @@ def lift_measured(
         progress: Told after each view.
     """
     if mode not in get_args(Mode):
-        raise ValueError(f"Unknown mode {mode!r}; choose from {get_args(Mode)}.")
+        raise InputError(f"Unknown mode {mode!r}; choose from {get_args(Mode)}.")
     seen = visibility.seen_samples
     row_of_sample = torch.zeros_like(visibility.num_views)
     row_of_sample[seen] = torch.arange(len(seen))
@@ -194,14 +195,14 @@ def _check_image(frame: Frame) -> None:
     shape = tuple(frame.read_image().shape)
     camera = frame.camera
     if shape != (3, camera.height, camera.width):
-        raise ValueError(f"The image is {shape[-1]} x {shape[-2]}, its camera {camera.width} x {camera.height}.")
+        raise InputError(f"The image is {shape[-1]} x {shape[-2]}, its camera {camera.width} x {camera.height}.")
 
 
 def _on_device_of(maps: tuple[Tensor, ...], total: Tensor, squares: Tensor, teacher: Teacher) -> tuple[Tensor, Tensor]:
     """Bring the sums to where a teacher's maps are, if these are as wide as it promised."""
     num_channels = [len(one) for one in maps]
     if sum(num_channels) != total.shape[1]:
-        raise ValueError(f"Teacher {teacher.name!r} promises {total.shape[1]} channels but gave {num_channels}.")
+        raise InputError(f"Teacher {teacher.name!r} promises {total.shape[1]} channels but gave {num_channels}.")
     return total.to(maps[0].device), squares.to(maps[0].device)
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Float, Float32, Float64, Int64
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from cuao3d.errors import InputError
 from cuao3d.scene import Camera
 
 COORDINATE_BITS = 19
@@ -71,10 +72,10 @@ def visible_points(
         border: Width of the margin that is not used, pixels.
 
     Raises:
-        ValueError: The depth image is not of the camera's size.
+        InputError: The depth image is not of the camera's size.
     """
     if tuple(depth.shape) != (camera.height, camera.width):
-        raise ValueError(
+        raise InputError(
             f"The depth image is {depth.shape[1]} x {depth.shape[0]}, its camera {camera.width} x {camera.height}."
         )
     pixels, z = project(points, camera)
@@ -110,11 +111,11 @@ def pack(coordinates: Int64[Tensor, "N 3"]) -> Int64[Tensor, "N"]:
     """Turn integer coordinates into sortable keys; ascending keys are lexicographic coordinates.
 
     Raises:
-        ValueError: A coordinate lies outside [-2^18, 2^18).
+        InputError: A coordinate lies outside [-2^18, 2^18).
     """
     limit = 1 << (COORDINATE_BITS - 1)
     if coordinates.numel() and (int(coordinates.min()) < -limit or int(coordinates.max()) >= limit):
-        raise ValueError(
+        raise InputError(
             f"Voxel coordinates must lie in [{-limit}, {limit}); these reach from {int(coordinates.min())} to "
             f"{int(coordinates.max())}. Use larger voxels, or check that the points are in metres."
         )

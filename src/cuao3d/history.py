@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cuao3d.errors import NotFoundError
 from cuao3d.files import write_whole
 
 PALETTE = (
@@ -43,11 +44,11 @@ def read_history(run: Path | str) -> History:
     """Read how a student was trained from the folder of its run.
 
     Raises:
-        FileNotFoundError: The folder holds no `metrics.jsonl`.
+        NotFoundError: The folder holds no `metrics.jsonl`.
     """
     metrics = Path(run) / "metrics.jsonl"
     if not metrics.is_file():
-        raise FileNotFoundError(f"No {metrics}; expected the folder of a run, as `cuao3d distill` writes it.")
+        raise NotFoundError(f"No {metrics}; expected the folder of a run, as `cuao3d distill` writes it.")
     rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     config = Path(run) / "config.json"
     settings = json.loads(config.read_text(encoding="utf-8"))["config"] if config.is_file() else {}

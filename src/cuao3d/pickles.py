@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cuao3d.errors import InputError, NotFoundError
+
 
 def read_torch(path: Path, *, mapped: bool = False) -> Any:
     """Read what `torch.save` wrote, in its present format or that before PyTorch 1.6.
@@ -28,11 +30,11 @@ def read_torch(path: Path, *, mapped: bool = False) -> Any:
         one, or is a list, tuple or dict of them.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is damaged, or holds more than that.
+        NotFoundError: There is no such file.
+        InputError: It is damaged, or holds more than that.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+        raise NotFoundError(f"There is no file {path}.")
     try:
         mmap = mapped and zipfile.is_zipfile(path)  # older files are no archives, and cannot be mapped
         with torch.serialization.safe_globals(_STAND_INS), warnings.catch_warnings():
@@ -41,7 +43,7 @@ def read_torch(path: Path, *, mapped: bool = False) -> Any:
     except pickle.UnpicklingError as error:
         if "operand" in str(error):
             raise _damaged(path, error) from error
-        raise ValueError(
+        raise InputError(
             f"{path}: refused, because it is not only tensors and numbers but may run code ({_reason(error)})."
         ) from error
     except Exception as error:  # from damaged bytes anything can come
@@ -103,7 +105,7 @@ def _plain(entry: Any) -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path}: not a PyTorch checkpoint, or only a part of one ({_reason(error)}).")
+    return InputError(f"{path}: not a PyTorch checkpoint, or only a part of one ({_reason(error)}).")
 
 
 def _reason(error: Exception) -> str:

@@ -21,6 +21,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional
 
+from cuao3d.errors import InputError
 from cuao3d.scene import Camera
 
 Array = NDArray[np.floating[Any]]
@@ -80,10 +81,10 @@ class Dollhouse:
             elevation: Height of the eye above the horizon, degrees.
 
         Raises:
-            ValueError: There are no points.
+            InputError: There are no points.
         """
         if not len(points):
-            raise ValueError("A cloud without points cannot be drawn.")
+            raise InputError("A cloud without points cannot be drawn.")
         self.size = size
         self._stride = math.ceil(len(points) / MAX_POINTS)
         points, normals = points[:: self._stride], None if normals is None else normals[:: self._stride]

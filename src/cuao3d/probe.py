@@ -10,13 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cuao3d.batches import Batch, Batches, TrainingScene, hold_out
+from cuao3d.errors import InputError
 from cuao3d.evaluate import Row, count, make_row, student_features
 from cuao3d.labels import label_set
+from cuao3d.progress import OnStep
 from cuao3d.run import begin_run, finish_run, load_run
 from cuao3d.scene import UNLABELLED, Split
 from cuao3d.store import Store, StoredScene
 from cuao3d.student import Student
-from cuao3d.training import OnStep, TrainConfig, make_student, student_group, supervised_features, train
+from cuao3d.training import TrainConfig, make_student, student_group, supervised_features, train
 
 HEAD = "classes"
 """Name of the supervised student's only head: a logit per class of the label set, in its order."""
@@ -53,8 +55,8 @@ def supervise(
         The folder of the run.
 
     Raises:
-        FileNotFoundError: There is no checkpoint to go on from.
-        ValueError: The training scenes have no labels or labels of several sets, the voxels are finer than the store's
+        NotFoundError: There is no checkpoint to go on from.
+        InputError: The training scenes have no labels or labels of several sets, the voxels are finer than the store's
             cells, the folder holds another run, or training diverges.
     """
     stored = [store[name] for name in store.names("train")]
@@ -86,11 +88,11 @@ def score(store: Store, run: Path, *, dataset: str = "", split: Split | None = "
         device: Where the student runs.
 
     Raises:
-        ValueError: The run was not supervised.
+        InputError: The run was not supervised.
     """
     loaded = load_run(run)
     if loaded.label_set is None:
-        raise ValueError(f"{run} is a distilled student; the upper bound needs a run of `supervise`.")
+        raise InputError(f"{run} is a distilled student; the upper bound needs a run of `supervise`.")
     classes = label_set(loaded.label_set)
     predict = student_features(loaded.student.to(device), store, head=HEAD, voxel_size=loaded.voxel_size, device=device)
     confusions = count(store, classes, lambda scene: {"supervised": predict(scene).argmax(dim=1)}, split=split)
@@ -153,7 +155,7 @@ def _common_label_set(store: Store, scenes: list[StoredScene]) -> str:
     """Return the label set that all labelled scenes speak."""
     names = sorted({scene.label_set for scene in scenes if scene.labels is not None and scene.label_set is not None})
     if len(names) != 1:
-        raise ValueError(
+        raise InputError(
             f"{store.path} has training scenes with labels of {names or 'no set'}; supervision needs those of one set."
         )
     return names[0]

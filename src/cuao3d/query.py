@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional
 
+from cuao3d.errors import InputError
 from cuao3d.scene import UNLABELLED
 from cuao3d.store import Store
 from cuao3d.text import TextEncoder
@@ -82,11 +83,11 @@ def askable_teacher(store: Store) -> str:
     """Return the first teacher of a store whose features understand words; its card names the text encoder.
 
     Raises:
-        ValueError: There is none.
+        InputError: There is none.
     """
     askable = [name for name, card in store.teachers.items() if card.text is not None]
     if not askable:
-        raise ValueError(
+        raise InputError(
             f"{store.path} cannot be asked with words: none of its teachers ({', '.join(store.teachers) or 'none'}) "
             "has a text encoder. Make it again with one that has, such as mini-lseg."
         )

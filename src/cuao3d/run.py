@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cuao3d import __version__
 from cuao3d.batches import BatchConfig
+from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import naming_full_disk, sha256_of, write_json, write_tensors, write_text, write_whole
 from cuao3d.ranks import from_first, num_ranks, rank
 from cuao3d.store import Store, StoredScene, TeacherCard
@@ -88,17 +89,17 @@ def begin_run(
         Whether the very same run is already finished there.
 
     Raises:
-        FileNotFoundError: There is no such checkpoint.
-        ValueError: The folder or the checkpoint is of something else, the voxels are finer than the store's cells, or
+        NotFoundError: There is no such checkpoint.
+        InputError: The folder or the checkpoint is of something else, the voxels are finer than the store's cells, or
             the scenes of a step cannot be shared.
     """
     if config.voxel_size < store.cell:
-        raise ValueError(
+        raise InputError(
             f"Voxels of {config.voxel_size:g} m are finer than the {store.cell:g} m cells of {store.path}. "
             "Use larger voxels, or lift the scenes again with a smaller cell."
         )
     if config.batch_size % (config.num_parts * num_ranks()):
-        raise ValueError(
+        raise InputError(
             f"The {config.batch_size} scenes of a step cannot be shared by {num_ranks()} processes in "
             f"{config.num_parts} parts. Set batch_size to a multiple of {config.num_parts * num_ranks()}."
         )
@@ -137,11 +138,11 @@ def load_run(path: Path) -> Run:
         path: Folder of the run.
 
     Raises:
-        FileNotFoundError: There is no finished run.
-        ValueError: A file of it is damaged.
+        NotFoundError: There is no finished run.
+        InputError: A file of it is damaged.
     """
     if not (path / "run.json").is_file():
-        raise FileNotFoundError(
+        raise NotFoundError(
             f"{path} is no finished run (no {path / 'run.json'}). Start it, or go on with it: cuao3d distill STORE "
             f"--out {path}"
         )
@@ -151,10 +152,10 @@ def load_run(path: Path) -> Run:
         cards = {name: TeacherCard(**card) for name, card in summary["teachers"].items()}
         voxel_size, digest = float(config["voxel_size"]), summary["student_sha256"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({error}). Delete it and train again.") from None
+        raise InputError(f"{path} is damaged ({error}). Delete it and train again.") from None
     file = path / "student.safetensors"
     if not file.is_file() or sha256_of(file) != digest:
-        raise ValueError(f"{file} is not the student of this run. Delete {path} and train again.")
+        raise InputError(f"{file} is not the student of this run. Delete {path} and train again.")
     return Run(Student.load(file), voxel_size, cards, summary.get("label_set"))
 
 
@@ -179,7 +180,7 @@ def restore(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> 
     """Take up the checkpoint of a run, if there is one, to the last bit.
 
     Raises:
-        ValueError: It is damaged.
+        InputError: It is damaged.
     """
     file = out / CHECKPOINT
     if not file.is_file():
@@ -189,7 +190,7 @@ def restore(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> 
             said = json.loads(opened.metadata()["progress"])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged ({error}). Delete it, or name another checkpoint to resume.") from None
+        raise InputError(f"{file} is damaged ({error}). Delete it, or name another checkpoint to resume.") from None
     learner.load_state_dict(_part(tensors, "learner."))
     states = optimizer.state_dict()
     for name, tensor in _part(tensors, "optimizer.").items():
@@ -248,7 +249,7 @@ def _begin(out: Path, description: dict[str, Any], resume: str | Path) -> bool:
     source = None if resume in ("auto", "never") else _find_checkpoint(Path(resume), description)
     if not _is_of(out, description):
         if out.is_file() or (out.is_dir() and any(_is_worth_keeping(path) for path in out.iterdir())):
-            raise ValueError(
+            raise InputError(
                 f"{out} holds something else than this run (another configuration, other scenes or another version; "
                 f"see {out / 'config.json'}). Choose another folder, or delete this one."
             )
@@ -271,12 +272,12 @@ def _find_checkpoint(path: Path, description: dict[str, Any]) -> Path:
     """Return a checkpoint that is named by itself or by its folder, if it is of the run that is described."""
     file = path / CHECKPOINT if path.is_dir() else path
     if not file.is_file():
-        raise FileNotFoundError(
+        raise NotFoundError(
             f"There is no checkpoint {file}. Name one, or the folder of an unfinished run: a finished one keeps only "
             "the checkpoints that keep_every asks for."
         )
     if not _is_of(file.parent, description):
-        raise ValueError(
+        raise InputError(
             f"{file} is not of this run: {file.parent / 'config.json'} is not there, or says another configuration, "
             "other scenes or another version. A checkpoint goes on only as it was begun."
         )

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cuao3d import __version__
+from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import sha256_of, write_json, write_tensors
 from cuao3d.fusion import Samples, Visibility
 from cuao3d.scene import Camera, Scene, Split
@@ -106,7 +107,7 @@ class StoredScene:
             path = self.folder / _features_file(teacher)
             if not path.is_file():
                 held = sorted(file.name.partition(".")[0] for file in self.folder.glob(_features_file("*")))
-                raise FileNotFoundError(f"Scene {self.name} has no features of teacher {teacher!r}, only of {held}.")
+                raise NotFoundError(f"Scene {self.name} has no features of teacher {teacher!r}, only of {held}.")
             self._features[teacher] = _read_tensors(path)["features"]
         return self._features[teacher]
 
@@ -141,7 +142,7 @@ class Store:
             settings: Whatever else decides the features: the dataset, the lifting.
 
         Raises:
-            ValueError: The folder holds something else.
+            InputError: The folder holds something else.
         """
         path = Path(path)
         store = cls(path, cell, dict(teachers or {}), dict(settings or {}))
@@ -150,13 +151,13 @@ class Store:
         if (path / "store.json").is_file():
             there = cls.open(path)
             if there._header() != store._header():
-                raise ValueError(
+                raise InputError(
                     f"{path} was made with other settings: {_difference(there._header(), store._header())}. "
                     "Choose another folder, or delete this one."
                 )
             return there
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ValueError(f"{path} is there already and is no store. Choose a new or an empty folder.")
+            raise InputError(f"{path} is there already and is no store. Choose a new or an empty folder.")
         (path / "scenes").mkdir(parents=True, exist_ok=True)
         write_json(path / "store.json", store._header() | {"code_version": __version__})
         return store
@@ -166,17 +167,17 @@ class Store:
         """Open a store to read it.
 
         Raises:
-            FileNotFoundError: There is no store.
-            ValueError: Its `store.json` is damaged or of another version.
+            NotFoundError: There is no store.
+            InputError: Its `store.json` is damaged or of another version.
         """
         path = Path(path)
         if not (path / "store.json").is_file():
-            raise FileNotFoundError(
+            raise NotFoundError(
                 f"{path} is no store (no {path / 'store.json'}). Make one: cuao3d fuse DATA --out {path}"
             )
         header = _read_json(path / "store.json")
         if header.get("format") != FORMAT or header.get("format_version") != FORMAT_VERSION:
-            raise ValueError(
+            raise InputError(
                 f"{path / 'store.json'} is not a {FORMAT} of version {FORMAT_VERSION}. Make the store again with "
                 "`cuao3d fuse`, or open it with the version of cuao3d that wrote it."
             )
@@ -184,7 +185,7 @@ class Store:
             teachers = {name: TeacherCard(**card) for name, card in header["teachers"].items()}
             return cls(path, float(header["cell"]), teachers, dict(header["settings"]))
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path / 'store.json'} is damaged ({error}). Make the store again.") from None
+            raise InputError(f"{path / 'store.json'} is damaged ({error}). Make the store again.") from None
 
     def names(self, split: Split | None = None) -> tuple[str, ...]:
         """Return the finished scenes, in alphabetical order; those of one split if asked."""
@@ -199,13 +200,13 @@ class Store:
         """Read a finished scene; its features are mapped when asked for.
 
         Raises:
-            FileNotFoundError: There is no such scene, or it is not finished.
-            ValueError: A file of it is damaged.
+            NotFoundError: There is no such scene, or it is not finished.
+            InputError: A file of it is damaged.
         """
         folder = self._folder(name)
         if not self.has(name):
             reason = "is half-written" if folder.is_dir() else "is not in the store"
-            raise FileNotFoundError(f"Scene {name!r} {reason} ({folder}). Run the same `cuao3d fuse` again to make it.")
+            raise NotFoundError(f"Scene {name!r} {reason} ({folder}). Run the same `cuao3d fuse` again to make it.")
         manifest = _read_json(folder / "manifest.json")
         for file, entry in manifest["files"].items():
             _check_size(folder / file, entry["bytes"])
@@ -249,7 +250,7 @@ class Store:
             lifting: For each teacher how its lifting went, if that was measured.
 
         Raises:
-            ValueError: The features are not those of the store's teachers and the scene's seen samples.
+            InputError: The features are not those of the store's teachers and the scene's seen samples.
         """
         halves = {teacher: rows.to("cpu", torch.float16) for teacher, rows in features.items()}
         self._check_features(scene.name, visibility, halves)
@@ -286,7 +287,7 @@ class Store:
         """Read every byte of a finished scene and compare with its manifest.
 
         Raises:
-            ValueError: A file is not the one that was written.
+            InputError: A file is not the one that was written.
         """
         folder = self._folder(name)
         for file, entry in _read_json(folder / "manifest.json")["files"].items():
@@ -309,15 +310,15 @@ class Store:
 
     def _check_features(self, scene: str, visibility: Visibility, features: Mapping[str, Tensor]) -> None:
         if set(features) != set(self.teachers):
-            raise ValueError(f"The store holds {sorted(self.teachers)}; scene {scene} came with {sorted(features)}.")
+            raise InputError(f"The store holds {sorted(self.teachers)}; scene {scene} came with {sorted(features)}.")
         for teacher, rows in features.items():
             expected = (len(visibility.seen_samples), self.teachers[teacher].num_channels)
             if tuple(rows.shape) != expected:
-                raise ValueError(
+                raise InputError(
                     f"Scene {scene}, teacher {teacher!r}: expected {expected} features, got {tuple(rows.shape)}."
                 )
             if not bool(torch.isfinite(rows).all()):
-                raise ValueError(f"Scene {scene}, teacher {teacher!r}: a feature is not finite in 16 bits.")
+                raise InputError(f"Scene {scene}, teacher {teacher!r}: a feature is not finite in 16 bits.")
 
 
 def _cloud(scene: Scene, samples: Samples, visibility: Visibility) -> dict[str, Tensor]:
@@ -358,7 +359,7 @@ def _features_file(teacher: str) -> str:
 def _check_name(name: str, kind: str) -> None:
     """Raise ValueError unless a name can be that of a file."""
     if not name or name.startswith(".") or any(char in name for char in '/\\:*?"<>|\0'):
-        raise ValueError(f"{name!r} cannot be the name of a {kind}: it must be good as a file name.")
+        raise InputError(f"{name!r} cannot be the name of a {kind}: it must be good as a file name.")
 
 
 def _difference(there: dict[str, Any], asked: dict[str, Any]) -> str:
@@ -375,7 +376,7 @@ def _check_size(path: Path, num_bytes: int) -> None:
 
 
 def _damaged(path: Path, reason: str) -> ValueError:
-    return ValueError(f"{path} is damaged: {reason}. Delete {path.parent} and run the same `cuao3d fuse` again.")
+    return InputError(f"{path} is damaged: {reason}. Delete {path.parent} and run the same `cuao3d fuse` again.")
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import write_tensors
 from cuao3d.pickles import read_torch
 from cuao3d.ranks import mean_over_ranks, num_ranks
@@ -87,7 +88,7 @@ class Student(nn.Module):
         """
         super().__init__()
         if architecture not in ARCHITECTURES:
-            raise ValueError(f"Unknown architecture {architecture!r}; choose from {', '.join(ARCHITECTURES)}.")
+            raise InputError(f"Unknown architecture {architecture!r}; choose from {', '.join(ARCHITECTURES)}.")
         plan = ARCHITECTURES[architecture]
         down, up = plan.planes[:4], plan.planes[4:]
         skips = (plan.num_stem, *down[:3])  # channels at each resolution on the way down, finest first
@@ -128,7 +129,7 @@ class Student(nn.Module):
         names = list(self.heads) if heads is None else list(heads)
         unknown = [name for name in names if name not in self.heads]
         if unknown:
-            raise ValueError(f"This student has no head {', '.join(unknown)}; it has {', '.join(self.heads)}.")
+            raise InputError(f"This student has no head {', '.join(unknown)}; it has {', '.join(self.heads)}.")
         hidden = self.hidden(coords, feats)
         return {name: self.heads[name](hidden) for name in names}
 
@@ -136,21 +137,21 @@ class Student(nn.Module):
         """Predict how far each teacher's features may lie from what the student says: a standard deviation per voxel.
 
         Raises:
-            ValueError: The student was not trained with the weighting `heteroscedastic`.
+            InputError: The student was not trained with the weighting `heteroscedastic`.
         """
         if self.noise is None:
-            raise ValueError("This student learned no noise per voxel; distil it with weighting='heteroscedastic'.")
+            raise InputError("This student learned no noise per voxel; distil it with weighting='heteroscedastic'.")
         sigmas = (self.noise(self.hidden(coords, feats).float()) / 2).exp()
         return dict(zip(self.heads, sigmas.unbind(dim=1), strict=True))
 
     def hidden(self, coords: Int[Tensor, "V 4"], feats: Float[Tensor, "V 3"]) -> Float[Tensor, "V H"]:
         """Compute the features that the heads read; see `forward`."""
         if feats.shape != (len(coords), NUM_INPUTS):
-            raise ValueError(
+            raise InputError(
                 f"{len(coords)} voxels need features of shape ({len(coords)}, {NUM_INPUTS}); got {tuple(feats.shape)}."
             )
         if not feats.isfinite().all():
-            raise ValueError(f"{int((~feats.isfinite()).any(dim=1).sum())} voxels have features that are not finite.")
+            raise InputError(f"{int((~feats.isfinite()).any(dim=1).sum())} voxels have features that are not finite.")
         voxels, row_of_voxel = sort_voxels(coords)
         hidden = self._run(voxels, feats[row_of_voxel])
         voxel_of_row = torch.empty_like(row_of_voxel)
@@ -371,12 +372,12 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     """Read our `.safetensors` or a `.pth.tar` of OpenScene or CUA-O3D; never run what a pickle may hold."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no checkpoint {path}.")
+        raise NotFoundError(f"There is no checkpoint {path}.")
     content = None if path.suffix == ".safetensors" else read_torch(path)
     try:
         return _read_ours(path) if content is None else convert_official(_state_dict(content))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}") from error
 
 
 def convert_official(state_dict: Mapping[str, Tensor]) -> Checkpoint:
@@ -403,9 +404,9 @@ def _read_ours(path: Path) -> Checkpoint:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
-        raise ValueError(f"not a safetensors file, or only a part of one ({error}).") from error
+        raise InputError(f"not a safetensors file, or only a part of one ({error}).") from error
     if "student" not in metadata:
-        raise ValueError("holds no student of ours: its metadata lacks architecture and heads.")
+        raise InputError("holds no student of ours: its metadata lacks architecture and heads.")
     plan = json.loads(metadata["student"])
     student = Student(
         plan["heads"], plan["architecture"], head=plan.get("head", "linear"), noise=plan.get("noise", False)
@@ -420,7 +421,7 @@ def _state_dict(content: Any) -> Mapping[str, Tensor]:
     """Find the tensors in what a training saved."""
     state_dict = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(state_dict, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state_dict.values()):
-        raise ValueError("holds no state dict of tensors.")
+        raise InputError("holds no state dict of tensors.")
     return cast(Mapping[str, Tensor], state_dict)
 
 
@@ -438,7 +439,7 @@ def _fill(student: Student, tensors: Mapping[str, Tensor], name_in_file: Mapping
     ]
     if problems:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise ValueError(f"does not fit {student.architecture}: {shown}.")
+        raise InputError(f"does not fit {student.architecture}: {shown}.")
     student.load_state_dict(dict(tensors))
 
 

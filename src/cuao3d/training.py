@@ -1,11 +1,9 @@
 """Training: one loop minimises whatever a learner says of its batches, alone or with other processes."""
 
 import math
-import platform
-import resource
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,18 +11,15 @@ from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cuao3d import run
 from cuao3d.batches import Batch, BatchConfig, Batches
+from cuao3d.errors import InputError
+from cuao3d.progress import OnStep, peak_memory
 from cuao3d.ranks import gather, num_ranks, rank
 from cuao3d.student import HeadKind, Student
-
-OnStep = Callable[[int, int, str], None]
-"""Called after each step with the number of steps done, their total and a line of losses, noise levels and memory."""
 
 OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] = {
     "adam": lambda groups: torch.optim.Adam(groups, fused=True),
@@ -98,7 +93,7 @@ def train(
         on_step: Told after each step.
 
     Raises:
-        ValueError: The training diverged.
+        InputError: The training diverged.
         OSError: There is no space left for a checkpoint.
     """
     rates, diverged = [group["lr"] for group in groups], partial(_diverged, out, config)
@@ -193,29 +188,6 @@ def supervised_features(student: Student, batch: Batch, config: TrainConfig) -> 
     return hidden.index_select(0, batch.supervised).to(constant.dtype)
 
 
-@contextmanager
-def training_bars(titles: Sequence[str]) -> Iterator[list[OnStep]]:
-    """Draw trainings as progress bars with the time left, losses, noise levels and memory.
-
-    Args:
-        titles: What is being trained; each has a bar of its own.
-    """
-    title, line = TextColumn("{task.fields[title]}"), TextColumn("{task.description}")
-    columns = (title, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), line)
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        tasks = [progress.add_task("", total=None, title=title) for title in titles]
-        yield [partial(_move, progress, task) for task in tasks]
-
-
-def peak_memory(whose: int = resource.RUSAGE_SELF) -> float:
-    """Return the most memory that a process has had so far, megabytes.
-
-    Args:
-        whose: This process, or `resource.RUSAGE_CHILDREN`: the largest of those that it started and that ended.
-    """
-    return resource.getrusage(whose).ru_maxrss / (2**20 if platform.system() == "Darwin" else 2**10)
-
-
 def _add_gradients(model: nn.Module, parts: Sequence[Batch]) -> dict[str, Any]:
     """Add the gradients of a step's mean over the voxels of all its parts and processes; return what is said of it."""
     reports = []
@@ -269,14 +241,10 @@ def _weighted_sum(reports: Sequence[tuple[float, dict[str, Any]]]) -> dict[str, 
 def _diverged(out: Path, config: TrainConfig, what: str, losses: dict[str, float]) -> ValueError:
     """Say what went wrong, by whose loss, and what to do."""
     culprits = {name: loss for name, loss in losses.items() if not math.isfinite(loss)} or losses
-    return ValueError(
+    return InputError(
         f"Training in {out} diverged: {what} ({', '.join(f'{name} {loss:g}' for name, loss in culprits.items())}). "
         f"Lower learning_rate (now {config.learning_rate:g}) or set clip_norm. The last checkpoint is from before that."
     )
-
-
-def _move(progress: Progress, task: TaskID, done: int, total: int, line: str) -> None:
-    progress.update(task, completed=done, total=total, description=line)
 
 
 def _line(row: dict[str, Any]) -> str:

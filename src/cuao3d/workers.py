@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from cuao3d.training import OnStep
+from cuao3d.progress import OnStep
 
 T = TypeVar("T")
 

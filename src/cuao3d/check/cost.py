@@ -74,7 +74,7 @@ def prospects(specs: Sequence[str], scene: Scene, *, cell: float) -> list[Prospe
         cell: Edge of a sample cell, metres.
 
     Raises:
-        ValueError: A teacher is neither here nor known.
+        InputError: A teacher is neither here nor known.
     """
     return [_prospect(spec, scene, cell) for spec in specs]
 

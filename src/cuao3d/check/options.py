@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cuao3d.errors import InputError
 from cuao3d.files import write_json
 
 FILE = "capture.json"
@@ -40,13 +41,13 @@ def capture_options(found: Mapping[str, Any], there: Mapping[str, Any]) -> dict[
         The options to read it with, without those that are at their default.
 
     Raises:
-        ValueError: Both together cannot be said in one set of options.
+        InputError: Both together cannot be said in one set of options.
     """
     joined = {**DEFAULTS, **there}
     if "pose" in found and joined["axes"] != "opencv":
-        raise ValueError(f"Poses look inverted once axes are turned; remove axes from {FILE} and check again.")
+        raise InputError(f"Poses look inverted once axes are turned; remove axes from {FILE} and check again.")
     if "up" in found and joined["up"] != "z" and found["up"] != "-z":
-        raise ValueError(f"Up is neither +z nor -z once the scene is turned; remove up from {FILE} and check again.")
+        raise InputError(f"Up is neither +z nor -z once the scene is turned; remove up from {FILE} and check again.")
     for key, value in found.items():
         if key == "depth_scale":
             joined[key] = round(joined[key] * value, 9)
@@ -61,7 +62,7 @@ def fix(folder: Path, found: Mapping[str, Any]) -> dict[str, Any]:
     """Write what a check found into the `capture.json` of a folder; returns what it says now.
 
     Raises:
-        ValueError: The file that is there is damaged, or cannot be joined with what was found.
+        InputError: The file that is there is damaged, or cannot be joined with what was found.
     """
     path = folder / FILE
     options = capture_options(found, _read(path))
@@ -75,9 +76,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}); correct or remove it.") from None
+        raise InputError(f"{path} is no JSON ({error}); correct or remove it.") from None
     if not isinstance(there, dict):
-        raise ValueError(f"{path} should hold an object with {sorted(DEFAULTS)}; correct or remove it.")
+        raise InputError(f"{path} should hold an object with {sorted(DEFAULTS)}; correct or remove it.")
     return there
 
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from cuao3d.check import Report
 from cuao3d.check.consistency import AS_GIVEN, TOLERANCE, Reading, land, reading_named
+from cuao3d.errors import InputError
 from cuao3d.geometry import back_project
 from cuao3d.scene import Frame, Scene
 
@@ -24,7 +25,7 @@ def draw(scene: Scene, report: Report, path: Path | str) -> None:
         path: PNG to write.
 
     Raises:
-        ValueError: The scene has no view to draw.
+        InputError: The scene has no view to draw.
     """
     figure = draw_agreement(scene, report)
     figure.suptitle(
@@ -36,7 +37,7 @@ def draw(scene: Scene, report: Report, path: Path | str) -> None:
 def draw_agreement(scene: Scene, report: Report) -> Figure:
     """Draw the report's pairs of views, as `draw` does, without a title."""
     if report.verdict == "unreadable":
-        raise ValueError(f"Scene {scene.name} has no view to draw: {report.reasons[0]}")
+        raise InputError(f"Scene {scene.name} has no view to draw: {report.reasons[0]}")
     frame_of_name = {frame.name: frame for frame in scene.frames}
     pairs = [(frame_of_name[pair["first"]], frame_of_name[pair["second"]]) for pair in report.measurements["pairs"]]
     names = dict.fromkeys((AS_GIVEN.name, report.measurements["likeliest"]))

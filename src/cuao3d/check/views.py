@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cuao3d.check.registration import agreement_by_offset
+from cuao3d.errors import InputError
 from cuao3d.scene import Camera, Frame, Scene, pose_problem
 
 MAX_VIEWS = 100
@@ -107,7 +108,7 @@ def _read_view(frame: Frame, num_probes: int, generator: torch.Generator) -> Vie
     image, depth = frame.read_image(), frame.read_depth()
     for what, (height, width) in (("image", image.shape[1:]), ("depth", depth.shape)):
         if (width, height) != (camera.width, camera.height):
-            raise ValueError(f"its {what} is {width} x {height}, its camera {camera.width} x {camera.height}.")
+            raise InputError(f"its {what} is {width} x {height}, its camera {camera.width} x {camera.height}.")
     photo = _measure_photo(image, depth)
     step = max(1, round(camera.width / WIDTH))
     depth = depth[::step, ::step].contiguous()

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
+from cuao3d.errors import InputError
 from cuao3d.scene import UNLABELLED
 
 LABEL_SETS = ("scannet20", "scannet200", "matterport21", "matterport40", "matterport80", "matterport160", "nyu40")
@@ -57,11 +58,11 @@ def label_set(name: str | Path) -> LabelSet:
         name: One of `LABEL_SETS`, or the path of a CSV.
 
     Raises:
-        ValueError: There is no such set, or its CSV is wrong.
+        InputError: There is no such set, or its CSV is wrong.
     """
     path = Path(__file__).parent / f"{name}.csv" if str(name) in LABEL_SETS else Path(name)
     if not path.is_file():
-        raise ValueError(f"Unknown label set {str(name)!r}; choose from {list(LABEL_SETS)} or give the path of a CSV.")
+        raise InputError(f"Unknown label set {str(name)!r}; choose from {list(LABEL_SETS)} or give the path of a CSV.")
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     _check_rows(path, rows)
@@ -80,12 +81,12 @@ def convert(labels: Int64[Tensor, "N"], source: LabelSet, target: LabelSet) -> I
     """Say labels of one set in another, class by class through NYU40; 255 where the other has no such class.
 
     Raises:
-        ValueError: The sets cannot be compared: the target must not be finer than NYU40.
+        InputError: The sets cannot be compared: the target must not be finer than NYU40.
     """
     if source.name == target.name:
         return labels
     if source.nyu40 is None or target.nyu40 is None or len(set(target.nyu40)) < len(target):
-        raise ValueError(
+        raise InputError(
             f"Labels of {source.name} cannot be said in {target.name}; they can in nyu40, scannet20 or matterport21."
         )
     target_of_nyu40 = {nyu40: id_ for nyu40, id_ in zip(target.nyu40, target.ids, strict=True) if nyu40}
@@ -98,14 +99,14 @@ def _check_rows(path: Path, rows: list[dict[str, str]]) -> None:
     """Raise ValueError unless the rows of a CSV make a label set."""
     missing = [column for column in COLUMNS if not rows or column not in rows[0]]
     if missing:
-        raise ValueError(
+        raise InputError(
             f"{path} has no column {missing[0]!r}; a label set needs {','.join(COLUMNS)} and a class a line."
         )
     ids = {UNLABELLED}
     for line, row in enumerate(rows, start=2):
         numbers = [row[column] or "" for column in ("id", "r", "g", "b")]
         if not row["name"] or not all(number.isdecimal() and int(number) <= UNLABELLED for number in numbers):
-            raise ValueError(f"{path}, line {line}: expected id,name,r,g,b with whole numbers up to 255.")
+            raise InputError(f"{path}, line {line}: expected id,name,r,g,b with whole numbers up to 255.")
         if int(row["id"]) in ids:
-            raise ValueError(f"{path}, line {line}: id {row['id']} is taken; 255 means unlabelled.")
+            raise InputError(f"{path}, line {line}: id {row['id']} is taken; 255 means unlabelled.")
         ids.add(int(row["id"]))

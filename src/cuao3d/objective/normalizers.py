@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cuao3d.errors import InputError
+
 NormalizerKind = Literal["none", "demean", "standardize", "phi-s"]
 
 
@@ -63,7 +65,7 @@ def fit_normalizer(kind: NormalizerKind, parts: Iterable[Float[Tensor, "_ C"]]) 
         The normaliser, in float64; None for `none`.
 
     Raises:
-        ValueError: There are no features.
+        InputError: There are no features.
     """
     if kind == "none":
         return None
@@ -73,7 +75,7 @@ def fit_normalizer(kind: NormalizerKind, parts: Iterable[Float[Tensor, "_ C"]]) 
         count, total = count + len(rows), total + rows.sum(dim=0)
         products = products + (rows.T @ rows if kind == "phi-s" else rows.square().sum(dim=0))
     if not count:
-        raise ValueError("There are no features to fit a normaliser to.")
+        raise InputError("There are no features to fit a normaliser to.")
     mean = total / count
     ones = torch.ones_like(mean)
     if kind == "demean":

@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cuao3d.errors import InputError
+
 WeightingKind = Literal[
     "uncertainty", "uncertainty-squared", "kendall", "equal", "fixed", "free", "random", "heteroscedastic"
 ]
@@ -27,7 +29,7 @@ def make_weighting(
         seed: What `random` draws from.
 
     Raises:
-        ValueError: `fixed` without a weight for each loss.
+        InputError: `fixed` without a weight for each loss.
     """
     match kind:
         case "uncertainty":
@@ -40,7 +42,7 @@ def make_weighting(
             return FixedWeighting((1.0,) * num_losses)
         case "fixed":
             if len(weights) != num_losses:
-                raise ValueError(f"Weighting 'fixed' needs {num_losses} weights, one per teacher; got {weights}.")
+                raise InputError(f"Weighting 'fixed' needs {num_losses} weights, one per teacher; got {weights}.")
             return FixedWeighting(weights)
         case "free":
             return FreeWeighting(num_losses)
@@ -128,10 +130,10 @@ class FreeWeighting(nn.Module):
         """Return the weighted sum of the losses.
 
         Raises:
-            ValueError: The weights have collapsed.
+            InputError: The weights have collapsed.
         """
         if bool((self.weights <= 0).any()):
-            raise ValueError(
+            raise InputError(
                 f"Freely learned weights have collapsed to {[round(w, 3) for w in self.weights.tolist()]}: a loss with "
                 "a weight below zero grows for ever. Use weighting='uncertainty', whose logarithm prevents this."
             )

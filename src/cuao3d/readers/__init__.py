@@ -5,6 +5,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from cuao3d.errors import InputError, NotFoundError
 from cuao3d.readers.arkitscenes import ArkitScenes
 from cuao3d.readers.folder import Folder
 from cuao3d.readers.matterport import Matterport
@@ -74,19 +75,19 @@ def open_dataset(path: Path | str, **options: Any) -> Reader:
         options: Arguments for the reader of this layout, such as `label_set`, `every` or `official`.
 
     Raises:
-        FileNotFoundError: There is no such folder or file, or it has none of the layouts in `DATASETS`.
-        ValueError: The reader of this layout does not take an option, or not this value.
+        NotFoundError: There is no such folder or file, or it has none of the layouts in `DATASETS`.
+        InputError: The reader of this layout does not take an option, or not this value.
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"There is no folder {path}, and no file.")
+        raise NotFoundError(f"There is no folder {path}, and no file.")
     recognised = (name for name, reader in DATASETS.items() if reader.recognises(path))
     name = "pointcloud" if path.is_file() else next(recognised, None)
     if name is None:
         layouts = "; ".join(f"{name}: {dataset.layout}" for name, dataset in DATASETS.items())
-        raise FileNotFoundError(f"{path} has no layout that is known. Looked for {layouts}.")
+        raise NotFoundError(f"{path} has no layout that is known. Looked for {layouts}.")
     for option in options:
         takers = [other for other, reader in DATASETS.items() if option in signature(reader).parameters]
         if name not in takers:
-            raise ValueError(f"{path} is read as {name}, which has no option {option!r}; these have: {takers}.")
+            raise InputError(f"{path} is read as {name}, which has no option {option!r}; these have: {takers}.")
     return DATASETS[name](path, **options)

@@ -9,16 +9,17 @@ from jaxtyping import Float64
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from cuao3d.readers.capture import Captures, build_scene, open_frames
-from cuao3d.readers.entries import (
+from cuao3d.errors import InputError, NotFoundError
+from cuao3d.formats.entries import (
     nearest_in_time,
     only_file,
     read_numbers,
     read_rows,
     summarise,
 )
-from cuao3d.readers.images import Lens, open_frame
-from cuao3d.readers.points import read_points
+from cuao3d.formats.images import Lens, open_frame
+from cuao3d.formats.points import read_points
+from cuao3d.readers.capture import Captures, build_scene, open_frames
 from cuao3d.scene import Frame, Scene
 
 WITHIN_POSE = 0.005
@@ -59,8 +60,8 @@ class ArkitScenes(Captures):
         """Read a scene: everything but the pixels, unless the cloud is built from them.
 
         Raises:
-            FileNotFoundError: A folder is not there.
-            ValueError: No frame is usable, or trajectory or mesh are damaged.
+            NotFoundError: A folder is not there.
+            InputError: No frame is usable, or trajectory or mesh are damaged.
         """
         colors, color_times = _by_time(folder / COLORS, "png")
         lenses, lens_times = _by_time(folder / LENSES, "pincam")
@@ -74,7 +75,7 @@ class ArkitScenes(Captures):
             pose, lens = pose_of[index], lens_of[index]
             assert pose is not None
             if lens is None:
-                raise ValueError(f"{LENSES}/{name}.pincam is missing; restore it, or remove the frame's other files.")
+                raise InputError(f"{LENSES}/{name}.pincam is missing; restore it, or remove the frame's other files.")
             confidence = folder / CONFIDENCES / f"{name}.png"
             return open_frame(
                 name,
@@ -102,7 +103,7 @@ class ArkitScenes(Captures):
 def _by_time(folder: Path, ending: str) -> tuple[list[Path], Float64[Tensor, "N"]]:
     """Find the files of a folder whose names hold a time, and these times, in order."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}.")
+        raise NotFoundError(f"There is no folder {folder}.")
     times = {
         path: float(match[1])
         for path in folder.iterdir()
@@ -117,7 +118,7 @@ def _read_lens(path: Path) -> Lens:
     try:
         return Lens((fx, fy), (cx, cy), (int(width), int(height)))
     except ValueError as error:
-        raise ValueError(f"{path.name}: {error}.") from error
+        raise InputError(f"{path.name}: {error}.") from error
 
 
 def _pose(row: Float64[Tensor, "6"]) -> Float64[Tensor, "4 4"]:

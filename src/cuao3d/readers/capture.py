@@ -13,10 +13,11 @@ from jaxtyping import Float32, Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cuao3d.errors import InputError, NotFoundError
+from cuao3d.formats.entries import positive, read_json, shown, whole
+from cuao3d.formats.points import Points
+from cuao3d.rays import cast_depth, embree_scene
 from cuao3d.readers.cloud import cloud_from_depth
-from cuao3d.readers.entries import positive, read_json, shown, whole
-from cuao3d.readers.points import Points
-from cuao3d.readers.raycast import cast_depth, embree_scene
 from cuao3d.scene import Frame, Scene
 
 CAPTURE = "capture.json"
@@ -55,13 +56,13 @@ class Captures(ABC):
             path: A capture, or a folder of them.
 
         Raises:
-            FileNotFoundError: There is no such folder, or nothing of this layout in it.
+            NotFoundError: There is no such folder, or nothing of this layout in it.
         """
         path = Path(path).resolve()
         if not path.is_dir():
-            raise FileNotFoundError(f"There is no folder {path}.")
+            raise NotFoundError(f"There is no folder {path}.")
         if not (folders := self._find(path)):
-            raise FileNotFoundError(f"No capture in {path}. Expected {self.layout}.")
+            raise NotFoundError(f"No capture in {path}. Expected {self.layout}.")
         self.folders = folders
         self.names = tuple(folder.name for folder in folders)
 
@@ -120,14 +121,14 @@ def read_options(folder: Path) -> CaptureOptions:
     """Read the options of a capture from its `capture.json`; the defaults where there is none.
 
     Raises:
-        ValueError: The file holds something else; the message names the entry.
+        InputError: The file holds something else; the message names the entry.
     """
     path = folder / CAPTURE
     if not path.is_file():
         return CaptureOptions()
     content, known = read_json(path), [field.name for field in fields(CaptureOptions)]
     if unknown := sorted(set(content) - set(known)):
-        raise ValueError(f"{path}: {unknown[0]!r} is no option; choose from {', '.join(known)}.")
+        raise InputError(f"{path}: {unknown[0]!r} is no option; choose from {', '.join(known)}.")
     read: dict[str, Callable[[object, str], Any]] = {
         "depth_scale": positive,
         "pose": partial(_choice, get_args(PoseMeaning)),
@@ -163,7 +164,7 @@ def build_scene(
         about: Further fields of the scene.
 
     Raises:
-        ValueError: No frame is usable, the cloud is empty, or `capture.json` is wrong.
+        InputError: No frame is usable, the cloud is empty, or `capture.json` is wrong.
     """
     options = read_options(folder)
     frames = [_apply(options, frame) for frame in frames[:: options.every]]
@@ -178,9 +179,9 @@ def build_scene(
     problems = [*problems, *points.problems]
     if not frames and not lone:
         more = " ..." if len(problems) > 3 else ""
-        raise ValueError(f"No usable frame in {folder}: {'; '.join(problems[:3]) or 'there is none'}{more}")
+        raise InputError(f"No usable frame in {folder}: {'; '.join(problems[:3]) or 'there is none'}{more}")
     if not len(points.points):
-        raise ValueError(f"The cloud of {folder} is empty: its depth images hold no surface, or its file no point.")
+        raise InputError(f"The cloud of {folder} is empty: its depth images hold no surface, or its file no point.")
     return Scene(
         name=name or folder.name,
         points=points.points,
@@ -255,5 +256,5 @@ def _rotation(up: Up) -> Float64[Tensor, "3 3"]:
 def _choice(choices: tuple[object, ...], entry: object, where: str) -> object:
     # 1 == True in Python; here it is a mistake.
     if not any(entry is choice or (isinstance(choice, str) and entry == choice) for choice in choices):
-        raise ValueError(f"{where} is {shown(entry)}; choose from {', '.join(map(repr, choices))}.")
+        raise InputError(f"{where} is {shown(entry)}; choose from {', '.join(map(repr, choices))}.")
     return entry

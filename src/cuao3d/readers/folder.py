@@ -2,16 +2,17 @@
 
 from pathlib import Path
 
-from cuao3d.readers.capture import Captures, build_scene, open_frames
-from cuao3d.readers.entries import (
+from cuao3d.errors import InputError, NotFoundError
+from cuao3d.formats.entries import (
     by_number,
     only_file,
     read_matrix,
     read_pose,
     summarise,
 )
-from cuao3d.readers.images import Lens, depth_size, image_size, lens_of, open_frame, usual_size
-from cuao3d.readers.points import read_points
+from cuao3d.formats.images import Lens, depth_size, image_size, lens_of, open_frame, usual_size
+from cuao3d.formats.points import read_points
+from cuao3d.readers.capture import Captures, build_scene, open_frames
 from cuao3d.scene import Frame, Scene
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
@@ -48,8 +49,8 @@ class Folder(Captures):
         """Read a scene: everything but the pixels, unless the cloud is built from them.
 
         Raises:
-            FileNotFoundError: There are no intrinsics.
-            ValueError: No frame is usable, or intrinsics or cloud are damaged.
+            NotFoundError: There are no intrinsics.
+            InputError: No frame is usable, or intrinsics or cloud are damaged.
         """
         colors = {path.stem: path for path in (folder / "color").iterdir() if path.suffix.lower() in ENDINGS}
         depths = {name: folder / "depth" / f"{name}.png" for name in colors}
@@ -74,7 +75,7 @@ def _read_lenses(folder: Path, colors: list[Path], depths: list[Path]) -> tuple[
     color_path, depth_path, shared_path = (path if path.is_file() else None for path in paths)
     depth_path = depth_path or (None if color_path else shared_path)
     if color_path is None and depth_path is None:
-        raise FileNotFoundError(
+        raise NotFoundError(
             f"No {DEPTH_INTRINSICS} and no {INTRINSICS} in {folder}. Write the 3 x 3 matrix fx 0 cx / 0 fy cy / 0 0 1 "
             "of the depth images there, in pixels."
         )
@@ -87,4 +88,4 @@ def _read_lenses(folder: Path, colors: list[Path], depths: list[Path]) -> tuple[
             return depth_lens.at(color_size), depth_lens
         return lens, depth_lens or lens.at(size)
     except ValueError as error:
-        raise ValueError(f"No usable frame in {folder}: {error}") from error
+        raise InputError(f"No usable frame in {folder}: {error}") from error

@@ -15,12 +15,13 @@ from PIL import Image
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import write_text
+from cuao3d.formats.images import image_size, read_colors, read_depth, resize_nearest
+from cuao3d.formats.ply import Mesh, cloud_columns, read_mesh, write_mesh
+from cuao3d.formats.points import as_points
 from cuao3d.labels import convert, label_set
 from cuao3d.readers.capture import build_scene, correct_pose, open_frames, read_options, turn_up
-from cuao3d.readers.images import image_size, read_colors, read_depth, resize_nearest
-from cuao3d.readers.ply import Mesh, cloud_columns, read_mesh, write_mesh
-from cuao3d.readers.points import as_points
 from cuao3d.readers.splits import categories, split_of
 from cuao3d.scene import UNLABELLED, Camera, Frame, Scene, pose_problem
 
@@ -77,12 +78,12 @@ class Matterport:
         official: bool = False,
     ) -> None:
         if label_set not in LABEL_SETS:
-            raise ValueError(f"Matterport has no labels of {label_set!r}; choose from {list(LABEL_SETS)}.")
+            raise InputError(f"Matterport has no labels of {label_set!r}; choose from {list(LABEL_SETS)}.")
         if min(size) < 1:
-            raise ValueError(f"size is {size}; expected whole numbers from 1 on.")
+            raise InputError(f"size is {size}; expected whole numbers from 1 on.")
         self.regions = [region for building in _buildings(Path(path).resolve()) for region in _regions(building)]
         if not self.regions:
-            raise FileNotFoundError(f"No region of a building in {path}. Expected {self.layout}.")
+            raise NotFoundError(f"No region of a building in {path}. Expected {self.layout}.")
         self.folders = [region.parents[1] for region in self.regions]
         self.names = tuple(f"{region.parents[1].name}_{region.stem}" for region in self.regions)
         self.label_set = label_set
@@ -100,12 +101,12 @@ class Matterport:
         """Read a region: everything but the pixels.
 
         Raises:
-            ValueError: No view is usable, or the mesh is empty or damaged.
+            InputError: No view is usable, or the mesh is empty or damaged.
         """
         region, building = self.regions[index], self.folders[index]
         mesh = read_mesh(region)
         if "category_id" not in mesh.faces:
-            raise ValueError(f"{region} has faces without category_id; download it again.")
+            raise InputError(f"{region} has faces without category_id; download it again.")
         classes = _classes(mesh.faces["category_id"], self.label_set)
         num_points = len(next(iter(mesh.vertices.values()), ()))
         cloud = as_points(region, mesh.vertices | {"label": majority(mesh.triangles, classes, num_points)})
@@ -182,11 +183,11 @@ def write_building(scenes: Sequence[Scene], folder: Path | str) -> None:
         folder: Where; its name becomes the building's, and it must not hold anything yet.
 
     Raises:
-        ValueError: The folder is not empty.
+        InputError: The folder is not empty.
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty; choose another folder.")
+        raise InputError(f"{folder} is not empty; choose another folder.")
     partial_folder = folder.with_name(f"{folder.name}.partial")
     for name in (CAMERAS, COLOR, DEPTH, REGIONS):
         (partial_folder / name).mkdir(parents=True, exist_ok=True)
@@ -253,25 +254,25 @@ def _read_conf(path: Path) -> tuple[list[_View], list[str]]:
 def _read_intrinsics(numbers: list[str]) -> Float64[Tensor, "3 3"]:
     matrix = _matrix(numbers, 3)
     if not (matrix.isfinite().all() and matrix[0, 0] > 0 and matrix[1, 1] > 0):
-        raise ValueError("it has no focal lengths")
+        raise InputError("it has no focal lengths")
     return matrix
 
 
 def _read_view(words: list[str], intrinsics: Float64[Tensor, "3 3"] | None) -> _View:
     depth, color = [*words[:2], "", ""][:2]
     if not all(re.fullmatch(r"\w[\w.-]*", name) for name in (depth, color)):  # no way out of the building's folder
-        raise ValueError(f"{depth!r} or {color!r} is not the name of a file")
+        raise InputError(f"{depth!r} or {color!r} is not the name of a file")
     if intrinsics is None:
-        raise ValueError("its camera has no intrinsics")
+        raise InputError("its camera has no intrinsics")
     pose = _matrix(words[2:], 4) @ _OPENGL
     if problem := pose_problem(pose):
-        raise ValueError(problem)
+        raise InputError(problem)
     return _View(color, depth, intrinsics, pose)
 
 
 def _matrix(numbers: list[str], size: int) -> Float64[Tensor, "n n"]:
     if len(numbers) != size * size:
-        raise ValueError(f"it has {len(numbers)} numbers, expected {size * size}")
+        raise InputError(f"it has {len(numbers)} numbers, expected {size * size}")
     return torch.tensor([float(number) for number in numbers], dtype=torch.float64).reshape(size, size)
 
 
@@ -279,7 +280,7 @@ def _frame(building: Path, view: _View, size: tuple[int, int], *, official: bool
     color, depth = building / COLOR / view.color, building / DEPTH / view.depth
     width, height = image_size(color)
     if image_size(depth) != (width, height) or min(width, height) < 2:
-        raise ValueError(f"{view.depth} and {view.color} differ in size or have none; copy them again")
+        raise InputError(f"{view.depth} and {view.color} differ in size or have none; copy them again")
     center = view.intrinsics[:2, 2].clone()
     if not official:
         center[1] = height - 1 - center[1]

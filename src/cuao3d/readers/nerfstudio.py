@@ -9,8 +9,8 @@ from jaxtyping import Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cuao3d.readers.capture import Captures, build_scene, open_frames
-from cuao3d.readers.entries import (
+from cuao3d.errors import InputError
+from cuao3d.formats.entries import (
     by_number,
     inside,
     matrix,
@@ -21,9 +21,10 @@ from cuao3d.readers.entries import (
     shown,
     whole,
 )
-from cuao3d.readers.images import MILLIMETRE, Lens, Size, image_size, open_frame, open_photograph
-from cuao3d.readers.ply import read_triangles
-from cuao3d.readers.points import Points, read_points
+from cuao3d.formats.images import MILLIMETRE, Lens, Size, image_size, open_frame, open_photograph
+from cuao3d.formats.ply import read_triangles
+from cuao3d.formats.points import Points, read_points
+from cuao3d.readers.capture import Captures, build_scene, open_frames
 from cuao3d.scene import Frame, Scene
 
 TRANSFORMS = "transforms.json"
@@ -73,7 +74,7 @@ class Nerfstudio(Captures):
         """Read a scene: everything but the pixels, unless the cloud is built from them.
 
         Raises:
-            ValueError: No frame is usable, there is neither depth nor a mesh, `transforms.json` or the .ply are
+            InputError: No frame is usable, there is neither depth nor a mesh, `transforms.json` or the .ply are
                 damaged, or a name leads out of the folder.
         """
         path = folder / TRANSFORMS
@@ -82,7 +83,7 @@ class Nerfstudio(Captures):
         has_depth = any("depth_file_path" in entry for entry in entries.values())
         points, mesh, problems = _read_ply(folder, meta, has_depth=has_depth)
         if not has_depth and mesh is None:
-            raise ValueError(
+            raise InputError(
                 f"{path} names no depth images (depth_file_path) and no mesh to cast depth from (ply_file_path, a .ply "
                 f"with faces); one of the two is needed.{' '.join(['', *problems])}"
             )
@@ -94,7 +95,7 @@ class Nerfstudio(Captures):
             if not has_depth:
                 return _photograph(name, pose, color, lens)
             if "depth_file_path" not in entry:
-                raise ValueError(f"{where} names no depth_file_path; add it, or remove the frame.")
+                raise InputError(f"{where} names no depth_file_path; add it, or remove the frame.")
             depth = inside(folder, entry["depth_file_path"], f"{where}, depth_file_path")
             unit = positive(entry.get("depth_unit_scale_factor", MILLIMETRE), f"{where}, depth_unit_scale_factor")
             return open_frame(name, pose, color=color, lens=lens, depth=depth, depth_unit=unit)
@@ -107,12 +108,12 @@ def _entries(folder: Path, meta: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return what is said of each image, by the name of its file; what is said of all goes for each that says nothing.
 
     Raises:
-        ValueError: There is no list of frames, or a name of a file is none or leads out of the capture.
+        InputError: There is no list of frames, or a name of a file is none or leads out of the capture.
     """
     path = folder / TRANSFORMS
     frames = meta.get("frames")
     if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
-        raise ValueError(f"{path}: frames is {shown(frames)}; expected a list of objects.")
+        raise InputError(f"{path}: frames is {shown(frames)}; expected a list of objects.")
     shared = {key: value for key, value in meta.items() if key not in ("frames", "file_path", "depth_file_path")}
     for index, frame in enumerate(frames):
         for key in ("file_path", "depth_file_path"):
@@ -160,13 +161,13 @@ def _pose(entry: dict[str, Any], where: str) -> Float64[Tensor, "4 4"]:
 def _lens(entry: dict[str, Any], size: Size, where: str) -> Lens:
     """Return the lens of an image of a size."""
     if (model := entry.get("camera_model", "OPENCV")) not in MODELS:
-        raise ValueError(f"{where}, camera_model is {shown(model)}; choose from {', '.join(MODELS)}, or undistort it.")
+        raise InputError(f"{where}, camera_model is {shown(model)}; choose from {', '.join(MODELS)}, or undistort it.")
 
     def value(key: str, default: float | None = None) -> float:
         return number(entry.get(key, default), f"{where}, {key}")
 
     if value("k4", 0.0) != 0:
-        raise ValueError(f"{where}, k4 is {value('k4'):g}; only k1, k2, k3, p1 and p2 are known. Undistort the images.")
+        raise InputError(f"{where}, k4 is {value('k4'):g}; only k1, k2, k3, p1 and p2 are known. Undistort the images.")
     width, height = (whole(entry.get(key, given), f"{where}, {key}") for key, given in zip("wh", size, strict=True))
     distortion = (value("k1", 0.0), value("k2", 0.0), value("p1", 0.0), value("p2", 0.0), value("k3", 0.0))
     focal, corner = (value("fl_x"), value("fl_y")), (value("cx"), value("cy"))

@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import write_whole
+from cuao3d.formats.entries import by_number, read_matrix, read_pose
+from cuao3d.formats.images import MILLIMETRE, Lens, image_size, lens_of, open_frame, usual_size
+from cuao3d.formats.points import Points
 from cuao3d.labels import LABEL_SETS, convert, label_set
 from cuao3d.pickles import read_torch
 from cuao3d.readers.capture import CaptureOptions, build_scene, correct_pose, open_frames, read_options, turn_up
-from cuao3d.readers.entries import by_number, read_matrix, read_pose
 from cuao3d.readers.folder import ENDINGS
-from cuao3d.readers.images import MILLIMETRE, Lens, image_size, lens_of, open_frame, usual_size
 from cuao3d.readers.matterport import OCCLUSION_TOLERANCE as MATTERPORT_TOLERANCE
 from cuao3d.readers.matterport import UNITS_PER_METRE, near_region
-from cuao3d.readers.points import Points
 from cuao3d.readers.scannet import OCCLUSION_TOLERANCE, OFFICIAL_CENTER, OFFICIAL_FOCAL, OFFICIAL_SIZE
 from cuao3d.readers.splits import split_of
 from cuao3d.scene import UNLABELLED, Camera, Frame, Scene, Split
@@ -89,13 +90,13 @@ class OpenScene:
 
     def __init__(self, path: Path | str, *, label_set: str | None = None, official: bool = False) -> None:
         if label_set is not None and label_set not in LABEL_SETS:
-            raise ValueError(f"There is no label set {label_set!r}; choose from {list(LABEL_SETS)}.")
+            raise InputError(f"There is no label set {label_set!r}; choose from {list(LABEL_SETS)}.")
         folders = _folders(Path(path).resolve())
         if not folders:
-            raise FileNotFoundError(f"No processed scene in {path}. Expected {self.layout}.")
+            raise NotFoundError(f"No processed scene in {path}. Expected {self.layout}.")
         if len(folders) > 1:
             names = ", ".join(folder.name for folder in folders)
-            raise ValueError(f"{path} holds several folders of processed scenes ({names}); name one of them.")
+            raise InputError(f"{path} holds several folders of processed scenes ({names}); name one of them.")
         self.clouds = _clouds(folders[0])
         self.names = tuple(_name(cloud) for cloud in self.clouds)
         folder = folders[0].parent if folders[0].name in get_args(Split) else folders[0]
@@ -121,7 +122,7 @@ class OpenScene:
         """Read a scene: everything but the pixels. Views and labels that cannot be used are left out and reported.
 
         Raises:
-            ValueError: The cloud is empty or damaged, or its file holds something else.
+            InputError: The cloud is empty or damaged, or its file holds something else.
         """
         name, cloud = self.names[index], _read_cloud(self.clouds[index], self.label_set)
         options = read_options(self.folders[index])
@@ -185,7 +186,7 @@ class OpenScene:
         elif self.dataset == "scannet":
             lens = Lens((OFFICIAL_FOCAL, OFFICIAL_FOCAL), OFFICIAL_CENTER, OFFICIAL_SIZE).at(size)
         else:
-            raise FileNotFoundError(f"There is no {shared}; write the 4 x 4 matrix of the views there, in pixels.")
+            raise NotFoundError(f"There is no {shared}; write the 4 x 4 matrix of the views there, in pixels.")
         return lambda color: lens
 
     def _own_lens(self, path: Path, color: Path) -> Lens:
@@ -250,17 +251,17 @@ def _depth_name(view: str) -> str:
 def _read_cloud(path: Path, labels_name: str | None) -> Points:
     content = read_torch(path)
     if not isinstance(content, tuple | list) or len(content) != 3:
-        raise ValueError(f"{path} is no cloud of OpenScene: expected points, colours and labels.")
+        raise InputError(f"{path} is no cloud of OpenScene: expected points, colours and labels.")
     found, colors, labels = (_numbers(entry, path) for entry in content)
     if found.ndim != 2 or found.shape[1] != 3 or not len(found):
-        raise ValueError(f"{path} is no cloud of OpenScene: its points have the shape {found.shape}, not (N, 3).")
+        raise InputError(f"{path} is no cloud of OpenScene: its points have the shape {found.shape}, not (N, 3).")
     with np.errstate(over="ignore"):
         points = torch.from_numpy(found.astype(np.float32))
     if not points.isfinite().all():
-        raise ValueError(f"{path} is no cloud of OpenScene: a point of it is not finite.")
+        raise InputError(f"{path} is no cloud of OpenScene: a point of it is not finite.")
     for what, array, shape in (("colours", colors, (len(points), 3)), ("labels", labels, (len(points),))):
         if array.ndim and array.shape != shape:
-            raise ValueError(f"{path} is no cloud of OpenScene: its {what} have the shape {array.shape}, not {shape}.")
+            raise InputError(f"{path} is no cloud of OpenScene: its {what} have the shape {array.shape}, not {shape}.")
     in_unit, color_problems = _colors(colors, path)
     ids, label_problems = _labels(labels, path, labels_name)
     return Points(points, in_unit, None, ids, (*color_problems, *label_problems))
@@ -271,9 +272,9 @@ def _numbers(entry: Any, path: Path) -> NDArray[Any]:
     try:
         array = entry.detach().double().numpy() if isinstance(entry, Tensor) else np.asarray(entry)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no cloud of OpenScene: {error}") from error
+        raise InputError(f"{path} is no cloud of OpenScene: {error}") from error
     if array.dtype.kind not in "fiub":
-        raise ValueError(f"{path} is no cloud of OpenScene: it holds {type(entry).__name__} where numbers should be.")
+        raise InputError(f"{path} is no cloud of OpenScene: it holds {type(entry).__name__} where numbers should be.")
     return array
 
 

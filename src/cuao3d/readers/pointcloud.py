@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from cuao3d.errors import InputError, NotFoundError
+from cuao3d.formats.points import SUFFIXES, read_points
 from cuao3d.readers.capture import read_options, turn_up
-from cuao3d.readers.points import SUFFIXES, read_points
 from cuao3d.scene import Scene
 
 FAR = 10_000.0
@@ -27,7 +28,7 @@ class PointCloud:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path).resolve()
         if not self.path.is_file():
-            raise FileNotFoundError(f"There is no file {self.path}.")
+            raise NotFoundError(f"There is no file {self.path}.")
         self.folders: tuple[Path, ...] = (self.path.parent,)
         self.names: tuple[str, ...] = (self.path.stem,)
 
@@ -43,14 +44,14 @@ class PointCloud:
         """Read the cloud.
 
         Raises:
-            ValueError: The file is damaged, empty or of another format.
+            InputError: The file is damaged, empty or of another format.
         """
         name = self.names[index]
         found = turn_up(read_points(self.path), read_options(self.folders[index]))
         if not len(found.points):
-            raise ValueError(f"{self.path} holds no point.")
+            raise InputError(f"{self.path} holds no point.")
         if (distance := found.points.median(dim=0).values.abs().max().item()) > FAR:
-            raise ValueError(
+            raise InputError(
                 f"{self.path} lies {distance / 1000:.0f} km from the origin, where single precision loses its detail; "
                 "move it to the origin (CloudCompare offers this when it opens a file), and check that it is in metres."
             )

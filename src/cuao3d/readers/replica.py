@@ -3,10 +3,11 @@
 import re
 from pathlib import Path
 
+from cuao3d.errors import InputError, NotFoundError
+from cuao3d.formats.entries import number, positive, read_json, read_rows, whole
+from cuao3d.formats.images import Lens, open_frame
+from cuao3d.formats.points import read_points
 from cuao3d.readers.capture import Captures, build_scene, open_frames
-from cuao3d.readers.entries import number, positive, read_json, read_rows, whole
-from cuao3d.readers.images import Lens, open_frame
-from cuao3d.readers.points import read_points
 from cuao3d.scene import Frame, Scene
 
 POSES, CAMERA = "traj.txt", "cam_params.json"
@@ -36,8 +37,8 @@ class Replica(Captures):
         """Read a scene: everything but the pixels, unless the cloud is built from them.
 
         Raises:
-            FileNotFoundError: There are no camera parameters.
-            ValueError: No frame is usable, or poses, camera parameters or mesh are damaged.
+            NotFoundError: There are no camera parameters.
+            InputError: No frame is usable, or poses, camera parameters or mesh are damaged.
         """
         lens, unit = _read_camera(folder)
         poses = read_rows(folder / POSES, 16).reshape(-1, 4, 4)
@@ -48,7 +49,7 @@ class Replica(Captures):
 
         def open_one(digits: str) -> Frame:
             if int(digits) >= len(poses):
-                raise ValueError(f"{POSES} has only {len(poses)} rows; add its pose, or remove the frame.")
+                raise InputError(f"{POSES} has only {len(poses)} rows; add its pose, or remove the frame.")
             depth = folder / "results" / f"depth{digits}.png"
             return open_frame(digits, poses[int(digits)], color=colors[digits], lens=lens, depth=depth, depth_unit=unit)
 
@@ -62,12 +63,10 @@ def _read_camera(folder: Path) -> tuple[Lens, float]:
     """Read the lens of both images and the unit of the depth, metres."""
     path = next((up / CAMERA for up in (folder, folder.parent) if (up / CAMERA).is_file()), None)
     if path is None:
-        raise FileNotFoundError(
-            f"No {CAMERA} in {folder} or above it; it says w, h, fx, fy, cx, cy and scale (6553.5)."
-        )
+        raise NotFoundError(f"No {CAMERA} in {folder} or above it; it says w, h, fx, fy, cx, cy and scale (6553.5).")
     camera = read_json(path).get("camera")
     if not isinstance(camera, dict):
-        raise ValueError(f'{path} has no "camera": {{"w": ..., "h": ..., "fx": ..., "fy": ..., "cx": ..., "cy": ...}}.')
+        raise InputError(f'{path} has no "camera": {{"w": ..., "h": ..., "fx": ..., "fy": ..., "cx": ..., "cy": ...}}.')
     focal = number(camera.get("fx"), f"{path}: fx"), number(camera.get("fy"), f"{path}: fy")
     center = number(camera.get("cx"), f"{path}: cx"), number(camera.get("cy"), f"{path}: cy")
     size = whole(camera.get("w"), f"{path}: w"), whole(camera.get("h"), f"{path}: h")
@@ -75,4 +74,4 @@ def _read_camera(folder: Path) -> tuple[Lens, float]:
     try:
         return Lens(focal, center, size), 1 / scale
     except ValueError as error:
-        raise ValueError(f"{path}: {error}.") from error
+        raise InputError(f"{path}: {error}.") from error

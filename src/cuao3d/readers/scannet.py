@@ -12,13 +12,14 @@ import torch
 from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
+from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import write_json, write_text
+from cuao3d.formats.images import as_image, resize_nearest
+from cuao3d.formats.ply import cloud_columns, read_ply, write_ply
+from cuao3d.formats.points import read_points
+from cuao3d.formats.sens import Sens, SensFrame, open_sens, write_sens
 from cuao3d.labels import convert, label_set
 from cuao3d.readers.capture import build_scene
-from cuao3d.readers.images import as_image, resize_nearest
-from cuao3d.readers.ply import cloud_columns, read_ply, write_ply
-from cuao3d.readers.points import read_points
-from cuao3d.readers.sens import Sens, SensFrame, open_sens, write_sens
 from cuao3d.readers.splits import categories, split_of
 from cuao3d.scene import UNLABELLED, Camera, Frame, Scene, pose_problem
 
@@ -72,12 +73,12 @@ class ScanNet:
         official: bool = False,
     ) -> None:
         if label_set not in LABEL_SETS:
-            raise ValueError(f"ScanNet has no labels of {label_set!r}; choose from {list(LABEL_SETS)}.")
+            raise InputError(f"ScanNet has no labels of {label_set!r}; choose from {list(LABEL_SETS)}.")
         if every < 1 or min(size) < 1:
-            raise ValueError(f"every is {every} and size {size}; expected whole numbers from 1 on.")
+            raise InputError(f"every is {every} and size {size}; expected whole numbers from 1 on.")
         self.folders = _scans(Path(path).resolve())
         if not self.folders:
-            raise FileNotFoundError(f"No scan in {path}. Expected {self.layout}.")
+            raise NotFoundError(f"No scan in {path}. Expected {self.layout}.")
         self.names = tuple(folder.name for folder in self.folders)
         self.label_set = label_set
         self.every, self.size = every, size
@@ -95,13 +96,13 @@ class ScanNet:
         """Read a scan: everything but the pixels. Labels that cannot be read are left out and reported.
 
         Raises:
-            FileNotFoundError: A file that every scan needs is missing.
-            ValueError: No frame is usable, or the cloud is empty or damaged.
+            NotFoundError: A file that every scan needs is missing.
+            InputError: No frame is usable, or the cloud is empty or damaged.
         """
         scan = self.folders[index] / self.names[index]
         for suffix in (POINTS, RECORDING):
             if not _at(scan, suffix).is_file():
-                raise FileNotFoundError(f"{_at(scan, suffix)} is missing; download it, or remove the scan.")
+                raise NotFoundError(f"{_at(scan, suffix)} is missing; download it, or remove the scan.")
         cloud = read_points(_at(scan, POINTS))
         labels, problems = _labels(scan, self.label_set, len(cloud.points))
         frames, lost = _frames(open_sens(_at(scan, RECORDING), every=self.every), self.size, official=self.official)
@@ -128,13 +129,13 @@ def write_scan(scene: Scene, folder: Path | str, *, color: Literal["png", "jpeg"
         every: Each view is written so many times, as if the camera had rested.
 
     Raises:
-        ValueError: The folder is not empty, or the format cannot hold the scene.
+        InputError: The folder is not empty, or the format cannot hold the scene.
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty; choose another folder.")
+        raise InputError(f"{folder} is not empty; choose another folder.")
     if scene.labels is not None and scene.label_set != "scannet20":
-        raise ValueError(f"Scene {scene.name} has labels of {scene.label_set!r}; a scan of ScanNet takes scannet20.")
+        raise InputError(f"Scene {scene.name} has labels of {scene.label_set!r}; a scan of ScanNet takes scannet20.")
     partial_folder = folder.with_name(f"{folder.name}.partial")
     partial_folder.mkdir(parents=True, exist_ok=True)
     scan = partial_folder / folder.name
@@ -196,7 +197,7 @@ def _labels(scan: Path, name: str, num_points: int) -> tuple[Int64[Tensor, "N"] 
     try:
         labels = _read_scannet20(scan) if name == "scannet20" else _read_scannet200(scan)
         if labels is not None and len(labels) != num_points:
-            raise ValueError(f"there are {len(labels)} for {num_points} points")
+            raise InputError(f"there are {len(labels)} for {num_points} points")
     except ValueError as error:
         return None, [f"The labels of {scan.name} are not used: {error}"]
     return labels, []
@@ -208,7 +209,7 @@ def _read_scannet20(scan: Path) -> Int64[Tensor, "N"] | None:
         return None
     columns = read_ply(path)
     if "label" not in columns:
-        raise ValueError(f"{path} has no property 'label'")
+        raise InputError(f"{path} has no property 'label'")
     return convert(torch.from_numpy(columns["label"].astype(np.int64)), label_set("nyu40"), label_set("scannet20"))
 
 
@@ -224,7 +225,7 @@ def _read_scannet200(scan: Path) -> Int64[Tensor, "N"] | None:
                 class_of_segment[int(segment)] = class_of_name.get(group["label"], UNLABELLED)
         segment_of_point = [int(segment) for segment in json.loads(segments.read_text(encoding="utf-8"))["segIndices"]]
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{objects.name} or {segments.name} is damaged ({error!r}); copy them again") from error
+        raise InputError(f"{objects.name} or {segments.name} is damaged ({error!r}); copy them again") from error
     return torch.tensor([class_of_segment.get(segment, UNLABELLED) for segment in segment_of_point], dtype=torch.int64)
 
 
@@ -262,9 +263,9 @@ def _read_alignment(path: Path) -> Float64[Tensor, "4 4"]:
     try:
         matrix = torch.tensor([float(number) for number in numbers], dtype=torch.float64).reshape(4, 4)
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} has no axisAlignment of 16 numbers") from error
+        raise InputError(f"{path} has no axisAlignment of 16 numbers") from error
     if problem := pose_problem(matrix):
-        raise ValueError(f"{path} has an axisAlignment that cannot be used: {problem}")
+        raise InputError(f"{path} has an axisAlignment that cannot be used: {problem}")
     return matrix
 
 

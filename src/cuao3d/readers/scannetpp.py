@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from cuao3d.errors import InputError, NotFoundError
+from cuao3d.formats.entries import matrix, read_json, summarise
+from cuao3d.formats.images import image_size, lens_of, open_frame, usual_size
+from cuao3d.formats.points import read_points
 from cuao3d.readers.capture import Captures, build_scene, open_frames
-from cuao3d.readers.entries import matrix, read_json, summarise
-from cuao3d.readers.images import image_size, lens_of, open_frame, usual_size
-from cuao3d.readers.points import read_points
 from cuao3d.scene import Frame, Scene
 
 POSES, MESH = "iphone/pose_intrinsic_imu.json", "scans/mesh_aligned_0.05.ply"
@@ -37,20 +38,20 @@ class ScanNetpp(Captures):
         """Read a scene: everything but the pixels, unless the cloud is built from them.
 
         Raises:
-            FileNotFoundError: The videos are not extracted.
-            ValueError: No frame is usable, or poses or mesh are damaged.
+            NotFoundError: The videos are not extracted.
+            InputError: No frame is usable, or poses or mesh are damaged.
         """
         colors, depths = _images(folder, ("rgb", "frames")), _images(folder, ("depth",))
         about, where = read_json(folder / POSES), Path(POSES).name
         try:
             size = usual_size(colors.values(), image_size)
         except ValueError as error:
-            raise ValueError(f"No usable frame in {folder}: {error}") from error
+            raise InputError(f"No usable frame in {folder}: {error}") from error
 
         def open_one(name: str) -> Frame:
             entry = about.get(name)
             if not isinstance(entry, dict):
-                raise ValueError(f"{where} has no entry {name}; restore it, or remove the frame's images.")
+                raise InputError(f"{where} has no entry {name}; restore it, or remove the frame's images.")
             pose = matrix(entry.get("aligned_pose"), f"{where}: {name}, aligned_pose", rows=4, columns=4)
             intrinsics = matrix(entry.get("intrinsic"), f"{where}: {name}, intrinsic", rows=3, columns=3)
             lens = lens_of(intrinsics, size, f"{where}: {name}, intrinsic")
@@ -68,7 +69,7 @@ def _images(folder: Path, kinds: tuple[str, ...]) -> dict[str, Path]:
     """Find the images of a kind by the names of their frames."""
     found = next((folder / "iphone" / kind for kind in kinds if (folder / "iphone" / kind).is_dir()), None)
     if found is None:
-        raise FileNotFoundError(
+        raise NotFoundError(
             f"There is no folder {folder / 'iphone' / kinds[0]}. Downloads hold videos; ScanNet++'s toolbox extracts "
             "their images (iphone/prepare_iphone_data.py)."
         )

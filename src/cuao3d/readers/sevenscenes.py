@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from cuao3d.errors import InputError, NotFoundError
+from cuao3d.formats.entries import positive, read_json, read_matrix, read_pose, shown
+from cuao3d.formats.images import MISSING, image_size, lens_of, open_frame, usual_size
+from cuao3d.formats.ply import write_ply
+from cuao3d.formats.points import read_points
 from cuao3d.labels import LABEL_SETS
 from cuao3d.readers.capture import Captures, build_scene, open_frames
-from cuao3d.readers.entries import positive, read_json, read_matrix, read_pose, shown
-from cuao3d.readers.images import MISSING, image_size, lens_of, open_frame, usual_size
-from cuao3d.readers.ply import write_ply
-from cuao3d.readers.points import read_points
 from cuao3d.scene import Camera, Frame, Scene, Split
 
 COLOR, DEPTH, POSE = ".color.png", ".depth.png", ".pose.txt"
@@ -48,8 +49,8 @@ class SevenScenes(Captures):
         """Read a scene: everything but the pixels, unless the cloud is built from them.
 
         Raises:
-            FileNotFoundError: There are no intrinsics.
-            ValueError: No frame is usable, or the cloud is empty or damaged.
+            NotFoundError: There are no intrinsics.
+            InputError: No frame is usable, or the cloud is empty or damaged.
         """
         frames, problems = _open_frames(folder)
         points = read_points(folder / POINTS) if (folder / POINTS).is_file() else None
@@ -70,14 +71,14 @@ def write_capture(scene: Scene, folder: Path | str) -> None:
         folder: Where; it must not hold anything yet.
 
     Raises:
-        ValueError: The folder is not empty, or the layout cannot hold the scene.
+        InputError: The folder is not empty, or the layout cannot hold the scene.
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty; choose another folder.")
+        raise InputError(f"{folder} is not empty; choose another folder.")
     camera = _shared_camera(scene)
     if scene.labels is not None and scene.label_set not in LABEL_SETS:
-        raise ValueError(f"Scene {scene.name} has labels of {scene.label_set!r}; a capture holds only {LABEL_SETS}.")
+        raise InputError(f"Scene {scene.name} has labels of {scene.label_set!r}; a capture holds only {LABEL_SETS}.")
     partial_folder = folder.with_name(f"{folder.name}.partial")
     partial_folder.mkdir(parents=True, exist_ok=True)
     matrix = [[camera.focal[0], 0, camera.center[0]], [0, camera.focal[1], camera.center[1]], [0, 0, 1]]
@@ -98,7 +99,7 @@ def _open_frames(folder: Path) -> tuple[list[Frame], list[str]]:
     try:
         size = usual_size([folder / f"{name}{COLOR}" for name in names], image_size)
     except ValueError as error:
-        raise ValueError(f"No usable frame in {folder}: {error}") from error
+        raise InputError(f"No usable frame in {folder}: {error}") from error
     lens = lens_of(matrix, size, str(intrinsics))
 
     def open_one(name: str) -> Frame:
@@ -113,7 +114,7 @@ def _open_frames(folder: Path) -> tuple[list[Frame], list[str]]:
 def _intrinsics_of(folder: Path) -> Path:
     path = next((up / INTRINSICS for up in (folder, folder.parent) if (up / INTRINSICS).is_file()), None)
     if path is None:
-        raise FileNotFoundError(
+        raise NotFoundError(
             f"No {INTRINSICS} in {folder} or above it. Write the 3 x 3 matrix there, in pixels (for 7-Scenes: "
             "585 0 320 / 0 585 240 / 0 0 1)."
         )
@@ -129,7 +130,7 @@ def _read_about(path: Path) -> dict[str, Any]:
     about = {key: content[key] for key in (*choices, "occlusion_tolerance") if key in content}
     for key in choices:
         if key in about and about[key] not in choices[key]:
-            raise ValueError(f"{path}: {key} is {shown(about[key])}; choose from {choices[key]}.")
+            raise InputError(f"{path}: {key} is {shown(about[key])}; choose from {choices[key]}.")
     if "occlusion_tolerance" in about:
         about["occlusion_tolerance"] = positive(about["occlusion_tolerance"], f"{path}: occlusion_tolerance")
     return about
@@ -138,12 +139,12 @@ def _read_about(path: Path) -> dict[str, Any]:
 def _shared_camera(scene: Scene) -> Camera:
     """Return the first frame's camera; refuse a scene whose frames differ in more than the pose."""
     if not scene.frames:
-        raise ValueError(f"Scene {scene.name} has no frames to write.")
+        raise InputError(f"Scene {scene.name} has no frames to write.")
     first = scene.frames[0].camera
     for camera in (frame.camera for frame in scene.frames):
         same_size = (camera.width, camera.height) == (first.width, first.height)
         if not (same_size and camera.focal.equal(first.focal) and camera.center.equal(first.center)):
-            raise ValueError(f"The frames of scene {scene.name} differ in intrinsics; this layout holds one set.")
+            raise InputError(f"The frames of scene {scene.name} differ in intrinsics; this layout holds one set.")
     return first
 
 

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from cuao3d.readers.capture import Captures, build_scene, open_frames
-from cuao3d.readers.entries import (
+from cuao3d.errors import InputError, NotFoundError
+from cuao3d.formats.entries import (
     inside,
     nearest_in_time,
     read_lines,
@@ -16,7 +16,8 @@ from cuao3d.readers.entries import (
     read_rows,
     summarise,
 )
-from cuao3d.readers.images import Lens, image_size, open_frame, usual_size
+from cuao3d.formats.images import Lens, image_size, open_frame, usual_size
+from cuao3d.readers.capture import Captures, build_scene, open_frames
 from cuao3d.scene import Frame, Scene
 
 DEPTH_UNIT = 1 / 5000
@@ -63,8 +64,8 @@ class Tum(Captures):
         """Read a scene; its cloud is built from depth.
 
         Raises:
-            FileNotFoundError: The camera is not known.
-            ValueError: No frame is usable, or one of the lists is damaged.
+            NotFoundError: The camera is not known.
+            InputError: No frame is usable, or one of the lists is damaged.
         """
         color_times, colors = _read_list(folder, COLORS)
         depth_times, depths = _read_list(folder, DEPTHS)
@@ -95,7 +96,7 @@ def _read_list(folder: Path, name: str) -> tuple[Float64[Tensor, "N"], list[Path
         try:
             times.append(float(words[0]))
         except ValueError as error:
-            raise ValueError(f"{where}: expected a time in seconds and the name of a file.") from error
+            raise InputError(f"{where}: expected a time in seconds and the name of a file.") from error
         paths.append(inside(folder, " ".join(words[1:]), where))
     return torch.tensor(times, dtype=torch.float64), paths
 
@@ -108,10 +109,10 @@ def _read_lens(folder: Path, colors: list[Path]) -> Lens:
         try:
             return Lens((fx, fy), (cx, cy), usual_size(colors, image_size), (k1, k2, p1, p2, k3))
         except ValueError as error:
-            raise ValueError(f"{path}: {error}.") from error
+            raise InputError(f"{path}: {error}.") from error
     if match := re.search(r"freiburg([123])", folder.name):
         return _KINECTS[match[1]]
-    raise FileNotFoundError(
+    raise NotFoundError(
         f"The camera of {folder} is not known: its name holds no freiburg1, 2 or 3. Write fx fy cx cy, in pixels, to "
         f"{CAMERA} there (525 525 319.5 239.5 is a Kinect's default)."
     )
@@ -121,7 +122,7 @@ def _pose(row: Float64[Tensor, "7"]) -> Float64[Tensor, "4 4"]:
     """Return the pose of a row tx ty tz qx qy qz qw."""
     length = row[3:].norm().item()
     if abs(length - 1) > UNIT_LENGTH:  # not true of NaN, which is named later
-        raise ValueError(f"its quaternion in {POSES} has length {length:.3g}, not 1; correct it, or remove the frame.")
+        raise InputError(f"its quaternion in {POSES} has length {length:.3g}, not 1; correct it, or remove the frame.")
     x, y, z, w = (row[3:] / length).tolist()
     pose = torch.eye(4, dtype=torch.float64)
     pose[:3, :3] = torch.tensor(

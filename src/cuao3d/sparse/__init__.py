@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cuao3d.errors import InputError
 from cuao3d.sparse.naive import convolve_naively
 from cuao3d.sparse.precision import add_product, autocast, widen
 from cuao3d.sparse.runs import convolve_runs
@@ -48,12 +49,12 @@ def convolve(
         One row of features per output voxel.
     """
     if kernel.shape[:2] != (kernel_map.volume, x.shape[1]) or len(x) != kernel_map.num_inputs:
-        raise ValueError(
+        raise InputError(
             f"A map with {kernel_map.num_inputs} inputs and {kernel_map.volume} kernel positions cannot convolve "
             f"features of shape {tuple(x.shape)} with a kernel of shape {tuple(kernel.shape)}."
         )
     if backend not in BACKENDS:
-        raise ValueError(f"Unknown backend {backend!r}; choose from {', '.join(BACKENDS)}.")
+        raise InputError(f"Unknown backend {backend!r}; choose from {', '.join(BACKENDS)}.")
     return BACKENDS[backend](autocast(x), autocast(kernel), kernel_map)
 
 

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cuao3d.errors import InputError, NotInstalledError
 from cuao3d.sparse.voxels import KernelMap
 
 
@@ -15,17 +16,17 @@ def convolve_by_spconv(
     """Convolve features over a kernel map with spconv's native algorithm.
 
     Raises:
-        ImportError: spconv is not installed.
-        ValueError: The features are on a CPU, where spconv 2.3 computes wrong rows with two threads and has no
+        NotInstalledError: spconv is not installed.
+        InputError: The features are on a CPU, where spconv 2.3 computes wrong rows with two threads and has no
             backward pass.
     """
     try:
         from spconv.core import ConvAlgo
         from spconv.pytorch.functional import SparseConvFunction
     except ImportError:
-        raise ImportError("The spconv backend needs spconv: pip install 'cuao3d[gpu]'") from None
+        raise NotInstalledError("The spconv backend needs spconv: pip install 'cuao3d[gpu]'") from None
     if x.device.type == "cpu" and (torch.get_num_threads() > 1 or torch.is_grad_enabled()):
-        raise ValueError("spconv is only right on a GPU; on a CPU choose the backend 'runs'.")
+        raise InputError("spconv is only right on a GPU; on a CPU choose the backend 'runs'.")
     pairs, counts = kernel_map.listed_pairs
     matrices = kernel.index_select(0, kernel_map.positions)  # z fastest, as the pairs are
     filters = matrices.permute(2, 0, 1).reshape(kernel.shape[2], -1, 1, 1, kernel.shape[1]).contiguous()

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Int, Integer
 from torch import Tensor
 
+from cuao3d.errors import InputError
+
 MAX_COORDINATE = 2**18
 """Largest absolute voxel coordinate."""
 MAX_BATCH = 2**16
@@ -28,22 +30,22 @@ def sort_voxels(coords: Int[Tensor, "V 4"]) -> tuple[VoxelSet, Int[Tensor, "V"]]
         The voxels and, for each of them, its row in `coords`.
     """
     if coords.dim() != 2 or coords.shape[1] != 4 or coords.is_floating_point() or coords.is_complex():
-        raise ValueError(
+        raise InputError(
             f"Voxel coordinates must be integers of shape (V, 4), [batch, x, y, z]; got {coords.dtype} of shape "
             f"{tuple(coords.shape)}. Divide by the voxel size, floor and convert first."
         )
     if len(coords) == 0:
-        raise ValueError("There are no voxels: coords is empty.")
+        raise InputError("There are no voxels: coords is empty.")
     coords = coords.long()
     if coords[:, 1:].abs().max() > MAX_COORDINATE or coords[:, 0].min() < 0 or coords[:, 0].max() >= MAX_BATCH:
-        raise ValueError(
+        raise InputError(
             f"Voxel coordinates must lie within +-{MAX_COORDINATE} and batch indices in [0, {MAX_BATCH}); got "
             f"{coords.amin(dim=0).tolist()} to {coords.amax(dim=0).tolist()}. Centre the scene, or use larger voxels."
         )
     keys, order = torch.sort(_Packing.of(coords).keys(coords))
     num_duplicates = int((keys[1:] == keys[:-1]).sum())
     if num_duplicates:
-        raise ValueError(
+        raise InputError(
             f"{num_duplicates} of {len(coords)} voxels are duplicates; average the points of a voxel first."
         )
     return VoxelSet(coords[order]), order
@@ -170,7 +172,7 @@ class _Packing:
         high = none.scatter_reduce(0, batch, cells, "amax", include_self=False)
         shape = (len(low), *((high - low).amax(dim=0) + 5).tolist())
         if math.prod(shape) >= 2**63:
-            raise ValueError(f"{shape[0]} clouds of {shape[1:]} cells do not fit into one batch; split it.")
+            raise InputError(f"{shape[0]} clouds of {shape[1:]} cells do not fit into one batch; split it.")
         return _Packing(low - 2, shape)
 
     @property

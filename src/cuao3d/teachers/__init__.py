@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
+from cuao3d.errors import InputError, NotFoundError
 from cuao3d.teachers.clip import CLIPDense
 from cuao3d.teachers.dinov2 import DINOv2
 from cuao3d.teachers.dinov3 import DINOv3
@@ -81,8 +82,8 @@ def load_teacher(spec: str, *, device: str = "cpu", precision: Precision = "fp32
         precision: What it computes in, if it can be moved.
 
     Raises:
-        ValueError: There is no teacher of that name, or the object is none.
-        FileNotFoundError: The file or the weights are not there.
+        InputError: There is no teacher of that name, or the object is none.
+        NotFoundError: The file or the weights are not there.
     """
     name, _, weights = spec.partition("=")
     if ".py:" in spec:
@@ -90,7 +91,7 @@ def load_teacher(spec: str, *, device: str = "cpu", precision: Precision = "fp32
     elif known := TEACHERS.get(name.replace("_", "-")):
         teacher = known(Path(weights)) if weights else known()
     else:
-        raise ValueError(
+        raise InputError(
             f"Unknown teacher {name!r}; choose from {sorted(TEACHERS)}, "
             "or give a class of your own: my_teacher.py:MyTeacher."
         )
@@ -103,15 +104,15 @@ def _from_file(file: str, name: str) -> Teacher:
     """Run a Python file and make the teacher that it defines."""
     path = Path(file)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path} to take the teacher {name} from.")
+        raise NotFoundError(f"There is no file {path} to take the teacher {name} from.")
     module_spec = importlib.util.spec_from_file_location(path.stem, path)
     assert module_spec is not None
     assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
     if not hasattr(module, name):
-        raise ValueError(f"{path} defines no {name}.")
+        raise InputError(f"{path} defines no {name}.")
     teacher: Any = getattr(module, name)()
     if not isinstance(teacher, Teacher):
-        raise ValueError(f"{name} of {path} is no teacher: it needs a name, num_channels and __call__(image).")
+        raise InputError(f"{name} of {path} is no teacher: it needs a name, num_channels and __call__(image).")
     return teacher

@@ -38,9 +38,9 @@ class CLIPDense(PatchTeacher):
             long_side: Longer side, pixels, to which images are scaled; their own if not given.
 
         Raises:
-            ImportError: transformers is not installed.
-            FileNotFoundError: The weights are not there.
-            ValueError: They are not those of a CLIP.
+            NotInstalledError: transformers is not installed.
+            NotFoundError: The weights are not there.
+            InputError: They are not those of a CLIP.
         """
         super().__init__(weights, name=name, long_side=long_side)
         self.text = text_of("clip", weights, name)

@@ -46,9 +46,9 @@ class DINOv2(PatchTeacher):
             long_side: Longer side, pixels, to which images are scaled; their own if not given.
 
         Raises:
-            ImportError: transformers is not installed.
-            FileNotFoundError: The weights are not there.
-            ValueError: They are not those of a DINOv2.
+            NotInstalledError: transformers is not installed.
+            NotFoundError: The weights are not there.
+            InputError: They are not those of a DINOv2.
         """
         super().__init__(weights, name=name, long_side=long_side, preprocessing=NORMALISATIONS[normalisation])
         self.num_prefix = 1 + getattr(self.config, "num_register_tokens", 0)

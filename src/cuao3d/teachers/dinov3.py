@@ -27,9 +27,9 @@ class DINOv3(PatchTeacher):
             long_side: Longer side, pixels, to which images are scaled; their own if not given.
 
         Raises:
-            ImportError: transformers is not installed.
-            FileNotFoundError: The weights are not there.
-            ValueError: They are not those of a DINOv3.
+            NotInstalledError: transformers is not installed.
+            NotFoundError: The weights are not there.
+            InputError: They are not those of a DINOv3.
         """
         super().__init__(weights, name=name, long_side=long_side)
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
+from cuao3d.errors import InputError, NotFoundError, NotInstalledError
 from cuao3d.files import sha256_of
 
 PILLOW_MODES = {2: "bilinear", 3: "bicubic"}
@@ -41,18 +42,18 @@ def open_model(folder: Path, classes: Mapping[str, str], *, unused: Sequence[str
         options: Further arguments of the class.
 
     Raises:
-        ImportError: transformers is not installed, or too old to have the class.
-        FileNotFoundError: The folder lacks a file.
-        ValueError: A file is damaged, of another model, or its tensors do not fit.
+        NotInstalledError: transformers is not installed, or too old to have the class.
+        NotFoundError: The folder lacks a file.
+        InputError: A file is damaged, of another model, or its tensors do not fit.
     """
     settings = folder / "config.json"
     model_type = str(_read_json(settings).get("model_type", "unknown"))
     if model_type not in classes:
-        raise ValueError(f"{settings} describes a model of type {model_type!r}; expected {' or '.join(classes)}.")
+        raise InputError(f"{settings} describes a model of type {model_type!r}; expected {' or '.join(classes)}.")
     name = classes[model_type]
     transformers = import_transformers()
     if not hasattr(transformers, name):
-        raise ImportError(
+        raise NotInstalledError(
             f"transformers {transformers.__version__} has no {name}; take a newer one: "
             "pip install -U 'cuao3d[teachers]'"
         )
@@ -71,10 +72,10 @@ def open_model(folder: Path, classes: Mapping[str, str], *, unused: Sequence[str
                 **options,
             )
         except Exception as error:  # The weights can be read, so what the settings ask for cannot be built.
-            raise ValueError(f"{settings} describes no {name} that can be built: {error}") from error
+            raise InputError(f"{settings} describes no {name} that can be built: {error}") from error
     problems = _problems(report, unused)
     if problems:
-        raise ValueError(f"{_weights(folder)} does not fit {settings}: {'; '.join(problems)}.")
+        raise InputError(f"{_weights(folder)} does not fit {settings}: {'; '.join(problems)}.")
     return model.eval().requires_grad_(False)
 
 
@@ -88,19 +89,19 @@ def weight_files(folder: Path) -> list[Path]:
     """List the files of a model's weights, by name.
 
     Raises:
-        FileNotFoundError: There are none, or some are missing.
-        ValueError: The index of the files is damaged.
+        NotFoundError: There are none, or some are missing.
+        InputError: The index of the files is damaged.
     """
     weights = _weights(folder)
     if weights.suffix != ".json":
         return [weights]
     places = _read_json(weights).get("weight_map")
     if not isinstance(places, dict) or not places:
-        raise ValueError(f"{weights} does not say which file holds which tensor. Download it again.")
+        raise InputError(f"{weights} does not say which file holds which tensor. Download it again.")
     files = sorted({folder / name for name in places.values()})
     for file in files:
         if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing; {weights.name} names it. Download it again.")
+            raise NotFoundError(f"{file} is missing; {weights.name} names it. Download it again.")
     return files
 
 
@@ -108,16 +109,16 @@ def read_preprocessing(folder: Path) -> Preprocessing:
     """Read how a model wants its images from its `preprocessor_config.json`.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It does not say it, or asks for a way of resizing other than bilinear and bicubic.
+        NotFoundError: There is no such file.
+        InputError: It does not say it, or asks for a way of resizing other than bilinear and bicubic.
     """
     path = folder / "preprocessor_config.json"
     content = _read_json(path)
     for key in ("image_mean", "image_std"):
         if not isinstance(content.get(key), list) or len(content[key]) != 3:
-            raise ValueError(f"{path}: {key} should be three numbers, one for each colour; it is {content.get(key)!r}.")
+            raise InputError(f"{path}: {key} should be three numbers, one for each colour; it is {content.get(key)!r}.")
     if (resample := content.get("resample")) not in PILLOW_MODES:
-        raise ValueError(f"{path}: resample should be 2 (bilinear) or 3 (bicubic); it is {resample!r}.")
+        raise InputError(f"{path}: resample should be 2 (bilinear) or 3 (bicubic); it is {resample!r}.")
     return Preprocessing(tuple(content["image_mean"]), tuple(content["image_std"]), PILLOW_MODES[resample])
 
 
@@ -125,12 +126,12 @@ def import_transformers() -> Any:
     """Return the library.
 
     Raises:
-        ImportError: It is not installed.
+        NotInstalledError: It is not installed.
     """
     try:
         import transformers
     except ImportError:
-        raise ImportError("This model needs transformers: pip install 'cuao3d[teachers]'") from None
+        raise NotInstalledError("This model needs transformers: pip install 'cuao3d[teachers]'") from None
     return transformers
 
 
@@ -155,7 +156,7 @@ def _weights(folder: Path) -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise FileNotFoundError(f"No weights in {folder}: expected {names[0]}, or one of {', '.join(names[1:])}.")
+    raise NotFoundError(f"No weights in {folder}: expected {names[0]}, or one of {', '.join(names[1:])}.")
 
 
 def _check_readable(file: Path) -> None:
@@ -168,12 +169,12 @@ def _check_readable(file: Path) -> None:
             warnings.simplefilter("ignore")
             torch.load(file, map_location="meta", weights_only=True)
     except pickle.UnpicklingError:
-        raise ValueError(
+        raise InputError(
             f"{file} is a pickle with more than tensors in it, which could run any code; it is not read. "
             "Get the model's safetensors."
         ) from None
     except (SafetensorError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{file} is damaged or was not downloaded to its end ({error}). Download it again.") from error
+        raise InputError(f"{file} is damaged or was not downloaded to its end ({error}). Download it again.") from error
 
 
 def _problems(report: Mapping[str, Any], unused: Sequence[str]) -> list[str]:
@@ -189,11 +190,11 @@ def _problems(report: Mapping[str, Any], unused: Sequence[str]) -> list[str]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise FileNotFoundError(f"There is no {path}; give the folder of a model of the transformers library.")
+        raise NotFoundError(f"There is no {path}; give the folder of a model of the transformers library.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}). Download it again.") from error
+        raise InputError(f"{path} is no JSON ({error}). Download it again.") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no settings. Download it again.")
+        raise InputError(f"{path} holds no settings. Download it again.")
     return content

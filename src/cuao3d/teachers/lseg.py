@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cuao3d.download import find
+from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import sha256_of
 from cuao3d.teachers.network import Level, NetworkTeacher
 
@@ -54,13 +55,13 @@ class LSegTeacher(NetworkTeacher):
             mirror: What the image's mirror image adds.
 
         Raises:
-            ValueError: A setting is impossible, or the checkpoint is something else or damaged.
-            FileNotFoundError: The checkpoint is not there.
+            InputError: A setting is impossible, or the checkpoint is something else or damaged.
+            NotFoundError: The checkpoint is not there.
         """
         if mirror not in get_args(Mirror):
-            raise ValueError(f"Unknown mirror {mirror!r}; choose from {get_args(Mirror)}.")
+            raise InputError(f"Unknown mirror {mirror!r}; choose from {get_args(Mirror)}.")
         if long_side < 1 or long_side % (2 * PATCH):
-            raise ValueError(f"LSeg needs a long_side that is a multiple of {2 * PATCH} pixels; got {long_side}.")
+            raise InputError(f"LSeg needs a long_side that is a multiple of {2 * PATCH} pixels; got {long_side}.")
         path = weights or find("lseg")
         self.network = load_lseg(path)
         self.weights_sha256 = sha256_of(path)
@@ -97,34 +98,34 @@ def load_lseg(path: Path) -> "LSeg":
         path: As published; or its tensors alone, saved by PyTorch or as safetensors.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no checkpoint, a damaged one, one with code in it, or one of another model.
+        NotFoundError: There is no such file.
+        InputError: It is no checkpoint, a damaged one, one with code in it, or one of another model.
     """
     tensors = {name: tensor for name, tensor in read_checkpoint(path).items() if not name.startswith(OTHER_SIDES)}
     floats = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     try:
         return LSeg.from_official(floats)
     except ValueError as error:
-        raise ValueError(f"{path} holds another model. {error}") from None
+        raise InputError(f"{path} holds another model. {error}") from None
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """Read LSeg's tensors, without the `net.` before their names; what is not used of a checkpoint is not read.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no checkpoint, a damaged one, or one with code in it.
+        NotFoundError: There is no such file.
+        InputError: It is no checkpoint, a damaged one, or one with code in it.
     """
     if not path.is_file():
         folder = "a folder" if path.is_dir() else "not there"
-        raise FileNotFoundError(f"{path} is {folder}; LSeg needs the file of its checkpoint, demo_e200.ckpt.")
+        raise NotFoundError(f"{path} is {folder}; LSeg needs the file of its checkpoint, demo_e200.ckpt.")
     try:
         unneeded, code = _names_in(path)
         content = {} if code else load_file(path) if path.suffix == ".safetensors" else _unpickle(path, unneeded)
     except Exception:  # from damaged bytes anything can come
-        raise ValueError(f"{path} is no checkpoint, or it was cut short on its way; get it again.") from None
+        raise InputError(f"{path} is no checkpoint, or it was cut short on its way; get it again.") from None
     if code:
-        raise ValueError(f"{path} holds code beside tensors, and is not loaded: it names {', '.join(code[:4])}.")
+        raise InputError(f"{path} holds code beside tensors, and is not loaded: it names {', '.join(code[:4])}.")
     if isinstance(content, dict):
         content = content.get("state_dict", content)
     named = content.items() if isinstance(content, dict) else ()
@@ -181,7 +182,7 @@ class LSeg(nn.Module):
             hooks: Blocks after which the transformer is read, likewise; those of ViT-L.
 
         Raises:
-            ValueError: Tensors are missing, extra, or of another shape.
+            InputError: Tensors are missing, extra, or of another shape.
         """
         tensors = {name.removeprefix("net."): tensor for name, tensor in state_dict.items()}
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(OTHER_SIDES)}
@@ -192,10 +193,10 @@ class LSeg(nn.Module):
         ]
         missing = [name for name in needed if name not in tensors]
         if missing:
-            raise ValueError(f"These are not the tensors of LSeg: {', '.join(missing)} are missing.")
+            raise InputError(f"These are not the tensors of LSeg: {', '.join(missing)} are missing.")
         blocks = {int(match[1]) for name in tensors if (match := re.match(r"pretrained\.model\.blocks\.(\d+)\.", name))}
         if max(blocks, default=-1) < max(hooks):
-            raise ValueError(
+            raise InputError(
                 f"A transformer of {len(blocks)} blocks cannot be read after block {max(hooks)}; pass hooks."
             )
         positions, head = tensors[needed[0]], tensors[needed[1]]
@@ -212,7 +213,7 @@ class LSeg(nn.Module):
             )
         problems = differences(network.state_dict(), tensors)
         if problems:
-            raise ValueError(f"These tensors do not fit LSeg: {'; '.join(problems[:8])}.")
+            raise InputError(f"These tensors do not fit LSeg: {'; '.join(problems[:8])}.")
         network.load_state_dict(tensors, assign=True)
         return network.eval().requires_grad_(False)
 
@@ -223,11 +224,11 @@ class LSeg(nn.Module):
             image: RGB in [-1, 1]; both sides multiples of 32 pixels, so that the four readings fit each other.
 
         Raises:
-            ValueError: A side is no multiple of 32.
+            InputError: A side is no multiple of 32.
         """
         height, width = image.shape[2:]
         if height % (2 * PATCH) or width % (2 * PATCH):
-            raise ValueError(
+            raise InputError(
                 f"LSeg needs sides that are multiples of {2 * PATCH} pixels; got {width} x {height}. Pad them."
             )
         readings = self.pretrained["model"](image, self.hooks)

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int64
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from cuao3d.errors import NotFoundError
 from cuao3d.files import sha256_of
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -40,7 +41,7 @@ class _MiniTeacher:
     def __init__(self, network: nn.Module, path: Path | None) -> None:
         path = path or WEIGHTS / f"{self.name.replace('-', '_')}.safetensors"
         if not path.is_file():
-            raise FileNotFoundError(f"No weights at {path}; reinstall cuao3d, or run scripts/train_mini_teachers.py.")
+            raise NotFoundError(f"No weights at {path}; reinstall cuao3d, or run scripts/train_mini_teachers.py.")
         self.weights_sha256 = sha256_of(path)
         tensors = {key: value for key, value in load_file(path).items() if key != "text_mean"}
         network.load_state_dict(tensors)

@@ -39,9 +39,9 @@ class RADIO(PatchTeacher):
             long_side: Longer side, pixels, to which images are scaled; their own if not given.
 
         Raises:
-            ImportError: transformers is not installed, or has no RADIO yet.
-            FileNotFoundError: The weights are not there.
-            ValueError: They are not those of a RADIO that transformers can open.
+            NotInstalledError: transformers is not installed, or has no RADIO yet.
+            NotFoundError: The weights are not there.
+            InputError: They are not those of a RADIO that transformers can open.
         """
         super().__init__(weights, name=name, long_side=long_side, preprocessing=AS_THEY_ARE)
 

@@ -36,9 +36,9 @@ class SigLIP2(PatchTeacher):
             long_side: Longer side, pixels, to which images are scaled; their own if not given.
 
         Raises:
-            ImportError: transformers is not installed.
-            FileNotFoundError: The weights are not there.
-            ValueError: They are not those of a SigLIP of fixed size.
+            NotInstalledError: transformers is not installed.
+            NotFoundError: The weights are not there.
+            InputError: They are not those of a SigLIP of fixed size.
         """
         super().__init__(weights, name=name, long_side=long_side)
         self.text = text_of("siglip2", weights, name)

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from cuao3d.download import find
+from cuao3d.errors import InputError, NotFoundError, NotInstalledError
 from cuao3d.files import sha256_of
 from cuao3d.teachers.network import Level, NetworkTeacher
 
@@ -70,21 +71,21 @@ class StableDiffusion(NetworkTeacher):
                 this lies; None keeps an image's own size, to the nearest multiples of 64.
 
         Raises:
-            FileNotFoundError: The folder is not there, or something is missing from it.
-            ValueError: The folder holds another model, a file is broken or could run code, or an argument is off.
-            ImportError: diffusers or transformers is not installed.
+            NotFoundError: The folder is not there, or something is missing from it.
+            InputError: The folder holds another model, a file is broken or could run code, or an argument is off.
+            NotInstalledError: diffusers or transformers is not installed.
         """
         try:
             import diffusers
             import transformers
         except ImportError:
-            raise ImportError("Stable Diffusion needs diffusers: pip install 'cuao3d[teachers]'") from None
+            raise NotInstalledError("Stable Diffusion needs diffusers: pip install 'cuao3d[teachers]'") from None
         folder = weights or find({"stable_diffusion_2_1": "stable-diffusion-2.1"}.get(name, "stable-diffusion"))
         _check_family(folder)
         of_unet = _settings(folder / "unet" / "config.json", "block_out_channels", "in_channels", "cross_attention_dim")
         of_vae = _settings(folder / "vae" / "config.json", "block_out_channels", "latent_channels")
         if of_unet["in_channels"] != of_vae["latent_channels"]:
-            raise ValueError(
+            raise InputError(
                 f"The U-Net of {folder} reads {of_unet['in_channels']} channels, its VAE gives "
                 f"{of_vae['latent_channels']}: this is no plain text-to-image model."
             )
@@ -101,7 +102,7 @@ class StableDiffusion(NetworkTeacher):
         with _quietly(diffusers.utils.logging, transformers.utils.logging):
             words = _embed(folder, prompt)
             if words.shape[2] != of_unet["cross_attention_dim"]:
-                raise ValueError(
+                raise InputError(
                     f"The U-Net of {folder} reads words of width {of_unet['cross_attention_dim']}, its text encoder "
                     f"gives {words.shape[2]}: they are of different checkpoints."
                 )
@@ -115,13 +116,13 @@ class StableDiffusion(NetworkTeacher):
     def _check_arguments(self, *, num_blocks: int, shrinks_by: int) -> None:
         num_steps = len(self.scheduler.alphas_cumprod)
         if not 0 <= self.step < num_steps:
-            raise ValueError(f"The noising step must be within 0 to {num_steps - 1}; got {self.step}.")
+            raise InputError(f"The noising step must be within 0 to {num_steps - 1}; got {self.step}.")
         if not self.blocks or len(set(self.blocks) & set(range(num_blocks))) < len(self.blocks):
-            raise ValueError(f"The up-blocks must be different ones of 0 to {num_blocks - 1}; got {self.blocks}.")
+            raise InputError(f"The up-blocks must be different ones of 0 to {num_blocks - 1}; got {self.blocks}.")
         if self.ensemble < 1:
-            raise ValueError(f"An ensemble has at least one member; got {self.ensemble}.")
+            raise InputError(f"An ensemble has at least one member; got {self.ensemble}.")
         if self.image_size and any(side < 1 or side % shrinks_by for side in self.image_size):
-            raise ValueError(f"The sides of images must be multiples of {shrinks_by} pixels; got {self.image_size}.")
+            raise InputError(f"The sides of images must be multiples of {shrinks_by} pixels; got {self.image_size}.")
 
     def _describe(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B _ _ _"], ...]:
         network = self.network
@@ -230,7 +231,7 @@ def _check_family(folder: Path) -> None:
     path = folder / "model_index.json"
     index = _settings(path)
     if index.get("_class_name") != "StableDiffusionPipeline" or "text_encoder_2" in index:
-        raise ValueError(
+        raise InputError(
             f"{path} is of a {index.get('_class_name', 'model without a name')}. This teacher reads Stable Diffusion "
             "1.x and 2.x (StableDiffusionPipeline), not SDXL, Stable Diffusion 3 or models for inpainting."
         )
@@ -239,13 +240,13 @@ def _check_family(folder: Path) -> None:
 def _settings(path: Path, *needed: str) -> dict[str, Any]:
     """Read a JSON file of a checkpoint, which must have the settings that are needed."""
     if not path.is_file():
-        raise FileNotFoundError(f"There is no {path}. A folder of Stable Diffusion holds {PARTS}.")
+        raise NotFoundError(f"There is no {path}. A folder of Stable Diffusion holds {PARTS}.")
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}); get it again.") from None
+        raise InputError(f"{path} is no JSON ({error}); get it again.") from None
     if not isinstance(settings, dict) or not set(needed) <= settings.keys():
-        raise ValueError(f"{path} does not hold {', '.join(needed) or 'settings'}; get it again.")
+        raise InputError(f"{path} does not hold {', '.join(needed) or 'settings'}; get it again.")
     return settings
 
 
@@ -274,11 +275,11 @@ def _load(
             output_loading_info=True,
         )
     except (OSError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} does not fit {settings}: {shorten(str(error), 300)}") from error
+        raise InputError(f"{file} does not fit {settings}: {shorten(str(error), 300)}") from error
     # Tensors that are missing or of another shape come as random numbers.
     lacking = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
     if lacking:
-        raise ValueError(f"{file} does not fit {settings}: lacks {len(lacking)} of its tensors, as {lacking[0]}.")
+        raise InputError(f"{file} does not fit {settings}: lacks {len(lacking)} of its tensors, as {lacking[0]}.")
     return module.float(), file
 
 
@@ -287,7 +288,7 @@ def _weights_file(folder: Path, safe: str, pickled: str) -> Path:
     names = f"{safe}.safetensors", f"{safe}.fp16.safetensors", f"{pickled}.bin", f"{pickled}.fp16.bin"
     file = next((folder / name for name in names if (folder / name).is_file()), None)
     if file is None:
-        raise FileNotFoundError(f"There is no {folder / names[0]}, nor any of {', '.join(names[1:])} beside it.")
+        raise NotFoundError(f"There is no {folder / names[0]}, nor any of {', '.join(names[1:])} beside it.")
     is_pickle = file.suffix == ".bin"
     try:
         if is_pickle:
@@ -299,7 +300,7 @@ def _weights_file(folder: Path, safe: str, pickled: str) -> Path:
         raise
     except Exception:  # over a broken file, the readers fail in many ways
         why = "broken, or holds code, which is never run; get the checkpoint as safetensors" if is_pickle else "broken"
-        raise ValueError(f"{file} cannot be read: it is {why}.") from None
+        raise InputError(f"{file} cannot be read: it is {why}.") from None
     return file
 
 
@@ -312,14 +313,14 @@ def _embed(folder: Path, prompt: str) -> Float[Tensor, "1 words width"]:
     if not (place / "tokenizer.json").is_file():
         for file in (place / "vocab.json", place / "merges.txt"):
             if not file.is_file():
-                raise FileNotFoundError(f"There is no {file}. A folder of Stable Diffusion holds {PARTS}.")
+                raise NotFoundError(f"There is no {file}. A folder of Stable Diffusion holds {PARTS}.")
     try:
         tokenizer = CLIPTokenizer.from_pretrained(place, local_files_only=True)
     except Exception as error:  # the reader of vocabularies raises plain Exceptions
-        raise ValueError(f"{place} holds no vocabulary of CLIP: {shorten(str(error), 300)}") from error
+        raise InputError(f"{place} holds no vocabulary of CLIP: {shorten(str(error), 300)}") from error
     text, file = _load(CLIPTextModel, folder / "text_encoder", safe="model", pickled="pytorch_model")
     if len(tokenizer) != text.config.vocab_size:
-        raise ValueError(f"{place} knows {len(tokenizer)} words, {file} {text.config.vocab_size}; one is broken.")
+        raise InputError(f"{place} knows {len(tokenizer)} words, {file} {text.config.vocab_size}; one is broken.")
     tokens = tokenizer(
         prompt,
         padding="max_length",

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from cuao3d.errors import InputError
+
 ReadImage = Callable[[], Float32[Tensor, "3 H W"]]
 
 BATCH = 4
@@ -31,7 +33,7 @@ def describe_views(
         batch_size: Images at a time, at most.
 
     Raises:
-        ValueError: Not even one image fits into the memory.
+        InputError: Not even one image fits into the memory.
     """
     pinned = getattr(teacher, "device", torch.device("cpu")).type == "cuda"
     size = batch_size if hasattr(teacher, "batch") else 1
@@ -61,7 +63,7 @@ def _describe(teacher: Any, images: list[Tensor], size: int) -> Generator[tuple[
         except torch.OutOfMemoryError:
             if len(few) == 1:
                 height, width = few[0].shape[1:]
-                raise ValueError(
+                raise InputError(
                     f"{teacher.name}: the memory of {teacher.device} does not hold one image of {width} x {height}. "
                     "Use --precision bf16, a smaller model, or --device cpu."
                 ) from None

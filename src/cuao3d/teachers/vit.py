@@ -28,9 +28,9 @@ class ViT(PatchTeacher):
             long_side: Longer side, pixels, to which images are scaled; their own if not given.
 
         Raises:
-            ImportError: transformers is not installed.
-            FileNotFoundError: The weights are not there.
-            ValueError: They are not those of a ViT.
+            NotInstalledError: transformers is not installed.
+            NotFoundError: The weights are not there.
+            InputError: They are not those of a ViT.
         """
         super().__init__(weights, name=name, long_side=long_side)
 

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 
+from cuao3d.errors import InputError
 from cuao3d.text.clip import ClipText
 from cuao3d.text.encoder import BATCH, TextEncoder
 from cuao3d.text.lseg import LSegText
@@ -61,11 +62,11 @@ def load_text_encoder(spec: str) -> TextEncoder:
             "table:FILE@NAMES", vectors made elsewhere. A teacher's `text` is such a spec.
 
     Raises:
-        ValueError: There is no such kind, or what lies there is something else.
-        FileNotFoundError: There is nothing.
-        ImportError: The kind needs a package that is not installed.
+        InputError: There is no such kind, or what lies there is something else.
+        NotFoundError: There is nothing.
+        NotInstalledError: The kind needs a package that is not installed.
     """
     kind, _, where = spec.partition(":")
     if kind not in TEXT_ENCODERS:
-        raise ValueError(f"Unknown text encoder {kind!r}; choose from {sorted(TEXT_ENCODERS)}.")
+        raise InputError(f"Unknown text encoder {kind!r}; choose from {sorted(TEXT_ENCODERS)}.")
     return TEXT_ENCODERS[kind](where) if where else TEXT_ENCODERS[kind]()

@@ -24,8 +24,8 @@ class ClipText(ModelEncoder):
             folder: A CLIPModel or CLIPTextModelWithProjection of transformers, and its tokenizer.
 
         Raises:
-            ImportError: transformers is not installed.
-            ValueError: Another model lies there, or a damaged one.
+            NotInstalledError: transformers is not installed.
+            InputError: Another model lies there, or a damaged one.
         """
         self._model = open_model(folder, CLASSES, unused=IMAGE_SIDE)
         self._tokenizer = load_tokenizer(folder)

@@ -4,6 +4,8 @@ import gzip
 from pathlib import Path
 from typing import Any
 
+from cuao3d.errors import NotInstalledError
+
 MERGES_FILE = Path(__file__).parent / "clip_merges.txt.gz"
 """Pairs of pieces that become one, a line each, the most frequent first."""
 
@@ -21,13 +23,13 @@ class ClipTokenizer:
         """Read the vocabulary.
 
         Raises:
-            ImportError: tokenizers is not installed.
+            NotInstalledError: tokenizers is not installed.
         """
         try:
             from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
             from tokenizers.models import BPE
         except ImportError:
-            raise ImportError("CLIP's text side needs tokenizers: pip install 'cuao3d[teachers]'") from None
+            raise NotInstalledError("CLIP's text side needs tokenizers: pip install 'cuao3d[teachers]'") from None
         vocabulary = {piece: number for number, piece in enumerate(pieces())}
         self.num_tokens = len(vocabulary)
         self._start, self._end = vocabulary[START], vocabulary[END]

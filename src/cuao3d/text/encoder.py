@@ -8,6 +8,8 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from cuao3d.errors import InputError
+
 BATCH = 64
 """Texts encoded at a time."""
 
@@ -40,13 +42,13 @@ class ModelEncoder:
         """Encode texts, one unit vector each.
 
         Raises:
-            ValueError: A text is longer than the model can read.
+            InputError: A text is longer than the model can read.
         """
         tokens = self._tokens(list(texts)) if texts else []
         for text, one in zip(texts, tokens, strict=True):
             if len(one) > self.max_tokens:
                 shown = text if len(text) <= 60 else f"{text[:60]}..."
-                raise ValueError(
+                raise InputError(
                     f"The text {shown!r} is {len(one)} tokens long; this encoder reads {self.max_tokens}. Shorten it."
                 )
         batches = [self._encode(tokens[start : start + BATCH]) for start in range(0, len(tokens), BATCH)]

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cuao3d.download import WEIGHTS, find
+from cuao3d.errors import InputError
 from cuao3d.teachers.huggingface import quiet, weight_files
 
 IMAGE_SIDE = ("vision_model.", "visual_projection.", "logit_scale", "logit_bias")
@@ -18,8 +19,8 @@ def find_folder(kind: str, where: str) -> Path:
         where: A folder, or a name that `cuao3d.download.find` knows.
 
     Raises:
-        ValueError: It is neither.
-        FileNotFoundError: Weights of that name are not on this machine, or the folder holds none.
+        InputError: It is neither.
+        NotFoundError: Weights of that name are not on this machine, or the folder holds none.
     """
     if where and Path(where).is_dir():
         folder = Path(where)
@@ -27,7 +28,7 @@ def find_folder(kind: str, where: str) -> Path:
         folder = find(where)
     else:
         known = f", or a name: {', '.join(sorted(WEIGHTS))}" if WEIGHTS else ""
-        raise ValueError(f"Say where {kind} lies, {kind}:FOLDER{known}; there is no folder {where!r}.")
+        raise InputError(f"Say where {kind} lies, {kind}:FOLDER{known}; there is no folder {where!r}.")
     weight_files(folder)
     return folder
 
@@ -36,7 +37,7 @@ def load_tokenizer(folder: Path) -> Any:
     """Load what turns texts into a model's tokens.
 
     Raises:
-        ValueError: It is not there, or damaged.
+        InputError: It is not there, or damaged.
     """
     import transformers
 
@@ -44,4 +45,4 @@ def load_tokenizer(folder: Path) -> Any:
         with quiet(transformers):
             return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a library per format of vocabulary, each with errors of its own
-        raise ValueError(f"The tokenizer in {folder} cannot be read: {error}") from None
+        raise InputError(f"The tokenizer in {folder} cannot be read: {error}") from None

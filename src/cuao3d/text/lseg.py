@@ -13,6 +13,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
 from cuao3d.download import find
+from cuao3d.errors import InputError, NotFoundError
 from cuao3d.teachers.lseg import differences, read_checkpoint
 from cuao3d.text.cache import Cached, known_sha256
 from cuao3d.text.clip_tokens import ClipTokenizer
@@ -38,9 +39,9 @@ class LSegText(ModelEncoder):
             path: LSeg's checkpoint.
 
         Raises:
-            ImportError: tokenizers is not installed.
-            FileNotFoundError: The checkpoint is not there.
-            ValueError: It is something else, or damaged.
+            NotInstalledError: tokenizers is not installed.
+            NotFoundError: The checkpoint is not there.
+            InputError: It is something else, or damaged.
         """
         self._tokenizer = ClipTokenizer()
         tensors = {
@@ -51,7 +52,7 @@ class LSegText(ModelEncoder):
         try:
             self._network = TextTransformer.from_official(tensors, num_tokens=self._tokenizer.num_tokens)
         except ValueError as error:
-            raise ValueError(f"{path} has no text side that can be used. {error}") from None
+            raise InputError(f"{path} has no text side that can be used. {error}") from None
         self.max_tokens, _ = self._network.positional_embedding.shape
         _, self.num_channels = self._network.text_projection.shape
 
@@ -63,11 +64,11 @@ class LSegText(ModelEncoder):
             where: LSeg's checkpoint; by default the one that `cuao3d.download.find` finds.
 
         Raises:
-            FileNotFoundError: It is not there.
+            NotFoundError: It is not there.
         """
         path = Path(where) if where else find("lseg")
         if not path.is_file():
-            raise FileNotFoundError(f"There is no checkpoint of LSeg at {path}.")
+            raise NotFoundError(f"There is no checkpoint of LSeg at {path}.")
         return Cached("lseg", lambda: LSegText(path), known_sha256(path))
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
@@ -98,12 +99,12 @@ class TextTransformer(nn.Module):
             num_tokens: Size of the vocabulary.
 
         Raises:
-            ValueError: Tensors are missing, extra, or of another shape.
+            InputError: Tensors are missing, extra, or of another shape.
         """
         needed = ("positional_embedding", "text_projection")
         missing = [name for name in needed if name not in tensors]
         if missing:
-            raise ValueError(f"It lacks {', '.join(PREFIX + name for name in missing)}.")
+            raise InputError(f"It lacks {', '.join(PREFIX + name for name in missing)}.")
         positions, projection = (tensors[name] for name in needed)
         with torch.device("meta"):
             network = TextTransformer(
@@ -115,7 +116,7 @@ class TextTransformer(nn.Module):
             )
         problems = differences(network.state_dict(), tensors)
         if problems:
-            raise ValueError(f"Its tensors do not fit CLIP: {'; '.join(problems[:8])}.")
+            raise InputError(f"Its tensors do not fit CLIP: {'; '.join(problems[:8])}.")
         network.load_state_dict(tensors, assign=True)
         return network.eval().requires_grad_(False)
 

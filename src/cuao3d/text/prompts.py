@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from cuao3d.errors import InputError
 from cuao3d.labels import LabelSet
 from cuao3d.text.encoder import TextEncoder
 
@@ -37,13 +38,13 @@ def class_vectors(
             its prompt.
 
     Raises:
-        ValueError: There is no template, or one has no place for the name.
+        InputError: There is no template, or one has no place for the name.
     """
     if templates is None:
         return encoder(label_set.prompts)
     wrong = [template for template in templates if "{name}" not in template]
     if wrong or not templates:
-        raise ValueError(f"A template holds {{name}}, as in {PROMPT!r}; got {wrong or 'none at all'}.")
+        raise InputError(f"A template holds {{name}}, as in {PROMPT!r}; got {wrong or 'none at all'}.")
     texts = [
         template.replace("{name}", name) if prompt == PROMPT.replace("{name}", name) else prompt
         for name, prompt in zip(label_set.names, label_set.prompts, strict=True)

@@ -6,6 +6,7 @@ from typing import Any
 from jaxtyping import Float32
 from torch import Tensor
 
+from cuao3d.errors import InputError, NotFoundError
 from cuao3d.teachers.huggingface import open_model
 from cuao3d.text.cache import Cached, sha256_of_folder
 from cuao3d.text.encoder import ModelEncoder, pad
@@ -31,8 +32,8 @@ class SiglipText(ModelEncoder):
             folder: A SigLIP 2 of transformers, or its text side, and its tokenizer.json.
 
         Raises:
-            ImportError: transformers is not installed.
-            ValueError: Another model lies there, or a damaged one.
+            NotInstalledError: transformers is not installed.
+            InputError: Another model lies there, or a damaged one.
         """
         self._model = open_model(folder, CLASSES, unused=IMAGE_SIDE)
         self._tokenizer, self._end, self._filler = _read_tokenizer(folder / "tokenizer.json")
@@ -67,14 +68,14 @@ def _read_tokenizer(path: Path) -> tuple[Any, int, int]:
     from tokenizers import Tokenizer
 
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; SigLIP 2 comes with one.")
+        raise NotFoundError(f"{path} is missing; SigLIP 2 comes with one.")
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers has no class for its errors
-        raise ValueError(f"{path} cannot be read: {error}") from None
+        raise InputError(f"{path} cannot be read: {error}") from None
     end, filler = tokenizer.token_to_id("<eos>"), tokenizer.token_to_id("<pad>")
     if end is None or filler is None:
-        raise ValueError(f"{path} is not of SigLIP 2: it has no <eos> or no <pad>.")
+        raise InputError(f"{path} is not of SigLIP 2: it has no <eos> or no <pad>.")
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer, end, filler

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
+from cuao3d.errors import InputError, NotFoundError
 from cuao3d.labels import LABEL_SETS, label_set
 from cuao3d.pickles import read_torch
 from cuao3d.text.prompts import names_in
@@ -42,25 +43,25 @@ class Table:
                 text file beside FILE that shares its beginning: `lvis_names.txt` for `lvis_clip_vitb32.npy`.
 
         Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: It holds something else, or names and rows do not fit each other.
+            NotFoundError: There is no such file.
+            InputError: It holds something else, or names and rows do not fit each other.
         """
         file, _, given = where.rpartition("@") if not Path(where).is_file() and "@" in where else (where, "", "")
         path = Path(file)
         if not path.is_file():
-            raise FileNotFoundError(f"There is no table {file!r}; give table:FILE or table:FILE@NAMES.")
+            raise NotFoundError(f"There is no table {file!r}; give table:FILE or table:FILE@NAMES.")
         vectors = _read_matrix(path)
         source = given or _names_beside(path)
         names = _read_names(source)
         if len(names) != len(vectors):
-            raise ValueError(f"{path} has {len(vectors)} rows, but {source} has {len(names)} names.")
+            raise InputError(f"{path} has {len(vectors)} rows, but {source} has {len(names)} names.")
         return Table(names, vectors)
 
     def __call__(self, texts: Sequence[str]) -> Float32[Tensor, "K C"]:
         """Look texts up, one unit vector each.
 
         Raises:
-            ValueError: A text is not in the table; says which are nearly.
+            InputError: A text is not in the table; says which are nearly.
         """
         return self._vectors[torch.tensor([self._row(text) for text in texts], dtype=torch.int64)]
 
@@ -71,7 +72,7 @@ class Table:
             *_, bare = names_in(_plain(text))
             near = difflib.get_close_matches(bare, self._row_of_name, n=5)
             hint = f"it has {', '.join(near)}" if near else "nor anything like it"
-            raise ValueError(f"The table of words has no {bare!r}; {hint}.")
+            raise InputError(f"The table of words has no {bare!r}; {hint}.")
         return found
 
 
@@ -90,17 +91,17 @@ def _read_matrix(path: Path) -> Float32[Tensor, "K C"]:
             case ".safetensors":
                 (content,) = load_file(path).values()
             case _:
-                raise ValueError(f"it should end in one of {', '.join(FORMATS)}")
+                raise InputError(f"it should end in one of {', '.join(FORMATS)}")
         vectors: Tensor = content.detach().float()
     except Exception as error:  # from damaged bytes anything can come
-        raise ValueError(f"{path} is no table of vectors: {error}") from None
+        raise InputError(f"{path} is no table of vectors: {error}") from None
     if vectors.ndim != 2 or not vectors.numel():
-        raise ValueError(
+        raise InputError(
             f"{path} is no table of vectors: it has the shape {tuple(vectors.shape)}, not (names, channels)."
         )
     wrong = torch.nonzero(~vectors.isfinite().all(dim=1) | ~vectors.any(dim=1)).squeeze(1).tolist()
     if wrong:
-        raise ValueError(f"{path} is no table of vectors: row {wrong[0]} is zero or not finite.")
+        raise InputError(f"{path} is no table of vectors: row {wrong[0]} is zero or not finite.")
     return vectors
 
 
@@ -110,7 +111,7 @@ def _names_beside(path: Path) -> str:
     places = [path.with_name(f"{'_'.join(words[:count])}_names.txt") for count in range(len(words), 0, -1)]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
-        raise ValueError(
+        raise InputError(
             f"The rows of {path} have no names. Write them into {places[0].name} beside it, one a line; or name the "
             f"label set in whose order they are: table:{path}@{LABEL_SETS[0]}."
         )
@@ -123,5 +124,5 @@ def _read_names(source: str) -> list[tuple[str, ...]]:
         classes = label_set(source)
         return list(zip(classes.names, classes.prompts, strict=True))
     if not Path(source).is_file():
-        raise FileNotFoundError(f"There is no file of names {source}.")
+        raise NotFoundError(f"There is no file of names {source}.")
     return [(line,) for line in Path(source).read_text(encoding="utf-8").splitlines()]

@@ -11,9 +11,9 @@ from jaxtyping import Float32
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cuao3d.readers.joinery import Array, Generator
-from cuao3d.readers.raycast import Room, View, albedo, render, seen_by
 from cuao3d.scene import UNLABELLED, Camera, Frame, Scene, Split
+from cuao3d.worlds.joinery import Array, Generator
+from cuao3d.worlds.rendering import Room, View, albedo, render, seen_by
 
 
 class Samples(NamedTuple):

@@ -12,8 +12,9 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from cuao3d.readers.entries import shown
-from cuao3d.readers.ply import Columns, read_ply
+from cuao3d.errors import InputError, NotFoundError
+from cuao3d.formats.entries import shown
+from cuao3d.formats.ply import Columns, read_ply
 
 MAX_NPZ = 1 << 33
 """Largest NPZ that is read, bytes once unpacked: a small file can hold any number of zeros."""
@@ -48,13 +49,13 @@ def read_points(path: Path) -> Points:
     A point without a finite position is left out and reported; colours and normals that make no sense are not used.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is damaged, or of another format.
+        NotFoundError: There is no such file.
+        InputError: It is damaged, or of another format.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+        raise NotFoundError(f"There is no file {path}.")
     if (read := _READERS.get(path.suffix.lower())) is None:
-        raise ValueError(
+        raise InputError(
             f"{path} is no cloud that can be read ({', '.join(SUFFIXES)}); convert it, for instance with CloudCompare "
             f"or with: pdal translate {path.name} {path.stem}.ply"
         )
@@ -69,12 +70,12 @@ def as_points(path: Path, columns: Columns) -> Points:
         columns: x, y and z, and red, green and blue, nx, ny and nz, label where there are any, (N,) each.
 
     Raises:
-        ValueError: There is no x, y or z.
+        InputError: There is no x, y or z.
     """
     if not columns:
         return Points(torch.empty(0, 3))
     if (points := _stack(columns, ("x", "y", "z"))) is None:
-        raise ValueError(f"{path} has no x, y and z; write it again.")
+        raise InputError(f"{path} has no x, y and z; write it again.")
     found = torch.isfinite(points).all(1)  # scanners write NaN where they measured nothing
     if found.all():
         return Points(points, _colors(columns), _normals(columns), _labels(columns))
@@ -100,16 +101,16 @@ def _read_pcd(path: Path) -> Columns:
         elif header["DATA"] == ["ascii"]:
             table = np.loadtxt(data.decode().splitlines(), np.dtype(fields), max_rows=num_points, ndmin=1)
         else:
-            raise ValueError(f"its data are {shown(' '.join(header['DATA']))}; write it as ascii or binary")
+            raise InputError(f"its data are {shown(' '.join(header['DATA']))}; write it as ascii or binary")
         if len(table) != num_points:
-            raise ValueError(f"it holds {len(table)} points and promises {num_points}")
+            raise InputError(f"it holds {len(table)} points and promises {num_points}")
         columns = {
             _PCD_NAMES.get(name, name): np.ascontiguousarray(table[name][:, 0])
             for name, _, (count,) in fields
             if count == 1
         }
     except Exception as error:  # a damaged file makes numpy fail in many ways
-        raise ValueError(f"{path} is no readable PCD file ({error}); write it again.") from error
+        raise InputError(f"{path} is no readable PCD file ({error}); write it again.") from error
     if "rgb" in columns and columns["rgb"].dtype.itemsize == 4:
         packed = columns.pop("rgb").view("u4")
         columns |= {
@@ -122,7 +123,7 @@ def _split_pcd(content: bytes) -> tuple[dict[str, list[str]], bytes]:
     """Split a PCD file into its header, words by keyword, and its data."""
     end = re.search(rb"^DATA .*\n", content[:10_000], flags=re.MULTILINE)
     if end is None:
-        raise ValueError("it has no header that ends in DATA")
+        raise InputError("it has no header that ends in DATA")
     lines = [line.split() for line in content[: end.end()].decode().splitlines() if not line.startswith("#")]
     return {words[0]: words[1:] for words in lines if words}, content[end.end() :]
 
@@ -136,7 +137,7 @@ def _read_las(path: Path) -> Columns:
     try:
         start, _, kind, length, count = struct.unpack_from("<IIBHI", content, 96)
         if content[:4] != b"LASF" or kind >= len(_LAS_RGB):
-            raise ValueError("its points are packed, or it is another format")
+            raise InputError("its points are packed, or it is another format")
         if content[25] >= 4 and not count:
             (count,) = struct.unpack_from("<Q", content, 247)
         scale, offset = np.frombuffer(content, "<f8", 6, 131).reshape(2, 3)
@@ -146,10 +147,10 @@ def _read_las(path: Path) -> Columns:
         kinds = ["<i4" if name in _XYZ else "<u2" for name in names]
         record = np.dtype({"names": names, "formats": kinds, "offsets": places, "itemsize": length})
         if start + count * length > len(content):
-            raise ValueError(f"it promises {count} points and is too short for them")
+            raise InputError(f"it promises {count} points and is too short for them")
         table = np.frombuffer(content, record, count, start)
     except (struct.error, ValueError) as error:
-        raise ValueError(f"{path} is no readable LAS file ({error}); write it again.") from error
+        raise InputError(f"{path} is no readable LAS file ({error}); write it again.") from error
     with np.errstate(all="ignore"):
         columns = {name: table[name] * scale[axis] + offset[axis] for axis, name in enumerate(_XYZ)}
     colors = {name: table[name] for name in names[3:]}
@@ -164,20 +165,20 @@ def _read_npz(path: Path) -> Columns:
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
         if size > MAX_NPZ:
-            raise ValueError(f"unpacked it has {size >> 30} GiB")
+            raise InputError(f"unpacked it has {size >> 30} GiB")
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in _NPZ if name in file}
     except Exception as error:  # a damaged archive makes numpy fail in many ways
-        raise ValueError(f"{path} is no readable NPZ file ({error}); write it again.") from error
+        raise InputError(f"{path} is no readable NPZ file ({error}); write it again.") from error
     if "points" not in arrays:
-        raise ValueError(f"{path} has no array of points, N x 3; write it again.")
+        raise InputError(f"{path} has no array of points, N x 3; write it again.")
     num_points = len(arrays["points"]) if arrays["points"].ndim else 0
     columns: Columns = {}
     for name, array in arrays.items():
         names = _NPZ[name]
         shape = (num_points, len(names)) if len(names) > 1 else (num_points,)
         if array.shape != shape or array.dtype.kind not in "fiu":
-            raise ValueError(f"{path}: {name} is {array.dtype} {array.shape}; expected numbers {shape}.")
+            raise InputError(f"{path}: {name} is {array.dtype} {array.shape}; expected numbers {shape}.")
         columns |= dict(zip(names, array.reshape(num_points, len(names)).T, strict=True))
     return columns
 

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from cuao3d.errors import InputError
 from cuao3d.scene import Camera, Frame, pose_problem
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
@@ -67,19 +68,19 @@ class Lens:
 
     def __post_init__(self) -> None:
         if not all(math.isfinite(value) for value in (*self.focal, *self.center, *self.distortion)):
-            raise ValueError("the intrinsics are lost (they hold NaN or infinity)")
+            raise InputError("the intrinsics are lost (they hold NaN or infinity)")
         if min(self.focal) <= 0:
-            raise ValueError(f"the focal lengths are {self.focal[0]:g} and {self.focal[1]:g}; expected numbers above 0")
+            raise InputError(f"the focal lengths are {self.focal[0]:g} and {self.focal[1]:g}; expected numbers above 0")
 
     def at(self, size: Size) -> "Lens":
         """Return this lens for its images resized; see `Camera.resized`.
 
         Raises:
-            ValueError: The proportions differ, so the images cannot show the same view.
+            InputError: The proportions differ, so the images cannot show the same view.
         """
         if abs(size[0] * self.size[1] / (size[1] * self.size[0]) - 1) > ASPECT_TOLERANCE:
             (width, height), (other, tall) = self.size, size
-            raise ValueError(
+            raise InputError(
                 f"{width} x {height} and {other} x {tall} pixels cannot show one view; register the images"
             )
         camera = self.camera(torch.eye(4, dtype=torch.float64)).resized(*size)
@@ -104,12 +105,12 @@ def lens_of(intrinsics: Float64[Tensor, "R C"], size: Size, where: str) -> Lens:
         where: Where the matrix stands, for messages.
 
     Raises:
-        ValueError: It holds no focal lengths.
+        InputError: It holds no focal lengths.
     """
     try:
         return Lens(_pair(intrinsics.diagonal()[:2]), _pair(intrinsics[:2, 2]), size)
     except ValueError as error:
-        raise ValueError(f"{where} holds no focal lengths ({error}); expected fx 0 cx / 0 fy cy / 0 0 1.") from error
+        raise InputError(f"{where} holds no focal lengths ({error}); expected fx 0 cx / 0 fy cy / 0 0 1.") from error
 
 
 def open_frame(
@@ -138,17 +139,17 @@ def open_frame(
         confidence: Image of the sensor's confidence; depth is left out where it is 0.
 
     Raises:
-        ValueError: A file is missing or damaged, or pose, sizes or intrinsics do not fit; the message names the file.
+        InputError: A file is missing or damaged, or pose, sizes or intrinsics do not fit; the message names the file.
     """
     if problem := pose_problem(world_from_camera):
-        raise ValueError(f"{problem}; correct it, or remove the frame.")
+        raise InputError(f"{problem}; correct it, or remove the frame.")
     _check_size(color, image_size(color), lens.size)
     size = depth_size(depth)
     if depth_lens is None:
         try:
             depth_lens = lens.at(size)
         except ValueError as error:
-            raise ValueError(f"{called(color)} and {called(depth)}: {error}.") from error
+            raise InputError(f"{called(color)} and {called(depth)}: {error}.") from error
     _check_size(depth, size, depth_lens.size)
     return Frame(
         name,
@@ -168,10 +169,10 @@ def open_photograph(name: str, camera: Camera, color: Path, lens: Lens) -> Frame
         lens: Their lens.
 
     Raises:
-        ValueError: As `open_frame`.
+        InputError: As `open_frame`.
     """
     if problem := pose_problem(camera.world_from_camera):
-        raise ValueError(f"{problem}; correct it, or remove the frame.")
+        raise InputError(f"{problem}; correct it, or remove the frame.")
     _check_size(color, image_size(color), lens.size)
     seen = Lens(_pair(camera.focal), _pair(camera.center), (camera.width, camera.height))
     read_colors = partial(_read_colors_for, color, lens, seen)
@@ -191,7 +192,7 @@ def usual_size(paths: Iterable[Path], measure: Callable[[Path], Size]) -> Size:
         measure: `image_size` or `depth_size`.
 
     Raises:
-        ValueError: None of them can be read.
+        InputError: None of them can be read.
     """
     sizes: Counter[Size] = Counter()
     problem = "there is none"
@@ -201,7 +202,7 @@ def usual_size(paths: Iterable[Path], measure: Callable[[Path], Size]) -> Size:
         except (ValueError, OSError) as error:
             problem = str(error)
     if not sizes:
-        raise ValueError(f"no image can be read: {problem}")
+        raise InputError(f"no image can be read: {problem}")
     return sizes.most_common(1)[0][0]
 
 
@@ -209,7 +210,7 @@ def image_size(path: Path) -> Size:
     """Return width and height of an image, upright, from its header alone.
 
     Raises:
-        ValueError: The file is missing, no image, or too large.
+        InputError: The file is missing, no image, or too large.
     """
     with _open(path) as image:
         width, height = image.size
@@ -220,7 +221,7 @@ def depth_size(path: Path) -> Size:
     """Return width and height of a depth image, from its header alone.
 
     Raises:
-        ValueError: The file is missing, no image, too large, or no depth image.
+        InputError: The file is missing, no image, too large, or no depth image.
     """
     with _open(path) as image:
         _check_depth_mode(image, path)
@@ -232,7 +233,7 @@ def read_colors(path: Path) -> Float32[Tensor, "3 H W"]:
     """Read a photograph: RGB in [0, 1], upright; what is transparent is seen over white.
 
     Raises:
-        ValueError: The file is missing, damaged, no image, or too large.
+        InputError: The file is missing, damaged, no image, or too large.
     """
     return as_image(_read_pixels(path, _as_rgb))
 
@@ -248,7 +249,7 @@ def read_depth(path: Path, unit: float = MILLIMETRE) -> Float32[Tensor, "H W"]:
         Depth along the optical axis, metres; 0 = missing, in the file 0 or 65535.
 
     Raises:
-        ValueError: The file is missing, damaged, too large, or no depth image.
+        InputError: The file is missing, damaged, too large, or no depth image.
     """
     depth_size(path)
     values = _read_pixels(path, np.asarray).astype(np.float64)  # in double, so that 1.234 m is the float nearest to it
@@ -276,15 +277,15 @@ def resize_nearest(image: Float32[Tensor, "*C H W"], width: int, height: int) ->
 
 def _open(path: Path) -> Image.Image:
     if not path.is_file():
-        raise ValueError(f"{called(path)} is missing; restore it, or remove the frame's other files.")
+        raise InputError(f"{called(path)} is missing; restore it, or remove the frame's other files.")
     try:
         image = Image.open(path, formats=FORMATS)
     except Exception as error:  # a damaged header makes the decoders fail in many ways
-        raise ValueError(f"{called(path)} is no readable image; copy it again.") from error
+        raise InputError(f"{called(path)} is no readable image; copy it again.") from error
     width, height = image.size
     if min(width, height) < 2 or width * height > MAX_PIXELS:
         image.close()
-        raise ValueError(f"{called(path)} is {width} x {height}; expected 2 x 2 to {MAX_PIXELS >> 20} million pixels.")
+        raise InputError(f"{called(path)} is {width} x {height}; expected 2 x 2 to {MAX_PIXELS >> 20} million pixels.")
     return image
 
 
@@ -293,7 +294,7 @@ def _read_pixels(path: Path, convert: Callable[[Image.Image], NDArray[Any]]) -> 
         try:
             return convert(image)
         except Exception as error:  # a damaged file makes the decoders fail in many ways
-            raise ValueError(f"{called(path)} is damaged ({error}); copy it again.") from error
+            raise InputError(f"{called(path)} is damaged ({error}); copy it again.") from error
 
 
 def _orientation(image: Image.Image) -> int:
@@ -322,12 +323,12 @@ def _as_rgb(image: Image.Image) -> NDArray[Any]:
 
 def _check_depth_mode(image: Image.Image, path: Path) -> None:
     if not image.mode.startswith("I"):
-        raise ValueError(f"{called(path)} has mode {image.mode}; expected 16-bit depth.")
+        raise InputError(f"{called(path)} has mode {image.mode}; expected 16-bit depth.")
 
 
 def _check_size(path: Path, size: Size, expected: Size) -> None:
     if size != expected:
-        raise ValueError(
+        raise InputError(
             f"{called(path)} is {size[0]} x {size[1]}, the intrinsics are for {expected[0]} x {expected[1]}; resize "
             "it, correct them, or remove the frame."
         )

@@ -6,13 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 from embreex import rtcore_scene
-from embreex.mesh_construction import TriangleMesh
-from jaxtyping import Float32
 from numpy.typing import NDArray
-from torch import Tensor
 
-from cuao3d.readers.joinery import TEXTURES, Array, Generator, Material
+from cuao3d.rays import pixel_rays, rotate
 from cuao3d.scene import UNLABELLED, Camera
+from cuao3d.worlds.joinery import TEXTURES, Array, Generator, Material
 
 _GAMMA = (np.arange(1024, dtype=np.float64) / 1023) ** (1 / 2.2)
 _LINEAR = (np.arange(1536, dtype=np.float64) / 1023) ** 2.2
@@ -67,7 +65,7 @@ class Room:
 
 def render(room: Room, camera: Camera, rng: Generator, *, noise: bool = True, units_per_metre: int = 1000) -> View:
     """Photograph a room: colours with shading, shadows and sensor noise; depth with noise and holes."""
-    rays = _rays(camera)
+    rays = pixel_rays(camera)
     origin = camera.world_from_camera[:3, 3].numpy()
     hit = room.embree.run(
         np.broadcast_to(origin, rays.shape).astype(np.float32), rays.astype(np.float32), query="INTERSECT", output=True
@@ -97,27 +95,6 @@ def render(room: Room, camera: Camera, rng: Generator, *, noise: bool = True, un
     )
 
 
-def cast_depth(embree: rtcore_scene.EmbreeScene, camera: Camera) -> Float32[Tensor, "H W"]:
-    """Return the depth along the optical axis that a camera sees of a mesh, metres; 0 where it sees none.
-
-    Args:
-        embree: The mesh; see `embree_scene`.
-        camera: Where it is seen from.
-    """
-    rays = _rays(camera).astype(np.float32)
-    eye = np.broadcast_to(camera.world_from_camera[:3, 3].numpy(), rays.shape).astype(np.float32)
-    hit = embree.run(eye, rays, query="INTERSECT", output=True)
-    depth = np.where(hit["primID"] < 0, 0, hit["tfar"])  # rays have z = 1 in camera axes, so their length is the depth
-    return torch.from_numpy(depth.astype(np.float32)).reshape(camera.height, camera.width)
-
-
-def embree_scene(triangles: NDArray[np.float32]) -> rtcore_scene.EmbreeScene:
-    """Prepare triangles, corners (T, 3, 3), for ray casting."""
-    embree = rtcore_scene.EmbreeScene()
-    TriangleMesh(embree, triangles)
-    return embree
-
-
 def seen_by(room: Room, camera: Camera, points: Array) -> NDArray[np.integer[Any]]:
     """Find the points that a camera sees, by a ray each."""
     local = camera.camera_from_world(torch.from_numpy(points)).numpy()
@@ -137,7 +114,7 @@ def albedo(room: Room, triangle: NDArray[np.integer[Any]], points: Array) -> Arr
     of_point = room.material_of_triangle[triangle]
     looks = np.array([(look.texture, *look.first, *look.second, look.scale, look.phase) for look in room.materials])
     kind, first, second = looks[of_point, 0], looks[of_point, 1:4], looks[of_point, 4:7]
-    local = _turned(points - room.world_from_room[:3, 3], room.world_from_room[:3, :3].T)
+    local = rotate(points - room.world_from_room[:3, 3], room.world_from_room[:3, :3].T)
     position = local / looks[of_point, 7:8] + looks[of_point, 8:9]
     mix = np.zeros(len(points))
     chosen = {name: np.flatnonzero(kind == index) for index, name in enumerate(TEXTURES)}
@@ -206,16 +183,6 @@ def _sensor_depth(z: Array, rays: Array, normals: Array, rng: Generator) -> Arra
     return np.where(holes, 0, noisy)
 
 
-def _rays(camera: Camera) -> Array:
-    """Return a world direction per pixel, whose camera z is 1."""
-    column, row = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
-    fx, fy = camera.focal.tolist()
-    cx, cy = camera.center.tolist()
-    rotation: Array = camera.world_from_camera[:3, :3].numpy()
-    directions = np.stack([(column - cx) / fx, (row - cy) / fy, np.ones(column.shape)], axis=-1).reshape(-1, 3)
-    return _turned(directions, rotation)
-
-
 def _noise(position: Array) -> Array:
     """Return smooth noise in [0, 1] at each position: trilinear interpolation of a fixed random lattice."""
     cell = np.floor(position)
@@ -224,12 +191,6 @@ def _noise(position: Array) -> Array:
     grid = torch.from_numpy(((cell % 32).astype(np.float32) + part) / 16 - 1)
     value = torch.nn.functional.grid_sample(_LATTICE, grid[None, None, None], align_corners=True)
     return value.numpy().reshape(-1).astype(np.float64)
-
-
-def _turned(vectors: Array, rotation: Array) -> Array:
-    """Return R v for each row v. Not by `@`: a BLAS's threads wait for each other longer than three columns take."""
-    turned: Array = np.einsum("ij,kj->ik", vectors, rotation)
-    return turned
 
 
 def _dot(a: Array, b: Array) -> Array:

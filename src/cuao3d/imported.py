@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
+from cuao3d.errors import InputError, NotFoundError
 from cuao3d.fusion import Samples, Visibility, sample_cells
 from cuao3d.pickles import read_torch
 from cuao3d.readers import Dataset
@@ -55,8 +56,8 @@ def import_features(
         on_scene: Told after each scene.
 
     Raises:
-        FileNotFoundError: There is no such folder.
-        ValueError: No scene has features, or `out` holds something else.
+        NotFoundError: There is no such folder.
+        InputError: No scene has features, or `out` holds something else.
     """
     paths = {teacher: _files(Path(folder)) for teacher, folder in folders.items()}
     cards = {teacher: _card(teacher, files, (text or {}).get(teacher)) for teacher, files in paths.items()}
@@ -74,24 +75,24 @@ def import_features(
         if on_scene:
             on_scene(index + 1, len(dataset), line)
     if len(problems) == len(dataset):
-        raise ValueError(f"No scene could be taken over. {problems[0] if problems else 'The dataset is empty.'}")
+        raise InputError(f"No scene could be taken over. {problems[0] if problems else 'The dataset is empty.'}")
     return store
 
 
 def _files(folder: Path) -> list[Path]:
     """List the files of features in a folder, by name."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder} of fused features.")
+        raise NotFoundError(f"There is no folder {folder} of fused features.")
     paths = sorted(path for path in folder.glob("*.pt") if not path.name.startswith("."))
     if not paths:
-        raise FileNotFoundError(f"No fused features in {folder}. Expected NAME_0.pt, NAME_1.pt or NAME.pt.")
+        raise NotFoundError(f"No fused features in {folder}. Expected NAME_0.pt, NAME_1.pt or NAME.pt.")
     return paths
 
 
 def _files_of(files: Sequence[Path], name: str, folder: Path | str) -> list[Path]:
     found = [path for path in files if re.fullmatch(rf"{re.escape(name)}(_\d+)?", path.stem)]
     if not found:
-        raise ValueError(f"it has no features in {folder}")
+        raise InputError(f"it has no features in {folder}")
     return found
 
 
@@ -120,7 +121,7 @@ def _width(teacher: str, files: Sequence[Path]) -> int:
             return _read(path).features.shape[1]
         except ValueError as error:
             problem = problem or error
-    raise ValueError(f"No file of the features of {teacher} can be read. {problem}")
+    raise InputError(f"No file of the features of {teacher} can be read. {problem}")
 
 
 def _add_scene(store: Store, scene: Scene, files: Mapping[str, Sequence[Path]], cloud: str) -> Sequence[str]:
@@ -137,7 +138,7 @@ def _add_scene(store: Store, scene: Scene, files: Mapping[str, Sequence[Path]], 
         means[teacher], has_feature = _means(pieces, samples)
         described &= has_feature
     if not described.any():
-        raise ValueError("no sample has a feature of every teacher")
+        raise InputError("no sample has a feature of every teacher")
     # How many views saw a point is not on file; once stands for at least once.
     visibility = Visibility((), described.long(), tuple(problems))
     store.add_scene(scene, samples, visibility, {teacher: rows[described] for teacher, rows in means.items()})
@@ -168,14 +169,14 @@ def _read(path: Path) -> _Piece:
         features = features[..., 0] if features.ndim > 2 else features
         points = torch.nonzero(on_file).squeeze(1)
         if features.ndim != 2 or on_file.ndim != 1 or len(features) != len(points) or not features.is_floating_point():
-            raise ValueError(f"feat is {tuple(features.shape)}, and mask_full chooses {len(points)} points")
+            raise InputError(f"feat is {tuple(features.shape)}, and mask_full chooses {len(points)} points")
         usable = features.isfinite().all(dim=1) & features.any(dim=1)
         if "mask" in content:
             listed = torch.zeros_like(usable)
             listed[_tensor(content["mask"])] = True
             features, points, usable = features[listed], points[listed], usable[listed]
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, ValueError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path} holds no fused features ({error}); expected a dict of feat, a row per point, and mask_full."
         ) from error
     num_empty = int((~usable).sum())
@@ -189,9 +190,9 @@ def _tensor(entry: Any) -> Tensor:
 def _check(path: Path, piece: _Piece, num_points: int, num_channels: int, cloud: str) -> None:
     """Raise ValueError unless a file is for a scene, and as wide as the others."""
     if piece.num_points != num_points:
-        raise ValueError(f"{path} is for {piece.num_points} points, but {cloud} has {num_points}; they do not belong")
+        raise InputError(f"{path} is for {piece.num_points} points, but {cloud} has {num_points}; they do not belong")
     if (width := piece.features.shape[1]) != num_channels:
-        raise ValueError(f"{path} has features of {width} channels, the first file of its folder {num_channels}")
+        raise InputError(f"{path} has features of {width} channels, the first file of its folder {num_channels}")
 
 
 def _means(pieces: Sequence[_Piece], samples: Samples) -> tuple[Float32[Tensor, "S C"], Bool[Tensor, "S"]]:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from cuao3d.errors import InputError, NotFoundError
 from cuao3d.scene import pose_problem
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -31,12 +32,12 @@ def only_file(folder: Path, pattern: str, preferred: str) -> Path | None:
         preferred: Name of the one that counts where there are several.
 
     Raises:
-        ValueError: Several match, and none is the preferred one.
+        InputError: Several match, and none is the preferred one.
     """
     found = sorted(path for path in folder.glob(pattern) if path.is_file())
     if len(found) > 1 and folder / preferred not in found:
         names = ", ".join(path.name for path in found[:3])
-        raise ValueError(f"{folder} holds {len(found)} files {pattern} ({names}); rename the right one to {preferred}.")
+        raise InputError(f"{folder} holds {len(found)} files {pattern} ({names}); rename the right one to {preferred}.")
     return folder / preferred if len(found) > 1 else next(iter(found), None)
 
 
@@ -49,13 +50,13 @@ def inside(folder: Path, name: object, where: str) -> Path:
         where: File and entry, for messages.
 
     Raises:
-        ValueError: The entry is no relative path, or one that leads out of the capture.
+        InputError: The entry is no relative path, or one that leads out of the capture.
     """
     if not isinstance(name, str) or not name or _CONTROL.search(name):
-        raise ValueError(f"{where} is {shown(name)}; expected the name of a file, relative to {folder}.")
+        raise InputError(f"{where} is {shown(name)}; expected the name of a file, relative to {folder}.")
     windows = PureWindowsPath(name)
     if PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts:
-        raise ValueError(
+        raise InputError(
             f"{where} is {shown(name)}, which leads out of the capture; files are named relative to {folder}."
         )
     return folder / name
@@ -65,15 +66,15 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It holds no JSON, or something else than an object.
+        NotFoundError: There is no such file.
+        InputError: It holds no JSON, or something else than an object.
     """
     try:
         content = json.loads(_read_text(path))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON ({error}); write it again.") from error
+        raise InputError(f"{path} is no JSON ({error}); write it again.") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} should hold an object, {{...}}; it holds {shown(content)}.")
+        raise InputError(f"{path} should hold an object, {{...}}; it holds {shown(content)}.")
     return content
 
 
@@ -81,10 +82,10 @@ def number(entry: object, where: str) -> float:
     """Return an entry of a JSON file that must be a finite number.
 
     Raises:
-        ValueError: It is something else; the message begins with `where`.
+        InputError: It is something else; the message begins with `where`.
     """
     if not _is_number(entry):
-        raise ValueError(f"{where} is {shown(entry)}; expected a number.")
+        raise InputError(f"{where} is {shown(entry)}; expected a number.")
     return float(entry)
 
 
@@ -92,10 +93,10 @@ def positive(entry: object, where: str) -> float:
     """Return an entry of a JSON file that must be a number above 0, of a size that a unit may have.
 
     Raises:
-        ValueError: It is something else; the message begins with `where`.
+        InputError: It is something else; the message begins with `where`.
     """
     if not _is_number(entry) or not 1e-9 < entry < 1e9:
-        raise ValueError(f"{where} is {shown(entry)}; expected a number above 0, and not beyond 1e9 or 1e-9.")
+        raise InputError(f"{where} is {shown(entry)}; expected a number above 0, and not beyond 1e9 or 1e-9.")
     return float(entry)
 
 
@@ -103,10 +104,10 @@ def whole(entry: object, where: str) -> int:
     """Return an entry of a JSON file that must be a whole number above 0, also if written as 640.0.
 
     Raises:
-        ValueError: It is something else; the message begins with `where`.
+        InputError: It is something else; the message begins with `where`.
     """
     if not _is_number(entry) or entry != int(entry) or entry < 1:
-        raise ValueError(f"{where} is {shown(entry)}; expected a whole number above 0.")
+        raise InputError(f"{where} is {shown(entry)}; expected a whole number above 0.")
     return int(entry)
 
 
@@ -114,13 +115,13 @@ def matrix(entry: object, where: str, *, rows: int, columns: int) -> Float64[Ten
     """Return an entry of a JSON file that must be a matrix, a list of its rows; numbers may be NaN or infinite.
 
     Raises:
-        ValueError: It is something else; the message begins with `where`.
+        InputError: It is something else; the message begins with `where`.
     """
     expected = f"{where} should be a list of {rows} rows of {columns} numbers"
     if not isinstance(entry, list) or len(entry) != rows:
-        raise ValueError(f"{expected}; it is {shown(entry)}.")
+        raise InputError(f"{expected}; it is {shown(entry)}.")
     if not all(isinstance(row, list) and len(row) == columns and all(map(_is_number_or_lost, row)) for row in entry):
-        raise ValueError(f"{expected}; it is {shown(entry)}.")
+        raise InputError(f"{expected}; it is {shown(entry)}.")
     return torch.tensor(entry, dtype=torch.float64)
 
 
@@ -131,8 +132,8 @@ def read_lines(path: Path) -> list[tuple[str, list[str]]]:
         For each line where it stands, for messages, and its words.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no text.
+        NotFoundError: There is no such file.
+        InputError: It is no text.
     """
     lines = (line.split("#")[0].split() for line in _read_text(path).splitlines())
     return [(f"{path}, line {index}", words) for index, words in enumerate(lines, start=1) if words]
@@ -146,8 +147,8 @@ def read_rows(path: Path, num_columns: int) -> Float64[Tensor, "N C"]:
         num_columns: How many numbers each row has.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: A line holds something else; the message says which.
+        NotFoundError: There is no such file.
+        InputError: A line holds something else; the message says which.
     """
     rows = [_numbers(words, where, num_columns) for where, words in read_lines(path)]
     return torch.tensor(rows, dtype=torch.float64).reshape(-1, num_columns)
@@ -157,12 +158,12 @@ def read_numbers(path: Path, *counts: int) -> list[float]:
     """Read a text file that holds one of some counts of finite numbers, on any lines.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It holds something else.
+        NotFoundError: There is no such file.
+        InputError: It holds something else.
     """
     values = [value for where, words in read_lines(path) for value in _numbers(words, where, len(words))]
     if len(values) not in counts or not all(map(math.isfinite, values)):
-        raise ValueError(f"{path} should hold {' or '.join(map(str, counts))} numbers; it holds {shown(values)}.")
+        raise InputError(f"{path} should hold {' or '.join(map(str, counts))} numbers; it holds {shown(values)}.")
     return values
 
 
@@ -170,18 +171,18 @@ def read_matrix(path: Path, *sizes: int) -> Float64[Tensor, "S S"]:
     """Read a text file that holds a square matrix of one of some sizes; numbers may be NaN or infinite.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It holds something else.
+        NotFoundError: There is no such file.
+        InputError: It holds something else.
     """
     expected = " or ".join(f"{size} x {size}" for size in sizes)
     lines = read_lines(path)
     try:
         rows = [_numbers(words, where, len(lines[0][1])) for where, words in lines]
     except ValueError as error:
-        raise ValueError(f"{path} holds no matrix ({error}); expected {expected} numbers.") from error
+        raise InputError(f"{path} holds no matrix ({error}); expected {expected} numbers.") from error
     columns = len(rows[0]) if rows else 0
     if len(rows) != columns or columns not in sizes:
-        raise ValueError(f"{path} holds {len(rows)} x {columns} numbers; expected {expected}.")
+        raise InputError(f"{path} holds {len(rows)} x {columns} numbers; expected {expected}.")
     return torch.tensor(rows, dtype=torch.float64)
 
 
@@ -189,13 +190,13 @@ def read_pose(path: Path) -> Float64[Tensor, "4 4"]:
     """Read a text file that holds a pose, 4 x 4, camera to world, metres.
 
     Raises:
-        ValueError: There is no such file, or it holds something else.
+        InputError: There is no such file, or it holds something else.
     """
     if not path.is_file():
-        raise ValueError(f"{path.name} is missing; restore it, or remove the frame's other files.")
+        raise InputError(f"{path.name} is missing; restore it, or remove the frame's other files.")
     pose = read_matrix(path, 4)
     if problem := pose_problem(pose):
-        raise ValueError(f"{path.name}: {problem}; correct it, or remove the frame.")
+        raise InputError(f"{path.name}: {problem}; correct it, or remove the frame.")
     return pose
 
 
@@ -226,20 +227,20 @@ def summarise(what: str, names: list[str]) -> list[str]:
 
 def _read_text(path: Path) -> str:
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
+        raise NotFoundError(f"There is no file {path}.")
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text ({error}); write it again.") from error
+        raise InputError(f"{path} is no text ({error}); write it again.") from error
 
 
 def _numbers(words: list[str], where: str, num_columns: int) -> list[float]:
     try:
         numbers = [float(word) for word in words]
     except ValueError as error:
-        raise ValueError(f"{where}: expected {num_columns} numbers, got {shown(' '.join(words))}.") from error
+        raise InputError(f"{where}: expected {num_columns} numbers, got {shown(' '.join(words))}.") from error
     if len(numbers) != num_columns:
-        raise ValueError(f"{where}: expected {num_columns} numbers, got {len(numbers)}.")
+        raise InputError(f"{where}: expected {num_columns} numbers, got {len(numbers)}.")
     return numbers
 
 

@@ -5,9 +5,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from cuao3d.readers.joinery import FLOOR, WALL, Array, Furniture, Generator, Material
-from cuao3d.readers.raycast import AMBIENT, Room, embree_scene
+from cuao3d.rays import embree_scene
 from cuao3d.scene import UNLABELLED
+from cuao3d.worlds.joinery import FLOOR, WALL, Array, Furniture, Generator, Material
+from cuao3d.worlds.rendering import AMBIENT, Room
 
 FLUSH = ("door", "window", "picture", "wall_cabinet", "passage", "mirror", "television", "fireplace", "wall_shelf")
 """What is fixed to the wall; anything else may stand a little off it."""

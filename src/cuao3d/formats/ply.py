@@ -16,6 +16,8 @@ from jaxtyping import Float32
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cuao3d.errors import InputError
+
 Columns = dict[str, NDArray[Any]]
 
 MAX_HEADER = 1 << 16
@@ -52,7 +54,7 @@ def read_ply(path: Path) -> Columns:
         The properties by name ("x", "red", "label"), each (N,). Empty if the file has no vertices.
 
     Raises:
-        ValueError: The file is no readable PLY.
+        InputError: The file is no readable PLY.
     """
     vertices = _read(path, ("vertex",))["vertex"]
     return _vertices(path, vertices)
@@ -65,22 +67,22 @@ def read_mesh(path: Path) -> Mesh:
         path: The file; its vertices need x, y and z, its faces three corners each, or four, which are cut in two.
 
     Raises:
-        ValueError: The file is no readable PLY, or no such mesh.
+        InputError: The file is no readable PLY, or no such mesh.
     """
     elements = _read(path, ("vertex", "face"))
     vertices, faces = _vertices(path, elements["vertex"]), elements["face"]
     corners = next((faces.pop(name) for name in _CORNERS if name in faces), None)
     num_vertices = len(vertices["x"]) if vertices else 0
     if corners is None or corners.ndim != 2 or corners.dtype.kind not in "iu":
-        raise ValueError(f"{path} does not say which vertices its faces join; expected a list {_CORNERS[0]!r}.")
+        raise InputError(f"{path} does not say which vertices its faces join; expected a list {_CORNERS[0]!r}.")
     if corners.shape[1] not in (3, 4) and len(corners):
-        raise ValueError(f"{path} has faces of {corners.shape[1]} corners; cut them into triangles.")
+        raise InputError(f"{path} has faces of {corners.shape[1]} corners; cut them into triangles.")
     if corners.shape[1] == 4:
         corners = corners[:, [0, 1, 2, 0, 2, 3]]
         faces = {name: np.repeat(column, 2, axis=0) for name, column in faces.items()}
     triangles = corners.astype(np.int64).reshape(-1, 3)
     if len(triangles) and not (triangles.min() >= 0 and triangles.max() < num_vertices):
-        raise ValueError(f"{path} has faces between vertices that are not there; it has {num_vertices}.")
+        raise InputError(f"{path} has faces between vertices that are not there; it has {num_vertices}.")
     return Mesh(vertices, triangles, {name: column for name, column in faces.items() if column.ndim == 1})
 
 
@@ -91,13 +93,13 @@ def read_triangles(path: Path) -> NDArray[np.float32] | None:
         Corners (T, 3, 3), without triangles that have a corner at no finite position; None if there are none.
 
     Raises:
-        ValueError: As for `read_mesh`; a file without any faces is no mistake.
+        InputError: As for `read_mesh`; a file without any faces is no mistake.
     """
     with path.open("rb") as file:
         try:
             _, elements = _read_header(file)
         except ValueError as error:
-            raise ValueError(f"{path} is no readable PLY file ({error}); write it again, or remove it.") from error
+            raise InputError(f"{path} is no readable PLY file ({error}); write it again, or remove it.") from error
     if not any(element.name == "face" and element.count for element in elements):
         return None
     mesh = read_mesh(path)
@@ -170,7 +172,7 @@ class _Block(NamedTuple):
 def _vertices(path: Path, vertices: Columns) -> Columns:
     """Check what every point needs."""
     if not all(axis in vertices for axis in "xyz"):
-        raise ValueError(f"{path} has vertices without x, y and z; write it again, or remove it.")
+        raise InputError(f"{path} has vertices without x, y and z; write it again, or remove it.")
     vertices = {name: column for name, column in vertices.items() if column.ndim == 1}
     return vertices if len(vertices["x"]) else {}
 
@@ -182,7 +184,7 @@ def _read(path: Path, wanted: Sequence[str]) -> dict[str, Columns]:
             order, elements = _read_header(file)
             missing = next((name for name in wanted if name not in {element.name for element in elements}), None)
             if missing:
-                raise ValueError(f"it has no element {missing}")
+                raise InputError(f"it has no element {missing}")
             source = _Binary(file) if order else _Ascii(file)
             found: dict[str, Columns] = {}
             for element in elements:
@@ -190,7 +192,7 @@ def _read(path: Path, wanted: Sequence[str]) -> dict[str, Columns]:
                 if all(name in found for name in wanted):
                     break
         except ValueError as error:
-            raise ValueError(f"{path} is no readable PLY file ({error}); write it again, or remove it.") from error
+            raise InputError(f"{path} is no readable PLY file ({error}); write it again, or remove it.") from error
     return found
 
 
@@ -199,7 +201,7 @@ def _read_header(file: BinaryIO) -> tuple[str, list[_Element]]:
     order: str | None = None
     elements: list[_Element] = []
     if file.readline(MAX_HEADER).split() != [b"ply"]:
-        raise ValueError("it does not begin with 'ply'")
+        raise InputError("it does not begin with 'ply'")
     while file.tell() < MAX_HEADER:
         line = file.readline(MAX_HEADER).decode("latin-1")
         match line.split():
@@ -220,8 +222,8 @@ def _read_header(file: BinaryIO) -> tuple[str, list[_Element]]:
                 if not line:
                     break
             case _:
-                raise ValueError(f"its header says {line.strip()[:80]!r}")
-    raise ValueError("its header does not end")
+                raise InputError(f"its header says {line.strip()[:80]!r}")
+    raise InputError("its header does not end")
 
 
 def _is_count(text: str) -> bool:
@@ -234,7 +236,7 @@ def _is_list(length: str, kind: str) -> bool:
 
 def _add(element: _Element, new: _Property) -> None:
     if new.name in {old.name for old in element.properties}:
-        raise ValueError(f"its element {element.name} has two properties {new.name}")
+        raise InputError(f"its element {element.name} has two properties {new.name}")
     element.properties.append(new)
 
 
@@ -249,7 +251,7 @@ def _read_element(source: "_Binary | _Ascii", element: _Element) -> Columns:
     columns = source.rows(element, fields)
     for length, (name, _, length_dtype) in zip(lengths, element.properties, strict=True):
         if length_dtype and (columns.pop(f"length of {name}") != length).any():
-            raise ValueError(f"the lists {name} of its element {element.name} are not all of one length")
+            raise InputError(f"the lists {name} of its element {element.name} are not all of one length")
     return columns
 
 
@@ -284,7 +286,7 @@ class _Binary:
 
     def _take(self, size: int, element: _Element) -> bytes:
         if size > self.end - self.file.tell():
-            raise ValueError(_too_few(element))
+            raise InputError(_too_few(element))
         return self.file.read(size)
 
 
@@ -322,7 +324,7 @@ class _Ascii:
 
     def _take(self, start: int, count: int, element: _Element) -> NDArray[np.float64]:
         if start + count > len(self.values):
-            raise ValueError(_too_few(element))
+            raise InputError(_too_few(element))
         return self.values[start : start + count]
 
 
@@ -330,7 +332,7 @@ def _cast(values: NDArray[np.float64], dtype: np.dtype[Any], name: str) -> NDArr
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         if not ((values >= limits.min) & (values <= limits.max) & (values == np.floor(values))).all():
-            raise ValueError(f"a value of {name} is no {dtype.name}")
+            raise InputError(f"a value of {name} is no {dtype.name}")
     with np.errstate(over="ignore"):
         return values.astype(dtype)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cuao3d.cli import main
-from cuao3d.fused import import_features
+from cuao3d.imported import import_features
 from cuao3d.query import askable_teacher
 from cuao3d.readers import Dataset, open_dataset
 from cuao3d.readers.openscene import OpenScene, write_processed
@@ -72,7 +72,7 @@ def test_several_files_of_a_scene_add_up(tmp_path: Path):
 
 
 def test_many_features_are_the_same_as_a_slow_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("cuao3d.fused.CHUNK", 7)
+    monkeypatch.setattr("cuao3d.imported.CHUNK", 7)
     points = torch.rand(200, 3).numpy() * 0.1
     dataset = write_cloud(tmp_path, points=points)
     bank = torch.randn(200, 4)

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from cuao3d.readers.furniture import SHAPES
-from cuao3d.readers.joinery import Array, Generator, material
-from cuao3d.readers.layout import Layout
-from cuao3d.readers.raycast import Room, View
-from cuao3d.readers.survey import as_scene, look_at, sample_surfaces, scan, somewhere, take_views
+from cuao3d.errors import InputError
 from cuao3d.scene import Camera, Scene, Split
+from cuao3d.worlds.furniture import SHAPES
+from cuao3d.worlds.joinery import Array, Generator, material
+from cuao3d.worlds.layout import Layout
+from cuao3d.worlds.rendering import Room, View
+from cuao3d.worlds.survey import as_scene, look_at, sample_surfaces, scan, somewhere, take_views
 
 KINDS = ("bedroom", "living room", "kitchen", "bathroom", "office")
 """Kinds of room; a room's kind is its seed modulo 5."""
@@ -68,7 +69,7 @@ class Rooms(Sequence[Scene]):
 
     def __init__(self, seeds: Sequence[int], *, split: Split = "train", num_views: int = 12) -> None:
         if any(seed >= TEACHER_SEEDS for seed in seeds):
-            raise ValueError(f"Seeds from {TEACHER_SEEDS} on are kept for training teachers; choose smaller ones.")
+            raise InputError(f"Seeds from {TEACHER_SEEDS} on are kept for training teachers; choose smaller ones.")
         self.seeds = tuple(seeds)
         self.split: Split = split
         self.num_views = num_views

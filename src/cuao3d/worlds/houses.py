@@ -17,15 +17,16 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from cuao3d.errors import InputError
 from cuao3d.labels import convert, label_set
 from cuao3d.readers import matterport
-from cuao3d.readers.fittings import CLASS, HOUSE_SHAPES, column
-from cuao3d.readers.joinery import TEXTURES, Array, Furniture, Generator, Material, material, rgb
-from cuao3d.readers.layout import Layout
-from cuao3d.readers.raycast import Room
-from cuao3d.readers.rooms import TEACHER_SEEDS
-from cuao3d.readers.survey import as_scene, look_at, sample_surfaces, scan, somewhere, take_views
 from cuao3d.scene import UNLABELLED, Camera, Scene, Split
+from cuao3d.worlds.fittings import CLASS, HOUSE_SHAPES, column
+from cuao3d.worlds.joinery import TEXTURES, Array, Furniture, Generator, Material, material, rgb
+from cuao3d.worlds.layout import Layout
+from cuao3d.worlds.rendering import Room
+from cuao3d.worlds.rooms import TEACHER_SEEDS
+from cuao3d.worlds.survey import as_scene, look_at, sample_surfaces, scan, somewhere, take_views
 
 KINDS = ("bedroom", "lounge", "dining room", "kitchen", "bathroom", "hallway", "library")
 """Kinds of region; a region's kind is its seed modulo 7."""
@@ -112,7 +113,7 @@ class Houses(Sequence[Scene]):
         label_set: str = "matterport21",
     ) -> None:
         if any(seed >= TEACHER_SEEDS for seed in seeds):
-            raise ValueError(f"Seeds from {TEACHER_SEEDS} on are kept for training teachers; choose smaller ones.")
+            raise InputError(f"Seeds from {TEACHER_SEEDS} on are kept for training teachers; choose smaller ones.")
         _check_label_set(label_set)
         self.seeds = tuple(seeds)
         self.split: Split = split
@@ -161,7 +162,7 @@ def make_house(
         normals and classes.
 
     Raises:
-        ValueError: There is no such label set.
+        InputError: There is no such label set.
     """
     _check_label_set(label_set)
     rng = np.random.default_rng([seed, 2026])
@@ -353,4 +354,4 @@ def _said_in(labels: Int64[Tensor, "N"], name: str) -> Int64[Tensor, "N"]:
 
 def _check_label_set(name: str) -> None:
     if name not in matterport.LABEL_SETS:
-        raise ValueError(f"Houses have no labels of {name!r}; choose from {list(matterport.LABEL_SETS)}.")
+        raise InputError(f"Houses have no labels of {name!r}; choose from {list(matterport.LABEL_SETS)}.")

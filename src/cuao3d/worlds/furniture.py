@@ -10,7 +10,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from cuao3d.readers.joinery import (
+from cuao3d.scene import UNLABELLED
+from cuao3d.worlds.joinery import (
     BATHTUB,
     BED,
     BOOKSHELF,
@@ -44,7 +45,6 @@ from cuao3d.readers.joinery import (
     tap,
     waste_bin,
 )
-from cuao3d.scene import UNLABELLED
 
 
 def wardrobe(rng: Generator) -> Furniture:

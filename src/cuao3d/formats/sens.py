@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from cuao3d.errors import InputError
 from cuao3d.scene import Frame
 
 VERSION = 4
@@ -79,7 +80,7 @@ class SensFrame:
         """Read the colours, RGB, (H, W, 3).
 
         Raises:
-            ValueError: They are damaged; the message names recording and frame.
+            InputError: They are damaged; the message names recording and frame.
         """
         header, name = self.header, f"{self.header.path.name}, frame {self.index}: its colour"
         width, height = header.color_size
@@ -91,14 +92,14 @@ class SensFrame:
         else:
             pixels = _decode(packed, name)
         if pixels.shape != (height, width, 3):
-            raise ValueError(f"{name} is not {width} x {height}, as the recording says; copy it again.")
+            raise InputError(f"{name} is not {width} x {height}, as the recording says; copy it again.")
         return pixels
 
     def read_depth(self) -> Float32[Tensor, "H W"]:
         """Read the depth along the optical axis, metres, 0 = missing.
 
         Raises:
-            ValueError: It is damaged; the message names recording and frame.
+            InputError: It is damaged; the message names recording and frame.
         """
         header, name = self.header, f"{self.header.path.name}, frame {self.index}: its depth"
         width, height = header.depth_size
@@ -107,15 +108,15 @@ class SensFrame:
             try:
                 content = zlib.decompressobj().decompress(content, width * height * 2 + 1)
             except zlib.error as error:
-                raise ValueError(f"{name} is damaged ({error}); copy it again.") from error
+                raise InputError(f"{name} is damaged ({error}); copy it again.") from error
         if len(content) != width * height * 2:
-            raise ValueError(f"{name} is not {width} x {height}, as the recording says; copy it again.")
+            raise InputError(f"{name} is not {width} x {height}, as the recording says; copy it again.")
         units = np.frombuffer(content, "<u2").reshape(height, width)
         return torch.from_numpy(units.astype(np.float32) / np.float32(header.depth_shift))
 
     def _read(self, start: int, size: int, unpacked: int, name: str) -> bytes:
         if size > 2 * unpacked + MAX_SIDE:
-            raise ValueError(f"{name} takes {size} bytes, more than unpacked; copy it again.")
+            raise InputError(f"{name} takes {size} bytes, more than unpacked; copy it again.")
         with self.header.path.open("rb") as file:
             file.seek(start)
             return file.read(size)
@@ -139,16 +140,16 @@ def open_sens(path: Path, *, every: int = 1) -> Sens:
         every: Only every so manyth frame is taken, from the first one on.
 
     Raises:
-        ValueError: The file is no such recording, or packs its images in a way that cannot be read.
+        InputError: The file is no such recording, or packs its images in a way that cannot be read.
     """
     size = path.stat().st_size
     with path.open("rb", buffering=0) as file:  # a buffer would read on into the pixels
         try:
             header, num_frames = _read_header(file, path, size)
         except ValueError as error:
-            raise ValueError(f"{path} is no recording that can be read: {error}.") from error
+            raise InputError(f"{path} is no recording that can be read: {error}.") from error
         except struct.error as error:
-            raise ValueError(f"{path} ends within its header; copy it again.") from error
+            raise InputError(f"{path} ends within its header; copy it again.") from error
         position = file.tell()
         frames: list[SensFrame] = []
         for index in range(num_frames):
@@ -176,15 +177,15 @@ def write_sens(path: Path, frames: Sequence[Frame], *, color: Literal["png", "jp
         every: Each view is written so many times, so that reading every so manyth frame gives each one once.
 
     Raises:
-        ValueError: There are no views, or they differ in intrinsics.
+        InputError: There are no views, or they differ in intrinsics.
     """
     if not frames:
-        raise ValueError(f"There are no frames to write to {path}.")
+        raise InputError(f"There are no frames to write to {path}.")
     camera = frames[0].camera
     for other in (frame.camera for frame in frames):
         same_size = (other.width, other.height) == (camera.width, camera.height)
         if not (same_size and other.focal.equal(camera.focal) and other.center.equal(camera.center)):
-            raise ValueError(f"{path} cannot hold frames that differ in intrinsics; a recording has one set.")
+            raise InputError(f"{path} cannot hold frames that differ in intrinsics; a recording has one set.")
     (fx, fy), (cx, cy) = camera.focal.tolist(), camera.center.tolist()
     intrinsics = (fx, 0, cx, 0, 0, fy, cy, 0, 0, 0, 1, 0, 0, 0, 0, 1)
     identity = np.eye(4).ravel()
@@ -208,34 +209,34 @@ def _decode(packed: bytes, name: str) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(packed), formats=("JPEG", "PNG")) as image:
             if max(image.size) > MAX_SIDE:
-                raise ValueError(f"{image.width} x {image.height} pixels are too many")
+                raise InputError(f"{image.width} x {image.height} pixels are too many")
             return np.asarray(image.convert("RGB"))
     except Exception as error:  # damaged bytes make the decoders fail in many ways
-        raise ValueError(f"{name} is no readable image ({error}); copy it again.") from error
+        raise InputError(f"{name} is no readable image ({error}); copy it again.") from error
 
 
 def _read_header(file: BinaryIO, path: Path, size: int) -> tuple[SensHeader, int]:
     """Read up to the first frame; also return the number of frames that the file promises."""
     version, length = struct.unpack("<IQ", file.read(12))
     if version != VERSION:
-        raise ValueError(f"its version is {version}, expected {VERSION}")
+        raise InputError(f"its version is {version}, expected {VERSION}")
     file.seek(min(length, size), os.SEEK_CUR)
     values = _HEADER.unpack(file.read(_HEADER.size))
     color, depth, *sides, depth_shift, num_frames = values[64:]
     if color not in COLORS:
-        raise ValueError(f"its colour is packed in way {color}, expected one of {COLORS}")
+        raise InputError(f"its colour is packed in way {color}, expected one of {COLORS}")
     if DEPTHS.get(depth) not in ("raw_ushort", "zlib_ushort"):
         name = DEPTHS.get(depth, f"way {depth}")
-        raise ValueError(f"its depth is packed as {name}; convert it to zlib_ushort, as ScanNet has it")
+        raise InputError(f"its depth is packed as {name}; convert it to zlib_ushort, as ScanNet has it")
     if not all(2 <= side <= MAX_SIDE for side in sides):
-        raise ValueError(f"its images are {sides[0]} x {sides[1]} and {sides[2]} x {sides[3]}")
+        raise InputError(f"its images are {sides[0]} x {sides[1]} and {sides[2]} x {sides[3]}")
     if not (math.isfinite(depth_shift) and depth_shift > 0):
-        raise ValueError(f"its depth has {depth_shift:g} units a metre")
+        raise InputError(f"its depth has {depth_shift:g} units a metre")
     if num_frames > MAX_FRAMES:
-        raise ValueError(f"it promises {num_frames} frames")
+        raise InputError(f"it promises {num_frames} frames")
     intrinsics = torch.tensor(values[32:48], dtype=torch.float64).reshape(4, 4)[:3, :3]
     if not (intrinsics.isfinite().all() and intrinsics[0, 0] > 0 and intrinsics[1, 1] > 0):
-        raise ValueError("its depth camera has no focal lengths")
+        raise InputError("its depth camera has no focal lengths")
     color_size, depth_size = (sides[0], sides[1]), (sides[2], sides[3])
     header = SensHeader(path, intrinsics, COLORS[color], DEPTHS[depth], color_size, depth_size, depth_shift)
     return header, num_frames

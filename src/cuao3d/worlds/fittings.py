@@ -9,9 +9,9 @@ from collections.abc import Callable
 import numpy as np
 
 from cuao3d.labels import label_set
-from cuao3d.readers import furniture, joinery
-from cuao3d.readers.joinery import Furniture, Generator, beam, fronts, material
 from cuao3d.scene import UNLABELLED
+from cuao3d.worlds import furniture, joinery
+from cuao3d.worlds.joinery import Furniture, Generator, beam, fronts, material
 
 _CLASSES = label_set("matterport160")
 CLASS = dict(zip(_CLASSES.names, _CLASSES.ids, strict=True))

@@ -1,0 +1,21 @@
+"""Errors that tell users what went wrong and what to do about it.
+
+The command line prints them in one line and exits with code 2. Any other exception is a defect: it shows its traceback
+and exits with code 1.
+"""
+
+
+class UserError(Exception):
+    """A mistake in what the user gave; the message names the file or option and the cure."""
+
+
+class InputError(UserError, ValueError):
+    """A value, file or folder does not hold what is expected."""
+
+
+class NotFoundError(UserError, FileNotFoundError):
+    """A file, folder, scene or set of weights does not exist."""
+
+
+class NotInstalledError(UserError, ImportError):
+    """An optional package is not installed."""
