@@ -67,7 +67,7 @@ def test_backward_imports_are_found(tmp_path):
     (tmp_path / "scene.py").write_text("import torch\n")
     (tmp_path / "fusion.py").write_text("from cuao3d import __version__, store\nfrom cuao3d.scene import Scene\n")
     (tmp_path / "geometry.py").write_text("def late():\n    import cuao3d.fusion\n    from cuao3d import scene\n")
-    (tmp_path / "readers" / "rooms.py").write_text("from cuao3d.worlds.furniture import bed\nfrom ..text import E\n")
+    (tmp_path / "readers" / "rooms.py").write_text("from cuao3d.readers.furniture import bed\nfrom ..text import E\n")
     assert list(backward_imports(tmp_path)) == [
         "fusion.py, line 1: store comes after fusion",
         "geometry.py, line 2: fusion comes after geometry",

@@ -1,0 +1,110 @@
+"""`cuao3d check`: is a capture fit to be lifted?"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+from cuao3d.cli.shared import reading_options, split_names
+
+if TYPE_CHECKING:
+    from cuao3d.check import Report
+    from cuao3d.check.cost import Estimate, Prospect
+
+
+def check(
+    path: Positional[Path],
+    *,
+    json: Path | None = None,
+    html: Path | None = None,
+    picture: Path | None = None,
+    fix: bool = False,
+    teachers: str | None = None,
+    cell: float = 0.02,
+    labels: str | None = None,
+    every: int | None = None,
+    official: bool = False,
+) -> int:
+    """Look a capture over before anything is computed: exit code 0 = ok, 1 = probably wrong, 2 = unreadable.
+
+    Args:
+        path: Folder of the capture, or of a dataset.
+        json: Also write the findings here; docs/check.md says what they mean.
+        html: Also write a page with pictures; of several scenes one each, with the scene's name in the file's.
+        picture: Also draw how well the views agree (PNG); of several scenes the first.
+        fix: Write the options that cure what was found to the capture.json beside the data.
+        teachers: Names of teachers, separated by commas: also say what lifting by them would take.
+        cell: Edge of a sample cell of that lifting, metres.
+        labels: Label set to read annotations in, where the dataset has several, such as scannet200.
+        every: Use every so manyth frame, where the dataset is a recording, such as raw ScanNet.
+        official: Read cameras as the official pipeline does, where it differs; see docs/conventions.md.
+    """
+    from cuao3d.check import Report
+    from cuao3d.check import check as check_scene
+    from cuao3d.check.cost import Estimate, Prospect, estimate, prospects
+    from cuao3d.check.options import FILE
+    from cuao3d.check.options import fix as write_fix
+    from cuao3d.check.page import write_page
+    from cuao3d.check.pictures import draw
+    from cuao3d.files import write_json
+    from cuao3d.readers import open_dataset
+
+    dataset = open_dataset(path, **reading_options(labels, every, official=official))
+    reports: dict[str, Report] = {}
+    known: list[Prospect] = []
+    estimates: dict[str, Estimate] = {}
+    for index, name in enumerate(dataset.names):
+        try:
+            scene = dataset[index]
+        except (ValueError, OSError) as error:
+            reports[name] = Report("unreadable", (str(error),))
+            _print_report(name, reports[name])
+            continue
+        reports[name] = report = check_scene(scene)
+        _print_report(name, report)
+        if html:
+            write_page(scene, report, html if len(dataset) == 1 else html.with_stem(f"{html.stem}-{name}"))
+        if picture and index == 0:
+            draw(scene, report, picture)
+        if fix and report.options:
+            folder = dataset.folders[index]
+            print(f"  {folder / FILE} now says {write_fix(folder, report.options)}; check again")
+        if teachers and report.verdict != "unreadable":
+            known = known or prospects(split_names(teachers), scene, cell=cell)
+            estimates[name] = estimate(scene, known, cell=cell, seen=report.measurements["coverage"]["seen"])
+    if estimates:
+        _print_estimates(known, list(estimates.values()))
+    if json:
+        scenes = {name: asdict(report) | {"exit_code": report.exit_code} for name, report in reports.items()}
+        for name, one in estimates.items():
+            scenes[name]["estimate"] = asdict(one)
+        header = {"format": "cuao3d-check", "format_version": 1, "teachers": [asdict(teacher) for teacher in known]}
+        write_json(json, header | {"scenes": scenes})
+    code: int = max(report.exit_code for report in reports.values())
+    return code
+
+
+def _print_report(name: str, report: "Report") -> None:
+    """Print a verdict and its reasons."""
+    print(f"{name}: {report.verdict}")
+    for reason in report.reasons:
+        print(f"  {reason}")
+
+
+def _print_estimates(known: Sequence["Prospect"], estimates: Sequence["Estimate"]) -> None:
+    """Print what lifting all scenes would take."""
+    table = Table("teacher", box=None)
+    for title in ("channels", "s/view, here"):
+        table.add_column(title, justify="right")
+    for teacher in known:
+        seconds = "not here" if teacher.seconds_per_view is None else f"{teacher.seconds_per_view:.3f}"
+        table.add_row(teacher.teacher, str(teacher.num_channels), seconds)
+    Console().print(table)
+    hours = [one.hours for one in estimates if one.hours is not None]
+    took = f"{sum(hours):.2g} hours on this processor" if len(hours) == len(estimates) else "hours unknown"
+    gigabytes, memory = sum(one.gigabytes for one in estimates), max(one.memory for one in estimates)
+    print(f"lifting {len(estimates)} scene(s): {took}, {gigabytes:.2g} GB of store, {memory:.2g} GB of memory")

@@ -1,0 +1,56 @@
+"""`cuao3d compare`: the teachers of a store side by side."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional
+
+from cuao3d.cli.shared import split_names
+
+if TYPE_CHECKING:
+    from cuao3d.compare import Comparison
+
+
+def compare(store: Positional[Path], *, teachers: str | None = None, json: Path | None = None) -> int:
+    """Put the teachers of a store side by side: time, size, agreement between views, and quality where labels are.
+
+    Args:
+        store: Folder of the store.
+        teachers: Names of its teachers, separated by commas; all of them unless given.
+        json: Also write the rows here.
+    """
+    from cuao3d import pipeline
+    from cuao3d.files import write_json
+    from cuao3d.store import Store
+
+    rows = pipeline.compare_teachers(Store.open(store), tuple(split_names(teachers)))
+    _print_comparison(rows)
+    if json:
+        write_json(json, {"rows": [asdict(row) for row in rows]})
+    return 0
+
+
+def _print_comparison(rows: Sequence["Comparison"]) -> None:
+    """Print how teachers compare."""
+    table = Table(box=None)
+    table.add_column("teacher", no_wrap=True)
+    for title in ("channels", "s/view", "GB", "agreement", "zero-shot", "probe"):
+        table.add_column(title, justify="right")
+    for row in rows:
+        figures = (
+            (row.seconds_per_view, "{:.3f}"),
+            (row.gigabytes, "{:.3f}"),
+            (row.agreement, "{:.2f}"),
+            (row.zero_shot_miou, "{:.1f}"),
+            (row.probe_miou, "{:.1f}"),
+        )
+        said = ["-" if value is None else form.format(value) for value, form in figures]
+        table.add_row(row.teacher, str(row.num_channels), *said)
+    Console().print(table)
+    on = next((row.probe_split for row in rows if row.probe_split), None)
+    print("agreement: share of the features' variance that the place explains, not the view (1 is best)")
+    print(f"zero-shot, probe: mIoU, percent; the probe is scored on {on}" if on else "no labels: no scores")

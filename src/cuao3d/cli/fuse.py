@@ -1,0 +1,57 @@
+"""`cuao3d fuse`: a capture or a dataset becomes a store."""
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from cuao3d.cli.shared import reading_options, split_names
+
+
+def fuse(
+    path: Positional[Path],
+    *,
+    out: Path,
+    teachers: str = "mini-lseg,mini-dino,mini-diffusion",
+    cell: float = 0.02,
+    device: str = "cpu",
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32",
+    batch_size: int = 4,
+    labels: str | None = None,
+    every: int | None = None,
+    official: bool = False,
+) -> int:
+    """Lift the features of 2D teachers to the points of a capture, or of every scene of a dataset.
+
+    Args:
+        path: Folder of the capture or of the dataset, or the file of a lone cloud.
+        out: Folder of the store to make, or to go on with.
+        teachers: Names of the teachers, separated by commas; "none" for points alone. NAME=FOLDER says where
+            weights lie, my_teacher.py:MyTeacher is a class of your own.
+        cell: Edge of a sample cell, metres.
+        device: Where the teachers run, such as cuda.
+        precision: What the teachers compute in.
+        batch_size: Views shown to a teacher at a time; halved where memory runs out.
+        labels: Label set to read annotations in, where the dataset has several, such as scannet200.
+        every: Use every so manyth frame, where the dataset is a recording, such as raw ScanNet.
+        official: Read cameras as the official pipeline does, where it differs; see docs/conventions.md.
+    """
+    from cuao3d import pipeline
+    from cuao3d.progress import Stages
+    from cuao3d.readers import open_dataset
+    from cuao3d.teachers import load_teacher
+
+    names = [] if teachers == "none" else split_names(teachers)
+    reading = reading_options(labels, every, official=official)
+    dataset = open_dataset(path, **reading)
+    loaded = [load_teacher(name, device=device, precision=precision) for name in names]
+    with Stages()("lifting") as said:
+        settings = {"data": path.resolve().name, **reading} | ({} if precision == "fp32" else {"precision": precision})
+        store = pipeline.fuse(dataset, loaded, out, cell=cell, settings=settings, batch_size=batch_size)
+        scenes = [store[name] for name in store.names()]
+        for line in (problem for scene in scenes for problem in scene.problems):
+            print(f"left out: {line}", file=sys.stderr)
+        seen, total = sum(len(scene.seen_samples) for scene in scenes), sum(len(scene.num_views) for scene in scenes)
+        said.append(f"{len(scenes)} scenes, {seen} of {total} samples seen, teachers {', '.join(names) or 'none'}")
+    return 0

@@ -1,0 +1,26 @@
+"""What several commands share: names and options as they are typed, tables as they are printed."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def split_names(text: str | None) -> list[str]:
+    """Read names that are separated by commas."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def reading_options(labels: str | None, every: int | None, *, official: bool) -> dict[str, Any]:
+    """Return the options of a reader that were given."""
+    options = {"label_set": labels, "every": every, "official": official or None}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def print_rows(rows: list[dict[str, Any]]) -> None:
+    """Print a results table."""
+    table = Table("model", "read-out", "split", "mIoU", "mAcc", "f-mIoU", "official mIoU", box=None)
+    for row in rows:
+        scores = [f"{row[key]:.1f}" for key in ("miou", "macc", "fmiou", "miou_official")]
+        table.add_row(row["model"], row["readout"], row["split"], *scores)
+    Console().print(table)

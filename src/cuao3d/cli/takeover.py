@@ -1,0 +1,63 @@
+"""`cuao3d import`: take over checkpoints and features of OpenScene and CUA-O3D."""
+
+import sys
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from cuao3d.cli.shared import split_names
+from cuao3d.errors import InputError
+
+
+def import_official(
+    sources: Positional[tuple[Path, ...]],
+    *,
+    out: Path,
+    data: Path | None = None,
+    teacher: str | None = None,
+    text: str | None = None,
+    cell: float = 0.02,
+) -> int:
+    """Take over what OpenScene or CUA-O3D left on disk: a checkpoint becomes a student, fused features a store.
+
+    Nothing that the files may hold is run.
+
+    Args:
+        sources: A checkpoint (`.pth.tar` or `.pth`, or a student of ours); or the folder of a teacher's fused features,
+            or one for each of several teachers.
+        out: Student to write, which ends in .safetensors; or folder of the store to make, or to go on with.
+        data: For features: folder of the processed scenes that they belong to, such as scannet_3d.
+        teacher: For features: name of the teacher of each folder, separated by commas: lseg,dinov2,stable_diffusion
+        text: For features: text encoder that understands the first teacher's, where its name does not say.
+        cell: For features: edge of a sample cell, metres.
+    """
+    from cuao3d.imported import import_features
+    from cuao3d.progress import Stages
+    from cuao3d.readers import open_dataset
+    from cuao3d.student import read_checkpoint
+
+    names = split_names(teacher)
+    if data is None and not names and len(sources) == 1 and not sources[0].is_dir():
+        if out.suffix != ".safetensors":
+            raise InputError(f"{out} should end in .safetensors, the format of students.")
+        read = read_checkpoint(sources[0])
+        read.student.save(out)
+        print(f"{read.describe()}\nwritten to {out}")
+        return 0
+    if data is None or not names or len(set(names)) != len(sources):
+        raise InputError(
+            "Give one checkpoint alone; or folders of fused features, the scenes that they belong to, and the name of "
+            "each folder's teacher: cuao3d import scannet_multiview_lseg --data scannet_3d --teacher lseg --out STORE"
+        )
+    with Stages()("taking over") as said:
+        folders, settings = dict(zip(names, sources, strict=True)), {"data": data.resolve().name}
+        texts = {names[0]: text} if text else None
+
+        def say(done: int, total: int, line: str) -> None:
+            print(f"{done}/{total} {line}", file=sys.stderr)
+
+        store = import_features(
+            folders, open_dataset(data), out, cell=cell, text=texts, settings=settings, on_scene=say
+        )
+        said.append(f"{len(store.names())} scenes, teachers {', '.join(names)}")
+    return 0
