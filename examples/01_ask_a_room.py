@@ -12,7 +12,7 @@ import sys
 
 from cuao3d.fusion import lift, sample_cells, see
 from cuao3d.labels import label_set
-from cuao3d.query import ask
+from cuao3d.query import Questions, ask
 from cuao3d.teachers.mini import MiniLSeg
 from cuao3d.text import load_text_encoder
 from cuao3d.worlds.rooms import make_room
@@ -24,7 +24,7 @@ def main(question: str = "a place to sleep") -> None:
     samples = sample_cells(room.points, cell=0.05)  # one real point per 5 cm cell
     visibility = see(room, samples)  # which view sees which of them
     features = lift(room, visibility, MiniLSeg())  # (V, 384): the mean over the views
-    (answer,) = ask(features, load_text_encoder(MiniLSeg.text), [question])
+    (answer,) = ask(features, Questions.read(load_text_encoder(MiniLSeg.text), [question]))
 
     print(f"{len(room.frames)} views, {len(room.points)} points, {len(features)} samples with features")
     print(f"{question!r}: {answer.verdict}")

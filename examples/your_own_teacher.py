@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cuao3d.fusion import lift, sample_cells, see
-from cuao3d.query import ask
+from cuao3d.query import Questions, ask
 from cuao3d.text import load_text_encoder
 from cuao3d.worlds.rooms import make_room
 
@@ -51,6 +51,7 @@ if __name__ == "__main__":
     teacher = ColorWords()
     features = lift(room, visibility, teacher)
     colors = room.colors[samples.index_of_sample[visibility.seen_samples]]
-    for answer in ask(features, load_text_encoder(teacher.text), ["something white", "something brown"]):
+    questions = Questions.read(load_text_encoder(teacher.text), ["something white", "something brown"])
+    for answer in ask(features, questions):
         red, green, blue = colors[answer.relevance.topk(100).indices].mean(dim=0).tolist()
         print(f"{answer.words!r}: the 100 samples that fit best have the colour ({red:.2f}, {green:.2f}, {blue:.2f})")

@@ -23,6 +23,7 @@ import tyro
 from cuao3d import pipeline, recipes
 from cuao3d.distill import DistillConfig, distill
 from cuao3d.files import write_json
+from cuao3d.predictor import Predictor
 from cuao3d.probe import SuperviseConfig, score, supervise
 from cuao3d.progress import OnStep, machine, training_bars
 from cuao3d.store import Store
@@ -89,7 +90,7 @@ class Job:
         if isinstance(self.config, SuperviseConfig):
             rows = [score(store, self.out)]
         else:
-            rows = list(pipeline.evaluate(store, self.out))
+            rows = list(pipeline.evaluate(store, Predictor.open(store, run=self.out)))
         write_json(self.out / "score.json", {row.readout: row.miou for row in rows})
 
 

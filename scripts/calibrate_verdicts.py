@@ -11,9 +11,9 @@ import tyro
 from tyro.conf import Positional
 
 from cuao3d.labels import label_set
-from cuao3d.query import MIN_POINTS, ask, askable_teacher
+from cuao3d.predictor import Predictor
+from cuao3d.query import MIN_POINTS, Questions, ask
 from cuao3d.store import Store
-from cuao3d.text import load_text_encoder
 
 QUESTIONS = {
     "somewhere to sit": ("chair", "sofa"),
@@ -34,15 +34,15 @@ HARDLY_THERE = 2 * MIN_POINTS
 def main(store: Positional[Path]) -> None:
     """Ask every held-out room for every class and every question; labels say what is really there."""
     opened, classes = Store.open(store), label_set("scannet20")
-    teacher = askable_teacher(opened)
-    encoder = load_text_encoder(opened.teachers[teacher].text or "")
+    predictor = Predictor.open(opened)
     wanted = {f"a {name}": (name,) for name in classes.names if name not in TOO_COMMON} | QUESTIONS
+    questions = Questions.read(predictor.encoder, list(wanted))
     reached: dict[bool, list[float]] = {True: [], False: []}
     precision: dict[bool, list[float]] = {True: [], False: []}
     for name in opened.names("val"):
         scene = opened[name]
         truth = classes.classes(scene.labels[scene.index_of_sample])[scene.seen_samples]
-        for answer in ask(scene.features(teacher), encoder, list(wanted)):
+        for answer in ask(scene.features(predictor.teacher), questions):
             right = torch.isin(truth, torch.tensor([classes.names.index(word) for word in wanted[answer.words]]))
             if 0 < right.sum() < HARDLY_THERE:
                 continue

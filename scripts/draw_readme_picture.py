@@ -7,20 +7,17 @@ python scripts/draw_readme_picture.py demo-out --out docs/images/demo.png
 from pathlib import Path
 
 import matplotlib
-import torch
 import tyro
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from cuao3d.colors import class_colors, heat_colors
 from cuao3d.labels import label_set
 from cuao3d.pictures import Dollhouse
-from cuao3d.pipeline import query
-from cuao3d.query import askable_teacher, classify, heat, scores
-from cuao3d.report import class_colors, heat_colors
-from cuao3d.scene import UNLABELLED
+from cuao3d.predictor import Predictor
+from cuao3d.query import heat
 from cuao3d.store import Store
-from cuao3d.text import class_vectors, load_text_encoder
 from cuao3d.worlds.rooms import make_room
 
 
@@ -29,11 +26,9 @@ def main(demo: tyro.conf.Positional[Path], out: Path, scene: str = "", question:
     store = Store.open(demo / "store")
     name = scene or next(name for name in store.names("val") if "living" in name)
     stored, classes = store[name], label_set("scannet20")
-    vectors = class_vectors(load_text_encoder(store.teachers[askable_teacher(store)].text or ""), classes)
-    named = torch.full((len(stored.num_views),), UNLABELLED)
-    named[stored.seen_samples] = classify(scores(stored.features(askable_teacher(store)), vectors))
-    predicted = named[stored.sample_of_point]
-    (answer,) = query(store, stored, [question])
+    predictor = Predictor.open(store)
+    predicted = predictor.segment(stored, classes)
+    (answer,) = predictor.ask(stored, [question])
     view = Dollhouse(stored.points, stored.normals, size=(560, 440))
     photo = make_room(int(name.rpartition("-")[2])).frames[0].read_image().permute(1, 2, 0).numpy()
     assert stored.colors is not None
@@ -41,7 +36,7 @@ def main(demo: tyro.conf.Positional[Path], out: Path, scene: str = "", question:
         "posed RGB-D views in": photo,
         "the cloud, a held-out room": view.draw(stored.colors),
         "classes, by their names alone": view.draw(class_colors(predicted, classes)),
-        f"“{question}”": view.draw(heat_colors(heat(answer.relevance), stored.colors)),
+        f"“{question}”": view.draw(heat_colors(heat(answer.relevance), stored.colors, answer.seen)),
     }
     figure, axes = plt.subplots(1, 4, figsize=(16, 3.7), constrained_layout=True)
     for axis, (caption, picture) in zip(axes, panels.items(), strict=True):

@@ -14,6 +14,7 @@ import tyro
 from cuao3d.demo import SHIPPED_STUDENT
 from cuao3d.files import sha256_of, write_json
 from cuao3d.pipeline import evaluate
+from cuao3d.predictor import Predictor
 from cuao3d.progress import machine
 from cuao3d.store import Store
 from cuao3d.student import Student
@@ -26,14 +27,18 @@ def main(store: Path, run: Path, out: Path = SHIPPED_STUDENT) -> None:
     """Write `out` as a run folder, and card.json with the scores of the copy on the store's held-out rooms."""
     config, summary = (json.loads((run / name).read_text(encoding="utf-8")) for name in ("config.json", "run.json"))
     student = Student.load(run / "student.safetensors").half()
-    student.save(out / "student.safetensors")
+    student.save(out / "student.safetensors", voxel_size=config["config"]["voxel_size"], teachers=summary["teachers"])
     size = (out / "student.safetensors").stat().st_size
     assert size <= MAX_BYTES, f"{size} bytes are more than the wheel takes"
     digest = sha256_of(out / "student.safetensors")
     write_json(out / "config.json", config)
     write_json(out / "run.json", summary | {"student_sha256": digest})
     lifted, settings = Store.open(store), config["config"]
-    rows = [*evaluate(lifted, dataset="rooms"), *evaluate(lifted, out, model="three-teachers", dataset="rooms")]
+    students = Predictor.open(lifted, run=out)
+    rows = [
+        *evaluate(lifted, Predictor.open(lifted), dataset="rooms"),
+        *evaluate(lifted, students, model="three-teachers", dataset="rooms"),
+    ]
     card = {
         "student": "three-teachers",
         "data": f"{len(lifted.names('train'))} rooms made by cuao3d.worlds.rooms, lifted by the mini teachers",

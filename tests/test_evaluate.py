@@ -16,11 +16,11 @@ from cuao3d.evaluate import (
     count,
     make_row,
     measure,
-    student_features,
     zero_shot,
 )
 from cuao3d.fusion import lift, sample_cells, see
 from cuao3d.labels import label_set
+from cuao3d.predictor import student_features
 from cuao3d.store import Store, TeacherCard
 from cuao3d.student import Student
 
@@ -198,7 +198,7 @@ def test_a_students_features_are_those_of_the_samples_voxels(synthetic_store):
 
 
 def test_voxels_finer_than_the_store_are_refused(synthetic_store):
-    with pytest.raises(ValueError, match=r"Voxels of 0.02 m are finer than the cells of .*, 0.05 m"):
+    with pytest.raises(ValueError, match=r"voxels of 0.02 m are finer than the cells of .*, 0.05 m"):
         student_features(ByHeight(), synthetic_store, head="color", voxel_size=0.02)
     with pytest.raises(ValueError, match="no head 'lseg'"):
         student_features(ByHeight(), synthetic_store, head="lseg", voxel_size=0.05)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from cuao3d.cli import main
 from cuao3d.imported import import_features
-from cuao3d.query import askable_teacher
 from cuao3d.readers import Dataset, open_dataset
 from cuao3d.readers.openscene import OpenScene, write_processed
 from cuao3d.scene import Scene
@@ -58,7 +57,6 @@ def test_a_sample_takes_the_mean_over_its_points_that_have_a_feature(tmp_path: P
     assert store[NAME].labels.tolist() == [0] * 5
     card = store.teachers["lseg"]
     assert (card.num_channels, card.text, card.loss, card.licence) == (2, "lseg", "cosine", "MIT")
-    assert askable_teacher(store) == "lseg"
 
 
 def test_several_files_of_a_scene_add_up(tmp_path: Path):

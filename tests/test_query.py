@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from cuao3d import query
-from cuao3d.query import CONTRAST, ask, askable_teacher, classify, heat, parts, scores
-from cuao3d.store import Store, TeacherCard
+from cuao3d.query import CONTRAST, Questions, ask, classify, heat, parts, scores
 
 VECTORS = {
     "chair": [1.0, 0.0, 0.0, 0.0],
@@ -50,7 +49,7 @@ def test_no_feature_has_no_score_and_no_class():
 
 
 def test_what_is_there_is_found_where_it_is(chairs_and_clutter):
-    chair, seat = ask(chairs_and_clutter, Table(), ["chair", "seat"])
+    chair, seat = ask(chairs_and_clutter, Questions.read(Table(), ["chair", "seat"]))
     assert chair.verdict == seat.verdict == "here"
     assert torch.equal(seat.answers, torch.arange(100) < 30)
     # The chairs' feature is (2, 0, 0, 0.2): cosine 0.995 to chair, 0.0995 to the contrast words.
@@ -59,16 +58,16 @@ def test_what_is_there_is_found_where_it_is(chairs_and_clutter):
 
 
 def test_what_is_not_there_is_not_found(chairs_and_clutter):
-    (elephant,) = ask(chairs_and_clutter, Table(), ["elephant"])
+    (elephant,) = ask(chairs_and_clutter, Questions.read(Table(), ["elephant"]))
     assert elephant.verdict == "absent"
     assert not elephant.answers.any()
     assert elephant.scores.argmax() >= 30
 
 
 def test_a_few_stray_points_are_no_answer(chairs_and_clutter):
-    (chair,) = ask(chairs_and_clutter[20:], Table(), ["chair"])
+    (chair,) = ask(chairs_and_clutter[20:], Questions.read(Table(), ["chair"]))
     assert chair.verdict == "absent"
-    (chair,) = ask(chairs_and_clutter[20:], Table(), ["chair"], min_points=10)
+    (chair,) = ask(chairs_and_clutter[20:], Questions.read(Table(), ["chair"]), min_points=10)
     assert chair.answers.sum() == 10
 
 
@@ -76,15 +75,15 @@ def test_a_faint_answer_is_unsure(chairs_and_clutter):
     # Chairs of (1, 0, 0, 0.8): their relevance is 0.2 / sqrt(1.64) = 0.16.
     faint = chairs_and_clutter.clone()
     faint[:30] = torch.tensor([1, 0, 0, 0.8])
-    (chair,) = ask(faint, Table(), ["chair"])
+    (chair,) = ask(faint, Questions.read(Table(), ["chair"]))
     assert chair.verdict == "unsure"
     assert chair.relevance[0].item() == pytest.approx(0.2 / 1.64**0.5)
     assert torch.equal(chair.answers, torch.arange(100) < 30)
-    assert ask(faint[:0], Table(), ["chair"])[0].verdict == "absent"
+    assert ask(faint[:0], Questions.read(Table(), ["chair"]))[0].verdict == "absent"
 
 
 def test_a_contrast_word_itself_can_be_asked(chairs_and_clutter):
-    assert bool(ask(chairs_and_clutter, Table(), ["stuff"])[0].relevance.isfinite().all())
+    assert bool(ask(chairs_and_clutter, Questions.read(Table(), ["stuff"]))[0].relevance.isfinite().all())
 
 
 @given(st.lists(st.floats(-1, 1, width=32), max_size=30))
@@ -93,13 +92,6 @@ def test_heat_is_between_0_and_1_and_keeps_the_order(values):
     hot = heat(values)
     assert bool(((hot >= 0) & (hot <= 1)).all())
     assert bool((hot[values.argsort()].diff() >= 0).all())
-
-
-def test_the_first_teacher_with_words_is_asked(tmp_path):
-    deaf, listening = TeacherCard(3), TeacherCard(3, text="minilm")
-    assert askable_teacher(Store.create(tmp_path / "a", teachers={"dino": deaf, "lseg": listening})) == "lseg"
-    with pytest.raises(ValueError, match=r"cannot be asked with words: none of its teachers \(dino\)"):
-        askable_teacher(Store.create(tmp_path / "b", teachers={"dino": deaf}))
 
 
 def test_heat_of_a_flat_scene_is_cold():

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cuao3d.colors import class_colors, heat_colors
 from cuao3d.evaluate import make_row
 from cuao3d.history import History
 from cuao3d.labels import label_set
@@ -13,10 +14,8 @@ from cuao3d.report import (
     Cloud,
     Gallery,
     Heat,
-    class_colors,
     cluster_colors,
     clusters,
-    heat_colors,
     pca_colors,
     write_report,
 )

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,23 +11,22 @@ import torch
 from torch import Tensor
 
 from cuao3d import __version__, recipes
+from cuao3d.colors import class_colors
 from cuao3d.distill import distill
 from cuao3d.errors import InputError
-from cuao3d.evaluate import Row, student_features
+from cuao3d.evaluate import Row
 from cuao3d.files import write_json
 from cuao3d.history import read_history
 from cuao3d.labels import label_set
-from cuao3d.pipeline import _glow, _in_words, _lifted, _places, evaluate, fuse, load_student, query, write_cloud
+from cuao3d.pipeline import as_cloud, as_heat, evaluate, fuse, places, write_cloud
+from cuao3d.predictor import Predictor
 from cuao3d.probe import score, supervise
 from cuao3d.progress import OnStep, Stages, machine, training_bars
-from cuao3d.query import askable_teacher, classify, scores
 from cuao3d.readers import Dataset
-from cuao3d.report import Cloud, Gallery, Heat, class_colors, write_report
-from cuao3d.run import load_run
+from cuao3d.report import Gallery, Heat, write_report
 from cuao3d.scene import Scene, Split
 from cuao3d.store import Setting, Store, StoredScene
 from cuao3d.teachers import load_teacher
-from cuao3d.text import class_vectors, load_text_encoder
 from cuao3d.training import TrainConfig
 from cuao3d.workers import side_by_side
 from cuao3d.worlds.rooms import TEACHER_SEEDS, Rooms, make_room
@@ -107,10 +106,10 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_work
         said.append(f"{', '.join(jobs)}: {config.num_steps} steps each")
     ceiling: tuple[Row, ...] = ()
     with stages("evaluating") as said:
-        rows = [*evaluate(store, dataset="rooms")]
+        rows = [*evaluate(store, Predictor.open(store), dataset="rooms")]
         for name, run in runs.items():
-            rows += evaluate(store, run, model=name, dataset="rooms")
-        shipped = evaluate(store, SHIPPED_STUDENT, model="three-teachers", dataset="rooms")
+            rows += evaluate(store, Predictor.open(store, run=run), model=name, dataset="rooms")
+        shipped = evaluate(store, Predictor.open(store, run=SHIPPED_STUDENT), model="three-teachers", dataset="rooms")
         if config.supervised:
             ceiling = (score(store, supervised, split="train"), score(store, supervised))
         said.append(", ".join(f"{row.model} {row.readout} {row.miou:.1f}" for row in rows) + " mIoU")
@@ -181,28 +180,17 @@ class _Together:
 
 def _gallery(store: Store, runs: Mapping[str, Path], config: DemoConfig) -> tuple[Gallery, dict[str, Any]]:
     """Gather what the report shows: one held-out room in full, and each question in the room that answers it best."""
-    teacher, classes = askable_teacher(store), label_set("scannet20")
-    vectors = class_vectors(load_text_encoder(store.teachers[teacher].text or ""), classes)
+    classes, lifted = label_set("scannet20"), Predictor.open(store)
     scenes = {name: store[name] for name in store.names("val")}
     scene = max(scenes.values(), key=lambda scene: 0 if scene.labels is None else len(torch.unique(scene.labels)))
-    described = {"fused": _lifted(scene, teacher)}
-    for name, run in {**runs, "full-run student, shipped": SHIPPED_STUDENT}.items():
-        described[{"three-teachers": "distilled"}.get(name, name)] = load_student(run, store)(scene)
-    read = load_run(runs["three-teachers"])
-    segments = {}
-    for name in store.teachers:
-        segments[f"{name}, lifted"] = (scene.features(name).float(), _row_of_point(scene))
-        predict = student_features(read.student, store, head=name, voxel_size=read.voxel_size)
-        segments[f"{name}, our student"] = (predict(scene), scene.sample_of_point)
-    asked = {name: query(store, each, QUESTIONS) for name, each in scenes.items()}
-    heats, answers = {}, {}
-    for index, question in enumerate(QUESTIONS):
-        best = max(asked, key=lambda name: asked[name][index].peak)
-        found, places = asked[best][index], _places(scenes[best], asked[best][index])
-        heats[question] = Heat(_glow(found), _in_words(found, places), _cloud(scenes[best]))
-        answers[question] = {"scene": best, "verdict": found.verdict, "places": places[:3]}
+    students = {
+        {"three-teachers": "distilled"}.get(name, name): Predictor.open(store, run=run)
+        for name, run in {**runs, "full-run student, shipped": SHIPPED_STUDENT}.items()
+    }
+    predictors = {"fused": lifted, **students}
+    heats, answers = _ask_rooms(scenes, lifted)
     photographed = make_room(int(scene.name.rpartition("-")[2]), num_views=config.num_views)
-    cloud = _cloud(scene)
+    cloud = as_cloud(scene)
     gallery = Gallery(
         scene=cloud.scene,
         points=cloud.points,
@@ -211,27 +199,37 @@ def _gallery(store: Store, runs: Mapping[str, Path], config: DemoConfig) -> tupl
         cameras=cloud.cameras,
         label_set=classes,
         labels=None if scene.labels is None else classes.classes(scene.labels),
-        predictions={
-            name: classify(scores(features, vectors))[scene.sample_of_point] for name, features in described.items()
-        },
+        predictions={name: predictor.segment(scene, classes) for name, predictor in predictors.items()},
         photos=[frame.read_image() for frame in photographed.frames[:4]],
         heats=heats,
-        segments=segments,
+        segments=_segments(store, scene, students["distilled"]),
         history=read_history(runs["three-teachers"]),
     )
     return gallery, answers
 
 
-def _cloud(scene: StoredScene) -> Cloud:
-    """Return what is drawn of a scene."""
-    return Cloud(scene.name, scene.points, scene.colors, scene.normals, scene.cameras)
+def _ask_rooms(
+    scenes: Mapping[str, StoredScene], predictor: Predictor
+) -> tuple[dict[str, Heat], dict[str, dict[str, Any]]]:
+    """Ask every question in every room; return what the room that answers it best says."""
+    asked = {name: predictor.ask(scene, QUESTIONS) for name, scene in scenes.items()}
+    heats, answers = {}, {}
+    for index, question in enumerate(QUESTIONS):
+        best = max(asked, key=lambda name: asked[name][index].peak)
+        found = asked[best][index]
+        heats[question] = as_heat(scenes[best], found, of_gallery=False)
+        answers[question] = {"scene": best, "verdict": found.verdict, "places": places(scenes[best], found)[:3]}
+    return heats, answers
 
 
-def _row_of_point(scene: StoredScene) -> Tensor:
-    """Return the row among the seen samples of each point (N,); -1 where no view sees its sample."""
-    row_of_sample = torch.full((len(scene.num_views),), -1)
-    row_of_sample[scene.seen_samples] = torch.arange(len(scene.seen_samples))
-    return row_of_sample[scene.sample_of_point]
+def _segments(store: Store, scene: StoredScene, student: Predictor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the features of each teacher, lifted and by the student, and the row of each point in them; -1: none."""
+    row_of_point = scene.spread(torch.arange(len(scene.seen_samples)), -1)[scene.sample_of_point]
+    segments = {}
+    for name in store.teachers:
+        segments[f"{name}, lifted"] = (scene.features(name).float(), row_of_point)
+        segments[f"{name}, our student"] = (replace(student, teacher=name).features(scene), scene.sample_of_point)
+    return segments
 
 
 def _sigma_steps(run: Path) -> dict[str, Any]:

@@ -11,15 +11,13 @@ from typing import Literal, get_args
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
-from torch.nn import functional
 
 from cuao3d.errors import InputError
-from cuao3d.geometry import voxelize
 from cuao3d.labels import LabelSet, convert, label_set
+from cuao3d.predictor import Predict
 from cuao3d.query import classify, scores
 from cuao3d.scene import UNLABELLED, Split
 from cuao3d.store import Store, StoredScene
-from cuao3d.student import Student
 
 BACKGROUND = ("wall", "floor", "ceiling", "other", "otherfurniture", "otherstructure", "otherprop")
 """Classes that f-mIoU leaves out."""
@@ -33,8 +31,6 @@ Ensemble = Literal["unit-average", "surer", "average"]
 """How 2D and 3D are joined: the mean of both unit features (ours), the feature of the surer of the two (OpenScene), or
 the mean of both as they are (the released code; but no cosine loss tells the student how long its own should be)."""
 
-Predict = Callable[[StoredScene], Float[Tensor, "S C"]]
-"""Describes every sample of a scene."""
 PredictClasses = Callable[[StoredScene], Mapping[str, Int64[Tensor, "S"]]]
 """Names the class of every sample of a scene, 255 for none, in one or several ways that are scored apart."""
 Progress = Callable[[int, int], None]
@@ -72,6 +68,8 @@ class Row:
     """Name of the classes."""
     split: str
     """Part of the dataset; "all" for all of it."""
+    points: Literal["all", "seen"]
+    """Which labelled points are scored: all, or those that some view saw."""
     miou: float
     """Mean IoU over present classes, strict."""
     macc: float
@@ -106,6 +104,7 @@ def zero_shot(
     dataset: str = "",
     split: Split | None = "val",
     ensemble: Ensemble = "unit-average",
+    seen_only: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Row, ...]:
     """Segment the scenes of a store by the names of the classes, in a single pass without augmentation.
@@ -121,6 +120,7 @@ def zero_shot(
         dataset: Name of the dataset, for the rows.
         split: Part of the store to evaluate; None for all of it.
         ensemble: Which 2D3D.
+        seen_only: Score only points whose sample at least one view sees.
         progress: Told after each scene.
 
     Raises:
@@ -143,7 +143,7 @@ def zero_shot(
             predicted["2d3d"] = _ensemble(scene, teacher, described, class_vectors, ensemble)
         return predicted
 
-    confusions = count(store, classes, predict_classes, split=split, progress=progress)
+    confusions = count(store, classes, predict_classes, split=split, seen_only=seen_only, progress=progress)
     return tuple(
         make_row(
             confusions[readout],
@@ -152,6 +152,7 @@ def zero_shot(
             readout=readout,
             dataset=dataset,
             split=split or "all",
+            points="seen" if seen_only else "all",
         )
         for readout in readouts
     )
@@ -163,6 +164,7 @@ def count(
     predict_classes: PredictClasses,
     *,
     split: Split | None = "val",
+    seen_only: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Int64[Tensor, "rows K"]]:
     """Compare predictions with labels on all original points of a store.
@@ -172,6 +174,7 @@ def count(
         classes: The classes that predictions number.
         predict_classes: Class of each sample, in one or several ways.
         split: Part of the store; None for all of it.
+        seen_only: Count only points whose sample at least one view sees.
         progress: Told after each scene.
 
     Returns:
@@ -186,6 +189,8 @@ def count(
         scene = store[name]
         if scene.labels is not None and scene.label_set is not None:
             labels = classes.classes(convert(scene.labels, label_set(scene.label_set), classes))
+            if seen_only:
+                labels = labels.where(scene.seen[scene.sample_of_point], UNLABELLED)
             for way, of_sample in predict_classes(scene).items():
                 confusion = confusion_matrix(of_sample.cpu()[scene.sample_of_point], labels, len(classes))
                 totals[way] = totals.get(way, 0) + confusion
@@ -195,37 +200,6 @@ def count(
         what = "scene" if split is None else f"{split} scene"
         raise InputError(f"{store.path} has no {what} with labels ({len(names)} without); choose another split.")
     return totals
-
-
-def student_features(student: Student, store: Store, *, head: str, voxel_size: float, device: str = "cpu") -> Predict:
-    """Return a function that describes the samples of a scene by a student's head.
-
-    Args:
-        student: The student; it is left in the mode that it is in.
-        store: Whose scenes will be described.
-        head: Name of the head.
-        voxel_size: Edge of a voxel, metres: the one that the student was trained with.
-        device: Where the student is.
-
-    Raises:
-        InputError: The voxels are finer than the store's cells, or the student has no such head.
-    """
-    if voxel_size < store.cell:
-        raise InputError(f"Voxels of {voxel_size} m are finer than the cells of {store.path}, {store.cell} m.")
-    if head not in student.heads:
-        raise InputError(f"The student has no head {head!r}; it has {sorted(student.heads)}.")
-
-    @torch.no_grad()
-    def predict(scene: StoredScene) -> Tensor:
-        voxels = voxelize(scene.sample_points, voxel_size)
-        coords = functional.pad(voxels.coordinates, (1, 0)).to(device)
-        was_training = student.training
-        student.eval()
-        features: Tensor = student(coords, torch.ones(len(coords), 3, device=device), heads=[head])[head]
-        student.train(was_training)
-        return features[voxels.voxel_of_point.to(device)]
-
-    return predict
 
 
 def confusion_matrix(
@@ -294,7 +268,14 @@ def constant(confusion: Int64[Tensor, "rows K"]) -> Int64[Tensor, "rows K"]:
 
 
 def make_row(
-    confusion: Int64[Tensor, "rows K"], classes: LabelSet, *, model: str, readout: str, dataset: str, split: str
+    confusion: Int64[Tensor, "rows K"],
+    classes: LabelSet,
+    *,
+    model: str,
+    readout: str,
+    dataset: str,
+    split: str,
+    points: Literal["all", "seen"] = "all",
 ) -> Row:
     """Turn a confusion matrix into a line of a results table, in percent."""
     background = torch.tensor([name in BACKGROUND for name in classes.names])
@@ -307,6 +288,7 @@ def make_row(
         dataset=dataset,
         label_set=classes.name,
         split=split,
+        points=points,
         miou=100 * strict.miou,
         macc=100 * strict.macc,
         fmiou=100 * strict.fmiou,
@@ -322,29 +304,18 @@ def make_row(
 
 def _fused(scene: StoredScene, teacher: str, class_vectors: Tensor) -> Tensor:
     """Classify each sample (S,) by its lifted feature; 255 where no view sees it."""
-    return _of_all_samples(scene, classify(scores(scene.features(teacher), class_vectors)), UNLABELLED)
+    return scene.spread(classify(scores(scene.features(teacher), class_vectors)), UNLABELLED)
 
 
 def _ensemble(scene: StoredScene, teacher: str, described: Tensor, class_vectors: Tensor, ensemble: Ensemble) -> Tensor:
-    """Classify each sample (S,) by its lifted and its described feature together."""
+    """Classify each sample (S,) by its lifted feature and the student's together."""
     lifted = scene.features(teacher)
     if ensemble == "average":
-        mean = described.float() / 2
-        mean[scene.seen_samples] += lifted.to(mean.device) / 2
-        return classify(scores(mean, class_vectors))
+        return classify(scores((described.float().cpu() + scene.spread(lifted.float())) / 2, class_vectors))
     in_3d = scores(described, class_vectors).cpu()
-    in_2d = scores(lifted, class_vectors)
-    seen_in_3d = in_3d[scene.seen_samples]
+    in_2d = scene.spread(scores(lifted, class_vectors))
+    seen = scene.seen[:, None]
     if ensemble == "unit-average":
-        in_3d[scene.seen_samples] = (in_2d + seen_in_3d) / 2
-        return classify(in_3d)
-    surer_in_2d = in_2d.amax(dim=1, keepdim=True) > seen_in_3d.amax(dim=1, keepdim=True)
-    in_3d[scene.seen_samples] = torch.where(surer_in_2d, in_2d, seen_in_3d)
-    return classify(in_3d)
-
-
-def _of_all_samples(scene: StoredScene, of_seen: Tensor, fill: int) -> Tensor:
-    """Spread values of the seen samples (V,) over all samples (S,)."""
-    values = torch.full((len(scene.num_views),), fill)
-    values[scene.seen_samples] = of_seen.cpu()
-    return values
+        return classify(torch.where(seen, (in_2d + in_3d) / 2, in_3d))
+    surer_in_2d = in_2d.amax(dim=1, keepdim=True) > in_3d.amax(dim=1, keepdim=True)
+    return classify(torch.where(seen & surer_in_2d, in_2d, in_3d))

@@ -60,7 +60,10 @@ def import_features(
         InputError: No scene has features, or `out` holds something else.
     """
     paths = {teacher: _files(Path(folder)) for teacher, folder in folders.items()}
-    cards = {teacher: _card(teacher, files, (text or {}).get(teacher)) for teacher, files in paths.items()}
+    cards = {
+        teacher: known_card(teacher, _width(teacher, files), (text or {}).get(teacher))
+        for teacher, files in paths.items()
+    }
     store = Store.create(out, cell=cell, teachers=cards, settings={"features": "imported", **(settings or {})})
     problems: list[str] = []
     for index, name in enumerate(dataset.names):
@@ -101,12 +104,18 @@ def _cloud_of(dataset: Dataset, index: int) -> str:
     return str(dataset.clouds[index]) if isinstance(dataset, OpenScene) else f"scene {dataset.names[index]}"
 
 
-def _card(teacher: str, files: Sequence[Path], text: str | None) -> TeacherCard:
-    """Say of a teacher what is known by its name, and the width of its features."""
+def known_card(teacher: str, num_channels: int, text: str | None = None) -> TeacherCard:
+    """Return the card of a teacher as far as it is known by its name.
+
+    Args:
+        teacher: Name of the teacher.
+        num_channels: Width of its features.
+        text: Text encoder of its features, where the name does not tell.
+    """
     factory: Any = TEACHERS.get(teacher.replace("_", "-"))
     known = getattr(factory, "func", factory)
     return TeacherCard(
-        _width(teacher, files),
+        num_channels,
         text or TEXTS.get(teacher) or getattr(known, "text", None),
         getattr(known, "loss", "cosine"),
         licence=getattr(known, "licence", None),

@@ -3,34 +3,39 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from cuao3d import __version__
+from cuao3d.colors import heat_colors
 from cuao3d.compare import Comparison, compare
 from cuao3d.errors import InputError
-from cuao3d.evaluate import Predict, Row, student_features, zero_shot
+from cuao3d.evaluate import Readout, Row, zero_shot
 from cuao3d.files import write_json, write_whole
 from cuao3d.formats.ply import cloud_columns, write_ply
 from cuao3d.fusion import lift_measured, sample_cells, see
 from cuao3d.labels import label_set
+from cuao3d.predictor import Predictor
 from cuao3d.progress import OnStep, console, progress_bar
-from cuao3d.query import Answer, ask, askable_teacher, heat, parts
+from cuao3d.query import ABSENT, HERE, Answer, heat, parts
 from cuao3d.readers import Dataset
-from cuao3d.report import Gallery, Heat, heat_colors, write_report
-from cuao3d.run import load_run
 from cuao3d.scene import Scene, Split
 from cuao3d.store import CELL, Lifting, Setting, Store, StoredScene, TeacherCard
 from cuao3d.teachers import Teacher
 from cuao3d.teachers.views import BATCH
-from cuao3d.text import TextEncoder, class_vectors, load_text_encoder
+from cuao3d.text import class_vectors
 from cuao3d.workers import side_by_side
+
+if TYPE_CHECKING:
+    from cuao3d.report import Cloud, Heat
+
+ALL_SEEN = 0.995
+"""Share of a scene's points from which an answer speaks of all of it."""
 
 
 def fuse(
@@ -84,43 +89,45 @@ def fuse(
     return store
 
 
-def load_student(run: Path, store: Store) -> Predict:
-    """Read a run and return how its word-aligned head describes the samples (S, C) of a store's scenes.
-
-    Raises:
-        NotFoundError: There is no finished run.
-        InputError: The run and the store do not fit.
-    """
-    read = load_run(run)
-    return student_features(read.student, store, head=askable_teacher(store), voxel_size=read.voxel_size)
-
-
 def evaluate(
     store: Store,
-    run: Path | None = None,
+    predictor: Predictor,
     *,
     labels: str = "scannet20",
     split: Split | None = "val",
-    text: str | None = None,
     model: str = "student",
     dataset: str = "",
+    seen_only: bool = False,
 ) -> tuple[Row, ...]:
-    """Score the lifted features of a store or, with a run, the student and both together; see `zero_shot`."""
-    classes, teacher = label_set(labels), askable_teacher(store)
-    vectors = class_vectors(_words_of(store, teacher, text), classes)
-    predict = None if run is None else load_student(run, store)
+    """Score the lifted features of a store or, with a student, the student and both together; see `zero_shot`.
+
+    Args:
+        store: Scenes with labels.
+        predictor: Who segments them. A student whose teacher the store does not hold is scored alone.
+        labels: Name of a label set, or the path of a CSV.
+        split: Part of the store to evaluate; None for all of it.
+        model: Name of the student, for the rows.
+        dataset: Name of the dataset, for the rows; the store's unless given.
+        seen_only: Score only points whose sample at least one view sees.
+    """
+    classes = label_set(labels)
+    student = predictor.student is not None
+    readouts: tuple[Readout, ...] = ("fused",)
+    if student:
+        readouts = ("distilled", "2d3d") if predictor.teacher in store.teachers else ("distilled",)
     with progress_bar() as bar:
-        task = bar.add_task(f"evaluating {model if run else 'lifted features'}", total=None)
+        task = bar.add_task(f"evaluating {model if student else 'lifted features'}", total=None)
         return zero_shot(
             store,
             classes,
-            vectors,
-            teacher=teacher,
-            readouts=("fused",) if predict is None else ("distilled", "2d3d"),
-            predict=predict,
+            class_vectors(predictor.encoder, classes),
+            teacher=predictor.teacher,
+            readouts=readouts,
+            predict=predictor.features if student else None,
             model=model,
             dataset=dataset or store.path.name,
             split=split,
+            seen_only=seen_only,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
 
@@ -132,51 +139,17 @@ def compare_teachers(store: Store, teachers: Sequence[str] = ()) -> list[Compari
         return compare(store, teachers, progress=lambda done, total: bar.update(task, completed=done, total=total))
 
 
-def query(
-    store: Store, scene: StoredScene, words: Sequence[str], run: Path | None = None, *, text: str | None = None
-) -> tuple[Answer, ...]:
-    """Ask a scene free-text questions; the answers hold a value for every point of its cloud.
-
-    Args:
-        store: Where the scene lies.
-        scene: The scene.
-        words: The questions.
-        run: The student that answers; the lifted features unless given.
-        text: Text encoder that reads the words; the one that the store names unless given.
-    """
-    teacher = askable_teacher(store)
-    encoder = _words_of(store, teacher, text)
-    features = _lifted(scene, teacher) if run is None else load_student(run, store)(scene)
-    of_point = scene.sample_of_point
-    return tuple(
-        replace(
-            answer,
-            scores=answer.scores[of_point],
-            relevance=answer.relevance[of_point],
-            answers=answer.answers[of_point],
-        )
-        for answer in ask(features, encoder, words)
-    )
-
-
 def answer(
-    store: Store,
-    words: Sequence[str],
-    out: Path,
-    *,
-    run: Path | None = None,
-    scene: str | None = None,
-    text: str | None = None,
+    store: Store, predictor: Predictor, words: Sequence[str], out: Path, *, scene: str | None = None
 ) -> list[str]:
     """Ask a store free-text questions and write what the best scene answers.
 
     Args:
         store: Scenes to ask.
+        predictor: Who answers.
         words: The questions.
         out: File to write: `.ply` is the cloud, hot where it answers; `.json` lists the places; `.html` shows them.
-        run: The student that answers; the lifted features unless given.
         scene: Which scene; of all of them the one that answers best unless given.
-        text: Text encoder that reads the words; the one that the store names unless given.
 
     Returns:
         A line for each question.
@@ -189,23 +162,67 @@ def answer(
     names = store.names() if scene is None else (scene,)
     if not names:
         raise InputError(f"{store.path} holds no finished scene. Run `cuao3d fuse` again to finish it.")
-    asked = {}
+    asked: dict[str, tuple[Answer, ...]] = {}
     with progress_bar() as bar:
         for name in bar.track(names, description="asking"):
-            asked[name] = query(store, store[name], words, run, text=text)
+            asked[name] = predictor.ask(store[name], words)
     best = max(names, key=lambda name: sum(answer.peak for answer in asked[name]))
     stored, answers = store[best], asked[best]
-    places = {answer.words: _places(stored, answer) for answer in answers}
     if out.suffix == ".json":
-        write_json(out, {"store": store.path.name, "scene": best, "answers": places})
+        write_json(out, _as_json(stored, answers, store, predictor))
     elif out.suffix == ".ply":
-        hottest = torch.stack([_glow(answer) for answer in answers]).amax(dim=0)
-        write_cloud(out, stored.points, heat_colors(hottest, stored.colors))
+        write_cloud(out, stored.points, _colors(stored, answers))
     else:
-        heats = {a.words: Heat(_glow(a), _in_words(a, places[a.words])) for a in answers}
+        from cuao3d.report import Gallery, write_report  # a page needs what draws; the other files do not
+
+        heats = {answer.words: as_heat(stored, answer) for answer in answers}
         gallery = Gallery(best, stored.points, stored.colors, stored.normals, stored.cameras, heats=heats)
-        write_report(out, {"version": __version__}, gallery)
-    return [f"{best}: {answer.words!r}: {_in_words(answer, places[answer.words])}" for answer in answers]
+        write_report(out, {"version": __version__, "answered_by": predictor.about}, gallery)
+    return [f"{best}: {answer.words!r}: {in_words(answer, places(stored, answer))}" for answer in answers]
+
+
+def places(scene: StoredScene, answer: Answer) -> list[dict[str, Any]]:
+    """List the connected parts of a scene that answer a question, the most relevant first; metres, world axes."""
+    points, relevance = scene.points[answer.answers], answer.relevance[answer.answers]
+    part_of_point = parts(points)
+    found = []
+    for part in range(int(part_of_point.max()) + 1 if len(points) else 0):
+        own = points[part_of_point == part]
+        found.append(
+            {
+                "center": [round(float(value), 3) for value in own.mean(dim=0)],
+                "size": [round(float(value), 3) for value in own.amax(dim=0) - own.amin(dim=0)],
+                "num_points": len(own),
+                "relevance": round(float(relevance[part_of_point == part].mean()), 3),
+            }
+        )
+    return sorted(found, key=lambda place: -place["relevance"])
+
+
+def in_words(answer: Answer, found: Sequence[Mapping[str, Any]]) -> str:
+    """Say where the answer is, and of how much of the scene that can be said."""
+    part = "" if answer.coverage > ALL_SEEN else f"the {100 * answer.coverage:.0f} % that was seen"
+    if answer.verdict == "absent" or not found:
+        return f"not in {part or 'this scene'}"
+    x, y, z = found[0]["center"]
+    more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+    seen = f" (in {part})" if part else ""
+    return f"{'perhaps ' if answer.verdict == 'unsure' else ''}at ({x:.2f}, {y:.2f}, {z:.2f}) m{more}{seen}"
+
+
+def as_heat(scene: StoredScene, answer: Answer, *, of_gallery: bool = True) -> "Heat":
+    """Return what a page shows of an answer; `of_gallery`: the scene is the one that the page shows."""
+    from cuao3d.report import Heat
+
+    shown = None if of_gallery else as_cloud(scene)
+    return Heat(_glow(answer), in_words(answer, places(scene, answer)), shown, answer.seen)
+
+
+def as_cloud(scene: StoredScene) -> "Cloud":
+    """Return what is drawn of a scene."""
+    from cuao3d.report import Cloud
+
+    return Cloud(scene.name, scene.points, scene.colors, scene.normals, scene.cameras)
 
 
 def write_cloud(path: Path, points: Tensor, colors: Tensor) -> None:
@@ -255,52 +272,36 @@ def _fuse_scene(scene: Scene, teachers: Sequence[Teacher], store: Store, batch_s
     store.add_scene(scene, samples, visibility, features, lifting=lifting)
 
 
-def _words_of(store: Store, teacher: str, text: str | None) -> TextEncoder:
-    """Load the text encoder that is asked for, or else a teacher's own; its vectors must be as wide as the features."""
-    spec = text or store.teachers[teacher].text or ""
-    encoder = load_text_encoder(spec)
-    if encoder.num_channels != (width := store.teachers[teacher].num_channels):
-        raise InputError(
-            f"The vectors of {spec} have {encoder.num_channels} channels, the features of {teacher} {width}."
-        )
-    return encoder
-
-
-def _lifted(scene: StoredScene, teacher: str) -> Tensor:
-    """Return a teacher's features of every sample (S, C); zero where no view sees it."""
-    features = scene.features(teacher)
-    of_samples = torch.zeros(len(scene.num_views), features.shape[1])
-    of_samples[scene.seen_samples] = features.float()
-    return of_samples
-
-
-def _places(scene: StoredScene, answer: Answer) -> list[dict[str, Any]]:
-    """List the connected parts of a scene that answer a question, the most relevant first; metres, world axes."""
-    points, relevance = scene.points[answer.answers], answer.relevance[answer.answers]
-    part_of_point = parts(points)
-    places = []
-    for part in range(int(part_of_point.max()) + 1 if len(points) else 0):
-        own = points[part_of_point == part]
-        places.append(
-            {
-                "center": [round(float(value), 3) for value in own.mean(dim=0)],
-                "size": [round(float(value), 3) for value in own.amax(dim=0) - own.amin(dim=0)],
-                "num_points": len(own),
-                "relevance": round(float(relevance[part_of_point == part].mean()), 3),
+def _as_json(scene: StoredScene, answers: Sequence[Answer], store: Store, predictor: Predictor) -> dict[str, Any]:
+    """Return what a JSON file says of the answers."""
+    about = {
+        "teacher": predictor.teacher,
+        "student": predictor.student is not None,
+        "text_encoder": predictor.text,
+        "thresholds": {"here": HERE, "absent": ABSENT},
+        "coverage": round(answers[0].coverage, 4),
+    }
+    return {
+        "store": store.path.name,
+        "scene": scene.name,
+        "answers": {
+            answer.words: {
+                "verdict": answer.verdict,
+                "peak": round(answer.peak, 4),
+                **about,
+                "places": places(scene, answer),
             }
-        )
-    return sorted(places, key=lambda place: -place["relevance"])
+            for answer in answers
+        },
+    }
+
+
+def _colors(scene: StoredScene, answers: Sequence[Answer]) -> Tensor:
+    """Colour points by the hottest answer; those that no view saw have a colour of their own."""
+    hottest = torch.stack([_glow(answer) for answer in answers]).amax(dim=0)
+    return heat_colors(hottest, scene.colors, answers[0].seen)
 
 
 def _glow(answer: Answer) -> Tensor:
     """Return how hot to draw each point (N,); a scene without the answer stays cold."""
     return torch.zeros_like(answer.relevance) if answer.verdict == "absent" else heat(answer.relevance)
-
-
-def _in_words(answer: Answer, places: list[dict[str, Any]]) -> str:
-    """Say where the answer is."""
-    if answer.verdict == "absent" or not places:
-        return "not in this scene"
-    x, y, z = places[0]["center"]
-    more = f", and {len(places) - 1} more" if len(places) > 1 else ""
-    return f"{'perhaps ' if answer.verdict == 'unsure' else ''}at ({x:.2f}, {y:.2f}, {z:.2f}) m{more}"

@@ -14,9 +14,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional
 
-from cuao3d.errors import InputError
 from cuao3d.scene import UNLABELLED
-from cuao3d.store import Store
 from cuao3d.text import TextEncoder
 
 CONTRAST = ("object", "things", "stuff", "texture", "a wall in a scene", "a floor in a scene")
@@ -32,6 +30,13 @@ How often they are right on lifted features: `scripts/calibrate_verdicts.py`.
 MIN_POINTS = 20
 """Points that must answer a query before it is said to be in the scene."""
 
+NEAR = 0.5
+"""A contrast word counts against a query if their distance is at least this share of the query's median distance to
+contrast words; nearer ones mean the same."""
+
+SAME = 1e-3
+"""Distance of words, one minus their cosine, below which they are one."""
+
 CHUNK = 1 << 20
 """Feature values looked at at a time, so that a row is read from memory once for its product and its norm."""
 
@@ -41,57 +46,88 @@ Verdict = Literal["here", "unsure", "absent"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a scene says to a query."""
+    """What a scene answers to a query."""
 
     words: str
     """The query."""
     verdict: Verdict
-    """Whether the scene holds what was asked for."""
+    """Whether the part of the scene that was seen holds what was asked for."""
     peak: float
     """Relevance that `min_points` points reach; the verdict rests on it, and scenes are compared by it."""
     scores: Float32[Tensor, "V"]
-    """Cosine between each point and the query."""
+    """Cosine between each point and the query; 0 where no view saw it."""
     relevance: Float32[Tensor, "V"]
-    """How far each point prefers the query to words that fit anything: 1 = says just this, 0 = no more than these."""
+    """How much each point prefers the query to the contrast words: 1 = equals the query, 0 = no more than these, or no
+    view saw it."""
     answers: Bool[Tensor, "V"]
     """Points that answer the query: at least half as relevant as the best ones. None if it is absent."""
+    seen: Bool[Tensor, "V"]
+    """Points that have a feature. The verdict says nothing about the others."""
+
+    @property
+    def coverage(self) -> float:
+        """Share of the points that have a feature, 0 to 1."""
+        return float(self.seen.float().mean()) if len(self.seen) else 0.0
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Queries as vectors, each with the words that a feature must prefer it to."""
+
+    words: tuple[str, ...]
+    """The queries."""
+    vectors: Float[Tensor, "Q C"]
+    """Unit vector of each query."""
+    contrast: Float[Tensor, "K C"]
+    """Unit vectors of the contrast words."""
+    applies: Bool[Tensor, "Q K"]
+    """Which contrast words count against which query: those that mean something else."""
+
+    @staticmethod
+    def read(encoder: TextEncoder, queries: Sequence[str]) -> "Questions":
+        """Encode queries.
+
+        An encoder with a fixed vocabulary (`vectors`, as a `Table` has) may lack the usual contrast words; all that it
+        knows is the contrast then. A contrast word that is near a query does not count against it: "a wall" would
+        otherwise be compared with "a wall in a scene", and never be found.
+
+        Args:
+            encoder: Turns words into unit vectors.
+            queries: The queries.
+        """
+        vectors = encoder(list(queries))
+        known: Tensor | None = getattr(encoder, "vectors", None)
+        contrast = encoder(CONTRAST) if known is None else known
+        distance = 1 - vectors @ contrast.T
+        usual = distance.quantile(0.5, dim=1, keepdim=True) if len(contrast) else distance
+        return Questions(tuple(queries), vectors, contrast, (distance >= NEAR * usual) & (distance > SAME))
 
 
 def ask(
-    features: Float[Tensor, "V C"], encoder: TextEncoder, queries: Sequence[str], *, min_points: int = MIN_POINTS
+    features: Float[Tensor, "V C"],
+    questions: Questions,
+    *,
+    seen: Bool[Tensor, "V"] | None = None,
+    min_points: int = MIN_POINTS,
 ) -> tuple[Answer, ...]:
     """Ask a scene free-text questions.
 
     A cosine alone cannot say "not in this scene": some point always has the highest. So a point's score is compared
-    with those of words that fit anything, and with what the query itself would get.
+    with those of contrast words, and with what the query itself would get.
 
     Args:
         features: Features of points, in the space of the encoder.
-        encoder: Turns words into vectors of that space.
-        queries: The questions.
+        questions: The questions.
+        seen: Points that have a feature; all of them unless given.
         min_points: The verdict rests on the relevance that this many points reach.
     """
-    texts = encoder([*queries, *CONTRAST])
-    all_scores = scores(features, texts)
-    asked, contrast = torch.split(all_scores, [len(queries), len(CONTRAST)], dim=1)
-    of_itself = 1 - (texts[: len(queries)] @ texts[len(queries) :].T).amax(dim=1)
-    relevance = (asked - contrast.amax(dim=1, keepdim=True)) / of_itself.clamp(min=1e-3).to(asked.device)
-    return tuple(_answer(words, asked[:, k], relevance[:, k], min_points) for k, words in enumerate(queries))
-
-
-def askable_teacher(store: Store) -> str:
-    """Return the first teacher of a store whose features understand words; its card names the text encoder.
-
-    Raises:
-        InputError: There is none.
-    """
-    askable = [name for name, card in store.teachers.items() if card.text is not None]
-    if not askable:
-        raise InputError(
-            f"{store.path} cannot be asked with words: none of its teachers ({', '.join(store.teachers) or 'none'}) "
-            "has a text encoder. Make it again with one that has, such as mini-lseg."
-        )
-    return askable[0]
+    seen = torch.ones(len(features), dtype=torch.bool) if seen is None else seen
+    cosines, relevance = _relevance(features, questions)
+    relevance = relevance.where(seen.to(relevance.device)[:, None], 0)
+    return tuple(
+        _answer(words, cosines[:, k], relevance[:, k], seen.to(relevance.device), min_points)
+        for k, words in enumerate(questions.words)
+    )
 
 
 def scores(features: Float[Tensor, "V C"], text: Float[Tensor, "K C"]) -> Float32[Tensor, "V K"]:
@@ -149,9 +185,31 @@ def parts(points: Float[Tensor, "P 3"], *, radius: float = 0.1, min_points: int 
     return part_of_group[group_of_point]
 
 
-def _answer(words: str, of_points: Tensor, relevance: Tensor, min_points: int) -> Answer:
-    """Judge the scores and relevance (V,) of a query."""
-    peak = relevance.topk(min_points).values[-1].item() if len(relevance) >= min_points else 0.0
+def _relevance(features: Tensor, questions: Questions) -> tuple[Tensor, Tensor]:
+    """Return cosine and relevance (V, Q) of features, a block of rows at a time."""
+    num_asked, device = len(questions.words), features.device
+    texts = torch.cat([questions.vectors, questions.contrast])
+    similar = (questions.vectors @ questions.contrast.T).where(questions.applies, -torch.inf)
+    of_itself = 1 - functional.pad(similar, (0, 1), value=-torch.inf).amax(dim=1)
+    of_itself = of_itself.where(of_itself.isfinite(), 1).clamp(min=SAME).to(device)
+    against = questions.applies.to(device)
+    cosines, relevance = torch.empty(2, len(features), num_asked, device=device)
+    rows_at_a_time = max(1, CHUNK // len(texts))
+    for start in range(0, len(features), rows_at_a_time):
+        rows = slice(start, start + rows_at_a_time)
+        asked, contrast = torch.split(scores(features[rows], texts), [num_asked, len(questions.contrast)], dim=1)
+        cosines[rows] = asked
+        for k in range(num_asked):
+            counts = contrast[:, against[k]]
+            limit = counts.amax(dim=1) if counts.shape[1] else torch.zeros_like(asked[:, k])
+            relevance[rows, k] = (asked[:, k] - limit) / of_itself[k]
+    return cosines, relevance
+
+
+def _answer(words: str, cosines: Tensor, relevance: Tensor, seen: Tensor, min_points: int) -> Answer:
+    """Judge the cosines and relevance (V,) of a query."""
+    known = relevance[seen]
+    peak = known.topk(min_points).values[-1].item() if len(known) >= min_points else 0.0
     verdict: Verdict = "here" if peak >= HERE else "absent" if peak < ABSENT else "unsure"
-    answers = relevance >= (math.inf if verdict == "absent" else peak / 2)
-    return Answer(words, verdict, peak, of_points, relevance, answers)
+    answers = seen & (relevance >= (math.inf if verdict == "absent" else peak / 2))
+    return Answer(words, verdict, peak, cosines, relevance, answers, seen)

@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from jinja2 import Environment, FileSystemLoader
 from matplotlib.figure import Figure
 from scipy.optimize import linear_sum_assignment
@@ -18,6 +18,7 @@ from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 from torch.nn import functional
 
+from cuao3d.colors import NOTHING, class_colors, heat_colors
 from cuao3d.evaluate import confusion_matrix, measure
 from cuao3d.files import write_text
 from cuao3d.history import PALETTE, Chart, History, plot_chart, training_charts
@@ -32,9 +33,6 @@ SIZE = (640, 480)
 
 PAPER_VOXEL = 0.02
 """Edge of the paper's voxels, metres."""
-
-NOTHING = 0.86
-"""Brightness of points about which nothing is known."""
 
 NUM_PRINCIPAL = 32
 """Principal directions of features in which they are clustered."""
@@ -75,6 +73,8 @@ class Heat:
     """The answer in words."""
     cloud: Cloud | None = None
     """The scene that was asked, if it is not the gallery's own."""
+    seen: Bool[Tensor, "N"] | None = None
+    """Points that some view saw; the others can answer nothing. None: all."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +120,7 @@ def write_report(path: Path | str, results: Mapping[str, Any], gallery: Gallery)
         predictions=painter.predictions(),
         legend=_legend(gallery),
         heats=painter.heats(),
+        unseen=_unseen(gallery) > 0,
         segments=painter.segments(int(results.get("seed", 0))),
         table=_table(results),
         per_class=_per_class(results),
@@ -130,29 +131,6 @@ def write_report(path: Path | str, results: Mapping[str, Any], gallery: Gallery)
         num_points=len(gallery.points),
     )
     write_text(path, page)
-
-
-def class_colors(classes: Int64[Tensor, "N"], label_set: LabelSet) -> Float[Tensor, "N 3"]:
-    """Return the colour of each point's class, a row of `label_set`; light grey for 255."""
-    table = torch.full((UNLABELLED + 1, 3), NOTHING)
-    table[: len(label_set)] = label_set.colors
-    return table[classes]
-
-
-def heat_colors(values: Float[Tensor, "N"], colors: Float[Tensor, "N 3"] | None = None) -> Float[Tensor, "N 3"]:
-    """Let points glow where values are high, and fade to a light grey picture of the scene where they are low.
-
-    Args:
-        values: In [0, 1].
-        colors: RGB of each point, in [0, 1].
-    """
-    luminance = torch.full((len(values), 1), 0.6)
-    if colors is not None:
-        luminance = colors.float() @ torch.tensor([[0.3], [0.59], [0.11]])
-    values = values.float().clamp(0, 1)
-    glow = torch.from_numpy(matplotlib.colormaps["inferno"](0.92 - 0.52 * values.numpy())[:, :3]).float()
-    strength = ((values - 0.15) / 0.4).clamp(0, 1)[:, None]
-    return (0.5 + 0.42 * luminance) * (1 - strength) + glow * strength
 
 
 def cluster_colors(features: Float[Tensor, "V C"], num_clusters: int = 12, *, seed: int = 0) -> Float[Tensor, "V 3"]:
@@ -221,7 +199,7 @@ class _Painter:
         for question, heat in self.gallery.heats.items():
             cloud = heat.cloud or self.gallery
             where = f"{heat.answer} — {cloud.scene}" if cloud.scene != self.gallery.scene else heat.answer
-            pictures.append((question, where, self.draw(heat_colors(heat.values, cloud.colors), cloud)))
+            pictures.append((question, where, self.draw(heat_colors(heat.values, cloud.colors, heat.seen), cloud)))
         return pictures
 
     def segments(self, seed: int) -> list[tuple[str, str, str]]:
@@ -296,12 +274,22 @@ def _about(results: Mapping[str, Any], gallery: Gallery) -> str:
         said.append(f"It was scored on {rooms}{' that it never saw' if unseen else ''}; one of them is shown here.")
     elif gallery.heats:
         said.append(f"{len(gallery.points):,} points, asked in words.")
+        if (share := _unseen(gallery)) > 0:
+            said.append(f"No view saw {100 * share:.0f} % of them (blue): an answer says nothing about these.")
+    if "answered_by" in results:
+        said.append(results["answered_by"])
     if "voxel_size" in results:
         paper = "" if results["voxel_size"] == PAPER_VOXEL else f" (the paper's: {100 * PAPER_VOXEL:g} cm)"
         said.append(f"Voxels of {100 * results['voxel_size']:g} cm{paper}.")
     if "seed" in results:
         said.append(f"Seed {results['seed']}.")
     return " ".join(said)
+
+
+def _unseen(gallery: Gallery) -> float:
+    """Return the largest share of a scene's points that no view saw, 0 to 1, of all scenes that were asked."""
+    masks = [heat.seen for heat in gallery.heats.values() if heat.seen is not None]
+    return max((1 - float(seen.float().mean()) for seen in masks), default=0.0)
 
 
 def _voxel_warning(results: Mapping[str, Any]) -> str:

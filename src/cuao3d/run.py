@@ -21,7 +21,10 @@ from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import naming_full_disk, sha256_of, write_json, write_tensors, write_text, write_whole
 from cuao3d.ranks import from_first, num_ranks, rank
 from cuao3d.store import Store, StoredScene, TeacherCard
-from cuao3d.student import Student
+from cuao3d.student import Student, read_checkpoint
+
+STUDENT = "student.safetensors"
+"""What a finished run leaves."""
 
 CHECKPOINT = "checkpoint.safetensors"
 """Where an unfinished run goes on."""
@@ -123,8 +126,9 @@ def finish_run(out: Path, student: Student, summary: dict[str, Any]) -> None:
     """
 
     def finish() -> None:
-        file = out / "student.safetensors"
-        student.save(file)
+        file = out / STUDENT
+        config = json.loads((out / "config.json").read_text(encoding="utf-8"))["config"]
+        student.save(file, voxel_size=config["voxel_size"], teachers=summary["teachers"])
         write_json(out / "run.json", {**summary, "student_sha256": sha256_of(file)})
         (out / CHECKPOINT).unlink(missing_ok=True)
 
@@ -153,10 +157,38 @@ def load_run(path: Path) -> Run:
         voxel_size, digest = float(config["voxel_size"]), summary["student_sha256"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error}). Delete it and train again.") from None
-    file = path / "student.safetensors"
+    file = path / STUDENT
     if not file.is_file() or sha256_of(file) != digest:
         raise InputError(f"{file} is not the student of this run. Delete {path} and train again.")
     return Run(Student.load(file), voxel_size, cards, summary.get("label_set"))
+
+
+def load_student(path: Path) -> Run:
+    """Read a student from the folder of its run, or from its `.safetensors` alone.
+
+    Args:
+        path: Folder of a finished run; or a file that `Student.save` has written with its voxel size. A file that lies
+            in the folder of its run is read as that run.
+
+    Raises:
+        NotFoundError: There is no such file, or no finished run.
+        InputError: A file is damaged, or does not tell the size of its voxels.
+    """
+    if path.suffix != ".safetensors":
+        return load_run(path)
+    if path.name == STUDENT and (path.parent / "run.json").is_file():
+        return load_run(path.parent)
+    read = read_checkpoint(path)
+    if read.voxel_size is None:
+        raise InputError(
+            f"{path} does not tell the size of its voxels. Give the folder of its run, or make the file again: "
+            "cuao3d import CHECKPOINT --out STUDENT.safetensors"
+        )
+    try:
+        cards = {name: TeacherCard(**card) for name, card in read.teachers.items()}
+    except TypeError as error:
+        raise InputError(f"{path} is damaged: its teachers cannot be read ({error}).") from None
+    return Run(read.student, read.voxel_size, cards, None)
 
 
 def kept_name(step: int) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64, Shaped
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -100,6 +100,25 @@ class StoredScene:
     def sample_points(self) -> Float32[Tensor, "S 3"]:
         """World positions of the samples, metres."""
         return self.points[self.index_of_sample]
+
+    @property
+    def seen(self) -> Bool[Tensor, "S"]:
+        """Whether at least one view sees each sample."""
+        return self.num_views > 0
+
+    def spread(self, of_seen: Shaped[Tensor, "V *rest"], fill: float = 0) -> Shaped[Tensor, "S *rest"]:
+        """Spread values of the seen samples over all samples.
+
+        Args:
+            of_seen: A value or a row for each of `seen_samples`.
+            fill: What samples get that no view sees.
+
+        Returns:
+            A value or a row for each sample, on the CPU; index it by `sample_of_point` for the points.
+        """
+        values = torch.full((len(self.num_views), *of_seen.shape[1:]), fill, dtype=of_seen.dtype)
+        values[self.seen_samples] = of_seen.cpu()
+        return values
 
     def features(self, teacher: str) -> Float[Tensor, "V C"]:
         """Return a teacher's fp16 features of `seen_samples`; mapped from disk at the first call and kept."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -23,6 +23,9 @@ from cuao3d.ranks import mean_over_ranks, num_ranks
 from cuao3d.sparse import KernelMap, VoxelSet, convolve, multiply, sort_voxels
 
 HeadKind = Literal["linear", "mlp"]
+
+OFFICIAL_VOXEL = 0.02
+"""Edge of a voxel in OpenScene's and CUA-O3D's trainings, metres."""
 
 NUM_INPUTS = 3
 """Channels of the input features; the constant (1, 1, 1) where only geometry is used."""
@@ -179,14 +182,28 @@ class Student(nn.Module):
                 module.backend = backend
         return self
 
-    def save(self, path: Path | str) -> None:
-        """Write weights, architecture and heads to a safetensors file, all or nothing."""
+    def save(
+        self,
+        path: Path | str,
+        *,
+        voxel_size: float | None = None,
+        teachers: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Write weights, architecture and heads to a safetensors file, whole or not at all.
+
+        Args:
+            path: File to write.
+            voxel_size: Edge of the voxels that it was trained with, metres.
+            teachers: Card of each teacher, as JSON; with both, the file is enough to answer words.
+        """
         plan = {
             "architecture": self.architecture,
             "heads": self.num_channels,
             "head": self.head,
             "noise": self.noise is not None,
             "biased": [name for name, head in self.heads.items() if head.bias is not None],
+            "voxel_size": voxel_size,
+            "teachers": dict(teachers or {}),
         }
         metadata = {"student": json.dumps(plan)}  # one key: several are written in random order, and so other bytes
         write_tensors(Path(path), self.state_dict(), metadata)
@@ -355,6 +372,10 @@ class Checkpoint:
     """Names of the tensors that the student took, as in the file."""
     left_over: tuple[str, ...]
     """Names of the tensors that it has no place for: the heads of probes."""
+    voxel_size: float | None = None
+    """Edge of the voxels that it was trained with, metres; None where the file does not tell."""
+    teachers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Card of each teacher, as JSON; empty where the file does not tell."""
 
     def describe(self) -> str:
         """Say architecture, heads and tensors in a few lines."""
@@ -395,7 +416,8 @@ def convert_official(state_dict: Mapping[str, Tensor]) -> Checkpoint:
         name_in_file={ours: theirs for theirs, ours in ours_of.items()},
     )
     left_over = tuple(original[name] for name in original.keys() - body.keys() - teacher_of.keys())
-    return Checkpoint(student, tuple(name for name in state_dict if name not in left_over), tuple(sorted(left_over)))
+    used = tuple(name for name in state_dict if name not in left_over)
+    return Checkpoint(student, used, tuple(sorted(left_over)), OFFICIAL_VOXEL)
 
 
 def _read_ours(path: Path) -> Checkpoint:
@@ -414,7 +436,7 @@ def _read_ours(path: Path) -> Checkpoint:
     for name in plan.get("biased", ()):
         student.heads[name].bias = torch.zeros(plan["heads"][name])
     _fill(student, tensors)
-    return Checkpoint(student, tuple(tensors), ())
+    return Checkpoint(student, tuple(tensors), (), plan.get("voxel_size"), plan.get("teachers", {}))
 
 
 def _state_dict(content: Any) -> Mapping[str, Tensor]:

@@ -15,31 +15,41 @@ def evaluate(
     run: Path | None = None,
     labels: str = "scannet20",
     split: Literal["train", "val", "test", "all"] = "val",
+    teacher: str | None = None,
     text: str | None = None,
+    seen: bool = False,
+    device: str = "cpu",
     json: Path | None = None,
 ) -> int:
     """Segment the scenes of a store by class names alone and score it: fused, or with a run distilled and 2D3D.
 
     Args:
         store: Folder of the store.
-        run: Folder of a finished run.
-        labels: Name of a label set, or a CSV of one's own.
+        run: Folder of a finished run, or a student's .safetensors.
+        labels: Label set to score in: its name, or a CSV of your own.
         split: Which scenes.
-        text: Text encoder that reads the names, such as table:FILE for vectors of one's own; the store's unless given.
+        teacher: Which teacher names the classes, where several have a text encoder; the first unless given.
+        text: Text encoder for the names, such as table:FILE for vectors of your own; the teacher's unless given.
+        seen: Score only points whose sample some view saw.
+        device: Where the student runs, such as cuda.
         json: Also write the rows here.
     """
     from cuao3d import pipeline
     from cuao3d.files import write_json
+    from cuao3d.predictor import Predictor
     from cuao3d.store import Store
 
+    opened = Store.open(store)
+    predictor = Predictor.open(opened, run=run, teacher=teacher, text=text, device=device)
     rows = pipeline.evaluate(
-        Store.open(store),
-        run,
+        opened,
+        predictor,
         labels=labels,
         split=None if split == "all" else split,
-        text=text,
-        model=run.name if run else "none",
+        model=run.stem if run else "none",
+        seen_only=seen,
     )
+    print(predictor.about)
     print_rows([asdict(row) for row in rows])
     if json:
         write_json(json, {"rows": [asdict(row) for row in rows]})

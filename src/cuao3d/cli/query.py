@@ -14,7 +14,9 @@ def query(
     out: Path,
     run: Path | None = None,
     scene: str | None = None,
+    teacher: str | None = None,
     text: str | None = None,
+    device: str = "cpu",
 ) -> int:
     """Find words in a scene: a coloured cloud (.ply), the places (.json) or a page to look at (.html).
 
@@ -22,16 +24,22 @@ def query(
         store: Folder of the store.
         words: What to look for, each in quotes.
         out: File to write; its ending says what.
-        run: Folder of a finished run; the lifted features answer unless given.
+        run: Folder of a finished run, or a student's .safetensors; without it the lifted features answer.
         scene: Name of the scene; where there are several, the one that answers best.
-        text: Text encoder that reads the words; the store's unless given.
+        teacher: Which teacher answers, where several have a text encoder; the first unless given.
+        text: Text encoder for the words, such as table:FILE for vectors of your own; the teacher's unless given.
+        device: Where the student runs, such as cuda.
     """
     from cuao3d import pipeline
+    from cuao3d.predictor import Predictor
     from cuao3d.store import Store
 
     if not words:
         raise InputError('Say what to look for: cuao3d query STORE "somewhere to sit" --out heat.html')
-    found = pipeline.answer(Store.open(store), words, out, run=run, scene=scene, text=text)
+    opened = Store.open(store)
+    predictor = Predictor.open(opened, run=run, teacher=teacher, text=text, device=device)
+    found = pipeline.answer(opened, predictor, words, out, scene=scene)
+    print(predictor.about)
     for line in found:
         print(line)
     return 0

@@ -1,6 +1,7 @@
 """`cuao3d import`: take over checkpoints and features of OpenScene and CUA-O3D."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -31,7 +32,7 @@ def import_official(
         text: For features: text encoder that understands the first teacher's, where its name does not say.
         cell: For features: edge of a sample cell, metres.
     """
-    from cuao3d.imported import import_features
+    from cuao3d.imported import import_features, known_card
     from cuao3d.progress import Stages
     from cuao3d.readers import open_dataset
     from cuao3d.student import read_checkpoint
@@ -41,7 +42,9 @@ def import_official(
         if out.suffix != ".safetensors":
             raise InputError(f"{out} should end in .safetensors, the format of students.")
         read = read_checkpoint(sources[0])
-        read.student.save(out)
+        widths = read.student.num_channels
+        cards = read.teachers or {name: asdict(known_card(name, width)) for name, width in widths.items()}
+        read.student.save(out, voxel_size=read.voxel_size, teachers=cards)
         print(f"{read.describe()}\nwritten to {out}")
         return 0
     if data is None or not names or len(set(names)) != len(sources):

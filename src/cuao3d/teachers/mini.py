@@ -32,6 +32,7 @@ class _MiniTeacher:
     name: str
     num_channels: int
     text: str | None = None
+    about = "a small network trained on made rooms; its answers about real photographs are poor"
     """Encoder of `cuao3d.text` that speaks this teacher's language."""
     loss = "cosine"
     """Distillation loss that suits it."""

@@ -30,7 +30,8 @@ class Table:
             vectors: A vector for each, of any length but 0.
         """
         self.num_channels = vectors.shape[1]
-        self._vectors = functional.normalize(vectors.float(), dim=1)
+        self.vectors = functional.normalize(vectors.float(), dim=1)
+        """All that it knows (K, C); a query is compared with it, since it may lack other words."""
         self._row_of_name = {_plain(name): row for row, several in enumerate(names) for name in several}
 
     @staticmethod
@@ -63,7 +64,7 @@ class Table:
         Raises:
             InputError: A text is not in the table; says which are nearly.
         """
-        return self._vectors[torch.tensor([self._row(text) for text in texts], dtype=torch.int64)]
+        return self.vectors[torch.tensor([self._row(text) for text in texts], dtype=torch.int64)]
 
     def _row(self, text: str) -> int:
         rows = (self._row_of_name.get(name) for name in names_in(_plain(text)))

@@ -1,0 +1,220 @@
+"""A predictor: opened once from a store, a student or both, then asked about any number of scenes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from cuao3d.errors import InputError
+from cuao3d.geometry import voxelize
+from cuao3d.labels import LabelSet
+from cuao3d.query import Answer, Questions, ask, classify, scores
+from cuao3d.run import load_student
+from cuao3d.store import Store, StoredScene, TeacherCard
+from cuao3d.student import Student
+from cuao3d.teachers import TEACHERS
+from cuao3d.text import TextEncoder, class_vectors, load_text_encoder
+
+Predict = Callable[[StoredScene], Float[Tensor, "S C"]]
+"""Describes every sample of a scene."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """Finds words in the scenes of stores: by a teacher's lifted features or, with a student, by its head for them."""
+
+    teacher: str
+    """Name of the teacher whose features, lifted or predicted, are compared with words."""
+    text: str
+    """Spec of the text encoder; see `load_text_encoder`."""
+    encoder: TextEncoder
+    """The text encoder."""
+    student: Student | None = None
+    """The student; None: the lifted features answer."""
+    voxel_size: float = 0.0
+    """Edge of the student's voxels, metres."""
+    device: str = "cpu"
+    """Where the student is."""
+    _questions: dict[tuple[str, ...], Questions] = field(default_factory=dict, repr=False)
+
+    @staticmethod
+    def open(
+        store: Store | Path | str | None = None,
+        *,
+        run: Path | str | None = None,
+        teacher: str | None = None,
+        text: str | None = None,
+        device: str = "cpu",
+    ) -> "Predictor":
+        """Open a store, a student, or a student for the scenes of a store.
+
+        Which teacher answers: the one that is named; otherwise the first with a text encoder. The cards of a run come
+        before those of the store.
+
+        Args:
+            store: The store, or its folder; may be left out where there is a student.
+            run: Folder of a finished run, or a student's `.safetensors`; without it the lifted features answer.
+            teacher: Name of a teacher of the run or of the store.
+            text: Text encoder that reads words; the one on the teacher's card unless given.
+            device: Where the student runs, such as "cuda".
+
+        Raises:
+            NotFoundError: There is no such store, run or file.
+            InputError: No teacher has a text encoder, its vectors do not fit the features, or the student's voxels are
+                finer than the store's cells.
+        """
+        opened = store if store is None or isinstance(store, Store) else Store.open(store)
+        if opened is None and run is None:
+            raise InputError("A predictor needs a store, a run, or both.")
+        where = str(opened.path if run is None and opened is not None else run)
+        cards = dict(opened.teachers) if opened is not None else {}
+        if run is None:
+            chosen, spec, encoder = _choose(cards, where, teacher, text)
+            return Predictor(chosen, spec, encoder)
+        read = load_student(Path(run))
+        widths = read.student.num_channels
+        cards = {name: read.teachers.get(name) or cards.get(name) or TeacherCard(widths[name]) for name in widths}
+        chosen, spec, encoder = _choose(cards, where, teacher, text)
+        if opened is not None:
+            _check_voxels(read.voxel_size, opened)
+        return Predictor(chosen, spec, encoder, read.student.eval().to(device), read.voxel_size, device)
+
+    @property
+    def about(self) -> str:
+        """One line on who answers: teacher or student, text encoder, and what the teacher was trained on."""
+        who = f"lifted features of {self.teacher}" if self.student is None else f"a student of {self.teacher}"
+        factory = TEACHERS.get(self.teacher.replace("_", "-"))
+        about = getattr(getattr(factory, "func", factory), "about", None)
+        return f"Answered by {who}; words by {self.text}." + (f" {self.teacher} is {about}." if about else "")
+
+    def features(self, scene: StoredScene) -> Float[Tensor, "S C"]:
+        """Describe every sample of a scene; zeros where nothing is known (see `known`)."""
+        if self.student is None:
+            return scene.spread(scene.features(self.teacher).float())
+        return describe(self.student, scene.sample_points, self.teacher, self.voxel_size, self.device)
+
+    def known(self, scene: StoredScene) -> Bool[Tensor, "S"]:
+        """Return which samples have a feature: those that a view saw or, with a student, all of them."""
+        return scene.seen if self.student is None else torch.ones(len(scene.num_views), dtype=torch.bool)
+
+    def ask(self, scene: StoredScene, queries: Sequence[str]) -> tuple[Answer, ...]:
+        """Ask a scene free-text questions.
+
+        Args:
+            scene: A scene of any store whose cells are no coarser than the student's voxels.
+            queries: The questions.
+
+        Returns:
+            An answer for each, with a value for every point of the scene's cloud.
+
+        Raises:
+            InputError: The text encoder does not know a word.
+        """
+        key = tuple(queries)
+        if key not in self._questions:
+            self._questions[key] = Questions.read(self.encoder, queries)
+        of_point = scene.sample_of_point
+        return tuple(
+            replace(
+                answer,
+                scores=answer.scores.cpu()[of_point],
+                relevance=answer.relevance.cpu()[of_point],
+                answers=answer.answers.cpu()[of_point],
+                seen=answer.seen.cpu()[of_point],
+            )
+            for answer in ask(self.features(scene), self._questions[key], seen=self.known(scene))
+        )
+
+    def segment(self, scene: StoredScene, classes: LabelSet) -> Int64[Tensor, "N"]:
+        """Name the class of every point of a scene by the words of a label set alone.
+
+        Returns:
+            A row of the label set for each point; 255 where nothing is known.
+        """
+        vectors = class_vectors(self.encoder, classes)
+        return classify(scores(self.features(scene), vectors)).cpu()[scene.sample_of_point]
+
+
+@torch.no_grad()
+def describe(
+    student: Student, points: Float[Tensor, "N 3"], head: str, voxel_size: float, device: str = "cpu"
+) -> Float[Tensor, "N C"]:
+    """Describe points by a student's head: each gets the feature of its voxel.
+
+    Args:
+        student: The student; it is left in the mode that it is in.
+        points: World positions, metres.
+        head: Name of the head.
+        voxel_size: Edge of a voxel, metres: the one that the student was trained with.
+        device: Where the student is.
+    """
+    voxels = voxelize(points, voxel_size)
+    coords = functional.pad(voxels.coordinates, (1, 0)).to(device)
+    was_training = student.training
+    student.eval()
+    features: Tensor = student(coords, torch.ones(len(coords), 3, device=device), heads=[head])[head]
+    student.train(was_training)
+    return features[voxels.voxel_of_point.to(device)]
+
+
+def student_features(student: Student, store: Store, *, head: str, voxel_size: float, device: str = "cpu") -> Predict:
+    """Return a function that describes the samples of a store's scenes by a student's head.
+
+    Args:
+        student: The student.
+        store: Whose scenes will be described.
+        head: Name of the head.
+        voxel_size: Edge of a voxel, metres: the one that the student was trained with.
+        device: Where the student is.
+
+    Raises:
+        InputError: The voxels are finer than the store's cells, or the student has no such head.
+    """
+    _check_voxels(voxel_size, store)
+    if head not in student.heads:
+        raise InputError(f"The student has no head {head!r}; it has {sorted(student.heads)}.")
+    return lambda scene: describe(student, scene.sample_points, head, voxel_size, device)
+
+
+def _check_voxels(voxel_size: float, store: Store) -> None:
+    if voxel_size < store.cell:
+        raise InputError(
+            f"The student's voxels of {voxel_size:g} m are finer than the cells of {store.path}, {store.cell:g} m. "
+            f"Make a store with finer cells: cuao3d fuse DATA --cell {voxel_size:g} --out ANOTHER"
+        )
+
+
+def _choose(
+    cards: Mapping[str, TeacherCard], where: str, teacher: str | None, text: str | None
+) -> tuple[str, str, TextEncoder]:
+    """Choose the teacher that answers, and load the text encoder that reads words for it."""
+    names = {name.replace("_", "-"): name for name in cards}
+    named = None if teacher is None else names.get(teacher.replace("_", "-"))
+    if teacher is not None and named is None:
+        raise InputError(f"{where} has no teacher {teacher!r}; it has {', '.join(cards) or 'none'}.")
+    askable = [name for name, card in cards.items() if card.text is not None]
+    candidates = [named] if named is not None else askable or list(cards if text else ())
+    if not candidates:
+        raise InputError(
+            f"{where} cannot be asked with words: none of its teachers ({', '.join(cards) or 'none'}) has a text "
+            "encoder. Name one that fits with --text, or fuse a teacher that has one, such as mini-lseg."
+        )
+    spec = text or cards[candidates[0]].text
+    if spec is None:
+        raise InputError(f"{candidates[0]} has no text encoder. Name one that fits with --text.")
+    encoder = load_text_encoder(spec)
+    fitting = [name for name in (candidates if text else candidates[:1]) if _width(cards, name) == encoder.num_channels]
+    if not fitting:
+        width = cards[candidates[0]].num_channels
+        raise InputError(
+            f"The vectors of {spec} have {encoder.num_channels} channels, the features of {candidates[0]} {width}."
+        )
+    return fitting[0], spec, encoder
+
+
+def _width(cards: Mapping[str, TeacherCard], name: str) -> int:
+    return cards[name].num_channels
