@@ -1,8 +1,14 @@
 """A room imports only from rooms before it, so the package can be read from its first room to its last."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
+
+import cuao3d
 
 PACKAGE = Path(__file__).parents[1] / "src" / "cuao3d"
 
@@ -77,10 +83,25 @@ def test_backward_imports_are_found(tmp_path):
     ]
 
 
+def test_the_face_is_loaded_when_it_is_used():
+    code = "import sys, cuao3d; print('torch' in sys.modules, any(name.startswith('cuao3d.') for name in sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["False", "False"]
+
+
+def test_the_face_has_what_it_lists():
+    assert set(cuao3d.__all__) == {"__version__", "recipes", *cuao3d._HOME}
+    for name in cuao3d.__all__:
+        assert getattr(cuao3d, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'chair'"):
+        cuao3d.chair  # noqa: B018
+
+
 def backward_imports(package: Path) -> Iterator[str]:
     """Name every import of a package that goes from a room to a later one."""
     for path in sorted(package.rglob("*.py")):
         inside = path.relative_to(package)
+        if str(inside) == "__init__.py":
+            continue  # the package's face: it names what it loads later, see `test_the_face_is_loaded_when_it_is_used`
         room = inside.with_suffix("").parts[0]
         for line, target in imported_rooms(path.read_text(encoding="utf-8"), ("cuao3d", *inside.parent.parts)):
             if ROOMS.index(target) > ROOMS.index(room):

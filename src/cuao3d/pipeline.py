@@ -41,7 +41,7 @@ ALL_SEEN = 0.995
 def fuse(
     dataset: Dataset,
     teachers: Sequence[Teacher],
-    out: Path,
+    out: Path | str,
     *,
     cell: float = CELL,
     settings: Mapping[str, Setting] | None = None,
