@@ -274,7 +274,7 @@ def _about(results: Mapping[str, Any], gallery: Gallery) -> str:
         said.append(f"It was scored on {rooms}{' that it never saw' if unseen else ''}; one of them is shown here.")
     elif gallery.heats:
         said.append(f"{len(gallery.points):,} points, asked in words.")
-        if (share := _unseen(gallery)) > 0:
+        if (share := _unseen(gallery)) >= 0.005:
             said.append(f"No view saw {100 * share:.0f} % of them (blue): an answer says nothing about these.")
     if "answered_by" in results:
         said.append(results["answered_by"])
