@@ -1,6 +1,7 @@
 """A room imports only from rooms before it, so the package can be read from its first room to its last."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,6 +65,11 @@ ROOMS = (
 def test_every_room_has_its_place():
     found = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in PACKAGE.rglob("*.py")}
     assert found <= set(ROOMS), "a new room: say where it stands"
+
+
+def test_contributing_lists_the_rooms_in_this_order():
+    (row,) = re.findall(r"```\n(errors .*?)```", (PACKAGE.parents[1] / "CONTRIBUTING.md").read_text("utf-8"), re.DOTALL)
+    assert re.split(r"\s*->\s*", row.strip()) == [room for room in ROOMS if not room.startswith("__")]
 
 
 def test_rooms_import_only_from_rooms_before_them():
