@@ -24,9 +24,10 @@ def test_examples_run(path, monkeypatch, capsys):
     assert capsys.readouterr().out
 
 
-def test_the_readmes_lines_run(capsys):
+def test_the_readmes_lines_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (lines,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    exec(compile(lines, "README.md", "exec"), {})
+    exec(compile(lines, "README.md", "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out
 
 
