@@ -17,8 +17,11 @@ from torch import Tensor  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
 from cuao3d.fusion import lift, sample_cells, see  # noqa: E402
+from cuao3d.readers import open_dataset  # noqa: E402
+from cuao3d.readers.sevenscenes import write_capture  # noqa: E402
 from cuao3d.scene import Camera, Frame, Scene  # noqa: E402
 from cuao3d.store import Store, TeacherCard  # noqa: E402
+from cuao3d.worlds.rooms import make_room  # noqa: E402
 
 # The same examples on every run; to look for new ones: HYPOTHESIS_PROFILE=default pytest
 settings.register_profile("gate", derandomize=True)
@@ -28,6 +31,9 @@ WALL, PICTURE = 0, 10
 WALL_COLOR, PICTURE_COLOR = (0.75, 0.25, 0.25), (0.25, 0.75, 0.25)
 CAMERAS_X = (-0.25, 0.25)
 """Where the two cameras stand, metres; both look along +y from (x, 0, 1)."""
+
+DATA = Path(os.environ.get("CUAO3D_DATA") or Path(__file__).parents[2] / "shared" / "data")
+"""Data of others, which the repository does not ship: `$CUAO3D_DATA`, or `../shared/data` beside the checkout."""
 
 
 class ColorTeacher:
@@ -81,6 +87,39 @@ def synthetic_store(synthetic_scene: Scene, tmp_path: Path) -> Store:
     visibility = see(synthetic_scene, samples)
     store.add_scene(synthetic_scene, samples, visibility, {"color": lift(synthetic_scene, visibility, ColorTeacher())})
     return store
+
+
+@pytest.fixture(scope="session")
+def room_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six views of a made room and its labelled cloud, in the layout of 7-Scenes; not to be changed."""
+    folder = tmp_path_factory.mktemp("captures") / "room"
+    write_capture(make_room(0, num_views=6), folder)
+    return folder
+
+
+def data_folder(name: str) -> Path:
+    """A folder of `DATA`; where it is not there, the test is skipped."""
+    if not (DATA / name).is_dir():
+        pytest.skip(f"needs the folder {name} in $CUAO3D_DATA or ../shared/data; there is no {DATA / name}")
+    return DATA / name
+
+
+@pytest.fixture(scope="session")
+def lounge_folder() -> Path:
+    """Five frames of a real capture, in the layout of 7-Scenes; tests that use it are marked `data`."""
+    return data_folder("lounge")
+
+
+@pytest.fixture(scope="session")
+def lounge(lounge_folder: Path) -> Scene:
+    """The real capture, opened."""
+    return open_dataset(lounge_folder)[0]
+
+
+@pytest.fixture(scope="session")
+def clip_text() -> Path:
+    """CLIP's vectors for names of classes, made by others; tests that use them are marked `data`."""
+    return data_folder("clip_text")
 
 
 class ToyWords:

@@ -19,13 +19,12 @@ from cuao3d.scene import Scene
 from cuao3d.teachers import TEACHERS
 
 ROOT = Path(__file__).parents[1]
-LOUNGE = ROOT / "tests" / "fixtures" / "lounge"
 
 
 @pytest.fixture
-def inverted(tmp_path: Path) -> Path:
-    """The lounge with its poses inverted."""
-    folder = Path(shutil.copytree(LOUNGE, tmp_path / "capture" / "lounge"))
+def inverted(room_folder: Path, tmp_path: Path) -> Path:
+    """A made room with its poses inverted."""
+    folder = Path(shutil.copytree(room_folder, tmp_path / "capture" / "room"))
     for path in folder.glob("*.pose.txt"):
         np.savetxt(path, np.linalg.inv(np.loadtxt(path)), fmt="%.17g")
     return folder
@@ -53,7 +52,7 @@ def test_json_has_the_documented_keys_and_no_others(inverted: Path, tmp_path: Pa
     content = json.loads((tmp_path / "check.json").read_text())
     documented = set(re.findall(r"^\| `([\w.]+)` \|", (ROOT / "docs" / "check.md").read_text(), re.MULTILINE))
     free = {"measurements.readings"}  # keys of these are names
-    scene = content["scenes"].pop("lounge")
+    scene = content["scenes"].pop("room")
     found = {f"scene.{key}" for key in keys(scene, free)} | {key for key in keys(content, set()) if key != "scenes"}
     assert found == documented
     assert (scene["verdict"], scene["exit_code"], scene["causes"]) == ("probably wrong", 1, ["inverse poses"])
@@ -74,13 +73,13 @@ def test_a_scene_without_a_view_has_a_page_too(synthetic_scene: Scene, tmp_path:
     assert "has no view that can be read" in (tmp_path / "check.html").read_text()
 
 
-def test_a_folder_that_no_reader_can_read_is_unreadable(tmp_path: Path, capsys):
-    folder = Path(shutil.copytree(LOUNGE, tmp_path / "lounge"))
+def test_a_folder_that_no_reader_can_read_is_unreadable(room_folder: Path, tmp_path: Path, capsys):
+    folder = Path(shutil.copytree(room_folder, tmp_path / "room"))
     for pose in folder.glob("*.pose.txt"):
         pose.write_text("nan " * 16)
     assert main(["check", str(folder), "--json", str(tmp_path / "check.json")]) == 2
     assert "unreadable" in capsys.readouterr().out
-    assert json.loads((tmp_path / "check.json").read_text())["scenes"]["lounge"]["exit_code"] == 2
+    assert json.loads((tmp_path / "check.json").read_text())["scenes"]["room"]["exit_code"] == 2
 
 
 @pytest.mark.parametrize(
@@ -121,8 +120,8 @@ def test_an_estimate_by_hand(synthetic_scene: Scene):
     assert estimate(synthetic_scene, [unknown, teachers[1]], cell=0.01, seen=0.5).hours is None
 
 
-def test_teachers_that_are_here_are_measured():
-    scene = open_dataset(LOUNGE)[0]
+def test_teachers_that_are_here_are_measured(room_folder: Path):
+    scene = open_dataset(room_folder)[0]
     here, absent = prospects(["mini-dino", "lseg"], scene, cell=0.1)
     assert (here.num_channels, absent.num_channels, absent.seconds_per_view) == (128, 512, None)
     assert here.seconds_per_view is not None
@@ -135,10 +134,10 @@ def test_every_teacher_that_needs_weights_has_its_channels():
     assert {name for name in TEACHERS if not name.startswith("mini-")} <= set(CHANNELS)
 
 
-def test_estimates_are_close_to_what_a_store_takes(tmp_path: Path):
-    scene = open_dataset(LOUNGE)[0]
+def test_estimates_are_close_to_what_a_store_takes(room_folder: Path, tmp_path: Path):
+    scene = open_dataset(room_folder)[0]
     cell = 0.05
-    main(["fuse", str(LOUNGE), "--teachers", "mini-dino", "--cell", str(cell), "--out", str(tmp_path / "store")])
+    main(["fuse", str(room_folder), "--teachers", "mini-dino", "--cell", str(cell), "--out", str(tmp_path / "store")])
     taken = sum(file.stat().st_size for file in (tmp_path / "store").rglob("*.safetensors"))
     seen = check(scene).measurements["coverage"]["seen"]
     found = estimate(scene, [Prospect("mini-dino", 128, 0.1, 0.0)], cell=cell, seen=seen)

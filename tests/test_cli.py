@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,19 +14,17 @@ from cuao3d.files import sha256_of
 from cuao3d.student import Student
 from test_student import as_official
 
-LOUNGE = Path(__file__).parent / "fixtures" / "lounge"
-
 
 @pytest.fixture
-def capture(tmp_path):
-    """A copy of a real capture to break."""
-    return Path(shutil.copytree(LOUNGE, tmp_path / "lounge"))
+def capture(room_folder, tmp_path):
+    """A copy of a capture to break."""
+    return Path(shutil.copytree(room_folder, tmp_path / "room"))
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
+def store(room_folder, tmp_path_factory):
     path = tmp_path_factory.mktemp("cli") / "store"
-    assert main(["fuse", str(LOUNGE), "--teachers", "mini-lseg", "--cell", "0.05", "--out", str(path)]) == 0
+    assert main(["fuse", str(room_folder), "--teachers", "mini-lseg", "--cell", "0.05", "--out", str(path)]) == 0
     return path
 
 
@@ -46,7 +45,16 @@ def test_every_command_explains_itself(command, capsys):
     assert "usage: cuao3d" in capsys.readouterr().out
 
 
-def test_a_real_capture_is_fused_and_asked(store, tmp_path):
+@pytest.mark.data
+def test_a_real_capture_is_checked_fused_and_asked(lounge_folder, tmp_path):
+    assert main(["check", str(lounge_folder)]) == 0
+    store, out = tmp_path / "store", tmp_path / "heat.json"
+    assert main(["fuse", str(lounge_folder), "--teachers", "mini-lseg", "--cell", "0.05", "--out", str(store)]) == 0
+    assert main(["query", str(store), "somewhere to sit", "--out", str(out)]) == 0
+    assert list(json.loads(out.read_text())["answers"]) == ["somewhere to sit"]
+
+
+def test_a_capture_is_fused_and_asked(store, tmp_path):
     for ending in (".json", ".ply", ".html"):
         out = tmp_path / f"heat{ending}"
         assert main(["query", str(store), "somewhere to sit", "a whiteboard", "--out", str(out)]) == 0
@@ -56,7 +64,8 @@ def test_a_real_capture_is_fused_and_asked(store, tmp_path):
 
 
 def test_words_of_another_width_than_the_features_are_refused(store, capsys, tmp_path):
-    table = f"table:{LOUNGE.parent / 'clip_text' / 'lvis1203_clip_vitb32.npy'}"
+    np.save(tmp_path / "table.npy", np.eye(20, 512))
+    table = f"table:{tmp_path / 'table.npy'}@scannet20"
     arguments = ["query", store, "a sofa", "--text", table, "--out", tmp_path / "x.json"]
     says(capsys, arguments, "512 channels", "mini-lseg 384")
 
@@ -68,21 +77,21 @@ def test_the_same_question_twice_gives_the_same_bytes(store, tmp_path):
     assert (tmp_path / "one.ply").read_bytes() == (tmp_path / "two.ply").read_bytes()
 
 
-def test_fusing_again_changes_nothing(store):
+def test_fusing_again_changes_nothing(room_folder, store):
     before = {path: path.stat().st_mtime_ns for path in store.rglob("*.safetensors")}
-    assert main(["fuse", str(LOUNGE), "--teachers", "mini-lseg", "--cell", "0.05", "--out", str(store)]) == 0
+    assert main(["fuse", str(room_folder), "--teachers", "mini-lseg", "--cell", "0.05", "--out", str(store)]) == 0
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*.safetensors")} == before
 
 
-def test_a_good_capture_passes_the_check(tmp_path):
-    assert main(["check", str(LOUNGE), "--json", str(tmp_path / "check.json")]) == 0
+def test_a_good_capture_passes_the_check(room_folder, tmp_path):
+    assert main(["check", str(room_folder), "--json", str(tmp_path / "check.json")]) == 0
     assert json.loads((tmp_path / "check.json").read_text())
 
 
 def test_a_bad_frame_is_left_out_and_named(capture, tmp_path, capsys):
-    (capture / "frame-000116.depth.png").unlink()
+    (capture / "frame-000003.depth.png").unlink()
     assert main(["fuse", str(capture), "--teachers", "none", "--out", str(tmp_path / "store")]) == 0
-    assert "frame-000116" in capsys.readouterr().err
+    assert "frame-000003" in capsys.readouterr().err
 
 
 def test_a_capture_without_a_good_frame_is_refused(capture, tmp_path, capsys):
@@ -120,16 +129,16 @@ def test_a_run_goes_on_begins_again_or_takes_a_checkpoint_as_resume_says(store, 
     says(capsys, [*command, "--resume", tmp_path / "run"], "no checkpoint", "a finished one keeps only")
 
 
-def test_a_half_written_store_is_told_and_finished(store, tmp_path, capsys):
+def test_a_half_written_store_is_told_and_finished(room_folder, store, tmp_path, capsys):
     broken = Path(shutil.copytree(store, tmp_path / "store"))
     next(broken.glob("scenes/*/manifest.json")).unlink()
     says(capsys, ["query", broken, "a sofa", "--out", tmp_path / "heat.ply"], "cuao3d fuse")
-    assert main(["fuse", str(LOUNGE), "--teachers", "mini-lseg", "--cell", "0.05", "--out", str(broken)]) == 0
+    assert main(["fuse", str(room_folder), "--teachers", "mini-lseg", "--cell", "0.05", "--out", str(broken)]) == 0
     assert main(["query", str(broken), "a sofa", "--out", str(tmp_path / "heat.ply")]) == 0
 
 
-def test_a_store_of_other_settings_is_not_mixed_with(store, capsys):
-    says(capsys, ["fuse", LOUNGE, "--teachers", "mini-lseg", "--cell", "0.03", "--out", store], "other settings")
+def test_a_store_of_other_settings_is_not_mixed_with(room_folder, store, capsys):
+    says(capsys, ["fuse", room_folder, "--teachers", "mini-lseg", "--cell", "0.03", "--out", store], "other settings")
 
 
 def test_an_official_checkpoint_becomes_a_student(tmp_path, capsys):

@@ -14,8 +14,6 @@ from cuao3d.worlds.rooms import make_room
 
 ROOT = Path(__file__).parents[1]
 
-LOUNGE = Path(__file__).parent / "fixtures" / "lounge"
-
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
 def test_examples_run(path, monkeypatch, capsys):
@@ -47,8 +45,8 @@ def test_a_teacher_from_a_file_of_ones_own_is_lifted_learned_and_scored(tmp_path
     ("code", "complaint"),
     [("", "defines no Mine"), ("class Mine: pass", "is no teacher: it needs a name")],
 )
-def test_a_file_without_a_teacher_is_named(tmp_path, capsys, code, complaint):
+def test_a_file_without_a_teacher_is_named(room_folder, tmp_path, capsys, code, complaint):
     (tmp_path / "mine.py").write_text(code)
-    arguments = ["fuse", str(LOUNGE), "--teachers", f"{tmp_path / 'mine.py'}:Mine", "--out", str(tmp_path / "store")]
-    assert main(arguments) == 2
+    teacher, store = f"{tmp_path / 'mine.py'}:Mine", str(tmp_path / "store")
+    assert main(["fuse", str(room_folder), "--teachers", teacher, "--out", store]) == 2
     assert complaint in capsys.readouterr().err

@@ -1,7 +1,5 @@
 """Vectors made elsewhere, looked up by name; and that CLIP's space is one, whoever made the vectors."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -10,9 +8,8 @@ from safetensors.torch import save_file
 from cuao3d.labels import label_set
 from cuao3d.text import TEMPLATES, Table, class_vectors, load_text_encoder
 
-CLIP = Path(__file__).parent / "fixtures" / "clip_text"
-SCANNET = CLIP / "clip_scannet_labels_512.pt"
-LVIS = CLIP / "lvis1203_clip_vitb32.npy"
+SCANNET = "clip_scannet_labels_512.pt"
+LVIS = "lvis1203_clip_vitb32.npy"
 ROWS = torch.tensor([[3.0, 4.0], [0.0, -2.0], [5.0, 12.0]])
 
 
@@ -23,9 +20,11 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_scannets_names_find_themselves_among_those_of_lvis():
-    scannet, lvis = load_text_encoder(f"table:{SCANNET}@scannet20"), load_text_encoder(f"table:{LVIS}")
-    classes, words = label_set("scannet20"), (CLIP / "lvis1203_names.txt").read_text().splitlines()
+@pytest.mark.data
+def test_scannets_names_find_themselves_among_those_of_lvis(clip_text):
+    scannet = load_text_encoder(f"table:{clip_text / SCANNET}@scannet20")
+    lvis = load_text_encoder(f"table:{clip_text / LVIS}")
+    classes, words = label_set("scannet20"), (clip_text / "lvis1203_names.txt").read_text().splitlines()
     vectors = class_vectors(scannet, classes)
     nearest = [words[index].replace("_", " ") for index in (vectors @ lvis(words).T).argmax(dim=1).tolist()]
     shared = [name for name in classes.names if name.replace(" ", "_") in words]
@@ -35,10 +34,11 @@ def test_scannets_names_find_themselves_among_those_of_lvis():
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(20))
 
 
-def test_vectors_that_were_saved_on_a_gpu_with_gradients_are_read():
-    raw = torch.load(SCANNET, map_location="cpu", weights_only=True)
+@pytest.mark.data
+def test_vectors_that_were_saved_on_a_gpu_with_gradients_are_read(clip_text):
+    raw = torch.load(clip_text / SCANNET, map_location="cpu", weights_only=True)
     assert raw.requires_grad
-    vectors = load_text_encoder(f"table:{SCANNET}@scannet20")(label_set("scannet20").names)
+    vectors = load_text_encoder(f"table:{clip_text / SCANNET}@scannet20")(label_set("scannet20").names)
     assert not vectors.requires_grad
     torch.testing.assert_close(vectors, torch.nn.functional.normalize(raw.detach().float(), dim=1))
 
@@ -112,7 +112,8 @@ def test_what_is_wrong_with_a_table_is_said(folder, tmp_path):
     with pytest.raises(ValueError, match=r"flat\.npy is no table of vectors: it has the shape \(4,\), not"):
         Table.read(str(tmp_path / "flat.npy"))
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
-    (tmp_path / "cut.pt").write_bytes(SCANNET.read_bytes()[:5000])
+    torch.save(torch.randn(20, 512), tmp_path / "cut.pt")
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "cut.pt").read_bytes()[:5000])
     save_file({"a": torch.ones(1, 1), "b": torch.ones(1, 1)}, tmp_path / "two.safetensors")
     (tmp_path / "words.csv").write_text("1,2")
     for name in ("objects.npy", "cut.pt", "two.safetensors", "words.csv"):
