@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from conftest import CAMERAS_X, PICTURE, PICTURE_COLOR, ColorTeacher, golden_camera
+from cuao3d.errors import InputError
 from cuao3d.fusion import Samples, lift, lift_measured, sample_cells, see
 from cuao3d.geometry import voxelize
 from cuao3d.scene import Frame, Scene
@@ -103,21 +104,86 @@ def test_the_picture_is_lifted_in_its_own_colour(synthetic_scene):
     torch.testing.assert_close(features[middle], torch.tensor(PICTURE_COLOR).expand(int(middle.sum()), 3))
 
 
-def test_a_bad_frame_is_left_out_and_named(synthetic_scene):
-    def lost():
-        raise ValueError("frame-7.png is cut short")
-
+def test_a_frame_whose_depth_is_bad_is_left_out_and_named(synthetic_scene):
     first, second = synthetic_scene.frames
+    bad = replace(first, name="7", read_depth=lost)
     small = replace(second, name="small", read_depth=lambda: torch.ones(24, 32))
-    dark = replace(second, name="dark", read_image=lambda: torch.zeros(3, 24, 32))
-    scene = replace(synthetic_scene, frames=(replace(first, name="7", read_image=lost), small, dark, second))
+    scene = replace(synthetic_scene, frames=(bad, small, second))
     visibility = see(scene, every_point(scene.points))
-    assert [view.frame for view in visibility.views] == [3]
-    assert len(visibility.problems) == 3
+    assert [view.frame for view in visibility.views] == [2]
+    assert len(visibility.problems) == 2
     assert visibility.problems[0] == "synthetic, frame 7 left out: frame-7.png is cut short"
+
+
+def lost():
+    raise InputError("frame-7.png is cut short")
+
+
+def unreadable():
+    raise OSError("frame-8.png is on a disk that failed")
+
+
+class Batches(ColorTeacher):
+    """The colour teacher, shown several images at a time."""
+
+    def batch(self, images):
+        return (torch.stack([self(image) for image in images]),)
+
+
+@pytest.mark.parametrize("teacher", [ColorTeacher(), Batches()])
+def test_frames_whose_colours_are_bad_are_skipped_as_if_they_had_never_been_there(synthetic_scene, teacher):
+    first, second = synthetic_scene.frames
+    bad = replace(first, name="7", read_image=lost)
+    worse = replace(second, name="8", read_image=unreadable)
+    dark = replace(first, name="dark", read_image=lambda: torch.zeros(3, 24, 32))
+    scene = replace(synthetic_scene, frames=(bad, worse, dark, second))
+    samples = every_point(scene.points)
+    all_views = see(scene, samples)
+    assert len(all_views.views) == 4
+    lifted = lift_measured(scene, all_views, teacher, skip_unreadable=True)
+    assert lifted.visibility.problems == (
+        "synthetic, frame 7 left out: frame-7.png is cut short",
+        "synthetic, frame 8 left out: frame-8.png is on a disk that failed",
+        "synthetic, frame dark left out: The image is 32 x 24, its camera 64 x 48.",
+    )
     alone = replace(synthetic_scene, frames=(second,))
-    expected = lift(alone, see(alone, every_point(alone.points)), ColorTeacher())
-    torch.testing.assert_close(lift(scene, visibility, ColorTeacher()), expected, rtol=0, atol=0)
+    expected = see(alone, samples)
+    assert [view.frame for view in lifted.visibility.views] == [3]
+    assert torch.equal(lifted.visibility.num_views, expected.num_views)
+    assert len(expected.seen_samples) < len(all_views.seen_samples)  # some samples were seen by bad frames alone
+    torch.testing.assert_close(lifted.features, lift(alone, expected, teacher), rtol=0, atol=0)
+    torch.testing.assert_close(lift(scene, lifted.visibility, teacher), lifted.features, rtol=0, atol=0)
+
+
+def test_agreement_does_not_count_skipped_frames(synthetic_scene):
+    scene = replace(
+        synthetic_scene, frames=(*synthetic_scene.frames, replace(synthetic_scene.frames[0], name="7", read_image=lost))
+    )
+    lifted = lift_measured(scene, see(scene, every_point(scene.points)), ColorTeacher(), skip_unreadable=True)
+    visibility = see(synthetic_scene, every_point(synthetic_scene.points))
+    assert lifted.agreement == lift_measured(synthetic_scene, visibility, ColorTeacher()).agreement
+
+
+def test_a_frame_that_may_not_be_skipped_is_an_error(synthetic_scene):
+    scene = replace(synthetic_scene, frames=(replace(synthetic_scene.frames[0], name="7", read_image=lost),))
+    visibility = see(scene, every_point(scene.points))
+    with pytest.raises(InputError, match=r"^synthetic, frame 7: frame-7.png is cut short$"):
+        lift(scene, visibility, ColorTeacher())
+    assert not lift_measured(scene, visibility, ColorTeacher(), skip_unreadable=True).visibility.views
+
+
+def test_a_defect_of_a_reader_is_not_taken_for_a_bad_frame(synthetic_scene):
+    def defect():
+        raise ValueError("too many values to unpack")
+
+    broken = replace(synthetic_scene, frames=(replace(synthetic_scene.frames[0], read_image=defect),))
+    visibility = see(broken, every_point(broken.points))
+    with pytest.raises(ValueError, match="too many values"):
+        lift_measured(broken, visibility, ColorTeacher(), skip_unreadable=True)
+    with pytest.raises(ValueError, match="too many values"):
+        see(
+            replace(synthetic_scene, frames=(replace(broken.frames[0], read_depth=defect),)), every_point(broken.points)
+        )
 
 
 def test_a_teacher_that_breaks_its_promise_is_named(synthetic_scene):

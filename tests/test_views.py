@@ -94,6 +94,13 @@ def test_an_image_that_cannot_be_read_is_an_error_of_its_own():
         list(describe_views(Pool(), [*readers(images(3)), broken], batch_size=2))
 
 
+def test_an_image_that_its_reader_gave_up_has_no_maps_and_the_others_keep_their_places():
+    first, second, third = images(3)
+    described = list(describe_views(Pool(), readers([first, None, second, None, None, third]), batch_size=4))
+    assert [len(maps) for maps in described] == [1, 0, 1, 0, 0, 1]
+    assert values(maps for maps in described if maps) == [0, 0.1, 0.2]
+
+
 def test_a_teacher_without_batches_is_shown_one_image_at_a_time():
     class Single:
         name, num_channels = "single", 3

@@ -7,6 +7,7 @@ evaluated on the small map, at the pixels of visible points only, and summed str
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -14,9 +15,9 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from cuao3d.errors import InputError
+from cuao3d.errors import InputError, UserError
 from cuao3d.geometry import group_mean, visible_points, voxelize
-from cuao3d.scene import Frame, Scene
+from cuao3d.scene import Scene
 from cuao3d.teachers import Teacher
 from cuao3d.teachers.views import BATCH, describe_views
 
@@ -94,8 +95,7 @@ def sample_cells(points: Float[Tensor, "N 3"], cell: float) -> Samples:
 def see(scene: Scene, samples: Samples, *, border: int = 10, progress: Progress | None = None) -> Visibility:
     """Find the samples and pixels of every view.
 
-    A frame whose depth or colours cannot be read is left out and reported; it must not cost the scene, nor give one
-    teacher fewer views than another.
+    Only depth is read. A frame whose depth cannot be read is left out and reported: it must not cost the scene.
 
     Args:
         scene: Where to look; its `occlusion_tolerance` decides what is hidden.
@@ -111,8 +111,7 @@ def see(scene: Scene, samples: Samples, *, border: int = 10, progress: Progress 
             depth = frame.read_depth()
             tolerance = scene.occlusion_tolerance
             seen = visible_points(points, frame.camera, depth, occlusion_tolerance=tolerance, border=border)
-            _check_image(frame)
-        except (ValueError, OSError) as error:
+        except (UserError, OSError) as error:
             problems.append(f"{scene.name}, frame {frame.name} left out: {error}")
         else:
             if len(seen.index):
@@ -129,6 +128,8 @@ class Lifted:
 
     features: Float[Tensor, "V C"]
     """One row for each of `visibility.seen_samples`, float32, on the device of the teacher's maps."""
+    visibility: Visibility
+    """The views that were described: those that were given, less those that were skipped."""
     agreement: float
     """How well the views of a sample agree: the share of the features' variance that lies between samples, not between
     the views of one (intraclass correlation ICC(1), variances summed over channels). 1: all views say the same; 0: as
@@ -156,6 +157,7 @@ def lift_measured(
     *,
     mode: Mode = "bicubic",
     batch_size: int = BATCH,
+    skip_unreadable: bool = False,
     progress: Progress | None = None,
 ) -> Lifted:
     """Describe each seen sample by the mean of a teacher's features over the views that see it.
@@ -167,7 +169,13 @@ def lift_measured(
         mode: "bicubic" reads at the nearest pixel, as if the map had been upsampled to the image by torch's bicubic
             interpolation (the paper's way); "bilinear" reads at the exact position.
         batch_size: Frames shown at a time, to a teacher that takes several.
+        skip_unreadable: Leave out frames whose colours cannot be read, as if they had never been seen; the result's
+            `visibility` says which. Lift the first teacher this way and give that visibility to the others.
         progress: Told after each view.
+
+    Raises:
+        InputError: The mode is unknown, the teacher gives other maps than it promised, or a frame's colours cannot be
+            read or are not of its camera's size and may not be skipped.
     """
     if mode not in get_args(Mode):
         raise InputError(f"Unknown mode {mode!r}; choose from {get_args(Mode)}.")
@@ -176,26 +184,54 @@ def lift_measured(
     row_of_sample[seen] = torch.arange(len(seen))
     total = torch.zeros(len(seen), teacher.num_channels)
     squares = torch.zeros(len(seen), dtype=torch.float64)
-    frames = [scene.frames[view.frame] for view in visibility.views]
-    described = describe_views(teacher, [frame.read_image for frame in frames], batch_size=batch_size)
-    for done, (view, frame, maps) in enumerate(zip(visibility.views, frames, described, strict=True), start=1):
-        total, squares = _on_device_of(maps, total, squares, teacher)
-        for one, sums in zip(maps, torch.split(total, [len(one) for one in maps], dim=1), strict=True):
-            size = (frame.camera.width, frame.camera.height)
-            _add_map(sums, squares, row_of_sample[view.sample], one, view.pixels, size, mode)
+    unreadable: dict[int, str] = {}
+    images = [
+        partial(_read_image, scene, view.frame, unreadable if skip_unreadable else None) for view in visibility.views
+    ]
+    described = describe_views(teacher, images, batch_size=batch_size)
+    for done, (view, maps) in enumerate(zip(visibility.views, described, strict=True), start=1):
+        if maps:
+            total, squares = _on_device_of(maps, total, squares, teacher)
+            camera = scene.frames[view.frame].camera
+            for one, sums in zip(maps, torch.split(total, [len(one) for one in maps], dim=1), strict=True):
+                size = (camera.width, camera.height)
+                _add_map(sums, squares, row_of_sample[view.sample], one, view.pixels, size, mode)
         if progress:
             progress(done, len(visibility.views))
-    num_views = visibility.num_views[seen].to(total.device)
+    if unreadable:
+        visibility = _without(visibility, unreadable)
+        kept = (visibility.num_views[seen] > 0).to(total.device)
+        total, squares = total[kept], squares[kept]
+    num_views = visibility.num_views[visibility.seen_samples].to(total.device)
     agreement = _agreement(total, squares, num_views)
-    return Lifted(total.div_(num_views[:, None]), agreement)
+    return Lifted(total.div_(num_views[:, None]), visibility, agreement)
 
 
-def _check_image(frame: Frame) -> None:
-    """Raise ValueError or OSError unless the colours of a frame can be read and have its camera's size."""
-    shape = tuple(frame.read_image().shape)
-    camera = frame.camera
-    if shape != (3, camera.height, camera.width):
-        raise InputError(f"The image is {shape[-1]} x {shape[-2]}, its camera {camera.width} x {camera.height}.")
+def _read_image(scene: Scene, index: int, unreadable: dict[int, str] | None) -> Tensor | None:
+    """Read the colours of a frame. If that fails, note why in `unreadable` and return None; raise if there is none."""
+    frame = scene.frames[index]
+    where, camera = f"{scene.name}, frame {frame.name}", frame.camera
+    try:
+        image = frame.read_image()
+        if tuple(image.shape) != (3, camera.height, camera.width):
+            size = f"{image.shape[-1]} x {image.shape[-2]}"
+            raise InputError(f"The image is {size}, its camera {camera.width} x {camera.height}.")
+    except (UserError, OSError) as error:
+        if unreadable is None:
+            raise InputError(f"{where}: {error}") from error
+        unreadable[index] = f"{where} left out: {error}"
+        return None
+    return image
+
+
+def _without(visibility: Visibility, unreadable: dict[int, str]) -> Visibility:
+    """Return a visibility as if some frames had not been there; `unreadable` holds a line for each that says why."""
+    num_views = visibility.num_views.clone()
+    for view in visibility.views:
+        if view.frame in unreadable:
+            num_views[view.sample] -= 1
+    views = tuple(view for view in visibility.views if view.frame not in unreadable)
+    return Visibility(views, num_views, (*visibility.problems, *unreadable.values()))
 
 
 def _on_device_of(maps: tuple[Tensor, ...], total: Tensor, squares: Tensor, teacher: Teacher) -> tuple[Tensor, Tensor]:

@@ -262,11 +262,12 @@ def _fuse_scene(scene: Scene, teachers: Sequence[Teacher], store: Store, batch_s
     """Lift one scene into a store."""
     samples = sample_cells(scene.points, store.cell)
     visibility = see(scene, samples)
-    features, lifting = {}, {}
+    features: dict[str, Tensor] = {}
+    lifting = {}
     for teacher in teachers:
         begin = time.perf_counter()
-        lifted = lift_measured(scene, visibility, teacher, batch_size=batch_size)
-        features[teacher.name] = lifted.features
+        lifted = lift_measured(scene, visibility, teacher, batch_size=batch_size, skip_unreadable=not features)
+        features[teacher.name], visibility = lifted.features, lifted.visibility
         agreement = None if math.isnan(lifted.agreement) else round(lifted.agreement, 4)
         lifting[teacher.name] = Lifting(round(time.perf_counter() - begin, 3), len(visibility.views), agreement)
     store.add_scene(scene, samples, visibility, features, lifting=lifting)

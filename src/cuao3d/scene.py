@@ -67,9 +67,9 @@ class Frame:
     camera: Camera
     """Camera of both images."""
     read_image: Callable[[], Float32[Tensor, "3 H W"]]
-    """Reads the colours, RGB in [0, 1]; raises ValueError or OSError that names the file."""
+    """Reads the colours, RGB in [0, 1]; raises InputError or OSError that names the file."""
     read_depth: Callable[[], Float32[Tensor, "H W"]]
-    """Reads the depth along the optical axis, metres, 0 = missing; raises ValueError or OSError that names the file."""
+    """Reads the depth along the optical axis, metres, 0 = missing; raises InputError or OSError that names the file."""
 
 
 @dataclass(frozen=True)

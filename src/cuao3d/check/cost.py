@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cuao3d.download import WEIGHTS
-from cuao3d.fusion import lift, sample_cells, see
+from cuao3d.fusion import lift_measured, sample_cells, see
 from cuao3d.scene import Scene
 from cuao3d.teachers import TEACHERS, load_teacher
 
@@ -117,14 +117,13 @@ def _prospect(spec: str, scene: Scene, cell: float) -> Prospect:
 
 def _seconds_per_view(scene: Scene, teacher: Any, cell: float) -> float | None:
     """Lift one view twice: the first time a network still warms up."""
-    seconds = None
     for frame in scene.frames:
         alone = replace(scene, frames=(frame,))
-        visibility = see(alone, sample_cells(scene.points, cell))
+        visibility, seconds = see(alone, sample_cells(scene.points, cell)), 0.0
+        for _ in range(2):
+            begin = time.perf_counter()
+            visibility = lift_measured(alone, visibility, teacher, skip_unreadable=True).visibility
+            seconds = time.perf_counter() - begin
         if visibility.views:
-            for _ in range(2):
-                begin = time.perf_counter()
-                lift(alone, visibility, teacher)
-                seconds = time.perf_counter() - begin
-            break
-    return seconds
+            return seconds
+    return None

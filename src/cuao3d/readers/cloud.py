@@ -1,6 +1,6 @@
 """A point cloud out of depth images, for captures that bring none."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
@@ -25,6 +25,9 @@ FAR = 4.0
 MERGE_AFTER = 32
 """Frames that are read before their voxels are merged; bounds the memory, however long the capture."""
 
+KEPT = 1 << 28
+"""Bytes of images that are kept for their next reader, so that small captures are not decoded twice."""
+
 
 class Cloud(NamedTuple):
     """Points merged from depth images."""
@@ -34,7 +37,7 @@ class Cloud(NamedTuple):
     colors: Float32[Tensor, "N 3"]
     """RGB, in [0, 1]."""
     frames: tuple[Frame, ...]
-    """Frames that could be read."""
+    """Frames that could be read. The first ones keep their image for the next reader; after it they decode anew."""
     problems: tuple[str, ...]
     """The other frames and why, a line each."""
 
@@ -51,6 +54,7 @@ def cloud_from_depth(frames: Sequence[Frame], *, voxel_size: float = VOXEL_SIZE)
     readable: list[Frame] = []
     problems: list[str] = []
     sums: list[_VoxelSums] = []
+    frames = _keep_images(frames)
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(frames), MERGE_AFTER):
             some = frames[start : start + MERGE_AFTER]
@@ -79,6 +83,32 @@ def depth_edges(depth: Float32[Tensor, "H W"], *, step: int = 1) -> Bool[Tensor,
     farthest = functional.max_pool2d(depth[None], 3, stride=step, padding=1)[0]
     nearest = -functional.max_pool2d(-nearest[None], 3, stride=step, padding=1)[0]
     return farthest - nearest > EDGE * depth[::step, ::step]
+
+
+class _DecodedOnce:
+    """Reads an image for two callers but decodes it once: the first image is kept until the second caller takes it."""
+
+    def __init__(self, read_image: Callable[[], Float32[Tensor, "3 H W"]]) -> None:
+        self.read_image = read_image
+        self.kept: Tensor | None = None
+        self.is_new = True
+
+    def __call__(self) -> Float32[Tensor, "3 H W"]:
+        if self.kept is not None:
+            image, self.kept = self.kept, None
+            return image
+        image = self.read_image()
+        if self.is_new:
+            self.kept, self.is_new = image, False
+        return image
+
+
+def _keep_images(frames: Sequence[Frame]) -> list[Frame]:
+    """Let the first frames, as many as `KEPT` holds, decode their images once for the cloud and its next reader."""
+    sizes = torch.tensor([12 * frame.camera.width * frame.camera.height for frame in frames])
+    num_kept = int((sizes.cumsum(0) <= KEPT).sum())
+    kept = [replace(frame, read_image=_DecodedOnce(frame.read_image)) for frame in frames[:num_kept]]
+    return kept + list(frames[num_kept:])
 
 
 class _VoxelSums(NamedTuple):

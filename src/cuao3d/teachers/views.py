@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float32
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cuao3d.errors import InputError
 
-ReadImage = Callable[[], Float32[Tensor, "3 H W"]]
+ReadImage = Callable[[], Float32[Tensor, "3 H W"] | None]
 
 BATCH = 4
 """Images shown to a teacher at a time, if it takes several."""
@@ -21,7 +21,7 @@ BATCH = 4
 def describe_views(
     teacher: Any, images: Sequence[ReadImage], *, batch_size: int = BATCH
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Yield a teacher's maps (C, h, w) of each image, in order.
+    """Yield a teacher's maps (C, h, w) of each image, in order; an empty tuple for an image that could not be read.
 
     While a batch is described the next one is read; for a teacher on a GPU into pinned memory, so that copying it
     there costs no waiting. A batch for which the GPU has no memory is halved, and so are all after it; that is said
@@ -29,7 +29,7 @@ def describe_views(
 
     Args:
         teacher: Of `cuao3d.teachers.Teacher`; one that has `batch` is shown several images at a time.
-        images: Read them, RGB in [0, 1].
+        images: Each reads an image, RGB in [0, 1], or returns None if it could not.
         batch_size: Images at a time, at most.
 
     Raises:
@@ -44,13 +44,17 @@ def describe_views(
             assert coming is not None
             read = coming.result()
             coming = ahead.submit(_read, chunks[index + 1], pinned) if index + 1 < len(chunks) else None
-            for _, alike in groupby(read, key=lambda image: image.shape):
-                size = yield from _describe(teacher, list(alike), size)
+            for shape, group in groupby(read, key=lambda image: None if image is None else image.shape):
+                alike = list(group)
+                if shape is None:
+                    yield from [()] * len(alike)
+                else:
+                    size = yield from _describe(teacher, cast(list[Tensor], alike), size)
 
 
-def _read(images: Sequence[ReadImage], pinned: bool) -> list[Tensor]:
+def _read(images: Sequence[ReadImage], pinned: bool) -> list[Tensor | None]:
     read = [image() for image in images]
-    return [image.pin_memory() for image in read] if pinned else read
+    return [image.pin_memory() if pinned and image is not None else image for image in read]
 
 
 def _describe(teacher: Any, images: list[Tensor], size: int) -> Generator[tuple[Tensor, ...], None, int]:
