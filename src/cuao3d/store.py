@@ -62,6 +62,20 @@ class Lifting:
 
 
 @dataclass(frozen=True)
+class SceneSummary:
+    """What a scene's manifest says of it."""
+
+    num_points: int
+    """Points of its cloud."""
+    num_samples: int
+    """Sample points, one an occupied cell."""
+    num_seen: int
+    """Samples that at least one view sees."""
+    problems: tuple[str, ...]
+    """What was left out when the scene was read and lifted, a line each."""
+
+
+@dataclass(frozen=True)
 class StoredScene:
     """A scene as the store holds it: all its points, and features of those of its samples that a view sees."""
 
@@ -301,6 +315,16 @@ class Store:
         """Return how the lifting of a finished scene went, by teacher; of those for which it was measured."""
         path = self._folder(name) / LIFTING_FILE
         return {teacher: Lifting(**about) for teacher, about in _read_json(path).items()} if path.is_file() else {}
+
+    def summary(self, name: str) -> SceneSummary:
+        """Return what the manifest of a finished scene says of it; neither its points nor its features are read."""
+        path = self._folder(name) / "manifest.json"
+        manifest = _read_json(path)
+        try:
+            points, samples, seen = (int(manifest[key]) for key in ("num_points", "num_samples", "num_seen"))
+            return SceneSummary(points, samples, seen, tuple(manifest["problems"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise _damaged(path, f"{error}") from None
 
     def verify(self, name: str) -> None:
         """Read every byte of a finished scene and compare with its manifest.

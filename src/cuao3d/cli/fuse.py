@@ -49,9 +49,9 @@ def fuse(
     with Stages()("lifting") as said:
         settings = {"data": path.resolve().name, **reading} | ({} if precision == "fp32" else {"precision": precision})
         store = pipeline.fuse(dataset, loaded, out, cell=cell, settings=settings, batch_size=batch_size)
-        scenes = [store[name] for name in store.names()]
+        scenes = [store.summary(name) for name in store.names()]
         for line in (problem for scene in scenes for problem in scene.problems):
             print(f"left out: {line}", file=sys.stderr)
-        seen, total = sum(len(scene.seen_samples) for scene in scenes), sum(len(scene.num_views) for scene in scenes)
+        seen, total = sum(scene.num_seen for scene in scenes), sum(scene.num_samples for scene in scenes)
         said.append(f"{len(scenes)} scenes, {seen} of {total} samples seen, teachers {', '.join(names) or 'none'}")
     return 0
