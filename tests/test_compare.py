@@ -1,11 +1,15 @@
 import json
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 
+from conftest import ColorTeacher
 from cuao3d.cli import main
-from cuao3d.compare import BLOCK, compare
-from cuao3d.fusion import lift_measured, sample_cells, see
+from cuao3d.compare import BLOCK, _held_out, _miou, _without_points, compare
+from cuao3d.fusion import lift, lift_measured, sample_cells, see
+from cuao3d.labels import label_set
 from cuao3d.store import Lifting, Store, TeacherCard
 
 
@@ -22,8 +26,6 @@ class Blind:
 @pytest.fixture
 def store(synthetic_scene, tmp_path):
     """A red wall and a green picture, lifted by colours and by a teacher that sees nothing."""
-    from conftest import ColorTeacher
-
     teachers = (ColorTeacher(), Blind())
     store = Store.create(tmp_path / "store", cell=0.05, teachers={one.name: TeacherCard(3) for one in teachers})
     samples = sample_cells(synthetic_scene.points, store.cell)
@@ -53,9 +55,61 @@ def test_time_size_and_agreement_are_those_that_were_measured(store):
     assert color.gigabytes * 1e9 == len(store[scene].seen_samples) * 3 * 2  # three channels of two bytes
 
 
-def test_the_probe_learns_from_no_block_that_it_is_scored_on():
-    from cuao3d.compare import _held_out
+def add_again(store, scene, name, split, visible=True):
+    """Put a scene into the store once more, as another one; without what was measured, and if told unseen."""
+    samples = sample_cells(scene.points, store.cell)
+    scene = replace(scene, name=name, split=split, frames=scene.frames if visible else ())
+    visibility = see(scene, samples)
+    features = {one.name: lift(scene, visibility, one) for one in (ColorTeacher(), Blind())}
+    store.add_scene(scene, samples, visibility, features)
 
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_each_scene_is_opened_once_however_many_teachers_there_are(store, synthetic_scene, monkeypatch, split):
+    add_again(store, synthetic_scene, "other", split)
+    add_again(store, replace(synthetic_scene, labels=None, label_set=None), "unlabelled", "val")
+    opened, read = [], Store.__getitem__
+    monkeypatch.setattr(Store, "__getitem__", lambda store, name: opened.append(name) or read(store, name))
+    color, _ = compare(store)
+    assert sorted(opened) == ["other", "synthetic", "unlabelled"]
+    assert color.probe_split == ("other blocks" if split == "train" else "other scenes")
+    assert color.gigabytes * 1e9 == sum(len(read(store, name).seen_samples) for name in store.names()) * 3 * 2
+
+
+def test_points_that_no_view_sees_count_as_wrong(store, synthetic_scene):
+    """A probe that learns from the synthetic scene names the same points of its copy, and no unseen ones."""
+    add_again(store, synthetic_scene, "copy", "val")
+    scene, classes = store["copy"], label_set("scannet20")
+    assert compare(store)[0].probe_miou == pytest.approx(best_miou(scene, classes), abs=2)
+    add_again(store, synthetic_scene, "unseen", "val", visible=False)
+    assert compare(store)[0].probe_miou == pytest.approx(best_miou(scene, classes) / 2, abs=1)
+
+
+def best_miou(scene, classes):
+    """The score of a scene whose seen points are all right and whose others are all wrong, in percent."""
+    seen = scene.num_views[scene.sample_of_point] > 0
+    labels = classes.classes(scene.labels)
+    return 100 * sum(float(seen[labels == label].float().mean()) for label in labels.unique()) / len(labels.unique())
+
+
+@pytest.mark.parametrize("in_blocks", [False, True])
+def test_points_that_are_counted_in_groups_score_as_each_on_its_own(store, in_blocks):
+    scene, classes = store["synthetic"], label_set("scannet20")
+    predicted = torch.randint(len(classes), (len(scene.seen_samples),))
+    of_sample = dict(zip(scene.seen_samples.tolist(), predicted.tolist(), strict=True))
+    hits, union = Counter(), Counter()
+    for point, sample in enumerate(scene.sample_of_point.tolist()):
+        if in_blocks and not _held_out(scene.points[point : point + 1]):
+            continue
+        true, found = int(classes.classes(scene.labels)[point]), of_sample.get(sample)
+        union.update({true, found})
+        hits[true] += true == found
+    expected = [hits[label] / union[label] for label in hits]
+    labelled = _without_points(scene, scene.labels, ["color"])
+    assert _miou([(labelled, predicted)], classes, in_blocks=in_blocks) == pytest.approx(100 * sum(expected) / 2)
+
+
+def test_the_probe_learns_from_no_block_that_it_is_scored_on():
     points = torch.tensor([[0.5, 0.5, 0], [1.5, 0.5, 0], [1.5, 1.5, 9], [-0.5, 0.5, 0]]) * BLOCK
     assert _held_out(points).tolist() == [False, True, False, True]
 

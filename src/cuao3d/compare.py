@@ -1,6 +1,7 @@
 """Teachers side by side on one's own scenes: time, size, agreement between views, quality where there are labels."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -70,25 +71,24 @@ def compare(store: Store, teachers: Sequence[str] = (), *, progress: Progress | 
             f"{store.path} has no features of {', '.join(unknown)}, only of {', '.join(store.teachers) or 'none'}. "
             "Lift them first: cuao3d fuse DATA --teachers ... --out STORE"
         )
-    scenes = store.names()
-    if not scenes:
+    if not store.names():
         raise InputError(f"{store.path} holds no finished scene. Run `cuao3d fuse` again to finish it.")
-    labelled = [name for name in scenes if store[name].labels is not None]
-    classes = _classes(store, labelled)
+    num_bytes, labelled = _open_scenes(store, names)
+    classes = _classes(labelled)
     rows = []
     for done, name in enumerate(names, start=1):
-        lifting = [about[name] for scene in scenes if name in (about := store.lifting(scene))]
+        lifting = [about[name] for scene in store.names() if name in (about := store.lifting(scene))]
         num_views = sum(about.num_views for about in lifting)
         agreements = [about.agreement for about in lifting if about.agreement is not None]
         card = store.teachers[name]
-        zero_shot = _zero_shot(store, labelled, name, classes) if classes and card.text else None
-        probed = _probe(store, labelled, name, classes) if classes else (None, None)
+        zero_shot = _zero_shot(labelled, name, classes, card.text) if classes and card.text else None
+        probed = _probe(labelled, name, classes) if classes else (None, None)
         rows.append(
             Comparison(
                 teacher=name,
                 num_channels=card.num_channels,
                 seconds_per_view=sum(about.seconds for about in lifting) / num_views if num_views else None,
-                gigabytes=sum(store[scene].features(name).nbytes for scene in scenes) / 1e9,
+                gigabytes=num_bytes[name] / 1e9,
                 agreement=sum(agreements) / len(agreements) if agreements else None,
                 zero_shot_miou=zero_shot,
                 probe_miou=probed[0],
@@ -101,46 +101,93 @@ def compare(store: Store, teachers: Sequence[str] = (), *, progress: Progress | 
     return rows
 
 
-def _classes(store: Store, labelled: Sequence[str]) -> LabelSet | None:
-    """Return the classes that the labelled scenes speak, if there are any and they agree."""
-    names = {store[name].label_set for name in labelled}
+@dataclass(frozen=True)
+class _Labelled:
+    """What scores need of a labelled scene once it is closed: much less than its points."""
+
+    label_set: str | None
+    is_train: bool
+    features: Mapping[str, Float[Tensor, "V C"]]
+    """Features of each teacher, mapped from disk."""
+    label_of_seen: Int64[Tensor, "V"]
+    """Label of each seen sample's own point."""
+    held_out: Bool[Tensor, "V"]
+    """Whether that point lies in a block that a probe is scored on."""
+    row: Int64[Tensor, "G"]
+    """Points are counted in groups: which row of the features describes them; -1 where no view sees their sample."""
+    label: Int64[Tensor, "G"]
+    """Their label."""
+    in_block: Bool[Tensor, "G"]
+    """Whether they lie in a block that a probe is scored on."""
+    count: Int64[Tensor, "G"]
+    """How many they are."""
+
+
+def _open_scenes(store: Store, teachers: Sequence[str]) -> tuple[Counter[str], list[_Labelled]]:
+    """Open each scene of a store once; return the bytes of each teacher's features, and the labelled scenes."""
+    num_bytes: Counter[str] = Counter()
+    labelled = []
+    for name in store.names():
+        scene = store[name]
+        num_bytes.update({teacher: scene.features(teacher).nbytes for teacher in teachers})
+        if scene.labels is not None:
+            labelled.append(_without_points(scene, scene.labels, teachers))
+    return num_bytes, labelled
+
+
+def _without_points(scene: StoredScene, labels: Int64[Tensor, "N"], teachers: Sequence[str]) -> _Labelled:
+    row_of_sample = torch.full((len(scene.num_views),), -1)
+    row_of_sample[scene.seen_samples] = torch.arange(len(scene.seen_samples))
+    labels = labels.where((labels >= 0) & (labels <= UNLABELLED), UNLABELLED)
+    in_block, own = _held_out(scene.points), scene.index_of_sample[scene.seen_samples]
+    # One number a group: `torch.unique(dim=0)` of its three takes many times as long.
+    key = ((row_of_sample[scene.sample_of_point] + 1) * 2 + in_block) * (UNLABELLED + 1) + labels
+    group, count = torch.unique(key, return_counts=True)
+    row_and_block = group // (UNLABELLED + 1)
+    return _Labelled(
+        label_set=scene.label_set,
+        is_train=scene.split == "train",
+        features={teacher: scene.features(teacher) for teacher in teachers},
+        label_of_seen=labels[own],
+        held_out=in_block[own],
+        row=row_and_block // 2 - 1,
+        label=group % (UNLABELLED + 1),
+        in_block=row_and_block % 2 == 1,
+        count=count,
+    )
+
+
+def _classes(labelled: Sequence[_Labelled]) -> LabelSet | None:
+    """Return the classes that the labelled scenes are labelled with, if there are any and they agree."""
+    names = {scene.label_set for scene in labelled}
     return label_set(name) if len(names) == 1 and (name := names.pop()) is not None else None
 
 
-def _zero_shot(store: Store, labelled: Sequence[str], teacher: str, classes: LabelSet) -> float:
-    vectors = class_vectors(load_text_encoder(store.teachers[teacher].text or ""), classes)
-    scenes = (store[name] for name in labelled)
-    predicted = ((scene, classify(scores(scene.features(teacher), vectors)), None) for scene in scenes)
+def _zero_shot(labelled: Sequence[_Labelled], teacher: str, classes: LabelSet, text: str) -> float:
+    vectors = class_vectors(load_text_encoder(text), classes)
+    predicted = ((scene, classify(scores(scene.features[teacher], vectors))) for scene in labelled)
     return _miou(predicted, classes)
 
 
-def _probe(store: Store, labelled: Sequence[str], teacher: str, classes: LabelSet) -> tuple[float, Any]:
+def _probe(labelled: Sequence[_Labelled], teacher: str, classes: LabelSet) -> tuple[float, Any]:
     """Return the score of a linear probe, and what it is of."""
-    apart = {name: store[name].split != "train" for name in labelled}
-    by_scene = len(set(apart.values())) == 2
-    share = max(1, MOST_ROWS // max(1, len(labelled)))
+    by_scene = len({scene.is_train for scene in labelled}) == 2
+    share = max(1, MOST_ROWS // len(labelled))
     features, targets = [], []
-    for name in labelled:
-        scene = store[name]
-        of_seen = classes.classes(_labels(scene))[scene.index_of_sample[scene.seen_samples]]
-        learned = torch.full_like(of_seen, not apart[name], dtype=torch.bool)
-        if not by_scene:
-            learned = ~_held_out(scene.sample_points[scene.seen_samples])
+    for scene in labelled:
+        of_seen = classes.classes(scene.label_of_seen)
+        learned = torch.full_like(scene.held_out, scene.is_train) if by_scene else ~scene.held_out
         rows = torch.nonzero(learned & (of_seen != UNLABELLED)).squeeze(1)
         rows = rows[:: max(1, len(rows) // share)]
-        features.append(scene.features(teacher)[rows].float())
+        features.append(scene.features[teacher][rows].float())
         targets.append(of_seen[rows])
     if not sum(map(len, targets)):
         return float("nan"), None
     predict = _ridge(torch.cat(features), torch.cat(targets), len(classes))
-
-    def predicted() -> Iterator[tuple[StoredScene, Tensor, Tensor | None]]:
-        for name in labelled:
-            if apart[name] or not by_scene:
-                scene = store[name]
-                yield scene, predict(scene.features(teacher).float()), None if by_scene else _held_out(scene.points)
-
-    return _miou(predicted(), classes), "other scenes" if by_scene else "other blocks"
+    scored = (scene for scene in labelled if not (by_scene and scene.is_train))
+    predicted = ((scene, predict(scene.features[teacher].float())) for scene in scored)
+    score = _miou(predicted, classes, in_blocks=not by_scene)
+    return score, "other scenes" if by_scene else "other blocks"
 
 
 def _ridge(features: Float[Tensor, "R C"], targets: Int64[Tensor, "R"], num_classes: int) -> Callable[[Tensor], Tensor]:
@@ -163,22 +210,17 @@ def _ridge(features: Float[Tensor, "R C"], targets: Int64[Tensor, "R"], num_clas
     return predict
 
 
-def _miou(predicted: Iterator[tuple[StoredScene, Tensor, Tensor | None]], classes: LabelSet) -> float:
-    """Score the classes of the seen samples of scenes on the original points, or on some of these."""
+def _miou(
+    predicted: Iterable[tuple[_Labelled, Int64[Tensor, "V"]]], classes: LabelSet, *, in_blocks: bool = False
+) -> float:
+    """Score the classes of the seen samples of scenes on the original points, or on those in blocks held out."""
     confusion = torch.zeros(len(classes) + 1, len(classes), dtype=torch.int64)
-    for scene, of_seen, chosen in predicted:
-        of_sample = torch.full((len(scene.num_views),), UNLABELLED)
-        of_sample[scene.seen_samples] = of_seen
-        of_point, labels = of_sample[scene.sample_of_point], classes.classes(_labels(scene))
-        if chosen is not None:
-            of_point, labels = of_point[chosen], labels[chosen]
-        confusion += confusion_matrix(of_point, labels, len(classes))
+    for scene, of_seen in predicted:
+        of_group = torch.nn.functional.pad(of_seen, (0, 1), value=UNLABELLED)[scene.row]  # the last for row -1
+        count = scene.count * scene.in_block if in_blocks else scene.count
+        labels = classes.classes(scene.label)
+        confusion += confusion_matrix(of_group.repeat_interleave(count), labels.repeat_interleave(count), len(classes))
     return 100 * measure(confusion).miou
-
-
-def _labels(scene: StoredScene) -> Int64[Tensor, "N"]:
-    assert scene.labels is not None
-    return scene.labels
 
 
 def _held_out(points: Float[Tensor, "N 3"]) -> Bool[Tensor, "N"]:
