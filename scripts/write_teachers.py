@@ -4,7 +4,7 @@ from pathlib import Path
 
 import tyro
 
-from cuao3d.download import WEIGHTS, size_in_words
+from cuao3d.download import CARDS, size_in_words
 
 BEGIN, END = "<!-- weights -->\n", "<!-- end of weights -->\n"
 
@@ -23,7 +23,7 @@ def table() -> str:
         "| name | source, then mirrors | size | licence | for a student distilled from it |",
         "|---|---|---|---|---|",
     ]
-    for name, weights in WEIGHTS.items():
+    for name, weights in CARDS.items():
         source = weights.repository if weights.on_page else f"`{weights.repository}`"
         sources = ", ".join([source, *(f"`{mirror}`" for mirror in weights.mirrors)])
         lines.append(f"| `{name}` | {sources} | {size_in_words(weights)} | {weights.licence} | {weights.distilled} |")

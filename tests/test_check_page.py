@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 
 from cuao3d.check import check
-from cuao3d.check.cost import CHANNELS, Prospect, estimate, prospects
+from cuao3d.check.cost import Prospect, estimate, prospects
 from cuao3d.check.options import capture_options, fix
 from cuao3d.check.page import write_page
 from cuao3d.cli import main
 from cuao3d.readers import open_dataset
 from cuao3d.scene import Scene
-from cuao3d.teachers import TEACHERS
 
 ROOT = Path(__file__).parents[1]
 
@@ -130,12 +129,17 @@ def test_teachers_that_are_here_are_measured(room_folder: Path):
         prospects(["lsg"], scene, cell=0.1)
 
 
+<<<<<<< HEAD
 def test_every_teacher_that_needs_weights_has_its_channels():
     assert {name for name in TEACHERS if not name.startswith("mini-")} <= set(CHANNELS)
 
 
 def test_estimates_are_close_to_what_a_store_takes(room_folder: Path, tmp_path: Path):
     scene = open_dataset(room_folder)[0]
+=======
+def test_estimates_are_close_to_what_a_store_takes(tmp_path: Path):
+    scene = open_dataset(LOUNGE)[0]
+>>>>>>> f7b3389 (Weights: one card holds width, text side and licence; LSeg's says that its checkpoint has none)
     cell = 0.05
     main(["fuse", str(room_folder), "--teachers", "mini-dino", "--cell", str(cell), "--out", str(tmp_path / "store")])
     taken = sum(file.stat().st_size for file in (tmp_path / "store").rglob("*.safetensors"))

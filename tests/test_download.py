@@ -1,9 +1,10 @@
+from dataclasses import replace
 from fnmatch import fnmatch
 
 import pytest
 
 from cuao3d import download
-from cuao3d.download import WEIGHTS, Weights, fetch, find, verify
+from cuao3d.download import CARDS, fetch, find, verify
 from cuao3d.files import sha256_of
 from cuao3d.teachers import TEACHERS
 
@@ -24,7 +25,9 @@ def put(cache, name, file="model.safetensors", content=b"weights"):
 
 
 def test_weights_that_are_not_here_say_how_to_get_them_their_size_and_licence():
-    with pytest.raises(FileNotFoundError, match=r"2.6 GB, licence: MIT.*cuao3d weights fetch lseg.*lseg=FOLDER"):
+    with pytest.raises(
+        FileNotFoundError, match=r"2.6 GB, licence: none for the checkpoint.*cuao3d weights fetch lseg.*lseg=FOLDER"
+    ):
         find("lseg")
 
 
@@ -50,7 +53,7 @@ def test_a_file_from_a_page_is_found_and_its_page_named_until_then(own_cache):
 
 def test_a_file_that_is_not_the_published_one_is_named(own_cache, monkeypatch):
     path = put(own_cache, "toy")
-    monkeypatch.setitem(WEIGHTS, "toy", Weights("a/b", "MIT", "", 1, sha256={"model.safetensors": "0" * 64}))
+    monkeypatch.setitem(CARDS, "toy", replace(CARDS["vit"], repository="a/b", sha256={"model.safetensors": "0" * 64}))
     with pytest.raises(ValueError, match=f"{path} is not the published file"):
         verify("toy")
     with pytest.raises(ValueError, match="is not the published file"):
@@ -75,7 +78,7 @@ def test_a_mirror_is_tried_where_the_first_repository_is_gone(monkeypatch, tmp_p
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     monkeypatch.setattr(constants, "is_offline_mode", lambda: False)
     assert fetch("stable-diffusion").name == "stable-diffusion"
-    assert asked == [(WEIGHTS["stable-diffusion"].repository, True), (WEIGHTS["stable-diffusion"].mirrors[0], True)]
+    assert asked == [(CARDS["stable-diffusion"].repository, True), (CARDS["stable-diffusion"].mirrors[0], True)]
 
 
 def test_offline_is_respected(monkeypatch):
@@ -87,16 +90,17 @@ def test_offline_is_respected(monkeypatch):
 
 
 def test_every_teacher_that_has_published_weights_is_in_the_table():
-    assert {name for name in TEACHERS if not name.startswith("mini-")} <= set(WEIGHTS)
-    for name, weights in WEIGHTS.items():
+    assert {name for name in TEACHERS if not name.startswith("mini-")} <= set(CARDS)
+    for name, weights in CARDS.items():
         assert weights.licence, name
         assert weights.distilled, name
         assert weights.megabytes > 0, name
+        assert weights.num_channels > 0, name
         assert weights.files, name
 
 
 def test_code_is_never_asked_for():
-    for name, weights in WEIGHTS.items():
+    for name, weights in CARDS.items():
         for file in ("modeling.py", "unet/modeling.py", "tokenizer/tokenization.py", "weights.pkl"):
             assert not any(fnmatch(file, pattern) for pattern in weights.files), name
 

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from cuao3d import download
 from cuao3d.files import sha256_of
 from cuao3d.teachers import Teacher, load_teacher
 from cuao3d.teachers.lseg import LSeg, LSegTeacher, load_lseg
@@ -172,7 +171,6 @@ def test_the_command_line_knows_it_by_name_and_where_it_lies(checkpoint, monkeyp
     assert isinstance(given, Teacher)
     assert (given.name, given.num_channels, given.text) == ("lseg", 512, f"lseg:{checkpoint}")
     assert given.weights_sha256 == sha256_of(checkpoint)
-    monkeypatch.setitem(download.WEIGHTS, "lseg", download.Weights("page://", "MIT", "", 1, ("demo_e200.ckpt",)))
     monkeypatch.setenv("CUAO3D_CACHE", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="weights fetch lseg"):
         load_teacher("lseg")

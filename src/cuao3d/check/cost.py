@@ -5,34 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cuao3d.download import WEIGHTS
+from cuao3d.download import CARDS
 from cuao3d.fusion import lift_measured, sample_cells, see
 from cuao3d.scene import Scene
-from cuao3d.teachers import TEACHERS, load_teacher
-
-CHANNELS = {
-    "lseg": 512,
-    "dinov2": 1024,
-    "dinov2-small": 384,
-    "dinov2-base": 768,
-    "dinov2-giant": 1536,
-    "dinov2-registers": 1024,
-    "dinov2-small-registers": 384,
-    "dinov2-base-registers": 768,
-    "dinov2-giant-registers": 1536,
-    "dinov3": 1024,
-    "dinov3-small": 384,
-    "dinov3-base": 768,
-    "stable-diffusion": 3200,
-    "stable-diffusion-2.1": 3200,
-    "clip": 512,
-    "clip-large": 768,
-    "siglip2": 768,
-    "siglip2-large": 1024,
-    "radio": 1280,
-    "vit": 1024,
-}
-"""Channels of teachers whose weights need not be here to say what they would take."""
+from cuao3d.teachers import load_teacher
 
 BYTES_STORED, BYTES_LIFTED = 2, 4
 """Of a feature in the store, and while it is summed; all teachers' are held in both ways when a scene is written."""
@@ -101,17 +77,14 @@ def estimate(scene: Scene, teachers: Sequence[Prospect], *, cell: float, seen: f
 
 def _prospect(spec: str, scene: Scene, cell: float) -> Prospect:
     name, _, _ = spec.partition("=")
-    known = name.replace("_", "-")
-    gigabytes = WEIGHTS[known].megabytes / 1000 if known in WEIGHTS else 0.0
-    absent = Prospect(name, CHANNELS.get(known, 0), None, gigabytes)
-    if known in CHANNELS and known not in TEACHERS:
-        return absent
+    card = CARDS.get(name.replace("_", "-"))
+    gigabytes = card.megabytes / 1000 if card else 0.0
     try:
         teacher: Any = load_teacher(spec)
     except (FileNotFoundError, ImportError):
-        if known not in CHANNELS or "=" in spec:
+        if card is None or "=" in spec:
             raise
-        return absent
+        return Prospect(name, card.num_channels, None, gigabytes)
     return Prospect(name, teacher.num_channels, _seconds_per_view(scene, teacher, cell), gigabytes)
 
 

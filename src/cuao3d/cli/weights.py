@@ -21,22 +21,22 @@ def weights(
     """
     from cuao3d import download
 
-    if unknown := sorted(set(names) - set(download.WEIGHTS)):
-        raise InputError(f"Unknown weights {', '.join(unknown)}; choose from {', '.join(download.WEIGHTS)}.")
+    if unknown := sorted(set(names) - set(download.CARDS)):
+        raise InputError(f"Unknown weights {', '.join(unknown)}; choose from {', '.join(download.CARDS)}.")
     if action == "list":
-        _print_weights(names or tuple(download.WEIGHTS))
+        _print_weights(names or tuple(download.CARDS))
     elif action == "fetch":
         if not names:
             raise InputError("Say which weights: cuao3d weights fetch lseg dinov2 stable-diffusion")
         for name in names:
-            about = download.WEIGHTS[name]
+            about = download.CARDS[name]
             print(f"{name}: {download.size_in_words(about)}, licence {about.licence}: {about.distilled}.")
             print(f"{name}: {download.fetch(name)}")
     else:
-        here = names or tuple(name for name in download.WEIGHTS if download.is_here(name))
+        here = names or tuple(name for name in download.CARDS if download.is_here(name))
         for name in here:
             for file, sha256 in download.verify(name).items():
-                known = "as published" if file in download.WEIGHTS[name].sha256 else "nothing to compare with is known"
+                known = "as published" if file in download.CARDS[name].sha256 else "nothing to compare with is known"
                 print(f"{name}: {file} {sha256} ({known})")
         if not here:
             print("No published weights are on this machine. See: cuao3d weights list")
@@ -51,7 +51,7 @@ def _print_weights(names: tuple[str, ...]) -> None:
     table.add_column("source, mirrors", overflow="fold")
     table.add_column("here", overflow="fold")
     for name in names:
-        about = download.WEIGHTS[name]
+        about = download.CARDS[name]
         table.add_row(
             name,
             download.size_in_words(about),

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cuao3d.download import CARDS
 from cuao3d.teachers.patches import PatchTeacher, text_of
 
 
@@ -25,7 +26,7 @@ class CLIPDense(PatchTeacher):
     Its positions were learned at one size, and are interpolated to that of the image.
     """
 
-    licence = "MIT"
+    licence = CARDS["clip"].licence
     classes = {"clip": "CLIPVisionModelWithProjection"}
     unused = ("text_model.", "text_projection.", "logit_scale", "vision_model.embeddings.position_ids")
 

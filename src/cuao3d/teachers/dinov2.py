@@ -6,6 +6,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from cuao3d.download import CARDS
 from cuao3d.teachers.huggingface import Preprocessing
 from cuao3d.teachers.patches import PatchTeacher
 
@@ -24,7 +25,7 @@ class DINOv2(PatchTeacher):
     """
 
     loss = "l1"
-    licence = "Apache-2.0"
+    licence = CARDS["dinov2"].licence
     classes = {"dinov2": "Dinov2Model", "dinov2_with_registers": "Dinov2WithRegistersModel"}
 
     def __init__(

@@ -5,6 +5,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from cuao3d.download import CARDS
 from cuao3d.teachers.patches import PatchTeacher
 
 
@@ -15,7 +16,7 @@ class DINOv3(PatchTeacher):
     are of another architecture and are not read.
     """
 
-    licence = "DINOv3 License"
+    licence = CARDS["dinov3"].licence
     classes = {"dinov3_vit": "DINOv3ViTModel"}
 
     def __init__(self, weights: Path | None = None, *, name: str = "dinov3", long_side: int | None = None) -> None:

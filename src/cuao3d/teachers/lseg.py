@@ -16,7 +16,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from cuao3d.download import find
+from cuao3d.download import CARDS, find
 from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import sha256_of
 from cuao3d.teachers.network import Level, NetworkTeacher
@@ -41,8 +41,8 @@ class LSegTeacher(NetworkTeacher):
     """LSeg as a teacher: a vector in CLIP's text space for every 2 x 2 pixels, up to unit length."""
 
     name = "lseg"
-    num_channels = 512
-    licence = "MIT"
+    num_channels = CARDS["lseg"].num_channels
+    licence = CARDS["lseg"].licence
     levels = (Level(512, 2.0),)
 
     def __init__(self, weights: Path | None = None, *, long_side: int = 640, mirror: Mirror = "mean") -> None:

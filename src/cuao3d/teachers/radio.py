@@ -5,6 +5,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from cuao3d.download import CARDS
 from cuao3d.teachers.huggingface import Preprocessing
 from cuao3d.teachers.patches import PatchTeacher
 
@@ -26,7 +27,7 @@ class RADIO(PatchTeacher):
     use, under a licence of their own.
     """
 
-    licence = "NVIDIA Open Model License"
+    licence = CARDS["radio"].licence
     classes = {"radio": "RadioModel"}
     unused = ("radio_model.adaptors.",)
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cuao3d.download import CARDS
 from cuao3d.teachers.patches import PatchTeacher, text_of
 
 
@@ -23,7 +24,7 @@ class SigLIP2(PatchTeacher):
     at one size, and are interpolated to that of the image.
     """
 
-    licence = "Apache-2.0"
+    licence = CARDS["siglip2"].licence
     classes = {"siglip": "SiglipVisionModel"}
     unused = ("text_model.", "logit_scale", "logit_bias")
 

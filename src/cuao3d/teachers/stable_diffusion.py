@@ -17,7 +17,7 @@ from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from cuao3d.download import find
+from cuao3d.download import CARDS, find
 from cuao3d.errors import InputError, NotFoundError, NotInstalledError
 from cuao3d.files import sha256_of
 from cuao3d.teachers.network import Level, NetworkTeacher
@@ -25,7 +25,7 @@ from cuao3d.teachers.network import Level, NetworkTeacher
 PARTS = "model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/"
 """What a folder in the format of diffusers holds."""
 
-LICENCES = {768: "CreativeML OpenRAIL-M", 1024: "CreativeML OpenRAIL++-M"}
+LICENCES = {768: CARDS["stable-diffusion"].licence, 1024: CARDS["stable-diffusion-2.1"].licence}
 """Licences of 1.x and 2.x, by the width of the words that their U-Nets read."""
 
 MULTIPLE = 64

@@ -5,6 +5,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from cuao3d.download import CARDS
 from cuao3d.teachers.patches import PatchTeacher
 
 
@@ -14,7 +15,7 @@ class ViT(PatchTeacher):
     Its positions were learned at one size, and are interpolated to that of the image.
     """
 
-    licence = "Apache-2.0"
+    licence = CARDS["vit"].licence
     classes = {"vit": "ViTModel"}
     unused = ("classifier.", "pooler.")
     options = {"add_pooling_layer": False}

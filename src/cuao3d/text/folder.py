@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from cuao3d.download import WEIGHTS, find
+from cuao3d.download import CARDS, find
 from cuao3d.errors import InputError
 from cuao3d.teachers.huggingface import quiet, weight_files
 
@@ -24,10 +24,10 @@ def find_folder(kind: str, where: str) -> Path:
     """
     if where and Path(where).is_dir():
         folder = Path(where)
-    elif where in WEIGHTS:
+    elif where in CARDS:
         folder = find(where)
     else:
-        known = f", or a name: {', '.join(sorted(WEIGHTS))}" if WEIGHTS else ""
+        known = f", or a name: {', '.join(sorted(CARDS))}" if CARDS else ""
         raise InputError(f"Say where {kind} lies, {kind}:FOLDER{known}; there is no folder {where!r}.")
     weight_files(folder)
     return folder
