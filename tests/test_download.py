@@ -4,7 +4,7 @@ from fnmatch import fnmatch
 import pytest
 
 from cuao3d import download
-from cuao3d.download import CARDS, fetch, find, verify
+from cuao3d.download import CARDS, CheckedFile, fetch, find, verify
 from cuao3d.files import sha256_of
 from cuao3d.teachers import TEACHERS
 
@@ -12,14 +12,14 @@ from cuao3d.teachers import TEACHERS
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("CUAO3D_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "cache"
 
 
 def put(cache, name, file="model.safetensors", content=b"weights"):
     path = cache / "weights" / name / file
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
 
@@ -36,60 +36,52 @@ def test_unknown_weights_name_the_known_ones():
         find("dinno")
 
 
-def test_a_folder_of_ones_own_is_found(own_cache):
+def test_a_folder_of_ones_own_is_found_and_recorded_when_it_is_first_fetched(own_cache):
     path = put(own_cache, "dinov2")
     assert find("dinov2") == path.parent
+    assert verify("dinov2") == (CheckedFile("model.safetensors", sha256_of(path), "not recorded"),)
     assert fetch("dinov2") == path.parent
-    assert verify("dinov2") == {"model.safetensors": sha256_of(path)}
+    assert verify("dinov2") == (CheckedFile("model.safetensors", sha256_of(path), "recorded at first use"),)
+    path.write_bytes(b"other weights")
+    with pytest.raises(ValueError, match=f"{path} is not the file that was recorded at first use"):
+        verify("dinov2")
+
+
+def test_a_folder_without_weights_is_not_here(own_cache):
+    put(own_cache, "dinov2", "config.json")
+    with pytest.raises(FileNotFoundError, match="'dinov2' are not on this machine"):
+        find("dinov2")
+    assert put(own_cache, "vit", "pytorch_model.bin").parent == find("vit")
+
+
+def test_a_file_that_is_lost_from_a_folder_of_ones_own_is_named(own_cache):
+    tokenizer = put(own_cache, "clip", "vocab.json")
+    put(own_cache, "clip")
+    fetch("clip")
+    tokenizer.unlink()
+    with pytest.raises(FileNotFoundError, match=r"'clip' lack vocab\.json"):
+        verify("clip")
 
 
 def test_a_file_from_a_page_is_found_and_its_page_named_until_then(own_cache):
     with pytest.raises(FileNotFoundError, match=r"drive\.google\.com.*demo_e200\.ckpt"):
         fetch("lseg")
     path = put(own_cache, "lseg", "demo_e200.ckpt")
-    assert find("lseg") == path
-    assert verify("lseg") == {"demo_e200.ckpt": sha256_of(path)}
+    assert find("lseg") == fetch("lseg") == path
+    assert verify("lseg") == (CheckedFile("demo_e200.ckpt", sha256_of(path), "recorded at first use"),)
 
 
 def test_a_file_that_is_not_the_published_one_is_named(own_cache, monkeypatch):
     path = put(own_cache, "toy")
     monkeypatch.setitem(CARDS, "toy", replace(CARDS["vit"], repository="a/b", sha256={"model.safetensors": "0" * 64}))
-    with pytest.raises(ValueError, match=f"{path} is not the published file"):
-        verify("toy")
-    with pytest.raises(ValueError, match="is not the published file"):
-        fetch("toy")
+    for check in (verify, fetch):
+        with pytest.raises(ValueError, match=f"{path} is not the file that was published"):
+            check("toy")
+    monkeypatch.setitem(CARDS, "toy", replace(CARDS["toy"], sha256={"model.safetensors": sha256_of(path)}))
+    assert verify("toy") == (CheckedFile("model.safetensors", sha256_of(path), "published"),)
 
 
-def test_a_mirror_is_tried_where_the_first_repository_is_gone(monkeypatch, tmp_path):
-    import huggingface_hub
-    from huggingface_hub import constants
-
-    asked = []
-
-    def snapshot_download(repository, *, allow_patterns=None, local_files_only=False):
-        if local_files_only:
-            raise huggingface_hub.errors.LocalEntryNotFoundError("not cached")
-        asked.append((repository, "unet/*model.safetensors" in allow_patterns))
-        if len(asked) < 2:
-            raise OSError("404: Repository Not Found")
-        put(tmp_path / "cache", "stable-diffusion")
-        return str(tmp_path / "cache" / "weights" / "stable-diffusion")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    monkeypatch.setattr(constants, "is_offline_mode", lambda: False)
-    assert fetch("stable-diffusion").name == "stable-diffusion"
-    assert asked == [(CARDS["stable-diffusion"].repository, True), (CARDS["stable-diffusion"].mirrors[0], True)]
-
-
-def test_offline_is_respected(monkeypatch):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "is_offline_mode", lambda: True)
-    with pytest.raises(FileNotFoundError, match="HF_HUB_OFFLINE forbids"):
-        fetch("dinov2")
-
-
-def test_every_teacher_that_has_published_weights_is_in_the_table():
+def test_every_teacher_that_has_published_weights_has_a_card():
     assert {name for name in TEACHERS if not name.startswith("mini-")} <= set(CARDS)
     for name, weights in CARDS.items():
         assert weights.licence, name

@@ -1,20 +1,26 @@
 """Weights of published models: where they come from, what their licences mean, and where they lie on this machine."""
 
 import fnmatch
+import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
+from typing import Literal, NamedTuple
 
-from cuao3d.errors import InputError, NotFoundError, NotInstalledError
-from cuao3d.files import sha256_of
+from cuao3d.errors import InputError, NotFoundError
+from cuao3d.files import sha256_of, write_json
 
 MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 """What is needed of a model's repository: settings, vocabularies, weights. Never code."""
 
 OLD_WEIGHTS = "pytorch_model.bin"
 """Weights of a repository whose main branch has no safetensors; read for its tensors only."""
+
+WEIGHT_FILES = ("*.safetensors", "*.bin")
+"""Patterns of files that hold tensors."""
 
 FREE = "free, also for sale; keep the notice"
 BEHAVE = "free, also for sale; its list of forbidden uses passes on to what is made from it"
@@ -164,6 +170,44 @@ CARDS: dict[str, WeightsCard] = {
 """Cards by name; a teacher and its text encoder are found under the name of their weights."""
 
 
+Basis = Literal["published", "recorded at download", "recorded at first use", "not recorded"]
+"""What a file's SHA-256 is compared with."""
+
+
+class Place(NamedTuple):
+    """Where a set of weights lies."""
+
+    path: Path
+    """The folder of a model, or the one file that a page offers."""
+    repository: str | None
+    """Repository that gave it, which is in the Hugging Face cache; None where a person put the files there."""
+    revision: str | None
+    """Commit of that repository."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a set of weights was when it was fetched."""
+
+    repository: str | None
+    """Repository that gave it; None where a person put the files there."""
+    revision: str | None
+    """Commit of that repository."""
+    sha256: Mapping[str, str]
+    """SHA-256 by file, relative to the folder."""
+
+
+@dataclass(frozen=True)
+class CheckedFile:
+    """A file of weights that lies here, and what its SHA-256 was compared with."""
+
+    file: str
+    """Relative to the folder of the weights."""
+    sha256: str
+    basis: Basis
+    """Where the expected SHA-256 comes from; a file that is not recorded was compared with nothing."""
+
+
 def cache_folder() -> Path:
     """Return the folder in which cuao3d keeps what can be fetched or made again; `CUAO3D_CACHE` decides it."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cuao3d"
@@ -177,123 +221,235 @@ def find(name: str) -> Path:
         The folder of a model, or the one file that a page offers.
 
     Raises:
-        InputError: There are no weights of that name.
-        NotFoundError: They are not on this machine; says how to get them.
+        InputError: There are no weights of that name, or their record is damaged.
+        NotFoundError: They are not on this machine, or not all of them; says how to get them.
     """
-    weights = _named(name)
-    for place in _places(name, weights):
-        if place.exists():
-            return place
-    raise NotFoundError(
-        f"The weights {name!r} are not on this machine ({size_in_words(weights)}, licence: {weights.licence}). "
-        f"Get them: cuao3d weights fetch {name}. Or say where they lie: {name}=FOLDER."
-    )
+    return _find(name).path
 
 
 def is_here(name: str) -> bool:
-    """Say whether named weights are on this machine."""
-    return any(place.exists() for place in _places(name, _named(name)))
+    """Say whether named weights are on this machine, all of them."""
+    return _place(name, _named(name)) is not None
 
 
 def fetch(name: str) -> Path:
     """Download named weights into the Hugging Face cache, from the first repository that still has them.
 
+    The commit that was downloaded and the SHA-256 of each file are recorded; `verify` compares with them, and a
+    later download takes the same commit. Weights that are here are verified without touching the network.
+
     Returns:
-        Where they lie; downloaded before: without touching the network.
+        Where they lie.
 
     Raises:
-        InputError: There are no weights of that name, or a file is not the known one.
-        NotInstalledError: huggingface_hub is not installed.
+        InputError: There are no weights of that name, or a file is not the expected one.
         NotFoundError: No repository gave them, `HF_HUB_OFFLINE` is set, or a person has to download them; says how.
     """
-    weights = _named(name)
-    places = _places(name, weights)
-    if weights.on_page and not places[0].exists():
+    card = _named(name)
+    place = _place(name, card)
+    if place is None and card.on_page:
         raise NotFoundError(
-            f"{weights.files[0]} is offered on a page that only a browser can open: {weights.repository}. "
-            f"Download it there, and put it at {places[0]}."
+            f"{card.files[0]} is offered on a page that only a browser can open: {card.repository}. "
+            f"Download it there, and put it at {_own_path(name, card)}."
         )
-    found = next((place for place in places if place.exists()), None) or _download(name, weights)
+    place = place or _download(name, card)
+    if _record_of(name, place) is None:
+        _write_record(name, card, place)
     verify(name)
-    return found
+    return place.path
 
 
-def verify(name: str) -> dict[str, str]:
-    """Work out the SHA-256 of each file of weights that lie here.
+def verify(name: str) -> tuple[CheckedFile, ...]:
+    """Compare each file of weights that lie here with its published SHA-256, or with that recorded by `fetch`.
 
     Returns:
-        SHA-256 by file, relative to the folder.
+        The files; each is as expected, or nothing is known of it.
 
     Raises:
-        NotFoundError: They are not on this machine.
-        InputError: A file is not the known one.
+        NotFoundError: The weights, or some of their files, are not on this machine.
+        InputError: A file is not the expected one.
     """
-    place, known = find(name), _named(name).sha256
-    files = [place] if place.is_file() else sorted(_weight_files(place))
-    folder = place.parent if place.is_file() else place
-    found = {file.relative_to(folder).as_posix(): sha256_of(file) for file in files}
-    for file, sha256 in found.items():
-        if known.get(file, sha256) != sha256:
-            raise InputError(
-                f"{folder / file} is not the published file: its SHA-256 is {sha256}, not {known[file]}. Delete it and "
-                f"run `cuao3d weights fetch {name}`."
-            )
-    return found
+    card, place = _named(name), _find(name)
+    record, files = _record_of(name, place), _files(card, place.path)
+    if record and (lost := record.sha256.keys() - files):
+        raise _incomplete(name, lost)
+    return tuple(_check(name, record, file, path) for file, path in files.items())
 
 
-def size_in_words(weights: WeightsCard) -> str:
-    """Return the size of weights as a person says it."""
-    return f"{weights.megabytes / 1000:.1f} GB" if weights.megabytes > 999 else f"{weights.megabytes} MB"
+def lost_files(name: str) -> set[str]:
+    """Return files that `fetch` downloaded and that are gone, of weights whose other files are still in the cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    record = _read_record(name)
+    if record is None or record.repository is None:
+        return set()
+    found = {file: try_to_load_from_cache(record.repository, file, revision=record.revision) for file in record.sha256}
+    lost = {file for file, path in found.items() if not isinstance(path, str)}
+    return lost if len(lost) < len(found) else set()
+
+
+def size_in_words(card: WeightsCard) -> str:
+    """Return the size of weights in gigabytes or megabytes."""
+    return f"{card.megabytes / 1000:.1f} GB" if card.megabytes > 999 else f"{card.megabytes} MB"
 
 
 def _named(name: str) -> WeightsCard:
     if name not in CARDS:
-        raise InputError(f"Unknown weights {name!r}; choose from {sorted(CARDS)}.")
+        raise InputError(f"Unknown weights {name!r}; choose from {', '.join(CARDS)}.")
     return CARDS[name]
 
 
-def _places(name: str, weights: WeightsCard) -> list[Path]:
-    """List where named weights may lie: cuao3d's own folder, then the Hugging Face cache."""
-    own = cache_folder() / "weights" / name
-    if weights.on_page:
-        return [own / weights.files[0]]
-    places = [own]
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
-    except ImportError:
-        return places
-    for repository in (weights.repository, *weights.mirrors):
-        try:
-            folder = Path(snapshot_download(repository, local_files_only=True))
-        except LocalEntryNotFoundError:
-            continue
-        if _weight_files(folder):  # a stopped download leaves a folder of small files
-            places.append(folder)
-    return places
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    patterns = ("*.safetensors", "*.bin")
-    return [path for path in folder.rglob("*") if any(fnmatch.fnmatch(path.name, pattern) for pattern in patterns)]
-
-
-def _download(name: str, weights: WeightsCard) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.constants import is_offline_mode
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError:
-        raise NotInstalledError("Fetching weights needs huggingface_hub: pip install 'cuao3d[teachers]'") from None
-    if is_offline_mode():
-        raise NotFoundError(f"The weights {name!r} are not on this machine, and HF_HUB_OFFLINE forbids to get them.")
-    reasons = []
-    for repository in (weights.repository, *weights.mirrors):
-        try:
-            return Path(snapshot_download(repository, allow_patterns=list(weights.files)))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            reasons.append(f"{repository}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+def _find(name: str) -> Place:
+    card = _named(name)
+    if place := _place(name, card):
+        return place
+    if lost := lost_files(name):
+        raise _incomplete(name, lost)
     raise NotFoundError(
-        f"No repository gave the weights {name!r} ({'; '.join(reasons)}). Is there a network? If the model's page asks "
-        "to accept a licence, do so there and then run: hf auth login"
+        f"The weights {name!r} are not on this machine ({size_in_words(card)}, licence: {card.licence}). "
+        f"Get them: cuao3d weights fetch {name}. Or say where they lie: {name}=FOLDER."
     )
+
+
+def _incomplete(name: str, lost: Iterable[str]) -> NotFoundError:
+    return NotFoundError(
+        f"The weights {name!r} lack {', '.join(sorted(lost))}. Get what is missing: cuao3d weights fetch {name}."
+    )
+
+
+def _own_path(name: str, card: WeightsCard) -> Path:
+    """Return where a person puts weights: a folder, or the file of a page."""
+    folder = cache_folder() / "weights" / name
+    return folder / card.files[0] if card.on_page else folder
+
+
+def _place(name: str, card: WeightsCard) -> Place | None:
+    """Return where all files of weights lie: cuao3d's own folder, or the Hugging Face cache."""
+    own = _own_path(name, card)
+    if own.is_file() if card.on_page else _has_weights(own, card):
+        return Place(own, None, None)
+    cached = (_in_cache(repository, revision, card) for repository, revision in _sources(name, card))
+    return next((place for place in cached if place), None)
+
+
+def _sources(name: str, card: WeightsCard) -> Iterator[tuple[str, str]]:
+    """List repositories and their revisions in the order in which they are asked: first what was fetched before."""
+    if card.on_page:
+        return
+    record = _read_record(name)
+    if record and record.repository and record.revision:
+        yield record.repository, record.revision
+    yield card.repository, card.revision
+    for mirror in card.mirrors:
+        yield mirror, "main"
+
+
+def _in_cache(repository: str, revision: str, card: WeightsCard) -> Place | None:
+    """Return the folder of a repository in the Hugging Face cache, if all files that are needed are in it."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        # The patterns of the download: without them, newer versions of the library miss README.md and its like.
+        folder = snapshot_download(
+            repository, revision=revision, allow_patterns=list(card.files), local_files_only=True
+        )
+    except LocalEntryNotFoundError:
+        return None
+    return _cached_place(Path(folder), repository, card)
+
+
+def _cached_place(folder: Path, repository: str, card: WeightsCard) -> Place | None:
+    """Return the place of a folder of the cache, whose name is its commit; None where a stopped download left it."""
+    return Place(folder, repository, folder.name) if _has_weights(folder, card) else None
+
+
+def _has_weights(folder: Path, card: WeightsCard) -> bool:
+    """Say whether each part of a model has weights; older versions of the library do not look."""
+    expected = {PurePosixPath(file).parent for file in card.files if _matches(PurePosixPath(file).name, WEIGHT_FILES)}
+    weights = (PurePosixPath(file) for file, path in _files(card, folder).items() if path.is_file())
+    return expected <= {file.parent for file in weights if _matches(file.name, WEIGHT_FILES)}
+
+
+def _files(card: WeightsCard, place: Path) -> dict[str, Path]:
+    """Return the files of weights by their names relative to the folder."""
+    if place.is_file():
+        return {place.name: place}
+    paths = {path.relative_to(place).as_posix(): path for path in sorted(place.rglob("*")) if not path.is_dir()}
+    return {file: path for file, path in paths.items() if _matches(file, (*card.files, *WEIGHT_FILES))}
+
+
+def _matches(file: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatch(file, pattern) for pattern in patterns)
+
+
+def _download(name: str, card: WeightsCard) -> Place:
+    """Download weights from the first repository that gives all of them."""
+    from huggingface_hub import constants, snapshot_download
+
+    if constants.HF_HUB_OFFLINE:
+        raise NotFoundError(f"The weights {name!r} are not on this machine, and HF_HUB_OFFLINE forbids downloading.")
+    reasons: dict[str, str] = {}
+    for repository, revision in _sources(name, card):
+        try:
+            folder = snapshot_download(repository, revision=revision, allow_patterns=list(card.files))
+        except Exception as error:  # of requests, httpx or xet: what carries it differs between versions
+            reasons[repository] = str(error).strip().partition("\n")[0] or type(error).__name__
+            continue
+        if place := _cached_place(Path(folder), repository, card):
+            return place
+        reasons[repository] = "it holds no such weights, or the download was stopped"
+    raise NotFoundError(
+        f"No repository gave the weights {name!r} ({'; '.join(f'{name}: {why}' for name, why in reasons.items())}). "
+        "Is there a network? If the model's page asks to accept a licence, do so there and then run: hf auth login"
+    )
+
+
+def _record_path(name: str) -> Path:
+    return cache_folder() / "weights" / f"{name}.json"
+
+
+def _read_record(name: str) -> Record | None:
+    path = _record_path(name)
+    if not path.is_file():
+        return None
+    try:
+        return Record(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}). Delete it, and record the weights again: cuao3d weights fetch {name}."
+        ) from error
+
+
+def _record_of(name: str, place: Place) -> Record | None:
+    """Return the record of the weights at a place; None where it is of another place or commit."""
+    record = _read_record(name)
+    return record if record and (record.repository, record.revision) == place[1:] else None
+
+
+def _write_record(name: str, card: WeightsCard, place: Place) -> None:
+    sha256 = {file: _sha256_of_hub(path) or sha256_of(path) for file, path in _files(card, place.path).items()}
+    write_json(_record_path(name), asdict(Record(place.repository, place.revision, sha256)))
+
+
+def _sha256_of_hub(path: Path) -> str | None:
+    """Return the SHA-256 by which the hub names a large file; None for a small one, or in a cache without links."""
+    name = Path(os.readlink(path)).name if path.is_symlink() else ""
+    return name if re.fullmatch("[0-9a-f]{64}", name) else None
+
+
+def _check(name: str, record: Record | None, file: str, path: Path) -> CheckedFile:
+    """Compare a file with what is known of it."""
+    basis: Basis = "not recorded"
+    expected = found = sha256_of(path)
+    if file in CARDS[name].sha256:
+        basis, expected = "published", CARDS[name].sha256[file]
+    elif record and file in record.sha256:
+        basis, expected = "recorded at download" if record.revision else "recorded at first use", record.sha256[file]
+    if found != expected:
+        # A cached file is a link: were only the link deleted, the same content would be linked again.
+        raise InputError(
+            f"{path} is not the file that was {basis}: its SHA-256 is {found}, not {expected}. "
+            f"Delete {path.resolve()} and run: cuao3d weights fetch {name}."
+        )
+    return CheckedFile(file, found, basis)

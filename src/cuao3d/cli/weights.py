@@ -2,62 +2,63 @@
 
 from typing import Literal
 
-from rich.console import Console
-from rich.table import Table
 from tyro.conf import Positional
 
-from cuao3d.errors import InputError
+from cuao3d.errors import InputError, NotFoundError
 
 
 def weights(
     action: Positional[Literal["list", "fetch", "verify"]],
     names: Positional[tuple[str, ...]] = (),
 ) -> int:
-    """List the published weights of teachers, download some, or check what lies here against its SHA-256.
+    """List the published weights of teachers, download some, or check that the files here are unchanged.
 
     Args:
-        action: "list" tells source, licence, size and place of each; "fetch" and "verify" take names.
-        names: Which weights; to verify: all that are here unless given.
+        action: "list" shows source, licence, size and place; "fetch" downloads; "verify" compares each file with its
+            published SHA-256, or with that recorded when it was fetched.
+        names: Names of weights; "list" shows all and "verify" checks all that are here unless given.
     """
     from cuao3d import download
 
     if unknown := sorted(set(names) - set(download.CARDS)):
         raise InputError(f"Unknown weights {', '.join(unknown)}; choose from {', '.join(download.CARDS)}.")
     if action == "list":
-        _print_weights(names or tuple(download.CARDS))
+        _list(names or tuple(download.CARDS))
     elif action == "fetch":
         if not names:
-            raise InputError("Say which weights: cuao3d weights fetch lseg dinov2 stable-diffusion")
+            raise InputError(f"Say which weights: cuao3d weights fetch NAME; choose from {', '.join(download.CARDS)}.")
         for name in names:
-            about = download.CARDS[name]
-            print(f"{name}: {download.size_in_words(about)}, licence {about.licence}: {about.distilled}.")
+            print(_about(name), flush=True)
             print(f"{name}: {download.fetch(name)}")
     else:
-        here = names or tuple(name for name in download.CARDS if download.is_here(name))
+        here = names or tuple(name for name in download.CARDS if download.is_here(name) or download.lost_files(name))
         for name in here:
-            for file, sha256 in download.verify(name).items():
-                known = "as published" if file in download.CARDS[name].sha256 else "nothing to compare with is known"
-                print(f"{name}: {file} {sha256} ({known})")
+            for checked in download.verify(name):
+                print(f"{name}: {checked.file} {checked.sha256} ({checked.basis})")
         if not here:
             print("No published weights are on this machine. See: cuao3d weights list")
     return 0
 
 
-def _print_weights(names: tuple[str, ...]) -> None:
-    """Print what is known of weights."""
+def _list(names: tuple[str, ...]) -> None:
+    """Print what is known of weights, and where they lie."""
     from cuao3d import download
 
-    table = Table("weights", "size", "licence", "for a student distilled from it", box=None)
-    table.add_column("source, mirrors", overflow="fold")
-    table.add_column("here", overflow="fold")
     for name in names:
-        about = download.CARDS[name]
-        table.add_row(
-            name,
-            download.size_in_words(about),
-            about.licence,
-            about.distilled,
-            ", ".join((about.repository, *about.mirrors)),
-            str(download.find(name)) if download.is_here(name) else "-",
-        )
-    Console().print(table)
+        try:
+            place = f"here: {download.find(name)}"
+        except NotFoundError:
+            lost = sorted(download.lost_files(name))
+            place = f"incomplete: {', '.join(lost)} missing" if lost else "not on this machine"
+        card = download.CARDS[name]
+        print(_about(name))
+        print(f"    source: {', '.join((card.repository, *card.mirrors))}")
+        print(f"    {place}")
+
+
+def _about(name: str) -> str:
+    """Return size and licence of weights in one line."""
+    from cuao3d import download
+
+    card = download.CARDS[name]
+    return f"{name}: {download.size_in_words(card)}, licence {card.licence}: {card.distilled}."
