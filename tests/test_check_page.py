@@ -129,17 +129,8 @@ def test_teachers_that_are_here_are_measured(room_folder: Path):
         prospects(["lsg"], scene, cell=0.1)
 
 
-<<<<<<< HEAD
-def test_every_teacher_that_needs_weights_has_its_channels():
-    assert {name for name in TEACHERS if not name.startswith("mini-")} <= set(CHANNELS)
-
-
 def test_estimates_are_close_to_what_a_store_takes(room_folder: Path, tmp_path: Path):
     scene = open_dataset(room_folder)[0]
-=======
-def test_estimates_are_close_to_what_a_store_takes(tmp_path: Path):
-    scene = open_dataset(LOUNGE)[0]
->>>>>>> f7b3389 (Weights: one card holds width, text side and licence; LSeg's says that its checkpoint has none)
     cell = 0.05
     main(["fuse", str(room_folder), "--teachers", "mini-dino", "--cell", str(cell), "--out", str(tmp_path / "store")])
     taken = sum(file.stat().st_size for file in (tmp_path / "store").rglob("*.safetensors"))
