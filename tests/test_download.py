@@ -51,7 +51,9 @@ def test_a_folder_without_weights_is_not_here(own_cache):
     put(own_cache, "dinov2", "config.json")
     with pytest.raises(FileNotFoundError, match="'dinov2' are not on this machine"):
         find("dinov2")
-    assert put(own_cache, "vit", "pytorch_model.bin").parent == find("vit")
+    path = put(own_cache, "dinov2-small", "pytorch_model.bin")  # the old format, which is not what would be fetched
+    assert find("dinov2-small") == path.parent
+    assert [checked.file for checked in verify("dinov2-small")] == [path.name]
 
 
 def test_a_file_that_is_lost_from_a_folder_of_ones_own_is_named(own_cache):

@@ -153,6 +153,17 @@ def test_a_lost_file_is_named_until_it_is_fetched_again(hub, home, capsys):
     assert path.is_file()
 
 
+def test_weights_that_were_deleted_are_not_missed_and_those_put_in_their_place_are_not_compared(hub, home, capsys):
+    folder = fetch(capsys)
+    own = home / "cuao3d" / "weights" / "dinov2"
+    own.mkdir()
+    (own / "model.safetensors").write_bytes(b"weights of my own")
+    assert weights(capsys, "verify")[1].count("(not recorded)") == 1
+    shutil.rmtree(own)
+    shutil.rmtree(folder)
+    assert "No published weights are on this machine" in weights(capsys, "verify")[1]
+
+
 def test_what_is_fetched_again_is_of_the_commit_that_was_recorded(hub, home, capsys, monkeypatch):
     folder = fetch(capsys)
     monkeypatch.setitem(COMMITS, "main", "d" * 40)
