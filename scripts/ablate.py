@@ -35,7 +35,7 @@ PLAIN = ("cosine", "l1", "cosine")
 PAPER = ("cosine", "l1", "demeaned-cosine")
 AS_PAPER: dict[str, Any] = {"normalizers": (), "words": None, "balance": 0.0}
 """What `ours` adds, taken away."""
-ALL = recipes.MINI_TEACHERS
+ALL = tuple(recipes.MINI_TEACHERS)
 ARMS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "LSeg only": ((LSEG,), {"losses": PLAIN[:1], "weighting": "equal", **AS_PAPER}),
     "+ DINOv2": ((LSEG, DINO), {"losses": PLAIN[:2], "weighting": "equal", **AS_PAPER}),
@@ -155,7 +155,8 @@ def main(
 
 def _config(arm: str, rate: float, steps: int, seed: int) -> DistillConfig:
     teachers, changes = ARMS[arm]
-    return replace(recipes.mini(teachers=teachers, num_steps=steps, seed=seed), learning_rate=rate, **changes)
+    cards = {name: recipes.MINI_TEACHERS[name] for name in teachers}
+    return replace(recipes.mini(teachers=cards, num_steps=steps, seed=seed), learning_rate=rate, **changes)
 
 
 def _work(jobs: Sequence[Job], workers: int) -> None:

@@ -22,7 +22,7 @@ def test_the_shipped_student_is_what_its_card_says():
     assert file.stat().st_size <= 8_000_000
     assert card["sha256"] == sha256_of(file)
     run = load_run(SHIPPED_STUDENT)
-    assert tuple(run.student.num_channels) == recipes.MINI_TEACHERS
+    assert tuple(run.student.num_channels) == tuple(recipes.MINI_TEACHERS)
     assert run.voxel_size == recipes.MINI_VOXEL
     assert sum(parameter.numel() for parameter in run.student.parameters()) == card["num_parameters"]
 

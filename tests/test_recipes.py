@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import get_args
 
 import pytest
@@ -8,11 +8,22 @@ import torch
 from cuao3d.distill import distill
 from cuao3d.fusion import Visibility, sample_cells
 from cuao3d.objective import LossKind, WeightingKind
-from cuao3d.recipes import MINI_TEACHERS, WORDLESS, mini, mini_supervised, openscene, ours, paper, released_code
+from cuao3d.recipes import (
+    FOR_ANY_TEACHERS,
+    MINI_TEACHERS,
+    PAPER_TEACHERS,
+    RECIPES,
+    mini,
+    mini_supervised,
+    openscene,
+    ours,
+    paper,
+    released_code,
+    with_teachers,
+)
 from cuao3d.scene import Scene
 from cuao3d.store import Store, TeacherCard
 from cuao3d.student import ARCHITECTURES
-from cuao3d.teachers import TEACHERS
 from cuao3d.training import OPTIMIZERS
 
 
@@ -42,9 +53,36 @@ def test_the_paper_and_its_code_differ_as_the_method_says():
     assert (theirs.augmentation.rotation, theirs.augmentation.tilt, theirs.augmentation.scale) == (180, 2.8, 0.1)
 
 
-def test_teachers_that_answer_no_words_are_standardized():
+def test_teachers_without_a_text_encoder_are_standardized_whatever_they_are_called():
     assert ours().normalizers == mini().normalizers == ("none", "standardize", "standardize")
-    assert mini(teachers=("mini-diffusion", "another")).normalizers == ("standardize", "none")
+    strangers = {"dinov2": TeacherCard(4, text="clip"), "gray": TeacherCard(1), "siglip2": TeacherCard(4, text=None)}
+    for recipe in (ours, mini):
+        assert recipe(teachers=strangers).normalizers == ("none", "standardize", "standardize")
+        assert recipe(teachers=strangers).losses == ("cosine",) * 3
+
+
+def test_a_recipe_keeps_its_losses_for_the_teachers_that_it_knows():
+    strangers = {"gray": TeacherCard(1, loss="smooth-l1"), "stable_diffusion": TeacherCard(4, loss="l2")}
+    teachers = strangers | {"dinov2": TeacherCard(4, loss="cosine")}
+    assert paper(teachers=teachers).losses == ("smooth-l1", "demeaned-cosine", "l1")
+    assert released_code(teachers=teachers).losses == ("smooth-l1", "demeaned-cosine", "cosine")
+    assert openscene(teachers=teachers).losses == ("smooth-l1", "l2", "cosine")
+    for recipe in (paper, released_code, openscene):
+        assert recipe(teachers=teachers).teachers == ("gray", "stable_diffusion", "dinov2")
+        assert recipe(teachers=teachers).normalizers == ("none",) * 3
+
+
+def test_other_teachers_keep_the_loss_and_the_normalizer_that_a_configuration_gives_them():
+    changed = with_teachers(mini(), {"new": TeacherCard(1, loss="l1"), "mini-dino": MINI_TEACHERS["mini-dino"]})
+    assert (changed.losses, changed.normalizers) == (("l1", "cosine"), ("none", "standardize"))
+    assert with_teachers(mini(), MINI_TEACHERS) == mini()
+
+
+def test_recipes_have_names():
+    assert [recipe() for recipe in RECIPES.values()] == [mini(), ours(), paper(), released_code(), openscene()]
+    assert openscene().teachers == ("lseg",)
+    assert paper().teachers == released_code().teachers == ours().teachers == tuple(PAPER_TEACHERS)
+    assert set(FOR_ANY_TEACHERS) <= set(RECIPES)
 
 
 def test_mini_is_ours_at_another_size():
@@ -53,24 +91,16 @@ def test_mini_is_ours_at_another_size():
     assert {name for name in own if own[name] != small[name]} <= size | {"teachers"}
 
 
-def test_wordless_teachers_are_known_by_the_names_of_their_features():
-    silent = {name for name, make in TEACHERS.items() if "mini" in name and getattr(make, "text", None) is None}
-    assert silent <= set(WORDLESS)
-
-
 def test_the_bound_differs_from_mini_only_in_what_is_learned():
     bound, own = asdict(mini_supervised(num_steps=7)), asdict(mini(num_steps=7))
     shared = own.keys() & bound.keys() - {"points_per_scene"}  # labels cost nothing, so the bound looks at all of them
     assert {name: bound[name] for name in shared} == {name: own[name] for name in shared}
 
 
-@pytest.mark.parametrize("teachers", [MINI_TEACHERS, MINI_TEACHERS[:1]])
+@pytest.mark.parametrize("teachers", [MINI_TEACHERS, {"mini-lseg": MINI_TEACHERS["mini-lseg"]}])
 def test_mini_trains(tmp_path, teachers, toy_words):
     toy_words(4)
-    cards = {
-        name: TeacherCard(4, text=getattr(TEACHERS[name], "text", None), loss=TEACHERS[name].loss)
-        for name in MINI_TEACHERS
-    }
+    cards = {name: replace(card, num_channels=4) for name, card in MINI_TEACHERS.items()}
     store = Store.create(tmp_path / "store", cell=0.05, teachers=cards)
     points = torch.rand(200, 3, generator=torch.Generator().manual_seed(0))
     samples = sample_cells(points, store.cell)

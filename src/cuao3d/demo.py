@@ -88,22 +88,7 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_work
         raise InputError(f"The seed must lie in [0, {TEACHER_SEEDS // SEED_STRIDE}); it is {seed}.")
     stages = Stages(num_workers)
     store = _make_rooms(out / "store", seed, config, stages, num_workers)
-    taught_by = {"three-teachers": recipes.MINI_TEACHERS, "single-teacher": recipes.MINI_TEACHERS[:1]}
-    runs, supervised = {name: out / "runs" / name for name in taught_by}, out / "runs" / "supervised"
-    settings = {"num_steps": config.num_steps, "seed": seed}
-    jobs = {
-        name: partial(_train, distill, store, recipes.mini(teachers=taught_by[name], **settings), run)
-        for name, run in runs.items()
-    }
-    if config.supervised:
-        jobs["supervised"] = partial(_train, supervise, store, recipes.mini_supervised(**settings), supervised)
-    with stages("training") as said, training_bars(tuple(jobs)) as bars:
-        if num_workers > 1:
-            stages.num_workers = len(jobs)  # all at once: the last of three alone would leave a core without work
-        side_by_side(
-            list(jobs.values()), stages.num_workers, lambda job, done, total, line: bars[job](done, total, line)
-        )
-        said.append(f"{', '.join(jobs)}: {config.num_steps} steps each")
+    runs, supervised = _train_students(store, out / "runs", seed, config, stages, num_workers)
     ceiling: tuple[Row, ...] = ()
     with stages("evaluating") as said:
         rows = [*evaluate(store, Predictor.open(store), dataset="rooms")]
@@ -138,6 +123,32 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_work
     write_json(out / "results.json", results)
     write_report(out / "report.html", results, gallery)
     return results
+
+
+def _train_students(
+    store: Store, out: Path, seed: int, config: DemoConfig, stages: Stages, num_workers: int
+) -> tuple[dict[str, Path], Path]:
+    """Train the students of a demo side by side; return the folders of their runs and that of the ceiling."""
+    with_words = {name: card for name, card in store.teachers.items() if card.text is not None}
+    taught_by = {"three-teachers": store.teachers, "single-teacher": with_words}
+    runs, supervised = {name: out / name for name in taught_by}, out / "supervised"
+    jobs = {
+        name: partial(
+            _train, distill, store, recipes.mini(teachers=teachers, num_steps=config.num_steps, seed=seed), runs[name]
+        )
+        for name, teachers in taught_by.items()
+    }
+    if config.supervised:
+        ceiling = recipes.mini_supervised(num_steps=config.num_steps, seed=seed)
+        jobs["supervised"] = partial(_train, supervise, store, ceiling, supervised)
+    with stages("training") as said, training_bars(tuple(jobs)) as bars:
+        if num_workers > 1:
+            stages.num_workers = len(jobs)  # all at once: the last of three alone would leave a core without work
+        side_by_side(
+            list(jobs.values()), stages.num_workers, lambda job, done, total, line: bars[job](done, total, line)
+        )
+        said.append(f"{', '.join(jobs)}: {config.num_steps} steps each")
+    return runs, supervised
 
 
 def _train(learn: Callable[..., Path], store: Store, config: TrainConfig, out: Path, on_step: OnStep) -> None:

@@ -1,32 +1,34 @@
 """Recipes: complete configurations, one function each."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from cuao3d.augment import Augmentation
 from cuao3d.distill import DistillConfig
 from cuao3d.objective import LossKind, NormalizerKind
 from cuao3d.probe import SuperviseConfig
+from cuao3d.store import TeacherCard
+from cuao3d.teachers.mini import MiniDiffusion, MiniDino, MiniLSeg
 
-MINI_TEACHERS = ("mini-lseg", "mini-dino", "mini-diffusion")
-"""Teachers of the embedded rooms, the one that understands words first."""
+Teachers = Mapping[str, TeacherCard]
+"""Teachers to learn from, by name: `store.teachers`, or some of them."""
 
-PAPER_TEACHERS = ("lseg", "dinov2", "stable_diffusion")
-"""Teachers of the paper, the one that understands words first."""
+MINI_TEACHERS: Teachers = {
+    teacher.name: TeacherCard(teacher.num_channels, teacher.text, teacher.loss)
+    for teacher in (MiniLSeg, MiniDino, MiniDiffusion)
+}
+"""Teachers of the embedded rooms."""
 
-WORDLESS = (
-    "dinov2",
-    "dinov3",
-    "radio",
-    "stable_diffusion",
-    "stable_diffusion_2_1",
-    "vit",
-    "mini-dino",
-    "mini-diffusion",
-)
-"""Teachers that answer no words: their features are standardised before a cosine compares them. As they are, those of
-the small diffusion teacher all point nearly one way: its loss falls to nothing and its weight to a dozen, while it
-teaches little."""
+PAPER_TEACHERS: Teachers = {
+    "lseg": TeacherCard(512, text="lseg", loss="cosine"),
+    "dinov2": TeacherCard(1024, loss="l1"),
+    "stable_diffusion": TeacherCard(3200, loss="demeaned-cosine"),
+}
+"""Teachers of the paper, each with the paper's loss."""
+
+OPENSCENE_TEACHERS: Teachers = {"lseg": PAPER_TEACHERS["lseg"]}
+"""The teacher of OpenScene's published configurations."""
 
 MINI_CELL = 0.05
 """Edge of the cells that sample the embedded rooms, metres."""
@@ -35,17 +37,19 @@ MINI_VOXEL = 0.12
 """Edge of a student's voxel there, metres; the paper's is 0.02. In a few hundred steps, coarse voxels learn more."""
 
 
-def paper(*, seed: int = 0) -> DistillConfig:
+def paper(*, teachers: Teachers = PAPER_TEACHERS, seed: int = 0) -> DistillConfig:
     """Return what the paper describes.
 
-    It names an exponential decay without its pace (here: to a tenth), and no seed.
+    The paper names an exponential decay without its rate (here: to a tenth), and no seed.
 
     Args:
+        teachers: Teachers to learn from; those that the paper does not have keep the loss of their card.
         seed: Decides the initial weights and all that is random in training.
     """
-    return DistillConfig(
-        teachers=PAPER_TEACHERS,
+    config = DistillConfig(
+        teachers=tuple(PAPER_TEACHERS),
         losses=("cosine", "l1", "demeaned-cosine"),
+        normalizers=("none",) * 3,
         weighting="uncertainty",
         voxel_size=0.02,
         architecture="MinkUNet18A",
@@ -58,9 +62,10 @@ def paper(*, seed: int = 0) -> DistillConfig:
         augmentation=Augmentation(flip=True, elastic=True),
         seed=seed,
     )
+    return with_teachers(config, teachers)
 
 
-def released_code(*, seed: int = 1463) -> DistillConfig:
+def released_code(*, teachers: Teachers = PAPER_TEACHERS, seed: int = 1463) -> DistillConfig:
     """Return what the released code does.
 
     From its second step on it runs at ten times the rate it states; that rate stands here. Its "epoch" shows every
@@ -68,11 +73,13 @@ def released_code(*, seed: int = 1463) -> DistillConfig:
     mode; neither is repeated.
 
     Args:
+        teachers: Teachers to learn from; those that the released code does not have keep the loss of their card.
         seed: Decides the initial weights and all that is random in training; 1463 for ScanNet, 3407 for Matterport.
     """
-    return DistillConfig(
-        teachers=PAPER_TEACHERS,
+    config = DistillConfig(
+        teachers=tuple(PAPER_TEACHERS),
         losses=("cosine", "cosine", "demeaned-cosine"),
+        normalizers=("none",) * 3,
         weighting="uncertainty-squared",
         voxel_size=0.02,
         architecture="MinkUNet18A",
@@ -85,34 +92,40 @@ def released_code(*, seed: int = 1463) -> DistillConfig:
         augmentation=Augmentation(flip=True, rotation=180.0, tilt=2.8, scale=0.1),
         seed=seed,
     )
+    return with_teachers(config, teachers)
 
 
-def openscene(*, seed: int = 1463) -> DistillConfig:
+def openscene(*, teachers: Teachers = OPENSCENE_TEACHERS, seed: int = 1463) -> DistillConfig:
     """Return what OpenScene distils one language teacher with: `config/scannet/ours_lseg.yaml` of its repository.
 
     Its "epoch" shows every scene five times, and the fused features that it published hold 20,000 points of a scene.
 
     Args:
+        teachers: Teachers to learn from, one in OpenScene; those that it does not have keep the loss of their card.
         seed: Decides the initial weights and all that is random in training.
     """
-    return replace(
+    config = replace(
         released_code(seed=seed),
         teachers=("lseg",),
         losses=("cosine",),
+        normalizers=("none",),
         weighting="equal",
         num_epochs=100 * 5,
         batch_size=8,
         points_per_scene=20_000,
         learning_rate=1e-4,
     )
+    return with_teachers(config, teachers)
 
 
-def ours(*, teachers: tuple[str, ...] = PAPER_TEACHERS, seed: int = 0) -> DistillConfig:
+def ours(*, teachers: Teachers = PAPER_TEACHERS, seed: int = 0) -> DistillConfig:
     """Return what wins on the embedded rooms (docs/ablation.md), at the paper's size.
 
-    A cosine for every teacher, the wordless ones standardised; the paper's sigmas at a rate of their own; a loss that
-    chooses among the names of NYU40, and points of rare names drawn more often, whatever set is asked for later. No
-    label is read. That table was made by small students in made rooms: on real scans this is untested.
+    A cosine for every teacher; the features of teachers without a text encoder are standardised first. As they are,
+    those of the small diffusion teacher all point nearly one way: its loss falls to nothing and its weight grows to a
+    dozen, while it teaches little. The paper's noise levels have a learning rate of their own. A further loss chooses
+    among the names of NYU40, and points of rare names are drawn more often, whatever set is asked for later. No label
+    is read. That table was made by small students in made rooms: on real scans this is untested.
 
     Args:
         teachers: Teachers to learn from.
@@ -122,9 +135,9 @@ def ours(*, teachers: tuple[str, ...] = PAPER_TEACHERS, seed: int = 0) -> Distil
     wordless: NormalizerKind = "standardize"
     return replace(
         paper(seed=seed),
-        teachers=teachers,
+        teachers=tuple(teachers),
         losses=(cosine,) * len(teachers),
-        normalizers=tuple(wordless if teacher in WORDLESS else "none" for teacher in teachers),
+        normalizers=tuple(wordless if card.text is None else "none" for card in teachers.values()),
         weighting="uncertainty" if len(teachers) > 1 else "equal",
         sigma_lr=1e-2,
         words="nyu40",
@@ -133,11 +146,11 @@ def ours(*, teachers: tuple[str, ...] = PAPER_TEACHERS, seed: int = 0) -> Distil
     )
 
 
-def mini(*, teachers: tuple[str, ...] = MINI_TEACHERS, num_steps: int = 1500, seed: int = 0) -> DistillConfig:
+def mini(*, teachers: Teachers = MINI_TEACHERS, num_steps: int = 1500, seed: int = 0) -> DistillConfig:
     """Return `ours` for the embedded rooms and two processor cores: a small student, coarse voxels, a high rate.
 
     Args:
-        teachers: Teachers to learn from, of `MINI_TEACHERS`.
+        teachers: Teachers to learn from.
         num_steps: Optimiser steps.
         seed: Decides the initial weights and all that is random in training.
     """
@@ -153,6 +166,39 @@ def mini_supervised(*, num_steps: int = 1500, seed: int = 0) -> SuperviseConfig:
     """
     training = _mini_training(num_steps) | {"points_per_scene": None}
     return SuperviseConfig(class_weights="inverse-root", seed=seed, **training)
+
+
+RECIPES: dict[str, Callable[..., DistillConfig]] = {
+    "mini": mini,
+    "ours": ours,
+    "paper": paper,
+    "released-code": released_code,
+    "openscene": openscene,
+}
+"""Recipes that the command line knows by name; each takes `teachers` and `seed`."""
+
+FOR_ANY_TEACHERS = ("mini", "ours")
+"""Recipes that learn from all teachers of a store unless told; the others from their own."""
+
+
+def with_teachers(config: DistillConfig, teachers: Teachers) -> DistillConfig:
+    """Learn from other teachers: those that a configuration knows keep its loss and normaliser.
+
+    Args:
+        config: Configuration whose other settings are kept.
+        teachers: Teachers to learn from; those that are new get the loss of their card, and no normaliser.
+    """
+    if tuple(teachers) == config.teachers:
+        return config
+    none: NormalizerKind = "none"
+    losses = dict(zip(config.teachers, config.losses, strict=False))
+    normalizers = dict(zip(config.teachers, config.normalizers, strict=False))
+    return replace(
+        config,
+        teachers=tuple(teachers),
+        losses=tuple(losses.get(name, cast(LossKind, card.loss)) for name, card in teachers.items()),
+        normalizers=tuple(normalizers.get(name, none) for name in teachers),
+    )
 
 
 _OPTIMIZATION: dict[str, Any] = {
