@@ -14,7 +14,7 @@ from cuao3d.batches import STILL, Batches
 from cuao3d.objective import RowMeans
 from cuao3d.progress import training_bars
 from cuao3d.run import CHECKPOINT
-from cuao3d.training import TrainConfig, rate_fraction, train
+from cuao3d.training import NOISE_GROUP, STUDENT_GROUP, TrainConfig, rate_fraction, train
 from test_batches import make_scene
 
 CONFIG = TrainConfig(voxel_size=0.1, num_steps=7, batch_size=2, augmentation=STILL, checkpoint_every=3)
@@ -60,10 +60,10 @@ class Killed(Exception):
     pass
 
 
-def run_guess(out, *, stop_after=None, rate=0.1, scenes=(300, 150, 60), held_out=(), **changes):
+def run_guess(out, *, stop_after=None, rate=0.1, scenes=(300, 150, 60), held_out=(), learner=None, **changes):
     """Learn from scenes of some numbers of samples; return what was learned and the metrics."""
     out.mkdir(exist_ok=True)
-    learner, config = Guess(), replace(CONFIG, **{"schedule": "cosine", **changes})
+    learner, config = learner or Guess(), replace(CONFIG, **{"schedule": "cosine", **changes})
     shown = [make_scene(seed, num_samples) for seed, num_samples in enumerate(scenes)]
     batches = Batches(shown, config, RowMeans, [make_scene(seed) for seed in held_out])
 
@@ -74,7 +74,8 @@ def run_guess(out, *, stop_after=None, rate=0.1, scenes=(300, 150, 60), held_out
         if done == stop_after:
             raise Killed
 
-    groups = [{"params": [learner.student.mean], "lr": rate}, {"params": [learner.noise], "lr": 0.5}]
+    noise_levels = {"name": NOISE_GROUP, "params": [learner.noise], "lr": 0.5}
+    groups = [noise_levels, {"name": STUDENT_GROUP, "params": [learner.student.mean], "lr": rate}]  # in either order
     outcome = train(learner, groups, batches, config, out, on_step=on_step)
     return learner.student.mean.detach(), (out / "metrics.jsonl").read_text(), outcome
 
@@ -114,9 +115,15 @@ def test_every_setting_of_the_loop_changes_the_result(tmp_path, changes):
     assert not torch.equal(plain, changed)
 
 
-def test_clipping_bounds_the_gradient(tmp_path):
-    start, _, _ = run_guess(tmp_path, optimizer="sgd", clip_norm=1e-6)
+def test_clipping_bounds_the_gradient_of_the_student_and_of_nothing_else(tmp_path):
+    noise_levels = []
+    for clip_norm in (None, 1e-6):
+        learner = Guess()
+        learner.noise.data.fill_(1.0)
+        start, _, _ = run_guess(tmp_path / str(clip_norm), learner=learner, optimizer="sgd", clip_norm=clip_norm)
+        noise_levels.append(learner.noise.item())
     assert 0 < start.norm() < 1e-5
+    assert noise_levels[0] == noise_levels[1] != 1.0
 
 
 @pytest.mark.parametrize("num_parts", [2, 4])
@@ -182,7 +189,7 @@ def test_divergence_names_the_step_the_loss_and_the_cure_and_keeps_the_last_chec
 
 
 def test_weights_that_are_no_numbers_are_not_kept(tmp_path):
-    with pytest.raises(ValueError, match=r"diverged: after step 0 the weights are not all numbers \(guess [\d.]+\)"):
+    with pytest.raises(ValueError, match=r"diverged: after step 0 not all weights are finite \(guess [\d.]+\)"):
         run_guess(tmp_path, rate=math.inf, checkpoint_every=1)
     assert not (tmp_path / CHECKPOINT).exists()
 

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -28,6 +27,13 @@ OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] =
 }
 
 
+STUDENT_GROUP, NOISE_GROUP = "student", "noise levels"
+"""Names of the optimiser's groups."""
+
+RATE_OF_GROUP = {STUDENT_GROUP: "rate", NOISE_GROUP: "sigma_rate"}
+"""What `metrics.jsonl` calls the rate of each group."""
+
+
 @dataclass(frozen=True)
 class TrainConfig(BatchConfig):
     """How a student is trained, whatever it learns."""
@@ -39,13 +45,13 @@ class TrainConfig(BatchConfig):
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """Optimiser; `sgd` has momentum 0.9."""
     learning_rate: float = 1e-4
-    """Rate at the start."""
+    """Learning rate at the start."""
     weight_decay: float = 0.0
     """Weight decay of the student."""
     schedule: Literal["constant", "exponential", "poly", "cosine"] = "exponential"
     """How the rate falls: to `final_rate` (exponential), to 0 as (1 - t)^0.9 (poly), to 0 as a half wave (cosine)."""
     final_rate: float = 0.1
-    """Rate at the end of the exponential schedule, as a fraction of the start."""
+    """Learning rate at the end of the exponential schedule, as a fraction of the start."""
     clip_norm: float | None = None
     """Largest norm of the student's gradient; None: not clipped."""
     checkpoint_every: int = 200
@@ -76,16 +82,15 @@ def train(
     device: str = "cpu",
     on_step: OnStep | None = None,
 ) -> Outcome:
-    """Minimise what a learner says of each batch; goes on from the folder's checkpoint if there is one.
+    """Minimise a learner's loss; goes on from the folder's checkpoint if there is one.
 
-    Where scenes are held out, the learner ends as it was when it did best on them: by the plain sum of its losses, with
-    `words` if it reports that.
+    Where scenes are held out, the learner ends with the weights that had the lowest sum of losses on them.
 
     Args:
-        learner: Called with a batch; returns its loss, a mean over the supervised voxels, and what to report of it. Its
-            `finished()` is the student as it is to be used.
-        groups: Parameter groups with their rates at the start: the student's, whose gradient is the one that is
-            clipped, and, if there is one, that of the noise levels.
+        learner: Called with a batch, returns its loss, a mean over the supervised voxels, and what to report of it.
+            Its `finished()` is the student as it is used later.
+        groups: Parameter groups, each with a `name` and its rate at the start: `STUDENT_GROUP`, the only one whose
+            gradient is clipped, and, where noise levels are learned, `NOISE_GROUP`.
         batches: The batches of each step.
         config: Configuration of the run.
         out: Folder of the run, for metrics and checkpoints.
@@ -96,7 +101,7 @@ def train(
         InputError: The training diverged.
         OSError: There is no space left for a checkpoint.
     """
-    rates, diverged = [group["lr"] for group in groups], partial(_diverged, out, config)
+    rates = {group["name"]: group["lr"] for group in groups}
     learner.to(device).train()
     optimizer = OPTIMIZERS[config.optimizer](groups)
     start = run.restore(out, learner, optimizer)
@@ -104,40 +109,29 @@ def train(
     model = DistributedDataParallel(learner) if num_ranks() > 1 else learner
     with closing(run.Metrics(out, start.step)) as metrics, closing(batches.ahead(start.step, device)) as coming:
         for step, parts in enumerate(coming, start=start.step):
-            fraction = rate_fraction(step / len(batches), config)
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * fraction
-            optimizer.zero_grad()
-            row = {"step": step} | _add_gradients(model, parts)
-            row |= zip(("rate", "sigma_rate"), (group["lr"] for group in optimizer.param_groups), strict=False)
-            if not math.isfinite(row["loss"]):
-                raise diverged(f"at step {step} the loss is {row['loss']}", row["losses"])
-            if config.clip_norm is not None:
-                nn.utils.clip_grad_norm_(groups[0]["params"], config.clip_norm)
+            for group in optimizer.param_groups:
+                group["lr"] = rates[group["name"]] * rate_fraction(step / len(batches), config)
+            row = {"step": step} | _add_gradients(model, optimizer, parts)
+            row |= {RATE_OF_GROUP[group["name"]]: group["lr"] for group in optimizer.param_groups}
+            _check_loss(row, out, config)
+            _clip(optimizer, config)
             optimizer.step()
             done = step + 1
             if done % config.checkpoint_every == 0 or done == len(batches):
-                if not all(bool(tensor.isfinite().all()) for tensor in learner.state_dict().values()):
-                    raise diverged(f"after step {step} the weights are not all numbers", row["losses"])
+                _check_weights(learner, row, out, config)
                 if batches.held_out:
-                    row["validation"] = said = _look_at_held_out(learner, batches, device)
-                    if not math.isfinite(said["loss"]):
-                        raise diverged(f"after step {step} the held-out loss is {said['loss']}", said["losses"])
-                    if best is None or said["loss"] < best.loss:
-                        best = _keep_as_best(learner, done, said["loss"], out)
+                    row["validation"] = _look_at_held_out(learner, batches, device)
+                    _check_loss(row, out, config)
+                    best = _keep_best(best, row, learner, out)
             metrics.write(row)
-            for every, name in ((config.checkpoint_every, run.CHECKPOINT), (config.keep_every, run.kept_name(done))):
-                if every is not None and done % every == 0 and rank() == 0:
-                    metrics.flush()
-                    progress = run.Progress(done, time.perf_counter() - started, best)
-                    run.save_checkpoint(out / name, learner, optimizer, progress)
+            progress = run.Progress(done, time.perf_counter() - started, best)
+            _save_checkpoints(out, metrics, learner, optimizer, progress, config)
             if on_step is not None:
                 on_step(done, len(batches), _line(row))
-    seconds = time.perf_counter() - started
     if best is None:
-        return Outcome(seconds)
+        return Outcome(time.perf_counter() - started)
     learner.load_state_dict(best.learner)
-    return Outcome(seconds, best.step, best.loss)
+    return Outcome(time.perf_counter() - started, best.step, best.loss)
 
 
 def rate_fraction(progress: float, config: TrainConfig) -> float:
@@ -176,7 +170,12 @@ def make_student(
 
 def student_group(student: Student, config: TrainConfig) -> dict[str, Any]:
     """Return the optimiser's settings for a student."""
-    return {"params": list(student.parameters()), "lr": config.learning_rate, "weight_decay": config.weight_decay}
+    return {
+        "name": STUDENT_GROUP,
+        "params": list(student.parameters()),
+        "lr": config.learning_rate,
+        "weight_decay": config.weight_decay,
+    }
 
 
 def supervised_features(student: Student, batch: Batch, config: TrainConfig) -> Float[Tensor, "N H"]:
@@ -188,8 +187,9 @@ def supervised_features(student: Student, batch: Batch, config: TrainConfig) -> 
     return hidden.index_select(0, batch.supervised).to(constant.dtype)
 
 
-def _add_gradients(model: nn.Module, parts: Sequence[Batch]) -> dict[str, Any]:
-    """Add the gradients of a step's mean over the voxels of all its parts and processes; return what is said of it."""
+def _add_gradients(model: nn.Module, optimizer: torch.optim.Optimizer, parts: Sequence[Batch]) -> dict[str, Any]:
+    """Set the gradients of a step: of the mean over the voxels of all its parts and processes. Return its metrics."""
+    optimizer.zero_grad()
     reports = []
     voxels = sum(gather([len(batch.supervised) for batch in parts]))
     for batch in parts:
@@ -204,8 +204,28 @@ def _add_gradients(model: nn.Module, parts: Sequence[Batch]) -> dict[str, Any]:
     return _weighted_sum(gather(reports)) | {"voxels": voxels}
 
 
+def _clip(optimizer: torch.optim.Optimizer, config: TrainConfig) -> None:
+    """Clip the gradient of the student, and of nothing else."""
+    for group in optimizer.param_groups:
+        if group["name"] == STUDENT_GROUP and config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(group["params"], config.clip_norm)
+
+
+def _check_loss(row: dict[str, Any], out: Path, config: TrainConfig) -> None:
+    """Stop where the loss of a step, or of the held-out scenes after it, is not finite."""
+    said, name = row.get("validation", row), "held-out loss" if "validation" in row else "loss"
+    if not math.isfinite(said["loss"]):
+        raise _diverged(f"at step {row['step']} the {name} is {said['loss']}", said["losses"], out, config)
+
+
+def _check_weights(learner: nn.Module, row: dict[str, Any], out: Path, config: TrainConfig) -> None:
+    """Stop where the weights are not finite: they must not be kept."""
+    if not all(bool(tensor.isfinite().all()) for tensor in learner.state_dict().values()):
+        raise _diverged(f"after step {row['step']} not all weights are finite", row["losses"], out, config)
+
+
 def _look_at_held_out(learner: nn.Module, batches: Batches, device: str) -> dict[str, Any]:
-    """Return what is to be said of the held-out scenes; its `loss` is the plain sum of the losses."""
+    """Return the metrics of the held-out scenes; `loss` is the plain sum of the losses."""
     reports = []
     learner.eval()
     with torch.no_grad():
@@ -220,12 +240,31 @@ def _look_at_held_out(learner: nn.Module, batches: Batches, device: str) -> dict
     return {"loss": sum(said["losses"].values()) + said.get("words", 0.0), **losses}
 
 
-def _keep_as_best(learner: nn.Module, step: int, loss: float, out: Path) -> run.Best:
-    """Write the student, and return what to remember of it."""
+def _keep_best(best: run.Best | None, row: dict[str, Any], learner: nn.Module, out: Path) -> run.Best:
+    """Return what did best on the held-out scenes so far; where that is the learner as it is now, write its student."""
+    loss = row["validation"]["loss"]
+    if best is not None and best.loss <= loss:
+        return best
     if rank() == 0:
         cast(Callable[[], Student], learner.finished)().save(out / "best.safetensors")
     state = {name: tensor.detach().cpu().clone() for name, tensor in learner.state_dict().items()}
-    return run.Best(step, loss, state)
+    return run.Best(row["step"] + 1, loss, state)
+
+
+def _save_checkpoints(
+    out: Path,
+    metrics: run.Metrics,
+    learner: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: run.Progress,
+    config: TrainConfig,
+) -> None:
+    """Save the checkpoints that are due after a step."""
+    names = ((config.checkpoint_every, run.CHECKPOINT), (config.keep_every, run.kept_name(progress.step)))
+    for every, name in names:
+        if every is not None and progress.step % every == 0 and rank() == 0:
+            metrics.flush()
+            run.save_checkpoint(out / name, learner, optimizer, progress)
 
 
 def _weighted_sum(reports: Sequence[tuple[float, dict[str, Any]]]) -> dict[str, Any]:
@@ -238,12 +277,13 @@ def _weighted_sum(reports: Sequence[tuple[float, dict[str, Any]]]) -> dict[str, 
     }
 
 
-def _diverged(out: Path, config: TrainConfig, what: str, losses: dict[str, float]) -> ValueError:
+def _diverged(what: str, losses: dict[str, float], out: Path, config: TrainConfig) -> InputError:
     """Say what went wrong, by whose loss, and what to do."""
     culprits = {name: loss for name, loss in losses.items() if not math.isfinite(loss)} or losses
     return InputError(
         f"Training in {out} diverged: {what} ({', '.join(f'{name} {loss:g}' for name, loss in culprits.items())}). "
-        f"Lower learning_rate (now {config.learning_rate:g}) or set clip_norm. The last checkpoint is from before that."
+        f"Lower --config.learning-rate (now {config.learning_rate:g}) or set --config.clip-norm. The last checkpoint "
+        "is from before that."
     )
 
 
