@@ -41,12 +41,11 @@ class BatchConfig:
     num_epochs: int = 50
     """Passes over the training scenes."""
     num_steps: int | None = None
-    """Optimiser steps; takes the place of `num_epochs` where given."""
+    """Steps of the optimiser; None: as many as `num_epochs` takes. 0: the student stays untrained."""
     batch_size: int = 2
     """Scenes in a step, of all processes together."""
     num_parts: int = 1
-    """Parts of a step, taken one after the other to save memory: their gradients accumulate. Batch norm sees each part
-    by itself."""
+    """Parts of a step, one after the other, to save memory: gradients add up, batch norm sees each part alone."""
     points_per_scene: int | None = 20_000
     """Most voxels of a scene that the loss looks at, drawn anew each time; None: all of them."""
     crop: int | None = None
@@ -172,7 +171,8 @@ class Batches:
         if config.batch_size == config.num_parts and bool((coarsest == coarsest[0]).all()):
             raise InputError(
                 f"Scene {scene.name} lies in a single cell of the student's coarsest grid; batch norm needs two. "
-                f"Use voxels smaller than {config.voxel_size:g} m, larger crops or more scenes a step."
+                f"Use voxels smaller than {config.voxel_size:g} m (--voxel-size), larger crops (--config.crop) or more "
+                "scenes a step (--config.batch-size)."
             )
         return batch
 
@@ -193,7 +193,7 @@ def hold_out(names: Sequence[str], config: BatchConfig) -> tuple[str, ...]:
     if config.num_held_out and config.num_held_out >= len(names):
         raise InputError(
             f"Of {len(names)} training scenes {config.num_held_out} cannot be held out: none is left to train on. "
-            "Lower num_held_out, or lift more scenes."
+            "Lower --config.num-held-out, or lift more scenes."
         )
     order = torch.randperm(len(names), generator=generator_of(config.seed, 2))
     return tuple(sorted(names[index] for index in order[: config.num_held_out].tolist()))

@@ -1,6 +1,7 @@
-"""Distillation: a sparse 3D student learns to say what the 2D teachers say of the same points."""
+"""Distillation: a sparse 3D student learns to predict the features of 2D teachers at the same points."""
 
 import warnings
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,10 +27,10 @@ from cuao3d.objective import (
 )
 from cuao3d.progress import OnStep
 from cuao3d.run import begin_run, finish_run
-from cuao3d.store import Store, StoredScene
+from cuao3d.store import Store, StoredScene, TeacherCard
 from cuao3d.student import Head, HeadKind, Student
 from cuao3d.text import class_vectors, load_text_encoder
-from cuao3d.training import TrainConfig, make_student, student_group, supervised_features, train
+from cuao3d.training import NOISE_GROUP, TrainConfig, make_student, student_group, supervised_features, train
 
 ROWS_AT_A_TIME = 20_000
 """Features of a scene that are widened at a time."""
@@ -44,22 +45,19 @@ class DistillConfig(TrainConfig):
     losses: tuple[LossKind, ...] = ()
     """Loss of each teacher; empty: what the store's card of the teacher says."""
     normalizers: tuple[NormalizerKind, ...] = ()
-    """What each teacher's features are transformed by before the loss; empty: nothing. The finished student says the
-    features as they were."""
+    """Transform of each teacher's features before the loss; empty: none. A finished student predicts them as lifted."""
     head: HeadKind = "linear"
     """Kind of the student's heads."""
     weighting: WeightingKind = "uncertainty"
-    """How the losses are combined; see `make_weighting`."""
+    """How the teachers' losses become one; docs/method.md explains each way."""
     fixed_weights: tuple[float, ...] = ()
     """Weight of each loss, for the weighting `fixed`."""
     words: str | None = None
-    """Label set whose names `word_loss` chooses among, beside the own loss of the teacher that understands words, if
-    one does. Only the names are read, no label. None: no such loss, as in the paper."""
+    """Label set of whose names a further loss picks the teacher's, where one has a text encoder; None: no such loss."""
     balance: float = 0.0
-    """How far frequent words give way to rare ones when the loss draws its `points_per_scene`: a point is drawn with
-    the frequency of its lifted feature's nearest of `words` to the power of -`balance`. 0: evenly, as in the paper."""
+    """Points are drawn for the loss by the frequency of their nearest of `words` to the power -balance; 0: evenly."""
     sigma_lr: float | None = None
-    """Rate of the noise levels at the start; None: the student's. It follows the same schedule."""
+    """Learning rate of the noise levels at the start; None: the student's. It follows the same schedule."""
 
 
 def distill(
@@ -106,18 +104,8 @@ def distill(
     usable = [scene for scene, _ in taken if len(scene.rows)]
     scenes, apart = ([scene for scene in usable if (scene.name in held_out) == held] for held in (False, True))
     if not scenes or (held_out and not apart):
-        raise InputError(f"{store.path} has too few training scenes with features that are numbers. Lift them again.")
-    words = _word_vectors(store, config)
-    if words is not None and config.balance > 0:
-        scenes = _balanced(scenes, words, config)
-    normalizers = _fit_normalizers(scenes, config)
-    student = make_student(
-        {name: store.teachers[name].num_channels for name in config.teachers},
-        config,
-        head=config.head,
-        noise=config.weighting == "heteroscedastic",
-    )
-    distiller = _Distiller(student, config, words, normalizers)
+        raise InputError(f"{store.path} has too few training scenes with finite features. Lift them again.")
+    distiller, scenes = _make_distiller(store, scenes, config)
     batches = Batches(scenes, config, RowMeans, apart)
     outcome = train(distiller, distiller.parameter_groups(), batches, config, out, device=device, on_step=on_step)
     used = {scene.name for scene in usable}
@@ -129,6 +117,31 @@ def distill(
     }
     finish_run(out, distiller.finished(), summary | asdict(outcome))
     return out
+
+
+def idle_settings(config: DistillConfig, cards: Mapping[str, TeacherCard]) -> dict[str, str]:
+    """Name the settings that have no effect beside the others, each with the reason.
+
+    Args:
+        config: The configuration.
+        cards: Card of each of its teachers.
+    """
+    reasons = {}
+    if config.num_steps is not None:
+        reasons["num_epochs"] = "where --steps (--config.num-steps) says how long to train"
+    if config.schedule != "exponential":
+        reasons["final_rate"] = "without --config.schedule exponential"
+    if config.weighting != "fixed":
+        reasons["fixed_weights"] = "without --config.weighting fixed"
+    if not list(make_weighting(config.weighting, 1, weights=(1.0,)).parameters()):
+        reasons["sigma_lr"] = f"with --config.weighting {config.weighting}, which learns no noise levels"
+    if all(cards[name].text is None for name in config.teachers):
+        reasons["words"] = reasons["balance"] = "where none of the teachers has a text encoder"
+    elif config.words is None:
+        reasons["balance"] = "without --config.words"
+    elif config.points_per_scene is None:
+        reasons["balance"] = "where all points are looked at (--config.points-per-scene None)"
+    return reasons
 
 
 class _Distiller(nn.Module):
@@ -151,8 +164,9 @@ class _Distiller(nn.Module):
         config = self.config
         sigma_rate = config.learning_rate if config.sigma_lr is None else config.sigma_lr
         groups = [student_group(self.student, config)]
-        noise_levels = list(self.weighting.parameters())
-        return [*groups, {"params": noise_levels, "lr": sigma_rate, "weight_decay": 0.0}] if noise_levels else groups
+        if noise_levels := list(self.weighting.parameters()):
+            groups.append({"name": NOISE_GROUP, "params": noise_levels, "lr": sigma_rate, "weight_decay": 0.0})
+        return groups
 
     def finished(self) -> Student:
         """Return a copy of the student whose heads say the teachers' own features."""
@@ -223,6 +237,22 @@ class _Distiller(nn.Module):
         ).sum()
 
 
+def _make_distiller(
+    store: Store, scenes: list[TrainingScene], config: DistillConfig
+) -> tuple[_Distiller, list[TrainingScene]]:
+    """Make what is trained, and say how likely each point of the scenes is drawn."""
+    words = _word_vectors(store, config)
+    if words is not None and config.balance > 0:
+        scenes = _balanced(scenes, words, config)
+    student = make_student(
+        {name: store.teachers[name].num_channels for name in config.teachers},
+        config,
+        head=config.head,
+        noise=config.weighting == "heteroscedastic",
+    )
+    return _Distiller(student, config, words, _fit_normalizers(scenes, config)), scenes
+
+
 def _settle_losses(config: DistillConfig, store: Store) -> DistillConfig:
     """Check that the store has the teachers, and fill in their own losses where the configuration names none."""
     missing = [name for name in config.teachers if name not in store.teachers]
@@ -233,12 +263,16 @@ def _settle_losses(config: DistillConfig, store: Store) -> DistillConfig:
         )
     losses = config.losses or tuple(cast(LossKind, store.teachers[name].loss) for name in config.teachers)
     if len(losses) != len(config.teachers) or not set(losses) <= set(get_args(LossKind)):
-        raise InputError(f"Losses {losses} do not fit teachers {config.teachers}; one each of {get_args(LossKind)}.")
+        raise InputError(
+            f"Losses {losses} (--config.losses) do not fit teachers {config.teachers}; give one each of "
+            f"{', '.join(get_args(LossKind))}."
+        )
     none: NormalizerKind = "none"
     normalizers = config.normalizers or (none,) * len(config.teachers)
     if len(normalizers) != len(config.teachers) or not set(normalizers) <= set(get_args(NormalizerKind)):
         raise InputError(
-            f"Normalizers {normalizers} do not fit teachers {config.teachers}; one each of {get_args(NormalizerKind)}."
+            f"Normalizers {normalizers} (--config.normalizers) do not fit teachers {config.teachers}; give one each of "
+            f"{', '.join(get_args(NormalizerKind))}."
         )
     return replace(config, losses=losses, normalizers=normalizers)
 
@@ -274,7 +308,10 @@ def _word_vectors(store: Store, config: DistillConfig) -> _Words | None:
         encoder = store.teachers[name].text
         if config.words is not None and encoder is not None:
             if config.normalizers[index] != "none":
-                raise InputError(f"Words are compared with {name!r} as it is: its normalizer must be 'none'.")
+                raise InputError(
+                    f"Words are compared with the features of {name!r} as they are: its normalizer must be 'none' "
+                    "(--config.normalizers), or --config.words None."
+                )
             return _Words(index, class_vectors(load_text_encoder(encoder), label_set(config.words)))
     return None
 

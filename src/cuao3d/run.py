@@ -6,10 +6,11 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,6 +26,8 @@ from cuao3d.student import Student, read_checkpoint
 
 STUDENT = "student.safetensors"
 """What a finished run leaves."""
+
+Config = TypeVar("Config", bound=BatchConfig)
 
 CHECKPOINT = "checkpoint.safetensors"
 """Where an unfinished run goes on."""
@@ -98,13 +101,13 @@ def begin_run(
     """
     if config.voxel_size < store.cell:
         raise InputError(
-            f"Voxels of {config.voxel_size:g} m are finer than the {store.cell:g} m cells of {store.path}. "
-            "Use larger voxels, or lift the scenes again with a smaller cell."
+            f"Voxels of {config.voxel_size:g} m are finer than the {store.cell:g} m cells of {store.path}. Use larger "
+            "ones (--voxel-size), or lift the scenes again with smaller cells (cuao3d fuse --cell)."
         )
     if config.batch_size % (config.num_parts * num_ranks()):
         raise InputError(
             f"The {config.batch_size} scenes of a step cannot be shared by {num_ranks()} processes in "
-            f"{config.num_parts} parts. Set batch_size to a multiple of {config.num_parts * num_ranks()}."
+            f"{config.num_parts} parts. Set --config.batch-size to a multiple of {config.num_parts * num_ranks()}."
         )
     description = {
         "kind": type(config).__name__,
@@ -189,6 +192,31 @@ def load_student(path: Path) -> Run:
     except TypeError as error:
         raise InputError(f"{path} is damaged: its teachers cannot be read ({error}).") from None
     return Run(read.student, read.voxel_size, cards, None)
+
+
+def read_config(path: Path, kind: type[Config]) -> Config:
+    """Read the configuration that a run has saved.
+
+    Args:
+        path: Its `config.json`, or the folder of the run.
+        kind: Type of the configuration, such as `DistillConfig`.
+
+    Raises:
+        NotFoundError: There is no such file.
+        InputError: It holds no configuration of this type.
+    """
+    file = path / "config.json" if path.is_dir() else path
+    if not file.is_file():
+        raise NotFoundError(f"There is no {file}. Name the folder of a run, or the config.json in it.")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file} is no JSON ({error}).") from None
+    if not isinstance(content, dict) or content.get("kind") != kind.__name__:
+        found = repr(content.get("kind")) if isinstance(content, dict) else "no object"
+        raise InputError(f"{file} should hold a {kind.__name__}, as runs save it; it holds {found}.")
+    config: Config = _typed(content.get("config"), kind, f"{file}, config")
+    return config
 
 
 def kept_name(step: int) -> str:
@@ -306,7 +334,7 @@ def _find_checkpoint(path: Path, description: dict[str, Any]) -> Path:
     if not file.is_file():
         raise NotFoundError(
             f"There is no checkpoint {file}. Name one, or the folder of an unfinished run: a finished one keeps only "
-            "the checkpoints that keep_every asks for."
+            "the checkpoints that --config.keep-every asks for."
         )
     if not _is_of(file.parent, description):
         raise InputError(
@@ -342,6 +370,33 @@ def _code_sha256() -> str:
     files = sorted(path for suffix in ("py", "csv") for path in package.rglob(f"*.{suffix}"))
     lines = "".join(f"{path.relative_to(package).as_posix()} {sha256_of(path)}\n" for path in files)
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    """Return what JSON says as a value of a type: a configuration, a tuple, one of some words, a number, None.
+
+    Raises:
+        InputError: It is of another type.
+    """
+    if isinstance(hint, type) and is_dataclass(hint):
+        hints = get_type_hints(hint)
+        if not isinstance(value, dict) or not set(value) <= set(hints):
+            unknown = sorted(set(value) - set(hints)) if isinstance(value, dict) else [value]
+            raise InputError(f"{where} has no setting {unknown}; choose from {', '.join(hints)}.")
+        return hint(**{name: _typed(item, hints[name], f"{where}.{name}") for name, item in value.items()})
+    if get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(_typed(item, get_args(hint)[0], where) for item in value)
+    if get_origin(hint) is Literal and value in get_args(hint):
+        return value
+    if get_origin(hint) in (Union, UnionType):
+        (own,) = (one for one in get_args(hint) if one is not type(None))
+        return None if value is None else _typed(value, own, where)
+    if hint is float and type(value) is int:
+        return float(value)
+    if hint in (int, float, bool, str) and type(value) is hint:
+        return value
+    expected = " or ".join(map(str, get_args(hint))) if get_origin(hint) is Literal else getattr(hint, "__name__", hint)
+    raise InputError(f"{where} is {value!r}; expected {expected}.")
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -143,7 +143,9 @@ class Student(nn.Module):
             InputError: The student was not trained with the weighting `heteroscedastic`.
         """
         if self.noise is None:
-            raise InputError("This student learned no noise per voxel; distil it with weighting='heteroscedastic'.")
+            raise InputError(
+                "This student learned no noise per voxel; distil it with --config.weighting heteroscedastic."
+            )
         sigmas = (self.noise(self.hidden(coords, feats).float()) / 2).exp()
         return dict(zip(self.heads, sigmas.unbind(dim=1), strict=True))
 

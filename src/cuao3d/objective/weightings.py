@@ -42,7 +42,10 @@ def make_weighting(
             return FixedWeighting((1.0,) * num_losses)
         case "fixed":
             if len(weights) != num_losses:
-                raise InputError(f"Weighting 'fixed' needs {num_losses} weights, one per teacher; got {weights}.")
+                raise InputError(
+                    f"Weighting 'fixed' needs {num_losses} weights, one per teacher (--config.fixed-weights); got "
+                    f"{weights}."
+                )
             return FixedWeighting(weights)
         case "free":
             return FreeWeighting(num_losses)
@@ -135,7 +138,8 @@ class FreeWeighting(nn.Module):
         if bool((self.weights <= 0).any()):
             raise InputError(
                 f"Freely learned weights have collapsed to {[round(w, 3) for w in self.weights.tolist()]}: a loss with "
-                "a weight below zero grows for ever. Use weighting='uncertainty', whose logarithm prevents this."
+                "a weight below zero falls without bound. Use --config.weighting uncertainty, whose logarithm prevents "
+                "this."
             )
         return (losses * self.weights).sum()
 
