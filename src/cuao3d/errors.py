@@ -17,5 +17,9 @@ class NotFoundError(UserError, FileNotFoundError):
     """A file, folder, scene or set of weights does not exist."""
 
 
+class DiskFullError(UserError, OSError):
+    """There is no space left on a disk."""
+
+
 class NotInstalledError(UserError, ImportError):
     """An optional package is not installed."""

@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cuao3d.errors import DiskFullError
+
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let a function write a file under a temporary name beside it, then rename it.
@@ -46,9 +48,9 @@ def naming_full_disk(path: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         if os.strerror(errno.ENOSPC) not in str(error):
             raise
-        raise OSError(
+        raise DiskFullError(
             f"There is no space left on the disk for {path}; what was there before is as it was. Make room, and run "
-            "the same command again: it goes on from what is finished."
+            "the same command again."
         ) from None
 
 

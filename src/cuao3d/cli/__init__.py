@@ -1,20 +1,28 @@
 """The command line: `cuao3d demo | check | fuse | distill | evaluate | query | compare | import | weights`."""
 
+import errno
+import inspect
+import os
+import re
 import sys
+import traceback
+from collections.abc import Callable
 from typing import Any
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 from cuao3d.cli.check import check
 from cuao3d.cli.compare import compare
-from cuao3d.cli.demo import demo
-from cuao3d.cli.distill import distill
+from cuao3d.cli.demo import configurable_demo, demo
+from cuao3d.cli.distill import configurable_distill, distill
 from cuao3d.cli.evaluate import evaluate
 from cuao3d.cli.fuse import fuse
 from cuao3d.cli.query import query
 from cuao3d.cli.takeover import import_official
 from cuao3d.cli.weights import weights
+from cuao3d.errors import UserError
 
 COMMANDS: dict[str, Any] = {
     "demo": demo,
@@ -28,17 +36,78 @@ COMMANDS: dict[str, Any] = {
     "weights": weights,
 }
 
+CONFIGURABLE: dict[str, Callable[[list[str]], Any]] = {"demo": configurable_demo, "distill": configurable_distill}
+"""Commands with a configuration: what makes them, from what was typed, with an option for each of its settings."""
+
+AFTER_STOP = {
+    "demo": "Finished rooms and students are kept; the same command goes on from there.",
+    "fuse": "Finished scenes are kept; the same command goes on with the next one.",
+    "distill": "With --resume auto, the default, the same command goes on from the last checkpoint.",
+    "import": "Finished scenes are kept; the same command goes on with the next one.",
+    "weights": "Files that arrived whole are kept; the same command fetches the others.",
+}
+"""What is true of a command that was interrupted; those that are not here start over."""
+
+DESCRIPTION = """Posed RGB-D in, a 3D model that understands any words out.
+
+`cuao3d COMMAND --help` explains a command. --debug, anywhere, shows where in the code an error arose."""
+
+USER_ERROR, DEFECT, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
+"""Exit codes."""
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the program; returns its exit code. Mistakes of the user are one line on standard error and exit code 2."""
+    """Run the program; returns its exit code.
+
+    A mistake of the user is one line on standard error and exit code 2. Any other error is a defect: a traceback and
+    exit code 1.
+    """
+    words = [word for word in (sys.argv[1:] if arguments is None else arguments) if word != "--debug"]
+    is_debugged = len(words) < len(sys.argv[1:] if arguments is None else arguments)
+    command = next((word for word in words if not word.startswith("-")), "")
     try:
-        code: int = tyro.extras.subcommand_cli_from_dict(
-            COMMANDS, prog="cuao3d", description=__doc__, args=arguments, use_underscores=False
-        )
-    except (ValueError, FileNotFoundError, ImportError, OSError) as error:
-        Console(stderr=True).print(f"[red]error[/] {error}", highlight=False, soft_wrap=True)
-        return 2
+        try:
+            return _run(command, words)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # of `cuao3d --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except KeyboardInterrupt:
-        print("Stopped; what was finished is kept, and the same command goes on from there.", file=sys.stderr)
-        return 130
+        print(f"Stopped. {AFTER_STOP.get(command, 'The same command starts over.')}", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        line = _line(error)
+        if line is None or is_debugged:
+            traceback.print_exc()
+        if line is None:
+            print("This is a defect of cuao3d, not a mistake of yours. Please report it.", file=sys.stderr)
+            return DEFECT
+        Console(stderr=True).print(f"[red]error[/] {escape(line)}", highlight=False, soft_wrap=True)
+        return USER_ERROR
+
+
+def _run(command: str, words: list[str]) -> int:
+    """Run a command; the options of its configuration are made only if it has one."""
+    commands = {name: _unwrapped(function) for name, function in COMMANDS.items()}
+    if command in CONFIGURABLE:
+        commands[command] = CONFIGURABLE[command](words)
+    code: int = tyro.extras.subcommand_cli_from_dict(
+        commands, prog="cuao3d", description=DESCRIPTION, args=words, use_underscores=False
+    )
     return code
+
+
+def _line(error: Exception) -> str | None:
+    """Return what to tell a user in one line; None where the error is a defect."""
+    if isinstance(error, UserError):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}."
+    return f"{error.strerror}." if isinstance(error, OSError) and error.errno == errno.ENOSPC else None
+
+
+def _unwrapped(function: Callable[..., int]) -> Callable[..., int]:
+    """Put each argument's text on one line: `--help` breaks lines where the terminal ends."""
+    function.__doc__ = re.sub(r"\n {8}", " ", inspect.cleandoc(function.__doc__ or ""))
+    return function

@@ -1,8 +1,13 @@
 """`cuao3d demo`: the whole path on made rooms."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from tyro.conf import Suppress
+
+from cuao3d.cli.settings import with_config
 from cuao3d.cli.shared import print_rows
 from cuao3d.errors import InputError
 
@@ -16,6 +21,7 @@ def demo(
     seed: int = 0,
     quick: bool = False,
     full: bool = False,
+    config: Suppress[Any] = None,
 ) -> int:
     """Make furnished rooms, lift three small teachers, distil two students, score and ask them, write a report.
 
@@ -24,13 +30,26 @@ def demo(
         seed: Decides the rooms and the students.
         quick: Do as little as shows that everything works; the scores mean nothing then.
         full: Do it at length, with the supervised ceiling (up to an hour).
+        config: How much to do. --help shows the defaults, and with --quick or --full theirs.
     """
+    from dataclasses import replace
+
     from cuao3d import demo as room
 
     if quick and full:
         raise InputError("Choose --quick or --full, not both.")
-    config = room.QUICK if quick else room.FULL if full else room.DemoConfig()
-    results = room.demo(out, seed=seed, config=config, num_workers=min(os.cpu_count() or 1, MOST_WORKERS))
+    start = room.QUICK if quick else room.FULL if full else room.DemoConfig()
+    results = room.demo(
+        out, seed=seed, config=replace(start, **(config or {})), num_workers=min(os.cpu_count() or 1, MOST_WORKERS)
+    )
     print_rows(results["rows"])
     print(f"Open {out / 'report.html'} in a browser; the figures are in {out / 'results.json'}.")
     return 0
+
+
+def configurable_demo(arguments: list[str]) -> Callable[..., int]:
+    """Return the command with an option for each setting."""
+    from cuao3d.demo import FULL, QUICK, DemoConfig
+
+    start = QUICK if "--quick" in arguments else FULL if "--full" in arguments else DemoConfig()
+    return with_config(demo, start, arguments)

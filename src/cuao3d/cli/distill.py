@@ -1,24 +1,36 @@
 """`cuao3d distill`: a store becomes a student."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, Suppress
 
-from cuao3d.cli.shared import split_names
+from cuao3d.cli.settings import flag_of, join_options, typed_option, with_config
+from cuao3d.cli.shared import check_device, split_names
+from cuao3d.errors import InputError
+
+if TYPE_CHECKING:
+    from cuao3d.distill import DistillConfig
+    from cuao3d.store import Store
+
+Recipe = Literal["mini", "ours", "paper", "released-code", "openscene"]
 
 
 def distill(
     store: Positional[Path],
     *,
     out: Path,
-    recipe: Literal["mini", "ours", "paper", "released-code", "openscene"] = "mini",
+    recipe: Recipe = "mini",
+    config_file: Path | None = None,
     teachers: str | None = None,
     voxel_size: float | None = None,
     steps: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     device: str = "cpu",
     resume: str = "auto",
+    config: Suppress[Any] = None,
 ) -> int:
     """Train a student on the lifted features of a store's training scenes.
 
@@ -27,43 +39,110 @@ def distill(
     Args:
         store: Folder of the store.
         out: Folder of the run.
-        recipe: Complete configuration to start from; "mini" suits a laptop, "ours" is its like at the
-            paper's size.
-        teachers: Names of the teachers to learn from, separated by commas; all of the store unless given.
-        voxel_size: Edge of a voxel, metres; the recipe's unless given, and never finer than the store's cell.
-        steps: Steps of the optimiser; the recipe's length unless given.
-        seed: Decides the initial weights and all that is random.
+        recipe: Configuration to start from; "mini" suits a laptop, "ours" is the same at the paper's size.
+        config_file: Start from the configuration of a run instead: its config.json, or its folder.
+        teachers: Names of the teachers to learn from, separated by commas. Unless given: all of the store for the
+            recipes "mini" and "ours", otherwise those of the recipe or of the configuration file.
+        voxel_size: Edge of a voxel, metres; short for --config.voxel-size. A recipe's is enlarged to the store's cell
+            where it is finer.
+        steps: Steps of the optimiser; short for --config.num-steps. 0 writes the untrained student.
+        seed: Decides the initial weights and all that is random; short for --config.seed.
         device: Where to train, such as cuda.
         resume: "auto" goes on from where the run was interrupted, if it was; "never" begins it again; otherwise the
             checkpoint to go on from, or the folder of an unfinished run.
+        config: Every setting of the training. What is not given is the recipe's; --help shows that of the recipe that
+            it is given.
     """
-    from dataclasses import replace
     from functools import partial
 
     from cuao3d import distill as room
-    from cuao3d import recipes
     from cuao3d.history import draw_history, read_history
     from cuao3d.progress import Stages, training_bars
     from cuao3d.ranks import joined, rank
     from cuao3d.store import Store
 
+    check_device(device)
     opened = Store.open(store)
-    names = tuple(split_names(teachers) or opened.teachers)
-    if recipe in ("mini", "ours"):
-        config = (recipes.mini if recipe == "mini" else recipes.ours)(teachers=names, seed=seed)
-    else:
-        recipe_of = {"paper": recipes.paper, "released-code": recipes.released_code, "openscene": recipes.openscene}
-        config = recipe_of[recipe](seed=seed)
-        config = replace(config, teachers=names, losses=())
-    config = replace(config, voxel_size=max(config.voxel_size, opened.cell) if voxel_size is None else voxel_size)
-    config = replace(config, num_steps=config.num_steps if steps is None else steps)
+    options = {
+        "--teachers": ("teachers", None if teachers is None else tuple(split_names(teachers))),
+        "--voxel-size": ("voxel_size", voxel_size),
+        "--steps": ("num_steps", steps),
+        "--seed": ("seed", seed),
+    }
+    typed = join_options(config or {}, options)
     with joined(device) as device:
-        train = partial(room.distill, opened, config, out, resume=resume, device=device)
+        settled = _configure(opened, recipe, config_file, typed)
+        train = partial(room.distill, opened, settled, out, resume=resume, device=device)
         if rank() > 0:
             train()
             return 0
         with Stages()("distilling") as said, training_bars(["distilling"]) as (on_step,):
             train(on_step=on_step)
-            draw_history(read_history(out), out / "training.png")
-            said.append(f"{', '.join(names)} into {out}, its course in {out / 'training.png'}")
+            history = read_history(out)
+            if history.steps:
+                draw_history(history, out / "training.png")
+            course = f"; losses and rates in {out / 'training.png'}" if history.steps else "; no step was taken"
+            said.append(f"{', '.join(settled.teachers)} into {out}{course}")
     return 0
+
+
+def configurable_distill(arguments: list[str]) -> Callable[..., int]:
+    """Return the command with an option for each setting; the defaults are those of the recipe or file it is given."""
+    from cuao3d import recipes
+    from cuao3d.distill import DistillConfig
+    from cuao3d.run import read_config
+
+    file, recipe = typed_option(arguments, "--config-file"), typed_option(arguments, "--recipe")
+    if file is not None and recipe is not None:
+        raise InputError("--recipe and --config-file both say where to start; give one of them.")
+    if file is not None:
+        return with_config(distill, read_config(Path(file), DistillConfig), arguments)
+    return with_config(distill, recipes.RECIPES.get(recipe or "mini", recipes.mini)(), arguments)
+
+
+def _configure(store: "Store", recipe: str, file: Path | None, settings: dict[str, Any]) -> "DistillConfig":
+    """Fit a recipe or a run's configuration to a store, and change the settings that were typed.
+
+    Raises:
+        InputError: The store lacks a teacher, or a setting has no effect.
+    """
+    from dataclasses import replace
+
+    from cuao3d import recipes
+    from cuao3d.distill import DistillConfig, idle_settings
+    from cuao3d.ranks import rank
+    from cuao3d.run import read_config
+
+    start = recipes.RECIPES[recipe]() if file is None else read_config(file, DistillConfig)
+    all_of_store = file is None and recipe in recipes.FOR_ANY_TEACHERS
+    names = settings.pop("teachers", tuple(store.teachers) if all_of_store else start.teachers)
+    missing = [name for name in names if name not in store.teachers]
+    if missing:
+        raise InputError(
+            f"{store.path} has no features of {', '.join(missing)}; it holds those of "
+            f"{', '.join(store.teachers) or 'no teacher'}. Choose among these with --teachers, or lift the others with "
+            "`cuao3d fuse`."
+        )
+    if not names or len(set(names)) < len(names):
+        raise InputError(
+            f"--teachers names {'a teacher twice' if names else 'no teacher'}; {store.path} has features of "
+            f"{', '.join(store.teachers) or 'none'}."
+        )
+    cards = {name: store.teachers[name] for name in names}
+    start = recipes.RECIPES[recipe](teachers=cards) if file is None else recipes.with_teachers(start, cards)
+    if "voxel_size" not in settings and start.voxel_size < store.cell:
+        if rank() == 0:
+            source = f"the recipe {recipe!r}" if file is None else str(file)
+            print(
+                f"Voxels of {store.cell:g} m, the cells of {store.path}, instead of the {start.voxel_size:g} m of "
+                f"{source}: those need smaller cells (cuao3d fuse --cell).",
+                file=sys.stderr,
+            )
+        start = replace(start, voxel_size=store.cell)
+    if "num_epochs" in settings and "num_steps" not in settings:
+        start = replace(start, num_steps=None)
+    config = replace(start, **settings)
+    for setting, reason in idle_settings(config, cards).items():
+        if setting in settings:
+            raise InputError(f"{flag_of(setting)} has no effect {reason}.")
+    return config

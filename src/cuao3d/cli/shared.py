@@ -5,6 +5,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from cuao3d.errors import InputError
+
 
 def split_names(text: str | None) -> list[str]:
     """Read names that are separated by commas."""
@@ -15,6 +17,22 @@ def reading_options(labels: str | None, every: int | None, *, official: bool) ->
     """Return the options of a reader that were given."""
     options = {"label_set": labels, "every": every, "official": official or None}
     return {name: value for name, value in options.items() if value is not None}
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that this machine does not have.
+
+    Raises:
+        InputError: There is no such device.
+    """
+    import torch
+
+    here = ["cpu"]
+    if (accelerator := torch.accelerator.current_accelerator(check_available=True)) is not None:
+        kind = accelerator.type
+        here += [kind, *(f"{kind}:{index}" for index in range(torch.accelerator.device_count()))]
+    if name not in here:
+        raise InputError(f"--device {name} is not on this machine; choose from {', '.join(here)}.")
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:

@@ -1,0 +1,75 @@
+"""`--config.NAME VALUE`: every setting of a stage's configuration is an option of its command."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cuao3d.errors import InputError
+
+PREFIX = "--config."
+
+
+def with_config(command: Callable[..., int], config: Any, arguments: list[str]) -> Callable[..., int]:
+    """Give a command an option for each setting of a configuration.
+
+    The type of a configuration is known only once its stage is imported, which takes seconds; hence this is done for
+    the command that is run, not for all of them.
+
+    Args:
+        command: Its argument `config` receives the settings that were typed, by name.
+        config: The defaults, which `--help` shows.
+        arguments: What was typed.
+    """
+    typed, default = typed_settings(arguments), config
+
+    def configured(*args: Any, config: Any = default, **options: Any) -> int:
+        return command(*args, config={name: getattr(config, name) for name in typed}, **options)
+
+    signature = inspect.signature(command)
+    own = signature.parameters["config"].replace(default=default)
+    parameters = {**signature.parameters, "config": own}
+    configured.__signature__ = signature.replace(parameters=list(parameters.values()))  # type: ignore[attr-defined]
+    configured.__annotations__ = command.__annotations__ | {"config": type(default)}
+    configured.__doc__ = command.__doc__
+    return configured
+
+
+def typed_settings(arguments: list[str]) -> list[str]:
+    """Return the settings of `config` that were typed; of nested ones the outer name."""
+    options = [word.removeprefix(PREFIX) for word in arguments if word.startswith(PREFIX)]
+    names = [option.partition("=")[0].partition(".")[0].replace("-", "_") for option in options]
+    return list(dict.fromkeys(name.removeprefix("no_") for name in names))
+
+
+def typed_option(arguments: list[str], flag: str) -> str | None:
+    """Return the value of an option before the command line is parsed; None where it was not typed."""
+    value = None
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, is_joined, joined = word.partition("=")
+        if name.replace("_", "-") == flag:
+            value = joined if is_joined else following
+    return value
+
+
+def flag_of(setting: str) -> str:
+    """Return the option of a setting."""
+    return PREFIX + setting.replace("_", "-")
+
+
+def join_options(settings: Mapping[str, Any], options: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
+    """Join short options, such as `--steps`, to the settings that were typed in full.
+
+    Args:
+        settings: Settings that were typed, by name.
+        options: For each short option the setting that it stands for, and its value; None where it was not typed.
+
+    Raises:
+        InputError: Both were typed, and contradict each other.
+    """
+    joined = dict(settings)
+    for flag, (setting, value) in options.items():
+        if value is None:
+            continue
+        if joined.setdefault(setting, value) != value:
+            raise InputError(f"{flag} and {flag_of(setting)} contradict each other; give one of them.")
+    return joined
