@@ -236,7 +236,7 @@ def test_a_heteroscedastic_student_knows_where_it_is_unsure(tmp_path):
 
 def test_a_student_without_noise_says_how_to_get_it(plain_run):
     student = load_run(plain_run).student
-    with pytest.raises(ValueError, match="--config.weighting heteroscedastic"):
+    with pytest.raises(ValueError, match=r"--config\.weighting heteroscedastic"):
         student.unsureness(torch.zeros(1, 4, dtype=torch.int64), torch.ones(1, 3))
 
 

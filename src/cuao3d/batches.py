@@ -57,6 +57,27 @@ class BatchConfig:
     seed: int = 0
     """Decides the initial weights, the scenes that are held out and all that is random in every step."""
 
+    def validate(self) -> None:
+        """Refuse numbers that no training could use; raises InputError."""
+        check_least(self, num_epochs=1, num_steps=0, batch_size=1, num_parts=1, points_per_scene=1, crop=1)
+        check_least(self, num_held_out=0, voxel_size=1e-6)
+
+
+def check_least(config: object, **least: float) -> None:
+    """Refuse settings below their least values.
+
+    Args:
+        config: Where they stand; None is no number and always allowed.
+        least: The least value of each.
+
+    Raises:
+        InputError: One is below, or not a number.
+    """
+    for name, bound in least.items():
+        value = getattr(config, name)
+        if value is not None and not bound <= value < math.inf:
+            raise InputError(f"--config.{name.replace('_', '-')} is {value:g}; expected at least {bound:g}.")
+
 
 @dataclass(frozen=True)
 class TrainingScene:

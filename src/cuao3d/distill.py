@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from cuao3d.batches import Batch, Batches, TrainingScene, hold_out
+from cuao3d.batches import Batch, Batches, TrainingScene, check_least, hold_out
 from cuao3d.errors import InputError
 from cuao3d.labels import label_set
 from cuao3d.objective import (
@@ -59,6 +59,11 @@ class DistillConfig(TrainConfig):
     sigma_lr: float | None = None
     """Learning rate of the noise levels at the start; None: the student's. It follows the same schedule."""
 
+    def validate(self) -> None:
+        """Refuse numbers that no training could use; raises InputError."""
+        super().validate()
+        check_least(self, balance=0, sigma_lr=0)
+
 
 def distill(
     store: Store,
@@ -89,7 +94,7 @@ def distill(
             folder or the checkpoint is of another run, or training diverges.
         OSError: There is no space left for a checkpoint.
     """
-    config = _settle_losses(config, store)
+    config = _settle(config, store)
     stored = [store[name] for name in store.names("train")]
     seen = [scene for scene in stored if len(scene.seen_samples)]
     if not seen:
@@ -253,8 +258,8 @@ def _make_distiller(
     return _Distiller(student, config, words, _fit_normalizers(scenes, config)), scenes
 
 
-def _settle_losses(config: DistillConfig, store: Store) -> DistillConfig:
-    """Check that the store has the teachers, and fill in their own losses where the configuration names none."""
+def _settle(config: DistillConfig, store: Store) -> DistillConfig:
+    """Check all that can be wrong before anything is written; fill in the losses where the configuration names none."""
     missing = [name for name in config.teachers if name not in store.teachers]
     if missing or not config.teachers:
         raise InputError(
@@ -274,6 +279,9 @@ def _settle_losses(config: DistillConfig, store: Store) -> DistillConfig:
             f"Normalizers {normalizers} (--config.normalizers) do not fit teachers {config.teachers}; give one each of "
             f"{', '.join(get_args(NormalizerKind))}."
         )
+    make_weighting(config.weighting, len(config.teachers), weights=config.fixed_weights)
+    if config.words is not None:
+        label_set(config.words)
     return replace(config, losses=losses, normalizers=normalizers)
 
 

@@ -96,9 +96,10 @@ def begin_run(
 
     Raises:
         NotFoundError: There is no such checkpoint.
-        InputError: The folder or the checkpoint is of something else, the voxels are finer than the store's cells, or
-            the scenes of a step cannot be shared.
+        InputError: A setting is out of its range, the folder or the checkpoint is of something else, the voxels are
+            finer than the store's cells, or the scenes of a step cannot be shared.
     """
+    config.validate()
     if config.voxel_size < store.cell:
         raise InputError(
             f"Voxels of {config.voxel_size:g} m are finer than the {store.cell:g} m cells of {store.path}. Use larger "

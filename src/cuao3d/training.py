@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cuao3d import run
-from cuao3d.batches import Batch, BatchConfig, Batches
+from cuao3d.batches import Batch, BatchConfig, Batches, check_least
 from cuao3d.errors import InputError
 from cuao3d.progress import OnStep, peak_memory
 from cuao3d.ranks import gather, num_ranks, rank
-from cuao3d.student import HeadKind, Student
+from cuao3d.student import ARCHITECTURES, HeadKind, Student
 
 OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] = {
     "adam": lambda groups: torch.optim.Adam(groups, fused=True),
@@ -58,6 +58,14 @@ class TrainConfig(BatchConfig):
     """Steps between the checkpoints from which an interrupted run goes on, and between looks at the held-out scenes."""
     keep_every: int | None = None
     """Steps between the checkpoints that are kept; None: only the last one is, until the run is finished."""
+
+    def validate(self) -> None:
+        """Refuse numbers that no training could use, and unknown networks; raises InputError."""
+        super().validate()
+        check_least(self, learning_rate=0, weight_decay=0, final_rate=1e-9, clip_norm=1e-12)
+        check_least(self, checkpoint_every=1, keep_every=1)
+        if self.architecture not in ARCHITECTURES:
+            raise InputError(f"--config.architecture is {self.architecture!r}; choose from {', '.join(ARCHITECTURES)}.")
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,9 @@ def with_config(command: Callable[..., int], config: Any, arguments: list[str]) 
     configured.__signature__ = signature.replace(parameters=list(parameters.values()))  # type: ignore[attr-defined]
     configured.__annotations__ = command.__annotations__ | {"config": type(default)}
     configured.__doc__ = command.__doc__
+    vars(configured).pop(
+        "__wrapped__", None
+    )  # of a decorator that checks types: tyro looks through it, at no signature
     return configured
 
 
