@@ -27,7 +27,8 @@ def main(store: Path, run: Path, out: Path = SHIPPED_STUDENT) -> None:
     """Write `out` as a run folder, and card.json with the scores of the copy on the store's held-out rooms."""
     config, summary = (json.loads((run / name).read_text(encoding="utf-8")) for name in ("config.json", "run.json"))
     student = Student.load(run / "student.safetensors").half()
-    student.save(out / "student.safetensors", voxel_size=config["config"]["voxel_size"], teachers=summary["teachers"])
+    student.voxel_size, student.teachers = config["config"]["voxel_size"], summary["teachers"]
+    student.save(out / "student.safetensors")
     size = (out / "student.safetensors").stat().st_size
     assert size <= MAX_BYTES, f"{size} bytes are more than the wheel takes"
     digest = sha256_of(out / "student.safetensors")

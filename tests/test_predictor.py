@@ -154,7 +154,8 @@ def test_an_imported_student_or_a_lone_file_answers_on_any_points(tmp_path, caps
     torch.manual_seed(0)
     student = Student({"words": 8}, "MinkUNet14Mini")
     file = tmp_path / "student.safetensors"
-    student.save(file, voxel_size=0.1, teachers={"words": asdict(TeacherCard(8, text=spec))})
+    student.voxel_size, student.teachers = 0.1, {"words": asdict(TeacherCard(8, text=spec))}
+    student.save(file)
     points = torch.rand(400, 3) * 2
     write_ply(tmp_path / "cloud.ply", cloud_columns(points, None))
     store = tmp_path / "store"
@@ -173,6 +174,14 @@ def test_an_imported_student_or_a_lone_file_answers_on_any_points(tmp_path, caps
     assert torch.equal(car.answers, cell * 0.1 < 1)
 
 
+def save_student(folder: Path, store: Store, *, voxel_size: float) -> Path:
+    """Write a student of the teacher `honest`."""
+    student = Student({"honest": 8}, "MinkUNet14Mini")
+    student.voxel_size, student.teachers = voxel_size, {"honest": asdict(store.teachers["honest"])}
+    student.save(folder / "s.safetensors")
+    return folder / "s.safetensors"
+
+
 def test_a_student_without_its_voxel_size_is_refused_and_an_official_one_has_it(tmp_path):
     student = Student({"lseg": 512}, "MinkUNet14Mini")
     student.save(tmp_path / "old.safetensors")
@@ -186,12 +195,9 @@ def test_a_student_without_its_voxel_size_is_refused_and_an_official_one_has_it(
 
 def test_finer_voxels_than_cells_are_refused(known, tmp_path):
     store, _ = known
-    card = asdict(store.teachers["honest"])
-    Student({"honest": 8}, "MinkUNet14Mini").save(
-        tmp_path / "s.safetensors", voxel_size=0.02, teachers={"honest": card}
-    )
+    file = save_student(tmp_path, store, voxel_size=0.02)
     with pytest.raises(ValueError, match=r"0.02 m are finer than the cells .* 0.05 m"):
-        Predictor.open(store, run=tmp_path / "s.safetensors")
+        Predictor.open(store, run=file)
 
 
 def test_five_scenes_are_asked_with_one_reading_of_the_student(known, tmp_path, monkeypatch):
@@ -202,8 +208,7 @@ def test_five_scenes_are_asked_with_one_reading_of_the_student(known, tmp_path, 
         visibility = Visibility((View(0, scene.seen_samples, torch.zeros(2 * NUM, 2).double()),), scene.num_views)
         features = {name: scene.features(name) for name in store.teachers}
         store.add_scene(again, Samples(scene.index_of_sample, scene.sample_of_point), visibility, features)
-    file, card = tmp_path / "s.safetensors", asdict(store.teachers["honest"])
-    Student({"honest": 8}, "MinkUNet14Mini").save(file, voxel_size=0.1, teachers={"honest": card})
+    file = save_student(tmp_path, store, voxel_size=0.1)
     reads = []
     from cuao3d import run
 

@@ -115,7 +115,7 @@ def distill(
     outcome = train(distiller, distiller.parameter_groups(), batches, config, out, device=device, on_step=on_step)
     used = {scene.name for scene in usable}
     summary = {
-        "teachers": {name: asdict(store.teachers[name]) for name in config.teachers},
+        "teachers": dict(distiller.student.teachers),
         "held_out": held_out,
         "skipped_scenes": [scene.name for scene in stored if scene.name not in used],
         "masked_samples": {scene.name: counts for scene, counts in taken if counts},
@@ -255,6 +255,7 @@ def _make_distiller(
         head=config.head,
         noise=config.weighting == "heteroscedastic",
     )
+    student.teachers = {name: asdict(store.teachers[name]) for name in config.teachers}
     return _Distiller(student, config, words, _fit_normalizers(scenes, config)), scenes
 
 

@@ -131,8 +131,7 @@ def finish_run(out: Path, student: Student, summary: dict[str, Any]) -> None:
 
     def finish() -> None:
         file = out / STUDENT
-        config = json.loads((out / "config.json").read_text(encoding="utf-8"))["config"]
-        student.save(file, voxel_size=config["voxel_size"], teachers=summary["teachers"])
+        student.save(file)
         write_json(out / "run.json", {**summary, "student_sha256": sha256_of(file)})
         (out / CHECKPOINT).unlink(missing_ok=True)
 
@@ -182,17 +181,17 @@ def load_student(path: Path) -> Run:
         return load_run(path)
     if path.name == STUDENT and (path.parent / "run.json").is_file():
         return load_run(path.parent)
-    read = read_checkpoint(path)
-    if read.voxel_size is None:
+    student = read_checkpoint(path).student
+    if student.voxel_size is None:
         raise InputError(
             f"{path} does not tell the size of its voxels. Give the folder of its run, or make the file again: "
             "cuao3d import CHECKPOINT --out STUDENT.safetensors"
         )
     try:
-        cards = {name: TeacherCard(**card) for name, card in read.teachers.items()}
+        cards = {name: TeacherCard(**card) for name, card in student.teachers.items()}
     except TypeError as error:
         raise InputError(f"{path} is damaged: its teachers cannot be read ({error}).") from None
-    return Run(read.student, read.voxel_size, cards, None)
+    return Run(student, student.voxel_size, cards, None)
 
 
 def read_config(path: Path, kind: type[Config]) -> Config:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, cast
 
 import safetensors
@@ -71,7 +72,13 @@ class Student(nn.Module):
         num_hidden: Channels that the heads read.
         heads: One `Head` per teacher; `heads[name].weight` is (num_hidden, channels).
         noise: Reads from the same channels the logarithm of each teacher's variance; None where that was not learned.
+        voxel_size: Edge of the voxels that it was trained with, metres; None where that is not known.
+        teachers: Card of each teacher, as JSON; empty where that is not known. With both, its file alone is enough to
+            answer words.
     """
+
+    voxel_size: float | None = None
+    teachers: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
     def __init__(
         self,
@@ -184,28 +191,16 @@ class Student(nn.Module):
                 module.backend = backend
         return self
 
-    def save(
-        self,
-        path: Path | str,
-        *,
-        voxel_size: float | None = None,
-        teachers: Mapping[str, Mapping[str, Any]] | None = None,
-    ) -> None:
-        """Write weights, architecture and heads to a safetensors file, whole or not at all.
-
-        Args:
-            path: File to write.
-            voxel_size: Edge of the voxels that it was trained with, metres.
-            teachers: Card of each teacher, as JSON; with both, the file is enough to answer words.
-        """
+    def save(self, path: Path | str) -> None:
+        """Write weights, architecture, heads, voxel size and teachers to a safetensors file, whole or not at all."""
         plan = {
             "architecture": self.architecture,
             "heads": self.num_channels,
             "head": self.head,
             "noise": self.noise is not None,
             "biased": [name for name, head in self.heads.items() if head.bias is not None],
-            "voxel_size": voxel_size,
-            "teachers": dict(teachers or {}),
+            "voxel_size": self.voxel_size,
+            "teachers": dict(self.teachers),
         }
         metadata = {"student": json.dumps(plan)}  # one key: several are written in random order, and so other bytes
         write_tensors(Path(path), self.state_dict(), metadata)
@@ -374,10 +369,6 @@ class Checkpoint:
     """Names of the tensors that the student took, as in the file."""
     left_over: tuple[str, ...]
     """Names of the tensors that it has no place for: the heads of probes."""
-    voxel_size: float | None = None
-    """Edge of the voxels that it was trained with, metres; None where the file does not tell."""
-    teachers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Card of each teacher, as JSON; empty where the file does not tell."""
 
     def describe(self) -> str:
         """Say architecture, heads and tensors in a few lines."""
@@ -419,7 +410,8 @@ def convert_official(state_dict: Mapping[str, Tensor]) -> Checkpoint:
     )
     left_over = tuple(original[name] for name in original.keys() - body.keys() - teacher_of.keys())
     used = tuple(name for name in state_dict if name not in left_over)
-    return Checkpoint(student, used, tuple(sorted(left_over)), OFFICIAL_VOXEL)
+    student.voxel_size = OFFICIAL_VOXEL
+    return Checkpoint(student, used, tuple(sorted(left_over)))
 
 
 def _read_ours(path: Path) -> Checkpoint:
@@ -438,7 +430,8 @@ def _read_ours(path: Path) -> Checkpoint:
     for name in plan.get("biased", ()):
         student.heads[name].bias = torch.zeros(plan["heads"][name])
     _fill(student, tensors)
-    return Checkpoint(student, tuple(tensors), (), plan.get("voxel_size"), plan.get("teachers", {}))
+    student.voxel_size, student.teachers = plan.get("voxel_size"), plan.get("teachers", {})
+    return Checkpoint(student, tuple(tensors), ())
 
 
 def _state_dict(content: Any) -> Mapping[str, Tensor]:

@@ -173,7 +173,9 @@ def make_student(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return Student(heads, config.architecture, head=head, noise=noise)
+        student = Student(heads, config.architecture, head=head, noise=noise)
+    student.voxel_size = config.voxel_size
+    return student
 
 
 def student_group(student: Student, config: TrainConfig) -> dict[str, Any]:

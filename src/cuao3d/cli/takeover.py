@@ -42,9 +42,10 @@ def import_official(
         if out.suffix != ".safetensors":
             raise InputError(f"{out} should end in .safetensors, the format of students.")
         read = read_checkpoint(sources[0])
-        widths = read.student.num_channels
-        cards = read.teachers or {name: asdict(known_card(name, width)) for name, width in widths.items()}
-        read.student.save(out, voxel_size=read.voxel_size, teachers=cards)
+        student = read.student
+        if not student.teachers:
+            student.teachers = {name: asdict(known_card(name, width)) for name, width in student.num_channels.items()}
+        student.save(out)
         print(f"{read.describe()}\nwritten to {out}")
         return 0
     if data is None or not names or len(set(names)) != len(sources):
