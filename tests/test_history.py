@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from cuao3d.history import History, draw_history, read_history, settled_sigmas, training_charts
+from cuao3d.history import History, draw_history, read_history, training_charts
 
 
 def test_history_is_what_the_run_wrote(tmp_path):
@@ -22,13 +22,6 @@ def test_history_is_what_the_run_wrote(tmp_path):
     assert history.weighting == "uncertainty-squared"
     with pytest.raises(FileNotFoundError, match=r"metrics\.jsonl"):
         read_history(tmp_path / "no run")
-
-
-def test_noise_levels_settle_where_their_gradient_vanishes():
-    # d/ds [L / (2 s^2) + log(1 + s)] = 0 is s^3 = L (1 + s): s = 1 for L = 1/2; with log(1 + s^2), s = 1 for L = 1.
-    assert settled_sigmas([0.5, 8 / 3], "uncertainty") == pytest.approx((1.0, 2.0))
-    assert settled_sigmas([1.0], "uncertainty-squared") == pytest.approx((1.0,))
-    assert settled_sigmas([4.0], "kendall") == pytest.approx((2.0,))
 
 
 def test_charts_show_what_was_learned():

@@ -16,6 +16,7 @@ from cuao3d.objective import (
     RowMeans,
     fit_normalizer,
     make_weighting,
+    settled_sigmas,
     teacher_loss,
     voxel_losses,
     word_loss,
@@ -183,15 +184,15 @@ def test_uncertainty_weighting_starts_as_half_the_sum_plus_log_two_each():
 
 
 @pytest.mark.parametrize(
-    ("regularizer", "stationary"),
+    ("kind", "stationary"),
     [
-        ("log1p", lambda sigma, loss: sigma**3 - loss * (1 + sigma)),
-        ("log1p-squared", lambda sigma, loss: 2 * sigma**4 - loss * (1 + sigma**2)),
-        ("log", lambda sigma, loss: sigma**2 - loss),
+        ("uncertainty", lambda sigma, loss: sigma**3 - loss * (1 + sigma)),
+        ("uncertainty-squared", lambda sigma, loss: 2 * sigma**4 - loss * (1 + sigma**2)),
+        ("kendall", lambda sigma, loss: sigma**2 - loss),
     ],
 )
-def test_sigma_settles_at_its_closed_form(regularizer, stationary):
-    weighting = UncertaintyWeighting(2, regularizer)
+def test_sigma_settles_at_its_closed_form(kind, stationary):
+    weighting = make_weighting(kind, 2)
     losses = torch.tensor([0.3, 1.2])
     optimizer = torch.optim.Adam(weighting.parameters(), lr=0.02)
     for _ in range(500):
@@ -199,7 +200,17 @@ def test_sigma_settles_at_its_closed_form(regularizer, stationary):
         weighting(losses).backward()
         optimizer.step()
     torch.testing.assert_close(stationary(weighting.sigma.detach(), losses), torch.zeros(2), atol=1e-3, rtol=0)
+    expected = settled_sigmas(losses, kind)
+    assert stationary(expected, losses).tolist() == pytest.approx([0, 0], abs=1e-6)
+    assert weighting.sigma.tolist() == pytest.approx(expected.tolist(), abs=1e-3)
     assert weighting.sigma[0] < weighting.sigma[1]
+
+
+def test_noise_levels_settle_where_their_gradient_vanishes():
+    # d/ds [L / (2 s^2) + log(1 + s)] = 0 is s^3 = L (1 + s): s = 1 for L = 1/2; with log(1 + s^2), s = 1 for L = 1.
+    assert settled_sigmas(torch.tensor([0.5, 8 / 3]), "uncertainty").tolist() == pytest.approx((1.0, 2.0))
+    assert settled_sigmas(torch.tensor([1.0]), "uncertainty-squared").tolist() == pytest.approx((1.0,))
+    assert settled_sigmas(torch.tensor([4.0]), "kendall").tolist() == pytest.approx((2.0,))
 
 
 def test_sigmas_rank_noisy_teachers_and_settle_where_the_closed_form_says():
@@ -223,7 +234,7 @@ def test_sigmas_rank_noisy_teachers_and_settle_where_the_closed_form_says():
             optimizer.step()
         sigma = weighting.sigma.detach()
         assert sigma.argsort().tolist() == torch.tensor(order).argsort().tolist()
-        torch.testing.assert_close(sigma, (losses.detach() * (1 + sigma)) ** (1 / 3), rtol=0.05, atol=0)
+        torch.testing.assert_close(sigma, settled_sigmas(losses.detach(), "uncertainty").float(), rtol=0.05, atol=0)
 
 
 @pytest.mark.parametrize(

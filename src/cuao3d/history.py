@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cuao3d.errors import NotFoundError
 from cuao3d.files import write_whole
+from cuao3d.objective import settled_sigmas
 
 PALETTE = (
     "#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#edc948", "#76b7b2", "#9c755f", "#ff9da7", "#2f4b7c",
@@ -67,20 +69,6 @@ def read_history(run: Path | str) -> History:
     )
 
 
-def settled_sigmas(losses: Sequence[float], weighting: str) -> tuple[float, ...]:
-    """Return the noise level in balance with each loss L; see `UncertaintyWeighting`.
-
-    Args:
-        losses: Losses of a teacher.
-        weighting: How the losses were combined.
-    """
-    loss = np.maximum(np.asarray(losses), 1e-9)
-    sigma = np.sqrt(loss)  # of the Gaussian likelihood itself
-    for _ in range(40 if weighting.startswith("uncertainty") else 0):
-        sigma = np.cbrt(loss * (1 + sigma)) if weighting == "uncertainty" else (loss * (1 + sigma**2) / 2) ** 0.25
-    return tuple(sigma.tolist())
-
-
 @dataclass(frozen=True)
 class Chart:
     """Lines over the steps of a training."""
@@ -98,9 +86,12 @@ class Chart:
 
 def training_charts(history: History) -> list[Chart]:
     """Say what is to be drawn of a training: noise levels and weights, if any, losses, learning rate."""
-    settled = {name: settled_sigmas(losses, history.weighting) for name, losses in history.losses.items()}
     charts = []
     if history.sigmas:
+        settled = {
+            name: settled_sigmas(torch.tensor(losses), history.weighting).tolist()
+            for name, losses in history.losses.items()
+        }
         note = "dotted: where it would settle at the present loss"
         charts.append(Chart("Noise level σ", history.sigmas, note, dotted=settled))
     if len(history.weights) > 1 or (history.weights and history.sigmas):

@@ -3,7 +3,7 @@
 from cuao3d.objective.losses import LossKind, teacher_loss, voxel_losses, word_loss
 from cuao3d.objective.normalizers import Normalizer, NormalizerKind, fit_normalizer
 from cuao3d.objective.targets import Compressed, RowMeans, Targets
-from cuao3d.objective.weightings import WeightingKind, make_weighting
+from cuao3d.objective.weightings import WeightingKind, make_weighting, settled_sigmas
 
 __all__ = [
     "Compressed",
@@ -15,6 +15,7 @@ __all__ = [
     "WeightingKind",
     "fit_normalizer",
     "make_weighting",
+    "settled_sigmas",
     "teacher_loss",
     "voxel_losses",
     "word_loss",

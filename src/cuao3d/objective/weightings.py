@@ -3,7 +3,7 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -53,6 +53,26 @@ def make_weighting(
             return RandomWeighting(num_losses, seed)
 
 
+def settled_sigmas(losses: Float[Tensor, "S"], kind: str) -> Float64[Tensor, "S"]:
+    """Return the noise level at which the gradient of `UncertaintyWeighting` vanishes.
+
+    For `uncertainty` sigma³ = L (1 + sigma), for `uncertainty-squared` 2 sigma⁴ = L (1 + sigma²), otherwise sigma² = L.
+
+    Args:
+        losses: Losses L of a teacher.
+        kind: The weighting; for `heteroscedastic`, the level of a voxel.
+    """
+    loss = losses.double().clamp(min=1e-9)
+    sigma = loss.sqrt()
+    for _ in range(40):  # each step halves the error at least
+        match kind:
+            case "uncertainty":
+                sigma = (loss * (1 + sigma)).pow(1 / 3)
+            case "uncertainty-squared":
+                sigma = (loss * (1 + sigma.square()) / 2).pow(1 / 4)
+    return sigma
+
+
 class UncertaintyWeighting(nn.Module):
     """Sum the teacher losses, each weighted by a learned noise level.
 
@@ -65,9 +85,8 @@ class UncertaintyWeighting(nn.Module):
 
         Args:
             num_losses: Number of teachers.
-            regularizer: R. `log1p`: log(1 + sigma), the paper's; at rest sigma³ = L (1 + sigma). `log1p-squared`:
-                log(1 + sigma²), the released code's; at rest 2 sigma⁴ = L (1 + sigma²). `log`: log(sigma), as in
-                Kendall et al., learned as log(sigma²); at rest sigma² = L.
+            regularizer: R. `log1p`: log(1 + sigma), the paper's. `log1p-squared`: log(1 + sigma²), the released code's.
+                `log`: log(sigma), as in Kendall et al., learned as log(sigma²). `settled_sigmas` says where each leads.
         """
         super().__init__()
         self.regularizer = regularizer
