@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -47,6 +47,7 @@ def fuse(
     settings: Mapping[str, Setting] | None = None,
     batch_size: int = BATCH,
     num_workers: int = 1,
+    load: Callable[[], Sequence[Teacher]] | None = None,
 ) -> Store:
     """Lift every scene of a dataset into a store. Scenes that are done are passed over; a broken one is reported.
 
@@ -57,7 +58,8 @@ def fuse(
         cell: Edge of a sample cell, metres.
         settings: What else decides the scenes; a store made with other settings is refused, not mixed with.
         batch_size: Views shown to a teacher at a time, if it takes several.
-        num_workers: Processes that share the scenes; see `side_by_side`.
+        num_workers: Processes that share the scenes; see `side_by_side`. The store is the same whatever their number.
+        load: How each of several processes gets the teachers; they are copied to it unless given.
 
     Raises:
         InputError: No scene could be read, or the folder holds something else.
@@ -74,10 +76,11 @@ def fuse(
     }
     store = Store.create(out, cell=cell, teachers=cards, settings=settings)
     shares = [range(first, len(dataset), num_workers) for first in range(num_workers)]
+    load = partial(list, teachers) if load is None or num_workers == 1 else load
     with progress_bar() as bar:
         task = bar.add_task("lifting", total=len(dataset))
         broken_of_share = side_by_side(
-            [partial(_fuse_share, dataset, share, teachers, store, batch_size) for share in shares if share],
+            [partial(_fuse_share, dataset, share, load, store, batch_size) for share in shares if share],
             num_workers,
             lambda share, done, total, name: bar.update(task, advance=1, description=f"lifting {name}"),
         )
@@ -240,13 +243,13 @@ def write_cloud(path: Path, points: Tensor, colors: Tensor) -> None:
 def _fuse_share(
     dataset: Dataset,
     share: Sequence[int],
-    teachers: Sequence[Teacher],
+    load: Callable[[], Sequence[Teacher]],
     store: Store,
     batch_size: int,
     on_step: OnStep,
 ) -> list[str]:
     """Lift some scenes of a dataset; return a line for each that is broken."""
-    broken = []
+    teachers, broken = load(), []
     for done, index in enumerate(share, start=1):
         name = dataset.names[index]
         if not store.has(name):

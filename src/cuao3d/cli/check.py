@@ -40,7 +40,7 @@ def check(
         teachers: Names of teachers, separated by commas: also say what lifting by them would take.
         cell: Edge of a sample cell of that lifting, metres.
         labels: Label set to read annotations in, where the dataset has several, such as scannet200.
-        every: Use every so manyth frame, where the dataset is a recording, such as raw ScanNet.
+        every: Use one frame in this many, where the dataset is a recording, such as raw ScanNet.
         official: Read cameras as the official pipeline does, where it differs; see docs/conventions.md.
     """
     from cuao3d.check import Report

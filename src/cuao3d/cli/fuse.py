@@ -1,12 +1,19 @@
 """`cuao3d fuse`: a capture or a dataset becomes a store."""
 
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from cuao3d.cli.shared import reading_options, split_names
+from cuao3d.cli.shared import check_device, reading_options, split_names
+from cuao3d.errors import InputError
+
+if TYPE_CHECKING:
+    from cuao3d.teachers import Teacher
+    from cuao3d.teachers.network import Precision
 
 
 def fuse(
@@ -18,6 +25,7 @@ def fuse(
     device: str = "cpu",
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     batch_size: int = 4,
+    workers: int = 1,
     labels: str | None = None,
     every: int | None = None,
     official: bool = False,
@@ -33,25 +41,44 @@ def fuse(
         device: Where the teachers run, such as cuda.
         precision: What the teachers compute in.
         batch_size: Views shown to a teacher at a time; halved where memory runs out.
+        workers: Processes that share the scenes; each loads the teachers. The store is the same whatever their number.
         labels: Label set to read annotations in, where the dataset has several, such as scannet200.
-        every: Use every so manyth frame, where the dataset is a recording, such as raw ScanNet.
+        every: Use one frame in this many, where the dataset is a recording, such as raw ScanNet.
         official: Read cameras as the official pipeline does, where it differs; see docs/conventions.md.
     """
     from cuao3d import pipeline
     from cuao3d.progress import Stages
     from cuao3d.readers import open_dataset
-    from cuao3d.teachers import load_teacher
 
+    if workers < 1:
+        raise InputError(f"--workers is {workers}; expected at least 1.")
+    check_device(device)
     names = [] if teachers == "none" else split_names(teachers)
     reading = reading_options(labels, every, official=official)
     dataset = open_dataset(path, **reading)
-    loaded = [load_teacher(name, device=device, precision=precision) for name in names]
+    load = partial(_load_teachers, names, device, precision)
     with Stages()("lifting") as said:
         settings = {"data": path.resolve().name, **reading} | ({} if precision == "fp32" else {"precision": precision})
-        store = pipeline.fuse(dataset, loaded, out, cell=cell, settings=settings, batch_size=batch_size)
+        store = pipeline.fuse(
+            dataset,
+            load(),
+            out,
+            cell=cell,
+            settings=settings,
+            batch_size=batch_size,
+            num_workers=workers,
+            load=load,
+        )
         scenes = [store.summary(name) for name in store.names()]
         for line in (problem for scene in scenes for problem in scene.problems):
             print(f"left out: {line}", file=sys.stderr)
         seen, total = sum(scene.num_seen for scene in scenes), sum(scene.num_samples for scene in scenes)
         said.append(f"{len(scenes)} scenes, {seen} of {total} samples seen, teachers {', '.join(names) or 'none'}")
     return 0
+
+
+def _load_teachers(specs: Sequence[str], device: str, precision: "Precision") -> list["Teacher"]:
+    """Load teachers; each process calls this for itself."""
+    from cuao3d.teachers import load_teacher
+
+    return [load_teacher(spec, device=device, precision=precision) for spec in specs]
