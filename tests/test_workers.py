@@ -1,6 +1,9 @@
 """Jobs side by side: results in order, progress told, failures raised."""
 
+import multiprocessing
 import os
+import signal
+import time
 
 import pytest
 
@@ -39,3 +42,28 @@ def test_results_come_in_the_order_of_the_jobs_and_every_step_is_told(num_worker
 def test_a_failure_is_raised_as_it_was():
     with pytest.raises(ValueError, match="room 7 is broken"):
         side_by_side([CountTo(1), fail], 2, lambda *step: None)
+
+
+class HearInterrupts:
+    """A job that says what a process of its kind does on Ctrl-C, then sleeps."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def __call__(self, on_step):
+        on_step(0, 1, str(signal.getsignal(signal.SIGINT) == signal.SIG_IGN))
+        time.sleep(self.seconds)
+
+
+def test_an_interrupt_ends_all_jobs_at_once_and_they_do_not_hear_it_themselves():
+    told, before = [], multiprocessing.active_children()
+
+    def interrupt(job, done, total, line):
+        told.append(line)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side([HearInterrupts(300), HearInterrupts(300)], 2, interrupt)
+    assert told == ["True"]
+    assert multiprocessing.active_children() == before
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler

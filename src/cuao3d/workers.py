@@ -5,8 +5,11 @@ A small network gains little from a second thread, but two of them gain all of i
 
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -33,6 +36,7 @@ def side_by_side(
         on_step: Told the index of a job, its steps done, their total, and a line.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C was pressed; the jobs are ended where they are.
         Exception: What the first job in the row that failed has raised; the others are done by then.
     """
     num_workers = min(num_workers, len(jobs))
@@ -40,16 +44,34 @@ def side_by_side(
         return [job(partial(on_step, index)) for index, job in enumerate(jobs)]
     spawn = multiprocessing.get_context("spawn")
     num_threads = max(1, (os.cpu_count() or 1) // num_workers)
-    with (
-        spawn.Manager() as manager,
-        ProcessPoolExecutor(num_workers, spawn, torch.set_num_threads, (num_threads,)) as pool,
-    ):
-        told = manager.Queue()
-        running = [pool.submit(job, partial(_tell, told, index)) for index, job in enumerate(jobs)]
-        while wait(running, timeout=POLL_SECONDS).not_done:
-            _pass_on(told, on_step)
+    with ExitStack() as stack:
+        with _deaf_to_interrupts():
+            others = multiprocessing.active_children()
+            told = stack.enter_context(spawn.Manager()).Queue()
+            pool = stack.enter_context(ProcessPoolExecutor(num_workers, spawn, torch.set_num_threads, (num_threads,)))
+            running = [pool.submit(job, partial(_tell, told, index)) for index, job in enumerate(jobs)]
+        try:
+            while wait(running, timeout=POLL_SECONDS).not_done:
+                _pass_on(told, on_step)
+        except KeyboardInterrupt:
+            for process in set(multiprocessing.active_children()) - set(others):
+                process.terminate()
+            raise
         _pass_on(told, on_step)
         return [future.result() for future in running]
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Start processes that ignore Ctrl-C: it is this one that is interrupted, and that ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _tell(told: Any, index: int, done: int, total: int, line: str) -> None:
