@@ -37,8 +37,9 @@ def open_model(folder: Path, classes: Mapping[str, str], *, unused: Sequence[str
 
     Args:
         folder: Holds `config.json` and the weights.
-        classes: The transformers class that opens each `model_type` which `config.json` may name.
-        unused: How the names of tensors start that the weights may hold beyond what the class reads.
+        classes: The transformers class that opens each `model_type` which `config.json` may name; of one that names
+            none, each architecture.
+        unused: How the names of tensors start that do not matter: the weights may hold them or not, in any shape.
         options: Further arguments of the class.
 
     Raises:
@@ -46,11 +47,11 @@ def open_model(folder: Path, classes: Mapping[str, str], *, unused: Sequence[str
         NotFoundError: The folder lacks a file.
         InputError: A file is damaged, of another model, or its tensors do not fit.
     """
-    settings = folder / "config.json"
-    model_type = str(_read_json(settings).get("model_type", "unknown"))
-    if model_type not in classes:
-        raise InputError(f"{settings} describes a model of type {model_type!r}; expected {' or '.join(classes)}.")
-    name = classes[model_type]
+    settings, content = folder / "config.json", read_settings(folder)
+    kind = str(content.get("model_type") or next(iter(content.get("architectures") or []), "unknown"))
+    if kind not in classes:
+        raise InputError(f"{settings} describes a model of type {kind!r}; expected {' or '.join(classes)}.")
+    name = classes[kind]
     transformers = import_transformers()
     if not hasattr(transformers, name):
         raise NotInstalledError(
@@ -77,6 +78,16 @@ def open_model(folder: Path, classes: Mapping[str, str], *, unused: Sequence[str
     if problems:
         raise InputError(f"{_weights(folder)} does not fit {settings}: {'; '.join(problems)}.")
     return model.eval().requires_grad_(False)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Read the `config.json` of a model.
+
+    Raises:
+        NotFoundError: There is none.
+        InputError: It is damaged.
+    """
+    return _read_json(folder / "config.json")
 
 
 def weights_sha256(folder: Path) -> str:
@@ -179,12 +190,15 @@ def _check_readable(file: Path) -> None:
 
 def _problems(report: Mapping[str, Any], unused: Sequence[str]) -> list[str]:
     """Name the tensors that are missing, of another shape, or unknown; at most eight of each kind."""
-    missing, unknown = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
-    misfits = sorted(report["mismatched_keys"])
+    missing, unknown = (
+        [name for name in sorted(report[key]) if not name.startswith(tuple(unused))]
+        for key in ("missing_keys", "unexpected_keys")
+    )
+    misfits = [misfit for misfit in sorted(report["mismatched_keys"]) if not misfit[0].startswith(tuple(unused))]
     return [
         *(f"missing {name}" for name in missing[:8]),
         *(f"{name} is {tuple(found)}, not {tuple(wanted)}" for name, found, wanted in misfits[:8]),
-        *[f"unknown {name}" for name in unknown if not name.startswith(tuple(unused))][:8],
+        *(f"unknown {name}" for name in unknown[:8]),
     ]
 
 

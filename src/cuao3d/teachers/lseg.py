@@ -65,7 +65,7 @@ class LSegTeacher(NetworkTeacher):
         path = weights or find("lseg")
         self.network = load_lseg(path)
         self.weights_sha256 = sha256_of(path)
-        self.text = f"lseg:{weights.absolute()}" if weights else "lseg"
+        self.text = f"lseg:{weights.absolute()}" if weights else CARDS["lseg"].text
         self.long_side, self.mirror = long_side, mirror
 
     def _describe(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B 512 _ _"], ...]:

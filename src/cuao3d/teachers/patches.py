@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from cuao3d.download import find
+from cuao3d.download import CARDS, find
 from cuao3d.teachers.huggingface import Preprocessing, open_model, read_preprocessing, weights_sha256
 from cuao3d.teachers.network import Level, NetworkTeacher
 
@@ -20,9 +20,9 @@ class PatchTeacher(NetworkTeacher):
     """
 
     classes: Mapping[str, str]
-    """The transformers class that opens each `model_type` which its `config.json` may name."""
+    """The transformers class that opens each `model_type` which its `config.json` may name; see `open_model`."""
     unused: tuple[str, ...] = ()
-    """How the names of tensors start that its weights may hold and it does not need."""
+    """How the names of tensors start that it does not need."""
     options: Mapping[str, Any] = {}
     """Further arguments of its class."""
     network: Any
@@ -46,13 +46,17 @@ class PatchTeacher(NetworkTeacher):
         """
         self.name = name
         self.folder = Path(weights or find(name))
-        self.network = open_model(self.folder, self.classes, unused=self.unused, **self.options)
+        self.network = open_model(self.folder, self.classes, unused=self.unused, **self._options())
         self.weights_sha256 = weights_sha256(self.folder)
         self.preprocessing = preprocessing or read_preprocessing(self.folder)
         self.long_side = long_side
         self.config = self.network.config
         self.patch = self.config.patch_size
         self._set_width(self.config.hidden_size)
+
+    def _options(self) -> Mapping[str, Any]:
+        """Return further arguments of its class."""
+        return self.options
 
     def _set_width(self, num_channels: int) -> None:
         self.num_channels = num_channels
@@ -78,6 +82,6 @@ class PatchTeacher(NetworkTeacher):
         raise NotImplementedError
 
 
-def text_of(kind: str, weights: Path | None, name: str) -> str:
-    """Name the text encoder beside an image encoder: its kind, and the name of the weights or their folder."""
-    return f"{kind}:{Path(weights).resolve() if weights else name}"
+def text_of(kind: str, weights: Path | None, name: str) -> str | None:
+    """Return the text encoder beside an image encoder: of named weights as their card says, or of a folder."""
+    return f"{kind}:{Path(weights).resolve()}" if weights else CARDS[name].text
