@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import RegularGridInterpolator
 from scipy.ndimage import uniform_filter
+from scipy.spatial.transform import Rotation
 
 from cuao3d.augment import Augmentation, augment, rotation_matrix, smooth_noise
 
@@ -62,6 +63,40 @@ def test_shift_covers_its_reach():
     assert moves.min() >= 0
     assert moves.max() < 0.8
     assert (moves.amax(dim=0) - moves.amin(dim=0)).min() > 0.7
+
+
+def test_elastic_adds_fine_noise_of_0_4_m_and_then_coarse_noise_of_1_6_m():
+    # OpenScene's pairs of grain and strength: (0.2, 0.4), (0.8, 1.6).
+    generator = torch.Generator().manual_seed(3)
+    torch.rand(4, 3, dtype=torch.float64, generator=generator)  # drawn for the other changes
+    points = cloud().double() - cloud().double().mean(dim=0)
+    points = points + 0.4 * smooth_noise(points, 0.2, generator)
+    points = points + 1.6 * smooth_noise(points, 0.8, generator)
+    torch.testing.assert_close(change(replace(NOTHING, elastic=True), 3), points)
+
+
+def test_turns_go_both_ways_and_each_about_its_own_axis():
+    for switch, limit, axis in (({"rotation": 60.0}, 60, 2), ({"tilt": 20.0}, 20, None)):
+        turns = []
+        for seed in range(60):
+            moved = change(replace(NOTHING, **switch), seed)
+            rotation = torch.linalg.lstsq(change(NOTHING), moved).solution.T
+            turns.append(torch.tensor(Rotation.from_matrix(rotation.numpy()).as_euler("xyz", degrees=True)))
+        low, high = torch.stack(turns).aminmax(dim=0)
+        turned = [0, 1] if axis is None else [axis]
+        assert ((low > -limit - 1e-6) & (high < limit + 1e-6)).all()
+        assert (low[turned] < -0.8 * limit).all()
+        assert (high[turned] > 0.8 * limit).all()
+        still = [index for index in range(3) if index not in turned]
+        assert low[still].abs().max() < 1e-6
+        assert high[still].abs().max() < 1e-6
+
+
+def test_mirroring_changes_x_and_y_each_by_itself_and_never_z():
+    signs = {
+        tuple(torch.sign(change(replace(NOTHING, flip=True), seed) / change(NOTHING))[0].tolist()) for seed in range(40)
+    }
+    assert signs == {(1, 1, 1), (-1, 1, 1), (1, -1, 1), (-1, -1, 1)}
 
 
 def test_quarter_turns_by_hand():

@@ -56,6 +56,45 @@ def test_a_budget_draws_some_of_the_supervised_voxels_with_their_targets():
     torch.testing.assert_close(part.targets[0][0][:], whole.targets[0][0][:][place])
 
 
+def test_the_shift_covers_all_places_on_the_lattice_of_the_coarsest_grid():
+    # Four halvings: the coarsest grid repeats after 16 voxels, so a shift moves a point by 0 to 15 of them on each axis.
+    config = replace(CONFIG, augmentation=Augmentation(flip=False, shift=True))
+    scene = TrainingScene("pair", torch.tensor([[0.0, 0, 0], [10.1, 10.1, 10.1]]), torch.arange(2), (torch.eye(2),))
+    firsts = [
+        voxelize_scene(scene, config, RowMeans, torch.Generator().manual_seed(seed)).coordinates[0, 1:]
+        for seed in range(200)
+    ]
+    moved_by = torch.stack(firsts) + 51  # without a move the first point lies at -5.05 m, in cell -51
+    for axis in range(3):
+        assert set(moved_by[:, axis].tolist()) == set(range(17))  # from the middle of a cell: half a one at both ends
+
+
+def test_points_are_drawn_by_their_own_chances():
+    scene = make_scene(0)
+    chances = torch.full((len(scene.rows),), 1e-12)
+    chances[::3] = 1.0
+    likely = replace(scene, chances=chances)
+    config = replace(CONFIG, points_per_scene=10, voxel_size=0.001)  # every sample in a voxel of its own
+    whole = prepare(scene, voxel_size=0.001)
+    wanted = {tuple(row) for row in scene.targets[0][::3].tolist()}
+    for seed in range(5):
+        batch = voxelize_scene(likely, config, RowMeans, torch.Generator().manual_seed(seed))
+        drawn = {tuple(row) for row in batch.targets[0][0][:].tolist()}
+        assert len(drawn) == 10
+        assert drawn <= wanted
+    assert len(whole.supervised) == len(scene.rows)
+
+
+def test_no_epoch_repeats_the_order_or_the_augmentation_of_another():
+    scenes = [make_scene(seed) for seed in range(4)]
+    config = replace(CONFIG, batch_size=1, voxel_size=0.01, num_steps=12, augmentation=Augmentation(rotation=180.0))
+    batches = Batches(scenes, config, RowMeans)
+    orders = [tuple(batches.scene_at(place).name for place in range(first, first + 4)) for first in (0, 4, 8)]
+    assert len(set(orders)) == 3
+    shown = [batches[place][0].coordinates for place in range(12) if batches.scene_at(place).name == "scene0"]
+    assert len({tuple(coordinates.flatten().tolist()) for coordinates in shown}) == 3
+
+
 def test_a_crop_keeps_the_voxels_nearest_to_one_that_has_a_target():
     whole, part = prepare(make_scene(0)), prepare(make_scene(0), crop=30)
     assert len(part.coordinates) == 30

@@ -94,6 +94,16 @@ def test_both_views_see_the_picture_and_neither_sees_through_it(synthetic_scene)
         assert not set(hidden.tolist()) & set(view.sample.tolist())
 
 
+def test_a_scene_is_seen_by_its_own_tolerance(synthetic_scene):
+    # Wall and picture, and their copies a tenth of the depth behind and 4 % before them.
+    moves = synthetic_scene.points[:, 1:2] * torch.tensor([0.0, 1.0, 0.0])
+    points = torch.cat([synthetic_scene.points + part * moves for part in (0.0, 0.1, -0.04)])
+    for tolerance, seen in ((0.25, (True, True, True)), (0.05, (True, False, True)), (0.02, (True, False, False))):
+        scene = replace(synthetic_scene, points=points, colors=None, labels=None, occlusion_tolerance=tolerance)
+        num_views = see(scene, every_point(points)).num_views
+        assert tuple(bool(part.any()) for part in num_views.chunk(3)) == seen
+
+
 def test_the_picture_is_lifted_in_its_own_colour(synthetic_scene):
     samples = sample_cells(synthetic_scene.points, 0.05)
     visibility = see(synthetic_scene, samples)

@@ -1,5 +1,6 @@
 """Facts about projection, visibility and voxels."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -35,6 +36,35 @@ def test_missing_depth_hides_and_points_behind_the_camera_are_not_seen(synthetic
     camera = camera_at(0.0)
     assert visible_points(points, camera, torch.full((48, 64), 2.0)).index.tolist() == [0]
     assert visible_points(points, camera, torch.zeros(48, 64)).index.tolist() == []
+
+
+@pytest.mark.parametrize("surface", [0.5, 1.0, 4.0, 8.0])
+def test_the_tolerance_is_a_part_of_the_depth(surface):
+    # tau = 0.25 unless told: method, section 3.
+    z = surface * torch.tensor([0.74, 0.76, 1.0, 1.24, 1.26])
+    points = torch.stack([torch.zeros(5), z, torch.ones(5)], dim=1)
+    depth = torch.full((48, 64), surface)
+    assert visible_points(points, camera_at(0.0), depth).index.tolist() == [1, 2, 3]
+    narrow = visible_points(points, camera_at(0.0), depth, occlusion_tolerance=0.02)
+    assert narrow.index.tolist() == [2]
+
+
+@pytest.mark.parametrize(("border", "told"), [(10, {}), (0, {"border": 0}), (7, {"border": 7})])
+def test_pixels_are_seen_from_the_border_on_to_the_same_distance_from_the_other_side(border, told):
+    # 10 pixels unless told: method, section 3.
+    column, row = torch.meshgrid(torch.arange(-3, 67), torch.arange(-3, 51), indexing="ij")
+    pixels = torch.stack([column, row], dim=-1).reshape(-1, 2)
+    points = torch.stack([(pixels[:, 0] - 31.5) / 20, torch.full((len(pixels),), 2.0), 1 - (pixels[:, 1] - 23.5) / 20])
+    seen = pixels[visible_points(points.T, camera_at(0.0), torch.full((48, 64), 2.0), **told).index]
+    assert seen.amin(dim=0).tolist() == [border, border]
+    assert seen.amax(dim=0).tolist() == [63 - border, 47 - border]
+    assert len(seen) == (64 - 2 * border) * (48 - 2 * border)
+
+
+def test_nothing_behind_the_camera_is_seen_whatever_the_tolerance():
+    points = torch.tensor([[0.0, -2.0, 1.0], [0.0, 9.0, 1.0]])
+    seen = visible_points(points, camera_at(0.0), torch.ones(48, 64), occlusion_tolerance=math.inf)
+    assert seen.index.tolist() == [1]
 
 
 def test_a_depth_image_of_another_size_is_refused():
