@@ -125,6 +125,7 @@ def _run_pytest(folder: Path, tests: Sequence[str], log: Path) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.chdir(folder)
+    sys.dont_write_bytecode = False  # most of a copy stays as it is, and need be compiled only once
     os.environ["PYTHONPATH"] = str(folder / "src")
     os.environ.setdefault("CUAO3D_DATA", str(CHECKOUT.parent / "shared" / "data"))
     sys.path.insert(0, os.environ["PYTHONPATH"])

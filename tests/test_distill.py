@@ -1,5 +1,7 @@
 import json
+import math
 import shutil
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +10,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cuao3d.augment import Augmentation
+from cuao3d.batches import STILL, Batches
 from cuao3d.distill import DistillConfig, distill
 from cuao3d.fusion import Visibility, sample_cells
 from cuao3d.geometry import voxelize
+from cuao3d.labels import label_set
 from cuao3d.run import load_run
 from cuao3d.scene import Scene
 from cuao3d.store import Store, TeacherCard
+from cuao3d.student import Norm, Student
+from cuao3d.training import make_student
 
 CARDS = {
     "place": TeacherCard(num_channels=6, text="minilm", loss="cosine"),
@@ -232,6 +238,98 @@ def test_a_heteroscedastic_student_knows_where_it_is_unsure(tmp_path):
         unsure = student.eval().unsureness(coords, torch.ones(len(coords), 3))
     assert unsure["noise"].mean() > 1.3 * unsure["place"].mean()
     assert unsure["place"].std() > 0
+
+
+def change_new_students(monkeypatch, change) -> list[Student]:
+    """Change students before they are trained; returns the list that they will be in."""
+    made: list[Student] = []
+
+    def make_changed(*args, **settings) -> Student:
+        student = make_student(*args, **settings)
+        change(student)
+        made.append(deepcopy(student))
+        return student
+
+    monkeypatch.setattr("cuao3d.distill.make_student", make_changed)
+    return made
+
+
+def test_heteroscedastic_losses_are_the_likelihood_of_a_gaussian(store, tmp_path, monkeypatch):
+    # -log N(T; F, sigma) = |T - F|^2 / (2 sigma^2) + log sigma + log(2 pi) / 2.
+    sigmas = {"place": 0.5, "height": 3.0}
+
+    def plant(student: Student) -> None:
+        student.noise.bias.data = 2 * torch.tensor(list(sigmas.values())).log()
+
+    change_new_students(monkeypatch, plant)
+    config = replace(CONFIG, losses=("l2", "l2"), num_steps=1, weighting="heteroscedastic")
+    (row,) = metrics(distill(store, config, tmp_path))
+    assert row["sigmas"] == pytest.approx(sigmas)
+    expected = sum(row["losses"][name] / (2 * sigma**2) + math.log(sigma) for name, sigma in sigmas.items())
+    assert row["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("clip_norm", [1e-9, None])
+def test_sigmas_step_by_their_own_rate_and_are_not_clipped(store, tmp_path, clip_norm):
+    # d/dsigma of L / (2 sigma^2) + log(1 + sigma) is 1/2 - L at sigma = 1.
+    config = replace(CONFIG, optimizer="sgd", sigma_lr=0.2, schedule="constant", num_steps=2, clip_norm=clip_norm)
+    first, second = metrics(distill(store, config, tmp_path))
+    for name, loss in first["losses"].items():
+        assert second["sigmas"][name] == pytest.approx(1 - 0.2 * (0.5 - loss), rel=1e-5)
+
+
+def two_words(path: Path) -> Store:
+    """Ten lone samples whose teacher says one word, and in another scene forty that say another."""
+    store = Store.create(path, cell=0.05, teachers=CARDS)
+    for word, (name, num_samples) in enumerate((("few", 10), ("many", 40))):
+        points = torch.arange(num_samples)[:, None] * torch.tensor([0.2, 0.4, 0.0])
+        samples = sample_cells(points, store.cell)
+        features = {teacher: torch.ones(num_samples, card.num_channels) for teacher, card in CARDS.items()}
+        features["place"] = torch.eye(6)[word].expand(num_samples, 6)
+        visibility = Visibility((), torch.ones(num_samples, dtype=torch.int64))
+        store.add_scene(Scene(name, points, ()), samples, visibility, features)
+    return store
+
+
+def test_every_voxel_counts_alike_whichever_scene_it_is_of(tmp_path, monkeypatch, toy_words):
+    def blindfold(student: Student) -> None:
+        for module in student.modules():
+            if isinstance(module, Norm):
+                module.weight.data.zero_()
+                module.bias.data.fill_(1)
+
+    toy_words(6)
+    store, made = two_words(tmp_path / "store"), change_new_students(monkeypatch, blindfold)
+    config = replace(CONFIG, teachers=("height", "place"), words="nyu40", weighting="equal", augmentation=STILL)
+    row = metrics(distill(store, replace(config, num_steps=1), tmp_path / "run"))[0]
+    with torch.no_grad():
+        said = made[0].eval()(torch.tensor([[0, 0, 0, 0]]), torch.ones(1, 3))["place"][0]  # whatever the voxel
+    toward = torch.nn.functional.normalize(said, dim=0)
+    words = torch.eye(6)[torch.arange(len(label_set("nyu40"))) % 6]
+    of_few, of_many = (
+        torch.nn.functional.cross_entropy(words @ toward / 0.05, (words @ words[word] / 0.05).softmax(dim=0)).item()
+        for word in (0, 1)
+    )
+    assert row["words"] == pytest.approx((10 * of_few + 40 * of_many) / 50, rel=1e-4)
+    assert row["losses"]["place"] == pytest.approx(1 - ((10 * toward[0] + 40 * toward[1]) / 50).item(), rel=1e-4)
+    assert row["loss"] == pytest.approx(sum(row["losses"].values()) + row["words"], rel=1e-5)
+
+
+@pytest.mark.parametrize(("balance", "ratio"), [(0.5, 2.0), (1.0, 4.0)])
+def test_balance_draws_rare_words_more_often(tmp_path, monkeypatch, toy_words, balance, ratio):
+    toy_words(6)
+    shown = {}
+
+    class Spy(Batches):
+        def __init__(self, scenes, *rest):
+            shown.update({scene.name: scene.chances for scene in scenes})
+            super().__init__(scenes, *rest)
+
+    monkeypatch.setattr("cuao3d.distill.Batches", Spy)
+    config = replace(CONFIG, words="nyu40", balance=balance, num_steps=1)
+    distill(two_words(tmp_path / "store"), config, tmp_path / "run")
+    torch.testing.assert_close(shown["few"] / shown["many"][0], torch.full((10,), ratio))
+    torch.testing.assert_close(shown["many"], shown["many"][:1].expand(40))
 
 
 def test_a_student_without_noise_says_how_to_get_it(plain_run):
