@@ -379,6 +379,19 @@ def test_half_precision_is_within_one_percent(kind):
         assert (mine.double() - reference).norm() <= 0.01 * reference.norm()
 
 
+@pytest.mark.parametrize("kind", ["cosine", "l1"])
+def test_gradients_of_many_voxels_are_summed_in_single_precision(kind, monkeypatch):
+    # Chunks of 32 voxels; a sum of their products in bfloat16 would stop growing after 256 of them.
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(targets_module, "CHUNK_VALUES", {"cpu": 1})
+    hidden = torch.tensor([[1.0, 0.5]]).bfloat16().expand(20_000, 2).contiguous()
+    weight = torch.tensor([[1.0, 0.5, 0.0, 0.25], [0.5, -1.0, 0.25, 0.0]])
+    targets = torch.tensor([[0.25, 1.0, 0.5, -1.0]]).expand(20_000, 4)
+    _, _, many = gradients(teacher_loss, hidden, weight, targets, kind)
+    _, _, one = gradients(teacher_loss, hidden[:1], weight, targets[:1], kind)
+    torch.testing.assert_close(many, one, rtol=1e-2, atol=1e-3)
+
+
 def test_word_loss_and_its_gradients_equal_the_materialised_form():
     generator = torch.Generator().manual_seed(0)
     targets, words = torch.randn(9, 12, dtype=torch.float64, generator=generator), torch.eye(12).double()[:5]

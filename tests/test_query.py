@@ -82,6 +82,43 @@ def test_a_faint_answer_is_unsure(chairs_and_clutter):
     assert ask(faint[:0], Questions.read(Table(), ["chair"]))[0].verdict == "absent"
 
 
+@pytest.mark.parametrize(
+    ("relevance", "verdict"),
+    [(0.31, "here"), (0.29, "unsure"), (0.06, "unsure"), (0.04, "absent")],
+)
+def test_the_verdict_rests_on_what_twenty_points_reach(relevance, verdict):
+    # "Here" from 0.3 on, "absent" below 0.05. What is left of a unit is orthogonal to all words.
+    points = torch.zeros(100, 4)
+    points[:20, 0], points[:20, 1] = relevance, (1 - relevance**2) ** 0.5
+    (chair,) = ask(points, Questions.read(Table(), ["chair"]))
+    assert chair.peak == pytest.approx(relevance, abs=1e-6)
+    assert chair.verdict == verdict
+    assert chair.answers.sum() == (0 if verdict == "absent" else 20)
+    (chair,) = ask(points[1:], Questions.read(Table(), ["chair"]))  # nineteen are no answer
+    assert (chair.peak, chair.verdict) == (0, "absent")
+
+
+def test_points_answer_that_are_half_as_relevant_as_the_best():
+    points = torch.zeros(100, 4)
+    points[:, 0] = torch.tensor([0.8] * 20 + [0.41] * 5 + [0.39] * 75)
+    points[:, 1] = (1 - points[:, 0].square()).sqrt()
+    (chair,) = ask(points, Questions.read(Table(), ["chair"]))
+    assert torch.equal(chair.answers, torch.arange(100) < 25)
+
+
+def test_the_nearest_contrast_word_counts_not_their_mean():
+    class Words:
+        num_channels = 4
+
+        def __call__(self, texts):
+            axes = {"chair": 0, CONTRAST[0]: 1}
+            return torch.stack([torch.eye(4)[axes.get(text, 2)] for text in texts])
+
+    points = torch.tensor([[0.8, 0.6, 0.0, 0.0]]).expand(20, 4)
+    (chair,) = ask(points, Questions.read(Words(), ["chair"]))
+    assert chair.peak == pytest.approx(0.8 - 0.6)
+
+
 def test_a_contrast_word_itself_can_be_asked(chairs_and_clutter):
     assert bool(ask(chairs_and_clutter, Questions.read(Table(), ["stuff"]))[0].relevance.isfinite().all())
 
@@ -105,4 +142,7 @@ def test_parts_are_connected_groups_by_size():
     other = torch.arange(25)[:, None] * torch.tensor([[0, 0.09, 0]]) + torch.tensor([0, 1.0, 0])
     stray = torch.tensor([[9.0, 9.0, 9.0]])
     assert parts(torch.cat([other, stray, line])).tolist() == [1] * 25 + [-1] + [0] * 30
+    assert parts(line / 0.09 * 0.11).tolist() == [-1] * 30  # farther apart than 0.1 m
+    assert parts(line[:20]).tolist() == [0] * 20
+    assert parts(line[:19]).tolist() == [-1] * 19
     assert parts(torch.zeros(0, 3)).tolist() == []

@@ -86,6 +86,20 @@ def test_bfloat16_is_within_one_percent(is_emulated, monkeypatch):
         assert (gradient - reference).norm() / reference.norm() < 0.02
 
 
+@pytest.mark.parametrize("num_in", [3, 8], ids=["whole windows", "runs"])
+def test_gradients_of_many_voxels_are_summed_in_single_precision(num_in, monkeypatch):
+    # In bfloat16 a sum of ones stops at 256, and one of sixteens at 4096.
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(runs, "_num_rows_per_block", lambda *_: 16)
+    voxels = VoxelSet(functional.pad(torch.arange(6000)[:, None], (3, 0)))
+    x = torch.ones(6000, num_in, dtype=torch.bfloat16)
+    kernel = torch.zeros(27, num_in, 4, dtype=torch.bfloat16, requires_grad=True)
+    convolve(x, kernel, voxels.neighbours(3)).sum().backward()
+    seen = torch.zeros(27, dtype=torch.bfloat16)
+    seen[[4, 13, 22]] = torch.tensor([5999.0, 6000.0, 5999.0]).bfloat16()  # below, here and above; x is fastest
+    assert torch.equal(kernel.grad, seen[:, None, None].expand(27, num_in, 4))
+
+
 def test_half_precision_by_parts_gives_what_whole_gives(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     x, matrix = torch.randn(2500, 6).bfloat16(), torch.randn(6, 9).bfloat16()

@@ -42,6 +42,29 @@ def test_any_image_size_is_taken(teacher):
     assert maps(teacher, image(480, 640))[0].shape == maps(teacher, image())[0].shape
 
 
+PINNED = {
+    "mini-lseg": [{313: -0.1480, 248: 0.1451, 280: -0.1292}],
+    "mini-dino": [{91: -3.5907, 105: -2.5660, 66: -2.2880}],
+    "mini-diffusion": [
+        {10: 7.0056, 75: 6.8581, 25: 6.4126},
+        {11: 2.2710, 17: 1.7295, 45: 1.6820},
+        {11: 1.7546, 0: 1.6071, 24: 1.4509},
+    ],
+}
+"""Some channels of each map a third from the top and a quarter from the left, as the weights were trained."""
+
+
+def test_an_image_is_seen_as_it_was_in_training(teacher):
+    # Of every 4 x 4 pixels the mean counts, and is exact in single precision: the diffusion's noise follows from it.
+    row, column = torch.meshgrid(torch.arange(120), torch.arange(160), indexing="ij")
+    blocks = torch.stack([column % 33, row % 29, (column + row) % 31]) / 64
+    stripes = torch.tensor([0.0, 0.5, 0.0, 0.0]).repeat(160)
+    described = maps(teacher, blocks.repeat_interleave(4, 1).repeat_interleave(4, 2) + stripes)
+    for one, pinned in zip(described, PINNED[teacher.name], strict=True):
+        found = one[list(pinned), one.shape[1] // 3, one.shape[2] // 4]
+        torch.testing.assert_close(found, torch.tensor(list(pinned.values())), rtol=0.01, atol=0)
+
+
 def test_features_look_at_the_image(teacher):
     one, other = maps(teacher, image())[0], maps(teacher, 1 - image())[0]
     assert (one - other).abs().mean() > 1e-3 * one.abs().mean()
