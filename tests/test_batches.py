@@ -57,7 +57,7 @@ def test_a_budget_draws_some_of_the_supervised_voxels_with_their_targets():
 
 
 def test_the_shift_covers_all_places_on_the_lattice_of_the_coarsest_grid():
-    # Four halvings: the coarsest grid repeats after 16 voxels, so a shift moves a point by 0 to 15 of them on each axis.
+    # After four halvings the grid repeats every 16 voxels.
     config = replace(CONFIG, augmentation=Augmentation(flip=False, shift=True))
     scene = TrainingScene("pair", torch.tensor([[0.0, 0, 0], [10.1, 10.1, 10.1]]), torch.arange(2), (torch.eye(2),))
     firsts = [

@@ -20,6 +20,7 @@ from cuao3d.formats.images import (
     open_frame,
     read_colors,
     read_depth,
+    resize_nearest,
     usual_size,
 )
 from cuao3d.formats.images import _fold as fold
@@ -304,3 +305,12 @@ def test_views_whose_parts_do_not_fit_are_refused(tmp_path: Path):
 
 def eight(colors: Tensor) -> np.ndarray:
     return (colors.permute(1, 2, 0) * 255).round().numpy().astype(np.uint8)
+
+
+def test_a_pixel_of_a_resized_image_is_the_one_whose_corner_it_begins_at():
+    # floor(x * old / new): of 5 columns 0, 1, 3 become three; of 3 rows 0, 0, 1, 1, 2 become five.
+    image = torch.arange(15.0).reshape(3, 5)
+    assert resize_nearest(image, 3, 5).tolist() == [
+        [row * 5 + column for column in (0, 1, 3)] for row in (0, 0, 1, 1, 2)
+    ]
+    assert torch.equal(resize_nearest(torch.stack([image, -image]), 3, 5)[1], -resize_nearest(image, 3, 5))

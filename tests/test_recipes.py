@@ -53,6 +53,24 @@ def test_the_paper_and_its_code_differ_as_the_method_says():
     assert (theirs.augmentation.rotation, theirs.augmentation.tilt, theirs.augmentation.scale) == (180, 2.8, 0.1)
 
 
+def test_the_whole_plan_of_the_paper_and_of_those_before_it():
+    # docs/method.md and docs/differences.md, sections 4 to 6.
+    for config in (paper(), released_code(), openscene()):
+        assert (config.voxel_size, config.architecture, config.head) == (0.02, "MinkUNet18A", "linear")
+        assert (config.optimizer, config.weight_decay, config.clip_norm) == ("adam", 0, None)
+        assert (config.words, config.balance, config.sigma_lr, config.num_held_out) == (None, 0, None, 0)
+        assert config.augmentation.flip
+        assert config.augmentation.shift
+        assert config.crop is None
+    assert (paper().augmentation.rotation, paper().augmentation.tilt, paper().augmentation.scale) == (0, 0, 0)
+    assert (released_code().seed, openscene().seed) == (1463, 1463)
+    theirs = openscene()
+    assert (theirs.teachers, theirs.losses, theirs.weighting) == (("lseg",), ("cosine",), "equal")
+    assert (theirs.num_epochs, theirs.batch_size, theirs.points_per_scene) == (500, 8, 20_000)
+    plan = ARCHITECTURES["MinkUNet18A"]
+    assert (plan.planes, plan.num_blocks, plan.num_stem) == ((32, 64, 128, 256, 128, 128, 96, 96), (2,) * 8, 32)
+
+
 def test_teachers_without_a_text_encoder_are_standardized_whatever_they_are_called():
     assert ours().normalizers == mini().normalizers == ("none", "standardize", "standardize")
     strangers = {"dinov2": TeacherCard(4, text="clip"), "gray": TeacherCard(1), "siglip2": TeacherCard(4, text=None)}

@@ -1,4 +1,4 @@
-"""Facts where rooms meet: stores and captures whose answers are known point by point, asked through the command line."""
+"""Facts where rooms meet, through the command line: stores and captures whose answers are known point by point."""
 
 import json
 from collections.abc import Sequence
@@ -63,7 +63,7 @@ def one_hot(name: str, classes: str) -> Tensor:
 
 @pytest.fixture
 def heaps(tmp_path: Path) -> tuple[Store, dict[str, Tensor]]:
-    """A heap of chair at x = 0 and one of sofa at x = 2, and which points of the store each is; one sample in seven is unseen."""
+    """A heap of chair at x = 0, one of sofa at x = 2, and the points that are each; of seven samples one is unseen."""
     grid = torch.cartesian_prod(torch.arange(8.0), torch.arange(6.0), torch.zeros(1)) * GAP
     samples = torch.cat([grid, grid + torch.tensor([2.0, 0, 0])])
     things = ["chair"] * len(grid) + ["sofa"] * len(grid)
@@ -116,7 +116,9 @@ def test_scores_of_the_command_by_hand(tmp_path, classes, background):
         *[("chair", "door", "chair")] * 2,
         ("chair", "chair", "bed"),
     ]
-    planned = [planned[row] for row in torch.randperm(len(planned), generator=torch.Generator().manual_seed(1)).tolist()]
+    planned = [
+        planned[row] for row in torch.randperm(len(planned), generator=torch.Generator().manual_seed(1)).tolist()
+    ]
     labels = torch.tensor([[class_of(first, classes), class_of(second, classes)] for first, second, _ in planned])
     features = [None if said is None else one_hot(said, classes) for *_, said in planned]
     samples = torch.arange(len(planned))[:, None] * torch.tensor([GAP, 0, 0])
@@ -175,7 +177,14 @@ def lifted(synthetic_scene: Scene, tmp_path: Path) -> tuple[Scene, Store]:
     away = replace(synthetic_scene.frames[0], camera=replace(camera_at(0.0), world_from_camera=_turned_round()))
     folder = write_sevenscenes(replace(synthetic_scene, frames=(*synthetic_scene.frames, away)), tmp_path / "capture")
     (tmp_path / "my_teacher.py").write_text(TEACHER)
-    arguments = ["--teachers", f"{tmp_path / 'my_teacher.py'}:Color", "--cell", "0.05", "--out", str(tmp_path / "store")]
+    arguments = [
+        "--teachers",
+        f"{tmp_path / 'my_teacher.py'}:Color",
+        "--cell",
+        "0.05",
+        "--out",
+        str(tmp_path / "store"),
+    ]
     assert main(["fuse", str(folder), *arguments]) == 0
     return open_dataset(folder)[0], Store.open(tmp_path / "store")
 
