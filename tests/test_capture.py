@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from cuao3d.files import read_json
 from cuao3d.formats.entries import (
     by_number,
     inside,
@@ -16,7 +17,6 @@ from cuao3d.formats.entries import (
     number,
     only_file,
     positive,
-    read_json,
     read_numbers,
     read_rows,
     whole,
@@ -166,9 +166,9 @@ def test_without_a_file_nothing_is_changed(tmp_path: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "no JSON"),
-        ("[1]", "should hold an object"),
-        ("[" * 100_000, "no JSON"),
+        ("{", "not valid JSON"),
+        ("[1]", "should hold a JSON object"),
+        ("[" * 100_000, "not valid JSON"),
         ('{"scale": 2}', "'scale' is no option; choose from depth_scale, pose"),
         ('{"depth_scale": 0}', "depth_scale is 0; expected a number above 0"),
         ('{"depth_scale": true}', "depth_scale is True"),
@@ -260,7 +260,7 @@ def test_rows_of_numbers_are_read_without_comments_and_a_wrong_line_is_named(tmp
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"rows\.txt is no text"):
         read_rows(path, 2)
-    with pytest.raises(ValueError, match=r"rows\.txt is no JSON"):
+    with pytest.raises(ValueError, match=r"rows\.txt is not valid JSON"):
         read_json(path)
     path.write_text("1 2\n3")
     assert read_numbers(path, 3) == [1, 2, 3]

@@ -104,7 +104,7 @@ def test_what_no_options_can_say_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="remove up"):
         capture_options({"up": "y"}, {"up": "-y"})
     (tmp_path / "capture.json").write_text("[")
-    with pytest.raises(ValueError, match=r"capture\.json is no JSON"):
+    with pytest.raises(ValueError, match=r"capture\.json is not valid JSON"):
         fix(tmp_path, {"up": "y"})
 
 

@@ -251,8 +251,8 @@ def test_a_damaged_cloud_is_named(capture: Path, content: bytes):
 @pytest.mark.parametrize(
     ("about", "message"),
     [
-        ("{", "is no JSON"),
-        ("[]", "should hold an object"),
+        ("{", "is not valid JSON"),
+        ("[]", "should hold a JSON object"),
         ('{"label_set": "../../secrets.csv"}', "choose from"),
         ('{"split": "holdout"}', "choose from"),
         ('{"occlusion_tolerance": "wide"}', "expected a number above 0"),

@@ -387,8 +387,8 @@ def write(text: str):
 DAMAGES = {
     "no folder": ("", shutil.rmtree, FileNotFoundError, r"no \S*copy/model_index\.json\. A folder of Stable Diffusion"),
     "no index": ("model_index.json", Path.unlink, FileNotFoundError, r"no \S*model_index\.json"),
-    "broken index": ("model_index.json", write("{"), ValueError, r"model_index\.json is no JSON"),
-    "a list": ("model_index.json", write("[]"), ValueError, r"model_index\.json does not hold settings"),
+    "broken index": ("model_index.json", write("{"), ValueError, r"model_index\.json is not valid JSON"),
+    "a list": ("model_index.json", write("[]"), ValueError, r"model_index\.json should hold a JSON object"),
     "SDXL": (
         "model_index.json",
         write('{"_class_name": "StableDiffusionXLPipeline", "text_encoder_2": []}'),

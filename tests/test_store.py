@@ -99,7 +99,7 @@ def test_what_is_no_store_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"not a cuao3d-store of version 1"):
         Store.open(tmp_path)
     (tmp_path / "store.json").write_text("{")
-    with pytest.raises(ValueError, match=r"store.json is damaged"):
+    with pytest.raises(ValueError, match=r"store.json is not valid JSON"):
         Store.open(tmp_path)
 
 

@@ -392,7 +392,7 @@ MISFITS = {
     ),
     "settings-cut-short": (
         lambda folder: truncate(folder / "config.json"),
-        r"dinov2/config\.json is no JSON",
+        r"dinov2/config\.json is not valid JSON",
     ),
     "weights-cut-short": (
         lambda folder: truncate(folder / "model.safetensors"),

@@ -1,4 +1,4 @@
-"""Files written whole or not at all: under a temporary name, then renamed. No stop leaves half a file behind."""
+"""Files: written whole or not at all, under a temporary name that is then renamed; JSON objects read, or an error."""
 
 import errno
 import hashlib
@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cuao3d.errors import DiskFullError
+from cuao3d.errors import DiskFullError, InputError, NotFoundError
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -62,6 +62,28 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, whole or not at all."""
     write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def read_json(path: Path, cure: str = "write it again") -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        path: File to read, UTF-8; a byte order mark is allowed.
+        cure: What to do about a damaged file, for the message.
+
+    Raises:
+        NotFoundError: There is no such file.
+        InputError: It does not hold a JSON object.
+    """
+    if not path.is_file():
+        raise NotFoundError(f"There is no file {path}.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}); {cure}.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} should hold a JSON object, {{...}}, not a {type(content).__name__}; {cure}.")
+    return content
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cuao3d.errors import NotFoundError
-from cuao3d.files import write_whole
 from cuao3d.objective import settled_sigmas
+from cuao3d.files import read_json, write_whole
 
 PALETTE = (
     "#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#edc948", "#76b7b2", "#9c755f", "#ff9da7", "#2f4b7c",
@@ -53,7 +53,7 @@ def read_history(run: Path | str) -> History:
         raise NotFoundError(f"No {metrics}; expected the folder of a run, as `cuao3d distill` writes it.")
     rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     config = Path(run) / "config.json"
-    settings = json.loads(config.read_text(encoding="utf-8"))["config"] if config.is_file() else {}
+    settings = read_json(config).get("config", {}) if config.is_file() else {}
 
     def by_teacher(key: str) -> dict[str, tuple[float, ...]]:
         return {name: tuple(row[key][name] for row in rows) for name in (rows[0].get(key, {}) if rows else {})}

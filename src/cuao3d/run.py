@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from cuao3d import __version__
 from cuao3d.batches import BatchConfig
-from cuao3d.errors import InputError, NotFoundError
-from cuao3d.files import naming_full_disk, sha256_of, write_json, write_tensors, write_text, write_whole
+from cuao3d.errors import InputError, NotFoundError, UserError
+from cuao3d.files import naming_full_disk, read_json, sha256_of, write_json, write_tensors, write_text, write_whole
 from cuao3d.ranks import from_first, num_ranks, rank
 from cuao3d.store import Store, StoredScene, TeacherCard
 from cuao3d.student import Student, read_checkpoint
@@ -31,6 +31,8 @@ Config = TypeVar("Config", bound=BatchConfig)
 
 CHECKPOINT = "checkpoint.safetensors"
 """Where an unfinished run goes on."""
+
+_CURE = "delete the folder and train again"
 
 
 @dataclass(frozen=True)
@@ -153,13 +155,13 @@ def load_run(path: Path) -> Run:
             f"{path} is no finished run (no {path / 'run.json'}). Start it, or go on with it: cuao3d distill STORE "
             f"--out {path}"
         )
+    summary, settings = (read_json(path / name, _CURE) for name in ("run.json", "config.json"))
     try:
-        summary = json.loads((path / "run.json").read_text(encoding="utf-8"))
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))["config"]
+        config = settings["config"]
         cards = {name: TeacherCard(**card) for name, card in summary["teachers"].items()}
         voxel_size, digest = float(config["voxel_size"]), summary["student_sha256"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({error}). Delete it and train again.") from None
+        raise InputError(f"{path} is damaged ({error!r}); {_CURE}.") from None
     file = path / STUDENT
     if not file.is_file() or sha256_of(file) != digest:
         raise InputError(f"{file} is not the student of this run. Delete {path} and train again.")
@@ -347,10 +349,10 @@ def _find_checkpoint(path: Path, description: dict[str, Any]) -> Path:
 def _is_of(folder: Path, description: dict[str, Any]) -> bool:
     """Say whether a folder holds the run that is described, whatever else its configuration file says."""
     try:
-        held = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return {name: held.get(name) for name in description} == description
-    except (OSError, ValueError, AttributeError):
+        held = read_json(folder / "config.json")
+    except (UserError, OSError):
         return False
+    return {name: held.get(name) for name in description} == description
 
 
 def _is_worth_keeping(path: Path) -> bool:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cuao3d import __version__
 from cuao3d.errors import InputError, NotFoundError
-from cuao3d.files import sha256_of, write_json, write_tensors
+from cuao3d.files import read_json, sha256_of, write_json, write_tensors
 from cuao3d.fusion import Samples, Visibility
 from cuao3d.scene import Camera, Scene, Split
 
@@ -419,7 +419,7 @@ def _check_size(path: Path, num_bytes: int) -> None:
 
 
 def _damaged(path: Path, reason: str) -> ValueError:
-    return InputError(f"{path} is damaged: {reason}. Delete {path.parent} and run the same `cuao3d fuse` again.")
+    return InputError(f"{path} is damaged: {reason}; {_cure(path)}.")
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -431,10 +431,8 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _damaged(path, str(error)) from None
-    if not isinstance(content, dict):
-        raise _damaged(path, "it is no JSON object")
-    return content
+    return read_json(path, _cure(path))
+
+
+def _cure(path: Path) -> str:
+    return f"delete {path.parent} and run the same `cuao3d fuse` again"

@@ -1,11 +1,10 @@
-"""What a capture's text files say: JSON, rows of numbers, and names of files that must lie inside the capture."""
+"""What a capture's text files say: entries of JSON, rows of numbers, names of files that must lie in the capture."""
 
-import json
 import math
 import re
 import reprlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import torch
 from jaxtyping import Float64
@@ -60,22 +59,6 @@ def inside(folder: Path, name: object, where: str) -> Path:
             f"{where} is {shown(name)}, which leads out of the capture; files are named relative to {folder}."
         )
     return folder / name
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        NotFoundError: There is no such file.
-        InputError: It holds no JSON, or something else than an object.
-    """
-    try:
-        content = json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is no JSON ({error}); write it again.") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} should hold an object, {{...}}; it holds {shown(content)}.")
-    return content
 
 
 def number(entry: object, where: str) -> float:

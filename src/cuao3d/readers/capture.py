@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cuao3d.errors import InputError, NotFoundError
-from cuao3d.formats.entries import positive, read_json, shown, whole
+from cuao3d.files import read_json
+from cuao3d.formats.entries import positive, shown, whole
 from cuao3d.formats.points import Points
 from cuao3d.rays import cast_depth, embree_scene
 from cuao3d.readers.cloud import cloud_from_depth

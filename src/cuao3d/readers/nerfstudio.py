@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cuao3d.errors import InputError
+from cuao3d.files import read_json
 from cuao3d.formats.entries import (
     by_number,
     inside,
@@ -17,7 +18,6 @@ from cuao3d.formats.entries import (
     number,
     only_file,
     positive,
-    read_json,
     shown,
     whole,
 )

@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 
 from cuao3d.errors import InputError, NotFoundError
-from cuao3d.formats.entries import number, positive, read_json, read_rows, whole
+from cuao3d.files import read_json
+from cuao3d.formats.entries import number, positive, read_rows, whole
 from cuao3d.formats.images import Lens, open_frame
 from cuao3d.formats.points import read_points
 from cuao3d.readers.capture import Captures, build_scene, open_frames

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from cuao3d.errors import InputError, NotFoundError
-from cuao3d.formats.entries import matrix, read_json, summarise
+from cuao3d.files import read_json
+from cuao3d.formats.entries import matrix, summarise
 from cuao3d.formats.images import image_size, lens_of, open_frame, usual_size
 from cuao3d.formats.points import read_points
 from cuao3d.readers.capture import Captures, build_scene, open_frames

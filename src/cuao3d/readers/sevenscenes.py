@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cuao3d.errors import InputError, NotFoundError
-from cuao3d.formats.entries import positive, read_json, read_matrix, read_pose, shown
+from cuao3d.files import read_json
+from cuao3d.formats.entries import positive, read_matrix, read_pose, shown
 from cuao3d.formats.images import MISSING, image_size, lens_of, open_frame, usual_size
 from cuao3d.formats.ply import write_ply
 from cuao3d.formats.points import read_points

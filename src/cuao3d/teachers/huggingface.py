@@ -1,7 +1,6 @@
 """Models of the transformers library: opened from a folder on this machine, offline, and only if every tensor fits."""
 
 import hashlib
-import json
 import pickle
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from cuao3d.errors import InputError, NotFoundError, NotInstalledError
-from cuao3d.files import sha256_of
+from cuao3d.files import read_json, sha256_of
 
 PILLOW_MODES = {2: "bilinear", 3: "bicubic"}
 """How images are resized, by the numbers that Pillow and so `preprocessor_config.json` give it."""
@@ -205,10 +204,4 @@ def _problems(report: Mapping[str, Any], unused: Sequence[str]) -> list[str]:
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise NotFoundError(f"There is no {path}; give the folder of a model of the transformers library.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is no JSON ({error}). Download it again.") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no settings. Download it again.")
-    return content
+    return read_json(path, "download it again")

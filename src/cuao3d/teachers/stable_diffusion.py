@@ -4,7 +4,6 @@ Reads any checkpoint of the 1.x and 2.x family in the format of diffusers. Nothi
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from cuao3d.download import CARDS, find
 from cuao3d.errors import InputError, NotFoundError, NotInstalledError
-from cuao3d.files import sha256_of
+from cuao3d.files import read_json, sha256_of
 from cuao3d.teachers.network import Level, NetworkTeacher
 
 PARTS = "model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/"
@@ -241,11 +240,8 @@ def _settings(path: Path, *needed: str) -> dict[str, Any]:
     """Read a JSON file of a checkpoint, which must have the settings that are needed."""
     if not path.is_file():
         raise NotFoundError(f"There is no {path}. A folder of Stable Diffusion holds {PARTS}.")
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is no JSON ({error}); get it again.") from None
-    if not isinstance(settings, dict) or not set(needed) <= settings.keys():
+    settings = read_json(path, "download it again")
+    if not set(needed) <= settings.keys():
         raise InputError(f"{path} does not hold {', '.join(needed) or 'settings'}; get it again.")
     return settings
 
