@@ -295,3 +295,17 @@ def test_of_several_clouds_the_one_of_the_expected_name_counts(tmp_path: Path):
         only_file(tmp_path, "*.ply", "points.ply")
     (tmp_path / "points.ply").touch()
     assert only_file(tmp_path, "*.ply", "points.ply") == tmp_path / "points.ply"
+
+
+@pytest.mark.parametrize("layout", [name for name in WRITERS if name not in ("pointcloud", "arkitscenes")])
+def test_a_lost_pose_and_an_unreadable_image_are_told_apart(synthetic_scene: Scene, tmp_path: Path, layout: str):
+    first, second = synthetic_scene.frames
+    pose = second.camera.world_from_camera.clone()
+    pose[0, 3] = torch.nan
+    lost = replace(second, camera=replace(second.camera, world_from_camera=pose))
+    path = WRITERS[layout](replace(synthetic_scene, frames=(first, lost, second)), tmp_path / "capture")
+    depths = sorted(path.rglob("*depth*/*.png")) or sorted(path.rglob("*depth*.png"))
+    depths[2].write_bytes(b"no image")
+    scene = open_dataset(path)[0]
+    assert len(scene.frames) == 1
+    assert [problem.kind for problem in scene.problems] == ["pose", "frame"]

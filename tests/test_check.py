@@ -17,12 +17,14 @@ from cuao3d.check import check
 from cuao3d.check.consistency import depth_errors
 from cuao3d.check.pictures import draw
 from cuao3d.check.registration import agreement_by_offset, find_offset
-from cuao3d.scene import Camera, Frame, Scene
+from cuao3d.errors import InputError
+from cuao3d.scene import Camera, Frame, Problem, ProblemKind, Scene
 from cuao3d.worlds.rooms import KINDS, make_room
 
 PLANTED = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "plant_errors.py"))
 """The same mistakes that the script plants in hundreds of rooms."""
 
+LOST = Problem("frame", "lost")
 OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
 
 
@@ -254,17 +256,36 @@ def test_depth_in_a_wrong_unit_is_named_where_no_view_can_tell(synthetic_scene: 
 
 
 def test_lost_frames_count_from_a_fifth_of_the_capture(synthetic_scene: Scene):
-    scene = replace(synthetic_scene, frames=synthetic_scene.frames * 8, problems=("lost",) * 3)
+    scene = replace(synthetic_scene, frames=synthetic_scene.frames * 8, problems=(LOST,) * 3)
     report = check(scene)
     assert report.verdict == "ok"
     assert report.reasons[:3] == ("lost",) * 3
     assert report.measurements["num_left_out"] == 3
-    assert check(replace(scene, problems=("lost",) * 4)).reasons[0].startswith("4 frames, 20% of the capture")
+    assert check(replace(scene, problems=(LOST,) * 4)).reasons[0].startswith("4 frames, 20% of the capture")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "cause"),
+    [
+        (("frame", "frame", "pose", "pose", "pose"), "lost poses"),
+        (("frame", "frame", "frame", "pose", "pose"), "lost frames"),
+    ],
+)
+def test_lost_frames_are_told_from_lost_poses_by_the_kind_of_their_problems(synthetic_scene: Scene, kinds, cause):
+    problems = tuple(Problem(kind, "frame-pose-7 left out") for kind in kinds)
+    assert check(replace(synthetic_scene, problems=problems)).causes == (cause,)
+
+
+def test_problems_that_cost_no_frame_do_not_count_as_lost_frames(synthetic_scene: Scene):
+    kinds: tuple[ProblemKind, ...] = ("file", "cloud", "labels", "features", "other")
+    report = check(replace(synthetic_scene, problems=tuple(Problem(kind, "a pose is lost") for kind in kinds)))
+    assert (report.verdict, report.causes) == ("ok", ())
+    assert report.reasons[: len(kinds)] == ("a pose is lost",) * len(kinds)
 
 
 def test_a_frame_that_cannot_be_read_is_left_out_and_named(synthetic_scene: Scene):
     def damaged() -> Tensor:
-        raise ValueError("frame-7.depth.png is damaged")
+        raise InputError("frame-7.depth.png is damaged")
 
     good, camera = synthetic_scene.frames[0], camera_at(0.0)
     broken = Frame("broken", camera, good.read_image, damaged)

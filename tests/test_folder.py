@@ -97,7 +97,7 @@ def test_a_bad_frame_is_left_out_and_named(harm: Callable[[Path, str], None], na
     harm(capture, name)
     scene = Folder(capture)[0]
     assert [frame.name for frame in scene.frames] == ["0", "2", "3"]
-    (problem,) = scene.problems
+    (problem,) = map(str, scene.problems)
     assert problem.startswith("1 left out: ")
     assert Path(name).name in problem
     assert cause in problem
@@ -108,7 +108,7 @@ def test_depth_without_colour_is_named_in_one_line(capture: Path):
     (capture / "color" / "3.png").unlink()
     scene = Folder(capture)[0]
     assert [frame.name for frame in scene.frames] == ["0", "2"]
-    assert scene.problems == ("2 depth images have no colour image in color/: 1.png, 3.png",)
+    assert tuple(map(str, scene.problems)) == ("2 depth images have no colour image in color/: 1.png, 3.png",)
 
 
 def test_missing_and_wrong_intrinsics_and_clouds_are_named(capture: Path, synthetic_scene: Scene):

@@ -122,7 +122,7 @@ def test_a_frame_whose_depth_is_bad_is_left_out_and_named(synthetic_scene):
     visibility = see(scene, every_point(scene.points))
     assert [view.frame for view in visibility.views] == [2]
     assert len(visibility.problems) == 2
-    assert visibility.problems[0] == "synthetic, frame 7 left out: frame-7.png is cut short"
+    assert visibility.problems[0].text == "synthetic, frame 7 left out: frame-7.png is cut short"
 
 
 def lost():
@@ -151,7 +151,7 @@ def test_frames_whose_colours_are_bad_are_skipped_as_if_they_had_never_been_ther
     all_views = see(scene, samples)
     assert len(all_views.views) == 4
     lifted = lift_measured(scene, all_views, teacher, skip_unreadable=True)
-    assert lifted.visibility.problems == (
+    assert tuple(map(str, lifted.visibility.problems)) == (
         "synthetic, frame 7 left out: frame-7.png is cut short",
         "synthetic, frame 8 left out: frame-8.png is on a disk that failed",
         "synthetic, frame dark left out: The image is 32 x 24, its camera 64 x 48.",

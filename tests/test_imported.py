@@ -130,7 +130,9 @@ def test_features_of_zeros_or_no_numbers_are_none_and_said(tmp_path: Path):
     write_features(tmp_path / "lseg", f"{NAME}_0.pt", {0: (1, 1), 1: (0, 0), 3: (float("nan"), 1)})
     store = import_features({"lseg": tmp_path / "lseg"}, dataset, tmp_path / "store")
     assert described(store) == {0: [1, 1]}
-    assert store[NAME].problems == (f"2 features of {NAME}_0.pt left out: they are zero or not finite.",)
+    assert tuple(map(str, store[NAME].problems)) == (
+        f"2 features of {NAME}_0.pt left out: they are zero or not finite.",
+    )
 
 
 def test_samples_count_that_all_teachers_describe(tmp_path: Path):

@@ -238,7 +238,7 @@ def test_a_view_whose_images_are_damaged_is_left_out_and_named(building: Path):
     (building / "undistorted_depth_images" / "c_d0_0.png").write_bytes(b"no picture")
     scene = Matterport(building)[0]
     assert [frame.name for frame in scene.frames] == ["d_i0_0"]
-    first, second, third = scene.problems
+    first, second, third = map(str, scene.problems)
     assert first.startswith("a_i0_0 left out: undistorted_color_images/a_i0_0.jpg is missing")
     assert second == "b_i0_0 left out: b_d0_0.png and b_i0_0.jpg differ in size or have none; copy them again"
     assert third.startswith("c_i0_0 left out: undistorted_depth_images/c_d0_0.png is no readable image")
@@ -265,7 +265,7 @@ def test_a_line_that_cannot_be_used_is_left_out_and_named(building: Path, line: 
     put_conf(building, "intrinsics_matrix 40 0 31.5 0 40 23.5 0 0 1", good.format("b"), line)
     scene = Matterport(building)[0]
     assert [frame.name for frame in scene.frames] == ["b_i0_0"]
-    (problem,) = scene.problems
+    (problem,) = map(str, scene.problems)
     assert problem.startswith(f"{NAME}.conf, line 6 left out: ")
     assert words in problem
     # Views behind a camera that cannot be read do not take the one before.

@@ -207,7 +207,7 @@ def test_a_bad_frame_is_left_out_and_named(capture: Path, harm: Callable[[Path],
     harm(capture)
     scene = open_dataset(capture)[0]
     assert [frame.name for frame in scene.frames] == ["frame-000000", "frame-000002"]
-    (problem,) = scene.problems
+    (problem,) = map(str, scene.problems)
     assert file in problem
     assert cause in problem
 
@@ -269,7 +269,7 @@ def test_labels_without_a_label_set_are_not_used(synthetic_scene: Scene, tmp_pat
     (tmp_path / "room" / "scene.json").write_text(json.dumps({"split": "test"}))
     scene = open_dataset(tmp_path / "room")[0]
     assert (scene.labels, scene.label_set, scene.split) == (None, None, "test")
-    assert "label_set" in scene.problems[0]
+    assert "label_set" in scene.problems[0].text
 
 
 def test_a_capture_is_not_written_over_files(synthetic_scene: Scene, tmp_path: Path):

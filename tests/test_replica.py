@@ -75,7 +75,7 @@ def test_a_bad_frame_is_left_out_and_named(harm, cause: str, capture: Path):
     harm(capture)
     scene = Replica(capture)[0]
     assert [frame.name for frame in scene.frames] == ["000000"]
-    (problem,) = scene.problems
+    (problem,) = map(str, scene.problems)
     assert problem.startswith("000001 left out: ")
     assert cause in problem
 

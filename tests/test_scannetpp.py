@@ -69,7 +69,7 @@ def test_a_frame_with_a_wrong_entry_is_left_out_and_named(changes: dict[str, Any
     change(capture, "frame_000010", **changes)
     scene = ScanNetpp(capture)[0]
     assert [frame.name for frame in scene.frames] == ["frame_000000"]
-    (problem,) = scene.problems
+    (problem,) = map(str, scene.problems)
     assert problem.startswith("frame_000010 left out: ")
     assert cause in problem
 

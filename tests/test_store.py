@@ -8,9 +8,11 @@ import torch
 
 from conftest import ColorTeacher
 from cuao3d.fusion import lift, sample_cells, see
+from cuao3d.scene import Problem
 from cuao3d.store import Store, TeacherCard
 
 CARD = {"color": TeacherCard(num_channels=3)}
+LOST = Problem("pose", "a frame is lost")
 
 
 def add(store, scene):
@@ -22,11 +24,11 @@ def add(store, scene):
 
 
 def test_what_is_written_is_read(synthetic_scene, tmp_path):
-    scene = replace(synthetic_scene, split="val", problems=("a frame is lost",), normals=synthetic_scene.points / 4)
+    scene = replace(synthetic_scene, split="val", problems=(LOST,), normals=synthetic_scene.points / 4)
     store = Store.create(tmp_path, cell=0.05, teachers=CARD)
     samples, visibility, features = add(store, scene)
     read = Store.open(tmp_path)["synthetic"]
-    assert (read.split, read.label_set, read.problems) == ("val", "scannet20", ("a frame is lost",))
+    assert (read.split, read.label_set, read.problems) == ("val", "scannet20", (LOST,))
     for name in ("points", "labels"):
         assert torch.equal(getattr(read, name), getattr(scene, name))
     torch.testing.assert_close(read.colors, scene.colors, atol=0.5 / 255, rtol=0)
@@ -38,6 +40,16 @@ def test_what_is_written_is_read(synthetic_scene, tmp_path):
     assert torch.equal(read.sample_points, scene.points[samples.index_of_sample])
     assert torch.equal(read.features("color"), features["color"].half())
     assert read.features("color") is read.features("color")
+
+
+def test_problems_of_a_store_that_knows_no_kinds_are_read(synthetic_scene, tmp_path):
+    store = Store.create(tmp_path, cell=0.05, teachers=CARD)
+    add(store, replace(synthetic_scene, problems=(LOST,)))
+    path = tmp_path / "scenes" / "synthetic" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    assert manifest["problems"] == [{"kind": "pose", "text": "a frame is lost"}]
+    path.write_text(json.dumps(manifest | {"problems": ["a frame is lost"]}))
+    assert store["synthetic"].problems == (Problem("other", "a frame is lost"),)
 
 
 def test_the_same_scene_gives_the_same_bytes(synthetic_scene, tmp_path):

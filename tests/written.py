@@ -12,6 +12,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from cuao3d.errors import UserError
 from cuao3d.formats.ply import write_ply
 from cuao3d.readers import open_dataset
 from cuao3d.readers.sevenscenes import write_capture
@@ -178,7 +179,7 @@ def read_all(path: Path) -> Scene:
 
 
 def damage(path: Path, read: Callable[[], object], *, times: int, seed: int = 0) -> float:
-    """Damage a file again and again, and read; whatever is raised must be ValueError or OSError.
+    """Damage a file again and again, and read; whatever is raised must be UserError or OSError.
 
     A quarter of the times is enough for every day; `FUZZ=4 pytest` takes all of them, and more takes more.
 
@@ -193,7 +194,7 @@ def damage(path: Path, read: Callable[[], object], *, times: int, seed: int = 0)
             path.write_bytes(damaged(whole, rng))
             try:
                 read()
-            except (ValueError, OSError):
+            except (UserError, OSError):
                 raised += 1
     finally:
         path.write_bytes(whole)

@@ -13,6 +13,10 @@ class InputError(UserError, ValueError):
     """A value, file or folder does not hold what is expected."""
 
 
+class PoseError(InputError):
+    """The pose of a frame is missing, lost, or not a rigid motion."""
+
+
 class NotFoundError(UserError, FileNotFoundError):
     """A file, folder, scene or set of weights does not exist."""
 

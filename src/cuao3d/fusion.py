@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from cuao3d.errors import InputError, UserError
 from cuao3d.geometry import group_mean, visible_points, voxelize
-from cuao3d.scene import Scene
+from cuao3d.scene import Problem, Scene
 from cuao3d.teachers import Teacher
 from cuao3d.teachers.views import BATCH, describe_views
 
@@ -61,8 +61,8 @@ class Visibility:
     """Frames that see at least one sample, in capture order."""
     num_views: Int64[Tensor, "S"]
     """Number of views that see each sample."""
-    problems: tuple[str, ...] = ()
-    """Frames that were left out and why, a line each."""
+    problems: tuple[Problem, ...] = ()
+    """Frames that were left out and why."""
 
     @property
     def seen_samples(self) -> Int64[Tensor, "V"]:
@@ -112,7 +112,7 @@ def see(scene: Scene, samples: Samples, *, border: int = 10, progress: Progress 
             tolerance = scene.occlusion_tolerance
             seen = visible_points(points, frame.camera, depth, occlusion_tolerance=tolerance, border=border)
         except (UserError, OSError) as error:
-            problems.append(f"{scene.name}, frame {frame.name} left out: {error}")
+            problems.append(Problem.of_frame(f"{scene.name}, frame {frame.name}", error))
         else:
             if len(seen.index):
                 num_views[seen.index] += 1
@@ -184,7 +184,7 @@ def lift_measured(
     row_of_sample[seen] = torch.arange(len(seen))
     total = torch.zeros(len(seen), teacher.num_channels)
     squares = torch.zeros(len(seen), dtype=torch.float64)
-    unreadable: dict[int, str] = {}
+    unreadable: dict[int, Problem] = {}
     images = [
         partial(_read_image, scene, view.frame, unreadable if skip_unreadable else None) for view in visibility.views
     ]
@@ -207,7 +207,7 @@ def lift_measured(
     return Lifted(total.div_(num_views[:, None]), visibility, agreement)
 
 
-def _read_image(scene: Scene, index: int, unreadable: dict[int, str] | None) -> Tensor | None:
+def _read_image(scene: Scene, index: int, unreadable: dict[int, Problem] | None) -> Tensor | None:
     """Read the colours of a frame. If that fails, note why in `unreadable` and return None; raise if there is none."""
     frame = scene.frames[index]
     where, camera = f"{scene.name}, frame {frame.name}", frame.camera
@@ -219,13 +219,13 @@ def _read_image(scene: Scene, index: int, unreadable: dict[int, str] | None) -> 
     except (UserError, OSError) as error:
         if unreadable is None:
             raise InputError(f"{where}: {error}") from error
-        unreadable[index] = f"{where} left out: {error}"
+        unreadable[index] = Problem.of_frame(where, error)
         return None
     return image
 
 
-def _without(visibility: Visibility, unreadable: dict[int, str]) -> Visibility:
-    """Return a visibility as if some frames had not been there; `unreadable` holds a line for each that says why."""
+def _without(visibility: Visibility, unreadable: dict[int, Problem]) -> Visibility:
+    """Return a visibility as if some frames had not been there; `unreadable` says of each why."""
     num_views = visibility.num_views.clone()
     for view in visibility.views:
         if view.frame in unreadable:

@@ -15,7 +15,7 @@ from cuao3d.fusion import Samples, Visibility, sample_cells
 from cuao3d.pickles import read_torch
 from cuao3d.readers import Dataset
 from cuao3d.readers.openscene import OpenScene
-from cuao3d.scene import Scene
+from cuao3d.scene import Problem, Scene
 from cuao3d.store import CELL, Setting, Store, TeacherCard
 from cuao3d.teachers import TEACHERS
 
@@ -72,7 +72,7 @@ def import_features(
             if not store.has(name):
                 of_scene = {teacher: _files_of(files, name, folders[teacher]) for teacher, files in paths.items()}
                 left_out = _add_scene(store, dataset[index], of_scene, _cloud_of(dataset, index))
-                line = "; ".join((name, *left_out))
+                line = "; ".join((name, *map(str, left_out)))
         except (ValueError, OSError) as error:
             problems.append(line := f"{name} left out: {error}")
         if on_scene:
@@ -133,7 +133,7 @@ def _width(teacher: str, files: Sequence[Path]) -> int:
     raise InputError(f"No file of the features of {teacher} can be read. {problem}")
 
 
-def _add_scene(store: Store, scene: Scene, files: Mapping[str, Sequence[Path]], cloud: str) -> Sequence[str]:
+def _add_scene(store: Store, scene: Scene, files: Mapping[str, Sequence[Path]], cloud: str) -> Sequence[Problem]:
     """Bring the features of a scene from its points to its samples and write it; return what was left out."""
     samples = sample_cells(scene.points, store.cell)
     described = torch.ones(len(samples.index_of_sample), dtype=torch.bool)
@@ -143,7 +143,8 @@ def _add_scene(store: Store, scene: Scene, files: Mapping[str, Sequence[Path]], 
         for path, piece in zip(paths, pieces, strict=True):
             _check(path, piece, len(scene.points), store.teachers[teacher].num_channels, cloud)
             if piece.num_empty:
-                problems.append(f"{piece.num_empty} features of {path.name} left out: they are zero or not finite.")
+                text = f"{piece.num_empty} features of {path.name} left out: they are zero or not finite."
+                problems.append(Problem("features", text))
         means[teacher], has_feature = _means(pieces, samples)
         described &= has_feature
     if not described.any():

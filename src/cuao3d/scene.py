@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 
+from cuao3d.errors import PoseError
+
 UNLABELLED = 255
 """Label of a point that belongs to no class of its label set; ignored by every score."""
 
@@ -19,6 +21,27 @@ ROTATION_TOLERANCE = 1e-3
 """How far R Rᵀ may be from the identity in a pose written by a real capture."""
 
 Split = Literal["train", "val", "test"]
+
+ProblemKind = Literal["pose", "frame", "file", "cloud", "labels", "features", "other"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that was left out, and why."""
+
+    kind: ProblemKind
+    """What was left out: a frame because of its pose or for another reason, a file that no frame needs or a part of
+    one, points or colours of the cloud, labels, or features."""
+    text: str
+    """One line for people; names the frame or file."""
+
+    def __str__(self) -> str:
+        return self.text
+
+    @staticmethod
+    def of_frame(name: str, error: Exception) -> "Problem":
+        """Return the problem of a frame that an error leaves out."""
+        return Problem("pose" if isinstance(error, PoseError) else "frame", f"{name} left out: {error}")
 
 
 @dataclass(frozen=True)
@@ -67,9 +90,9 @@ class Frame:
     camera: Camera
     """Camera of both images."""
     read_image: Callable[[], Float32[Tensor, "3 H W"]]
-    """Reads the colours, RGB in [0, 1]; raises InputError or OSError that names the file."""
+    """Reads the colours, RGB in [0, 1]; raises UserError or OSError that names the file."""
     read_depth: Callable[[], Float32[Tensor, "H W"]]
-    """Reads the depth along the optical axis, metres, 0 = missing; raises InputError or OSError that names the file."""
+    """Reads the depth along the optical axis, metres, 0 = missing; raises UserError or OSError that names the file."""
 
 
 @dataclass(frozen=True)
@@ -87,15 +110,15 @@ class Scene:
     labels: Int64[Tensor, "N"] | None = None
     """Class of each point, an id of `label_set`; 255 where unlabelled. Never read by teachers or by distillation."""
     label_set: str | None = None
-    """Name of the label set that `labels` speaks."""
+    """Label set of `labels`: one of `labels.LABEL_SETS`, or the path of a CSV."""
     normals: Float32[Tensor, "N 3"] | None = None
     """Unit surface normals, world axes."""
     split: Split = "train"
     """Part of its dataset that the scene belongs to."""
     occlusion_tolerance: float = 0.25
     """A point is visible where |z - depth| <= tolerance * depth; belongs to the dataset's recipe."""
-    problems: tuple[str, ...] = ()
-    """What the reader left out and why, a line each."""
+    problems: tuple[Problem, ...] = ()
+    """What the reader left out and why."""
 
 
 def pose_problem(world_from_camera: Float64[Tensor, "4 4"], *, tolerance: float = ROTATION_TOLERANCE) -> str | None:

@@ -22,7 +22,7 @@ from cuao3d import __version__
 from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import read_json, sha256_of, write_json, write_tensors
 from cuao3d.fusion import Samples, Visibility
-from cuao3d.scene import Camera, Scene, Split
+from cuao3d.scene import Camera, Problem, Scene, Split
 
 FORMAT = "cuao3d-store"
 FORMAT_VERSION = 1
@@ -85,8 +85,8 @@ class StoredScene:
     """Part of its dataset that the scene belongs to."""
     label_set: str | None
     """Name of the label set that `labels` speaks."""
-    problems: tuple[str, ...]
-    """What was left out when the scene was read and lifted, a line each."""
+    problems: tuple[Problem, ...]
+    """What was left out when the scene was read and lifted."""
     points: Float32[Tensor, "N 3"]
     """World positions of the original cloud, metres."""
     colors: Float32[Tensor, "N 3"] | None
@@ -250,7 +250,7 @@ class Store:
             name=name,
             split=manifest["split"],
             label_set=manifest["label_set"],
-            problems=tuple(manifest["problems"]),
+            problems=tuple(map(_problem, manifest["problems"])),
             points=stored["points"],
             colors=None if colors is None else colors.float() / 255,
             labels=None if labels is None else labels.long(),
@@ -302,7 +302,7 @@ class Store:
             "name": scene.name,
             "split": scene.split,
             "label_set": scene.label_set,
-            "problems": [*scene.problems, *visibility.problems],
+            "problems": [asdict(problem) for problem in (*scene.problems, *visibility.problems)],
             "num_points": len(scene.points),
             "num_samples": len(samples.index_of_sample),
             "num_seen": len(visibility.seen_samples),
@@ -393,6 +393,11 @@ def _cameras(tensors: Mapping[str, Tensor]) -> tuple[Camera, ...]:
         return ()
     pairs = zip(tensors["intrinsics"], tensors["world_from_camera"], strict=True)
     return tuple(Camera(lens[:2], lens[2:4], int(lens[4]), int(lens[5]), pose) for lens, pose in pairs)
+
+
+def _problem(entry: dict[str, Any] | str) -> Problem:
+    """Read a problem of a manifest; those of older stores are lines without a kind."""
+    return Problem("other", entry) if isinstance(entry, str) else Problem(**entry)
 
 
 def _features_file(teacher: str) -> str:

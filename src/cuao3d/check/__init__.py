@@ -105,7 +105,7 @@ def check(scene: Scene) -> Report:
     views, left_out = read.views, [*scene.problems, *read.problems]
     if not views or not len(scene.points):
         missing = "point" if views else "view that can be read"
-        return Report("unreadable", (f"Scene {scene.name} has no {missing}.", *left_out))
+        return Report("unreadable", (f"Scene {scene.name} has no {missing}.", *map(str, left_out)))
     camera = next(frame.camera for frame in scene.frames if frame.name == views[0].name)
     consistency = measure_readings(views, camera)
     likeliest = likeliest_reading(consistency)
@@ -121,7 +121,7 @@ def check(scene: Scene) -> Report:
         *_moved_colors(measurements["registration"]),
         *([] if misfit or elsewhere else _upside_down(measurements["up"])),
     ]
-    remarks = [*left_out, *_untested(consistency, likeliest), *_odd_photos(measurements["photos"])]
+    remarks = [*map(str, left_out), *_untested(consistency, likeliest), *_odd_photos(measurements["photos"])]
     options = {key: value for finding in findings for key, value in finding.options.items()}
     if not findings:
         lying, options = _lying(measurements["up"])
@@ -234,12 +234,13 @@ def _photos(views: list[View]) -> dict[str, Any]:
 
 
 def _lost_frames(scene: Scene, read: Views) -> list[Finding]:
-    num_lost = len(scene.problems) + read.num_lost
-    share = num_lost / max(len(scene.problems) + len(scene.frames), 1)
+    lost = [problem.kind for problem in scene.problems if problem.kind in ("pose", "frame")]
+    num_lost = len(lost) + read.num_lost
+    share = num_lost / max(len(lost) + len(scene.frames), 1)
     if num_lost < FEW or share < LOST:
         return []
-    lines = [*scene.problems, *read.problems]
-    of_poses = sum("pose" in line for line in lines) > len(lines) / 2
+    kinds = [*lost, *(problem.kind for problem in read.problems)]
+    of_poses = kinds.count("pose") > len(kinds) / 2
     what = "most for their poses" if of_poses else "the lines below say why"
     cure = "Align again, or record again, slower." if of_poses else ""
     return [

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from cuao3d.check.registration import agreement_by_offset
-from cuao3d.errors import InputError
-from cuao3d.scene import Camera, Frame, Scene, pose_problem
+from cuao3d.errors import InputError, UserError
+from cuao3d.scene import Camera, Frame, Problem, Scene, pose_problem
 
 MAX_VIEWS = 100
 """Views that are read; of longer captures, evenly spaced ones."""
@@ -53,8 +53,8 @@ class Views(NamedTuple):
     """What could be read of a capture."""
 
     views: list[View]
-    problems: list[str]
-    """Frames that were left out and why, a line each."""
+    problems: list[Problem]
+    """Frames that were left out and why."""
     num_lost: int
     """Frames of the whole capture that are lost, as far as those that were read tell."""
 
@@ -62,7 +62,7 @@ class Views(NamedTuple):
 def read_views(scene: Scene) -> Views:
     """Read at most `MAX_VIEWS` of a scene's views; the poses of all are looked at."""
     problems = {
-        index: f"{frame.name} left out: {problem}."
+        index: Problem("pose", f"{frame.name} left out: {problem}.")
         for index, frame in enumerate(scene.frames)
         if (problem := pose_problem(frame.camera.world_from_camera))
     }
@@ -76,8 +76,8 @@ def read_views(scene: Scene) -> Views:
         frame = scene.frames[index]
         try:
             views.append(_read_view(frame, num_probes, generator))
-        except (ValueError, OSError) as error:
-            problems[index] = f"{frame.name} left out: {error}"
+        except (UserError, OSError) as error:
+            problems[index] = Problem.of_frame(frame.name, error)
     unreadable = (len(problems) - num_lost) / max(len(places), 1)
     return Views(views, [problems[index] for index in sorted(problems)], num_lost + round(unreadable * len(posed)))
 

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from cuao3d.errors import InputError, NotFoundError
-from cuao3d.scene import pose_problem
+from cuao3d.errors import InputError, NotFoundError, PoseError, UserError
+from cuao3d.scene import Problem, pose_problem
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """Characters that no name of a file needs; in a message they could steer a terminal."""
@@ -161,7 +161,7 @@ def read_matrix(path: Path, *sizes: int) -> Float64[Tensor, "S S"]:
     lines = read_lines(path)
     try:
         rows = [_numbers(words, where, len(lines[0][1])) for where, words in lines]
-    except ValueError as error:
+    except UserError as error:
         raise InputError(f"{path} holds no matrix ({error}); expected {expected} numbers.") from error
     columns = len(rows[0]) if rows else 0
     if len(rows) != columns or columns not in sizes:
@@ -173,13 +173,30 @@ def read_pose(path: Path) -> Float64[Tensor, "4 4"]:
     """Read a text file that holds a pose, 4 x 4, camera to world, metres.
 
     Raises:
-        InputError: There is no such file, or it holds something else.
+        PoseError: There is no such file, or it holds something else.
     """
     if not path.is_file():
-        raise InputError(f"{path.name} is missing; restore it, or remove the frame's other files.")
-    pose = read_matrix(path, 4)
+        raise PoseError(f"{path.name} is missing; restore it, or remove the frame's other files.")
+    try:
+        pose = read_matrix(path, 4)
+    except UserError as error:
+        raise PoseError(str(error)) from error
     if problem := pose_problem(pose):
-        raise InputError(f"{path.name}: {problem}; correct it, or remove the frame.")
+        raise PoseError(f"{path.name}: {problem}; correct it, or remove the frame.")
+    return pose
+
+
+def pose_entry(entry: object, where: str, *, rows: int = 4) -> Float64[Tensor, "4 4"]:
+    """Return an entry of a JSON file that must be a pose: a list of 4 rows of 4 numbers, or of the first 3 rows.
+
+    Raises:
+        PoseError: It is something else; the message begins with `where`.
+    """
+    pose = torch.eye(4, dtype=torch.float64)
+    try:
+        pose[:rows] = matrix(entry, where, rows=rows, columns=4)
+    except InputError as error:
+        raise PoseError(str(error)) from error
     return pose
 
 
@@ -201,11 +218,11 @@ def nearest_in_time(times: Float64[Tensor, "N"], others: Float64[Tensor, "M"], *
     return [index if found else None for index, found in zip(order[choice].tolist(), near.tolist(), strict=True)]
 
 
-def summarise(what: str, names: list[str]) -> list[str]:
-    """Say of several files in one line what holds for all of them; nothing of none."""
+def summarise(what: str, names: list[str]) -> list[Problem]:
+    """Return one problem that several files share; none if there are no files."""
     if not names:
         return []
-    return [f"{len(names)} {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"]
+    return [Problem("file", f"{len(names)} {what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}")]
 
 
 def _read_text(path: Path) -> str:

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from cuao3d.errors import InputError
+from cuao3d.errors import InputError, PoseError, UserError
 from cuao3d.scene import Camera, Frame, pose_problem
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
@@ -109,7 +109,7 @@ def lens_of(intrinsics: Float64[Tensor, "R C"], size: Size, where: str) -> Lens:
     """
     try:
         return Lens(_pair(intrinsics.diagonal()[:2]), _pair(intrinsics[:2, 2]), size)
-    except ValueError as error:
+    except UserError as error:
         raise InputError(f"{where} holds no focal lengths ({error}); expected fx 0 cx / 0 fy cy / 0 0 1.") from error
 
 
@@ -142,13 +142,13 @@ def open_frame(
         InputError: A file is missing or damaged, or pose, sizes or intrinsics do not fit; the message names the file.
     """
     if problem := pose_problem(world_from_camera):
-        raise InputError(f"{problem}; correct it, or remove the frame.")
+        raise PoseError(f"{problem}; correct it, or remove the frame.")
     _check_size(color, image_size(color), lens.size)
     size = depth_size(depth)
     if depth_lens is None:
         try:
             depth_lens = lens.at(size)
-        except ValueError as error:
+        except UserError as error:
             raise InputError(f"{called(color)} and {called(depth)}: {error}.") from error
     _check_size(depth, size, depth_lens.size)
     return Frame(
@@ -172,7 +172,7 @@ def open_photograph(name: str, camera: Camera, color: Path, lens: Lens) -> Frame
         InputError: As `open_frame`.
     """
     if problem := pose_problem(camera.world_from_camera):
-        raise InputError(f"{problem}; correct it, or remove the frame.")
+        raise PoseError(f"{problem}; correct it, or remove the frame.")
     _check_size(color, image_size(color), lens.size)
     seen = Lens(_pair(camera.focal), _pair(camera.center), (camera.width, camera.height))
     read_colors = partial(_read_colors_for, color, lens, seen)
@@ -199,7 +199,7 @@ def usual_size(paths: Iterable[Path], measure: Callable[[Path], Size]) -> Size:
     for path in paths:
         try:
             sizes[measure(path)] += 1
-        except (ValueError, OSError) as error:
+        except (UserError, OSError) as error:
             problem = str(error)
     if not sizes:
         raise InputError(f"no image can be read: {problem}")

@@ -16,7 +16,7 @@ from jaxtyping import Float32
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cuao3d.errors import InputError
+from cuao3d.errors import InputError, UserError
 
 Columns = dict[str, NDArray[Any]]
 
@@ -98,7 +98,7 @@ def read_triangles(path: Path) -> NDArray[np.float32] | None:
     with path.open("rb") as file:
         try:
             _, elements = _read_header(file)
-        except ValueError as error:
+        except UserError as error:
             raise InputError(f"{path} is no readable PLY file ({error}); write it again, or remove it.") from error
     if not any(element.name == "face" and element.count for element in elements):
         return None

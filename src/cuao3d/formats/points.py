@@ -15,6 +15,7 @@ from torch.nn import functional
 from cuao3d.errors import InputError, NotFoundError
 from cuao3d.formats.entries import shown
 from cuao3d.formats.ply import Columns, read_ply
+from cuao3d.scene import Problem
 
 MAX_NPZ = 1 << 33
 """Largest NPZ that is read, bytes once unpacked: a small file can hold any number of zeros."""
@@ -39,8 +40,8 @@ class Points(NamedTuple):
     """Unit surface normals, world axes."""
     labels: Int64[Tensor, "N"] | None = None
     """Class of each point, as the file numbers them."""
-    problems: tuple[str, ...] = ()
-    """What was left out and why, a line each."""
+    problems: tuple[Problem, ...] = ()
+    """What was left out and why."""
 
 
 def read_points(path: Path) -> Points:
@@ -79,7 +80,8 @@ def as_points(path: Path, columns: Columns) -> Points:
     found = torch.isfinite(points).all(1)  # scanners write NaN where they measured nothing
     if found.all():
         return Points(points, _colors(columns), _normals(columns), _labels(columns))
-    problem = f"{int((~found).sum())} of {len(points)} points of {path.name} left out: they have no position."
+    num_lost = int((~found).sum())
+    problem = Problem("cloud", f"{num_lost} of {len(points)} points of {path.name} left out: they have no position.")
     rows = found.numpy()
     columns = {name: column[rows] for name, column in columns.items()}
     return Points(points[found], _colors(columns), _normals(columns), _labels(columns), (problem,))

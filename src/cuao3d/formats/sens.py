@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from cuao3d.errors import InputError
+from cuao3d.errors import InputError, UserError
 from cuao3d.scene import Frame
 
 VERSION = 4
@@ -146,7 +146,7 @@ def open_sens(path: Path, *, every: int = 1) -> Sens:
     with path.open("rb", buffering=0) as file:  # a buffer would read on into the pixels
         try:
             header, num_frames = _read_header(file, path, size)
-        except ValueError as error:
+        except UserError as error:
             raise InputError(f"{path} is no recording that can be read: {error}.") from error
         except struct.error as error:
             raise InputError(f"{path} ends within its header; copy it again.") from error

@@ -9,7 +9,7 @@ from jaxtyping import Float64
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from cuao3d.errors import InputError, NotFoundError
+from cuao3d.errors import InputError, NotFoundError, UserError
 from cuao3d.formats.entries import (
     nearest_in_time,
     only_file,
@@ -117,7 +117,7 @@ def _read_lens(path: Path) -> Lens:
     width, height, fx, fy, cx, cy = read_numbers(path, 6)
     try:
         return Lens((fx, fy), (cx, cy), (int(width), int(height)))
-    except ValueError as error:
+    except UserError as error:
         raise InputError(f"{path.name}: {error}.") from error
 
 

@@ -13,13 +13,13 @@ from jaxtyping import Float32, Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cuao3d.errors import InputError, NotFoundError
+from cuao3d.errors import InputError, NotFoundError, UserError
 from cuao3d.files import read_json
 from cuao3d.formats.entries import positive, shown, whole
 from cuao3d.formats.points import Points
 from cuao3d.rays import cast_depth, embree_scene
 from cuao3d.readers.cloud import cloud_from_depth
-from cuao3d.scene import Frame, Scene
+from cuao3d.scene import Frame, Problem, Scene
 
 CAPTURE = "capture.json"
 
@@ -144,7 +144,7 @@ def read_options(folder: Path) -> CaptureOptions:
 def build_scene(
     folder: Path,
     frames: Sequence[Frame],
-    problems: Sequence[str],
+    problems: Sequence[Problem],
     points: Points | None,
     *,
     mesh: NDArray[np.float32] | None = None,
@@ -157,7 +157,7 @@ def build_scene(
     Args:
         folder: The capture; `capture.json` lies there.
         frames: Its views that are in order.
-        problems: What is wrong with the others, a line each.
+        problems: What was left out.
         points: Its cloud; None to build it from depth.
         mesh: Corners (T, 3, 3) of triangles whose depth the frames then see, instead of their own.
         name: Name of the scene; that of the folder unless told.
@@ -180,7 +180,7 @@ def build_scene(
     problems = [*problems, *points.problems]
     if not frames and not lone:
         more = " ..." if len(problems) > 3 else ""
-        raise InputError(f"No usable frame in {folder}: {'; '.join(problems[:3]) or 'there is none'}{more}")
+        raise InputError(f"No usable frame in {folder}: {'; '.join(map(str, problems[:3])) or 'there is none'}{more}")
     if not len(points.points):
         raise InputError(f"The cloud of {folder} is empty: its depth images hold no surface, or its file no point.")
     return Scene(
@@ -216,22 +216,22 @@ def correct_pose(pose: Float64[Tensor, "4 4"], options: CaptureOptions) -> Float
     return pose
 
 
-def open_frames(names: Iterable[str], open_one: Callable[[str], Frame]) -> tuple[list[Frame], list[str]]:
-    """Open views; one that is not in order is left out.
+def open_frames(names: Iterable[str], open_one: Callable[[str], Frame]) -> tuple[list[Frame], list[Problem]]:
+    """Open views; one that cannot be opened is left out.
 
     Args:
         names: Names of the views.
-        open_one: Opens the view of a name; raises ValueError or OSError that says what is wrong with it.
+        open_one: Opens the view of a name; raises UserError or OSError that says what is wrong with it.
 
     Returns:
-        The views, and of each other one a line that says why.
+        The views, and the problem of each view that was left out.
     """
     frames, problems = [], []
     for name in names:
         try:
             frames.append(open_one(name))
-        except (ValueError, OSError) as error:
-            problems.append(f"{name} left out: {error}")
+        except (UserError, OSError) as error:
+            problems.append(Problem.of_frame(name, error))
     return frames, problems
 
 

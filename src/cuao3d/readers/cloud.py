@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from cuao3d.errors import UserError
 from cuao3d.geometry import back_project, voxelize
-from cuao3d.scene import Frame
+from cuao3d.scene import Frame, Problem
 
 VOXEL_SIZE = 0.02
 """Edge of the voxels in which points are merged, metres."""
@@ -38,8 +39,8 @@ class Cloud(NamedTuple):
     """RGB, in [0, 1]."""
     frames: tuple[Frame, ...]
     """Frames that could be read. The first ones keep their image for the next reader; after it they decode anew."""
-    problems: tuple[str, ...]
-    """The other frames and why, a line each."""
+    problems: tuple[Problem, ...]
+    """Why the other frames could not be read."""
 
 
 def cloud_from_depth(frames: Sequence[Frame], *, voxel_size: float = VOXEL_SIZE) -> Cloud:
@@ -52,15 +53,15 @@ def cloud_from_depth(frames: Sequence[Frame], *, voxel_size: float = VOXEL_SIZE)
         voxel_size: Edge of a voxel, metres.
     """
     readable: list[Frame] = []
-    problems: list[str] = []
+    problems: list[Problem] = []
     sums: list[_VoxelSums] = []
     frames = _keep_images(frames)
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(frames), MERGE_AFTER):
             some = frames[start : start + MERGE_AFTER]
             for frame, result in zip(some, pool.map(lambda frame: _try(frame, voxel_size), some), strict=True):
-                if isinstance(result, str):
-                    problems.append(f"{frame.name} left out: {result}")
+                if isinstance(result, Problem):
+                    problems.append(result)
                     continue
                 readable.append(frame)
                 sums.append(result)
@@ -117,12 +118,12 @@ class _VoxelSums(NamedTuple):
     """Sums of position, colour and one over the points of each voxel: such sums of two clouds add up."""
 
 
-def _try(frame: Frame, voxel_size: float) -> _VoxelSums | str:
+def _try(frame: Frame, voxel_size: float) -> _VoxelSums | Problem:
     """Return a frame's voxels, or why it cannot be read."""
     try:
         return _voxel_sums(frame, voxel_size)
-    except (ValueError, OSError) as error:
-        return str(error)
+    except (UserError, OSError) as error:
+        return Problem.of_frame(frame.name, error)
 
 
 def _voxel_sums(frame: Frame, voxel_size: float) -> _VoxelSums:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cuao3d.errors import InputError, NotFoundError
+from cuao3d.errors import InputError, NotFoundError, UserError
 from cuao3d.formats.entries import (
     by_number,
     only_file,
@@ -87,5 +87,5 @@ def _read_lenses(folder: Path, colors: list[Path], depths: list[Path]) -> tuple[
             assert depth_lens is not None
             return depth_lens.at(color_size), depth_lens
         return lens, depth_lens or lens.at(size)
-    except ValueError as error:
+    except UserError as error:
         raise InputError(f"No usable frame in {folder}: {error}") from error

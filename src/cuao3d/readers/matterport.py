@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from cuao3d.errors import InputError, NotFoundError
+from cuao3d.errors import InputError, NotFoundError, PoseError, UserError
 from cuao3d.files import write_text
 from cuao3d.formats.images import image_size, read_colors, read_depth, resize_nearest
 from cuao3d.formats.ply import Mesh, cloud_columns, read_mesh, write_mesh
@@ -23,7 +23,7 @@ from cuao3d.formats.points import as_points
 from cuao3d.labels import convert, label_set
 from cuao3d.readers.capture import build_scene, correct_pose, open_frames, read_options, turn_up
 from cuao3d.readers.splits import categories, split_of
-from cuao3d.scene import UNLABELLED, Camera, Frame, Scene, pose_problem
+from cuao3d.scene import UNLABELLED, Camera, Frame, Problem, Scene, pose_problem
 
 LABEL_SETS = ("matterport21", "matterport40", "matterport80", "matterport160", "nyu40")
 """What the labels of a region can be said in."""
@@ -234,7 +234,7 @@ def _regions(building: Path) -> list[Path]:
     return sorted((path for path in numbers if numbers[path]), key=lambda path: int(path.stem.removeprefix("region")))
 
 
-def _read_conf(path: Path) -> tuple[list[_View], list[str]]:
+def _read_conf(path: Path) -> tuple[list[_View], list[Problem]]:
     """Read the cameras of a building; also say which lines are left out."""
     views, problems = [], []
     intrinsics: Float64[Tensor, "3 3"] | None = None
@@ -246,8 +246,8 @@ def _read_conf(path: Path) -> tuple[list[_View], list[str]]:
                     intrinsics = _read_intrinsics(numbers)
                 case ["scan", *words]:
                     views.append(_read_view(words, intrinsics))
-        except ValueError as error:
-            problems.append(f"{path.name}, line {number} left out: {error}")
+        except UserError as error:
+            problems.append(Problem.of_frame(f"{path.name}, line {number}", error))
     return views, problems
 
 
@@ -266,14 +266,18 @@ def _read_view(words: list[str], intrinsics: Float64[Tensor, "3 3"] | None) -> _
         raise InputError("its camera has no intrinsics")
     pose = _matrix(words[2:], 4) @ _OPENGL
     if problem := pose_problem(pose):
-        raise InputError(problem)
+        raise PoseError(problem)
     return _View(color, depth, intrinsics, pose)
 
 
 def _matrix(numbers: list[str], size: int) -> Float64[Tensor, "n n"]:
     if len(numbers) != size * size:
         raise InputError(f"it has {len(numbers)} numbers, expected {size * size}")
-    return torch.tensor([float(number) for number in numbers], dtype=torch.float64).reshape(size, size)
+    try:
+        values = [float(number) for number in numbers]
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return torch.tensor(values, dtype=torch.float64).reshape(size, size)
 
 
 def _frame(building: Path, view: _View, size: tuple[int, int], *, official: bool) -> Frame:

@@ -14,9 +14,9 @@ from cuao3d.files import read_json
 from cuao3d.formats.entries import (
     by_number,
     inside,
-    matrix,
     number,
     only_file,
+    pose_entry,
     positive,
     shown,
     whole,
@@ -25,7 +25,7 @@ from cuao3d.formats.images import MILLIMETRE, Lens, Size, image_size, open_frame
 from cuao3d.formats.ply import read_triangles
 from cuao3d.formats.points import Points, read_points
 from cuao3d.readers.capture import Captures, build_scene, open_frames
-from cuao3d.scene import Frame, Scene
+from cuao3d.scene import Frame, Problem, Scene
 
 TRANSFORMS = "transforms.json"
 
@@ -85,7 +85,7 @@ class Nerfstudio(Captures):
         if not has_depth and mesh is None:
             raise InputError(
                 f"{path} names no depth images (depth_file_path) and no mesh to cast depth from (ply_file_path, a .ply "
-                f"with faces); one of the two is needed.{' '.join(['', *problems])}"
+                f"with faces); one of the two is needed.{' '.join(['', *map(str, problems)])}"
             )
 
         def open_one(name: str) -> Frame:
@@ -124,8 +124,8 @@ def _entries(folder: Path, meta: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _read_ply(
     folder: Path, meta: dict[str, Any], *, has_depth: bool
-) -> tuple[Points | None, NDArray[np.float32] | None, list[str]]:
-    """Read the cloud and the mesh of the capture, as far as there are any, and say what is not used."""
+) -> tuple[Points | None, NDArray[np.float32] | None, list[Problem]]:
+    """Read the cloud and the mesh of the capture, as far as there are any; also say what is not used."""
     if "ply_file_path" in meta:
         ply: Path | None = inside(folder, meta["ply_file_path"], f"{folder / TRANSFORMS}, ply_file_path")
     else:
@@ -133,14 +133,15 @@ def _read_ply(
     if ply is None:
         return None, None, []
     if not ply.is_file():
-        return None, None, [f"{ply.name} is missing; {TRANSFORMS} names it as ply_file_path."]
+        return None, None, [Problem("file", f"{ply.name} is missing; {TRANSFORMS} names it as ply_file_path.")]
     points = read_points(ply)
     if has_depth and len(points.points) >= SPARSE:
         return points, None, []
     mesh = read_triangles(ply)
     if has_depth and mesh is None:
         num_points = len(points.points)
-        return None, None, [f"{ply.name} is not used: it has only {num_points} points; the cloud is made from depth."]
+        unused = f"{ply.name} is not used: it has only {num_points} points; the cloud is made from depth."
+        return None, None, [Problem("file", unused)]
     return points, mesh, []
 
 
@@ -153,9 +154,7 @@ def _existing(folder: Path, name: str) -> Path:
 def _pose(entry: dict[str, Any], where: str) -> Float64[Tensor, "4 4"]:
     transform = entry.get("transform_matrix")
     rows = 3 if isinstance(transform, list) and len(transform) == 3 else 4
-    pose = torch.eye(4, dtype=torch.float64)
-    pose[:rows] = matrix(transform, f"{where}, transform_matrix", rows=rows, columns=4)
-    return pose @ _OPENGL
+    return pose_entry(transform, f"{where}, transform_matrix", rows=rows) @ _OPENGL
 
 
 def _lens(entry: dict[str, Any], size: Size, where: str) -> Lens:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from cuao3d.errors import InputError, NotFoundError
+from cuao3d.errors import InputError, NotFoundError, PoseError, UserError
 from cuao3d.files import write_whole
 from cuao3d.formats.entries import by_number, read_matrix, read_pose
 from cuao3d.formats.images import MILLIMETRE, Lens, image_size, lens_of, open_frame, usual_size
@@ -28,7 +28,7 @@ from cuao3d.readers.matterport import OCCLUSION_TOLERANCE as MATTERPORT_TOLERANC
 from cuao3d.readers.matterport import UNITS_PER_METRE, near_region
 from cuao3d.readers.scannet import OCCLUSION_TOLERANCE, OFFICIAL_CENTER, OFFICIAL_FOCAL, OFFICIAL_SIZE
 from cuao3d.readers.splits import split_of
-from cuao3d.scene import UNLABELLED, Camera, Frame, Scene, Split
+from cuao3d.scene import UNLABELLED, Camera, Frame, Problem, Scene, Split
 
 ENDING, CLOUD_SUFFIX, INTRINSICS = ".pth", "_vh_clean_2", "intrinsics.txt"
 
@@ -128,8 +128,8 @@ class OpenScene:
         options = read_options(self.folders[index])
         try:
             frames, problems = self._frames(name, turn_up(cloud, options), options)
-        except (ValueError, OSError) as error:
-            frames, problems = [], [f"The views of {name} are not used: {error}"]
+        except (UserError, OSError) as error:
+            frames, problems = [], [Problem("file", f"The views of {name} are not used: {error}")]
         return build_scene(
             self.folders[index],
             frames,
@@ -150,7 +150,7 @@ class OpenScene:
             return split_of("scannet", name)
         return split_of("matterport", _building(name)) if self.dataset == "matterport" else "train"
 
-    def _frames(self, name: str, cloud: Points, options: CaptureOptions) -> tuple[list[Frame], list[str]]:
+    def _frames(self, name: str, cloud: Points, options: CaptureOptions) -> tuple[list[Frame], list[Problem]]:
         """Open the views of a scene, if there are any; also say what is left out."""
         folder = next((self.views / each for each in (name, _building(name)) if (self.views / each).is_dir()), None)
         if folder is None or not (folder / "color").is_dir():
@@ -161,8 +161,8 @@ class OpenScene:
         for view in colors:
             try:
                 poses[view] = read_pose(folder / "pose" / f"{view}.txt")
-            except ValueError as error:
-                problems.append(f"{view} left out: {error}")
+            except PoseError as error:
+                problems.append(Problem.of_frame(view, error))
         if folder.name != name:  # a building
             positions = [correct_pose(pose, options)[:3, 3] for pose in poses.values()]
             poses = dict(compress(poses.items(), near_region(positions, cloud.points)))
@@ -278,26 +278,27 @@ def _numbers(entry: Any, path: Path) -> NDArray[Any]:
     return array
 
 
-def _colors(colors: NDArray[Any], path: Path) -> tuple[Float32[Tensor, "N 3"] | None, list[str]]:
+def _colors(colors: NDArray[Any], path: Path) -> tuple[Float32[Tensor, "N 3"] | None, list[Problem]]:
     if not colors.ndim:
         return None, []
     if not (np.abs(colors) < 1.01).all():
-        return None, [f"The colours of {path.name} are not used: they do not lie in [-1, 1]."]
+        return None, [Problem("cloud", f"The colours of {path.name} are not used: they do not lie in [-1, 1].")]
     return torch.from_numpy(((colors.astype(np.float64) + 1) / 2).astype(np.float32)).clamp(0, 1), []
 
 
-def _labels(labels: NDArray[Any], path: Path, name: str | None) -> tuple[Int64[Tensor, "N"] | None, list[str]]:
+def _labels(labels: NDArray[Any], path: Path, name: str | None) -> tuple[Int64[Tensor, "N"] | None, list[Problem]]:
     """Turn numbers that count the classes of a set into its ids."""
     if not labels.ndim or np.isin(labels, IGNORED).all():
         return None, []
     if name is None:
-        return None, [f"The labels of {path.name} are not used: its folder's name does not say of which set they are."]
+        unknown_set = f"The labels of {path.name} are not used: its folder's name does not say of which set they are."
+        return None, [Problem("labels", unknown_set)]
     ids = np.array(label_set(name).ids)
     known = np.isin(labels, np.arange(len(ids)))
     unknown = int((~known & ~np.isin(labels, IGNORED)).sum())
     rows = np.where(known, labels, 0).astype(np.int64)
-    problem = f"{unknown} labels of {path.name} left out: they are not among the {len(ids)} classes of {name}."
-    return torch.from_numpy(np.where(known, ids[rows], UNLABELLED)), [problem] if unknown else []
+    text = f"{unknown} labels of {path.name} left out: they are not among the {len(ids)} classes of {name}."
+    return torch.from_numpy(np.where(known, ids[rows], UNLABELLED)), [Problem("labels", text)] if unknown else []
 
 
 def _content(scene: Scene, labels_name: str) -> tuple[NDArray[Any], Any, NDArray[Any]]:

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from cuao3d.errors import InputError, NotFoundError
+from cuao3d.errors import InputError, NotFoundError, PoseError, UserError
 from cuao3d.files import read_json
 from cuao3d.formats.entries import number, positive, read_rows, whole
 from cuao3d.formats.images import Lens, open_frame
@@ -50,7 +50,7 @@ class Replica(Captures):
 
         def open_one(digits: str) -> Frame:
             if int(digits) >= len(poses):
-                raise InputError(f"{POSES} has only {len(poses)} rows; add its pose, or remove the frame.")
+                raise PoseError(f"{POSES} has only {len(poses)} rows; add its pose, or remove the frame.")
             depth = folder / "results" / f"depth{digits}.png"
             return open_frame(digits, poses[int(digits)], color=colors[digits], lens=lens, depth=depth, depth_unit=unit)
 
@@ -74,5 +74,5 @@ def _read_camera(folder: Path) -> tuple[Lens, float]:
     scale = positive(camera.get("scale"), f"{path}: scale")
     try:
         return Lens(focal, center, size), 1 / scale
-    except ValueError as error:
+    except UserError as error:
         raise InputError(f"{path}: {error}.") from error

@@ -1,6 +1,5 @@
 """ScanNet as it is downloaded: recordings, clouds and labels of raw scans, read without exporting anything."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -12,8 +11,8 @@ import torch
 from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
-from cuao3d.errors import InputError, NotFoundError
-from cuao3d.files import write_json, write_text
+from cuao3d.errors import InputError, NotFoundError, UserError
+from cuao3d.files import read_json, write_json, write_text
 from cuao3d.formats.images import as_image, resize_nearest
 from cuao3d.formats.ply import cloud_columns, read_ply, write_ply
 from cuao3d.formats.points import read_points
@@ -21,7 +20,7 @@ from cuao3d.formats.sens import Sens, SensFrame, open_sens, write_sens
 from cuao3d.labels import convert, label_set
 from cuao3d.readers.capture import build_scene
 from cuao3d.readers.splits import categories, split_of
-from cuao3d.scene import UNLABELLED, Camera, Frame, Scene, pose_problem
+from cuao3d.scene import UNLABELLED, Camera, Frame, Problem, Scene, pose_problem
 
 LABEL_SETS = ("scannet20", "scannet200")
 """What the labels of a scan can be said in."""
@@ -163,13 +162,13 @@ def _at(scan: Path, suffix: str) -> Path:
     return scan.with_name(scan.name + suffix)
 
 
-def _frames(sens: Sens, size: tuple[int, int], *, official: bool) -> tuple[list[Frame], list[str]]:
+def _frames(sens: Sens, size: tuple[int, int], *, official: bool) -> tuple[list[Frame], list[Problem]]:
     """Make a frame of each recorded one that has a pose; also say what is left out."""
-    frames, problems = [], [sens.problem] if sens.problem else []
+    frames, problems = [], [Problem("file", sens.problem)] if sens.problem else []
     for recorded in sens.frames:
         name, pose = f"{recorded.index:06d}", recorded.world_from_camera
         if problem := pose_problem(pose):
-            problems.append(f"{name} left out: {problem}")
+            problems.append(Problem("pose", f"{name} left out: {problem}"))
             continue
         camera = _camera(sens, pose, official=official).resized(*size)
         frames.append(Frame(name, camera, partial(_read_image, recorded, size), partial(_read_depth, recorded, size)))
@@ -192,14 +191,14 @@ def _read_depth(recorded: SensFrame, size: tuple[int, int]) -> Float32[Tensor, "
     return resize_nearest(recorded.read_depth(), *size)
 
 
-def _labels(scan: Path, name: str, num_points: int) -> tuple[Int64[Tensor, "N"] | None, list[str]]:
+def _labels(scan: Path, name: str, num_points: int) -> tuple[Int64[Tensor, "N"] | None, list[Problem]]:
     """Return the labels, or none and what is wrong with them, if they are there at all."""
     try:
         labels = _read_scannet20(scan) if name == "scannet20" else _read_scannet200(scan)
         if labels is not None and len(labels) != num_points:
             raise InputError(f"there are {len(labels)} for {num_points} points")
-    except ValueError as error:
-        return None, [f"The labels of {scan.name} are not used: {error}"]
+    except UserError as error:
+        return None, [Problem("labels", f"The labels of {scan.name} are not used: {error}")]
     return labels, []
 
 
@@ -219,12 +218,13 @@ def _read_scannet200(scan: Path) -> Int64[Tensor, "N"] | None:
     if not (objects.is_file() and segments.is_file()):
         return None
     class_of_name, class_of_segment = _scannet200_of_name(), {}
+    groups, indices = (read_json(path, "copy it again") for path in (objects, segments))
     try:
-        for group in json.loads(objects.read_text(encoding="utf-8"))["segGroups"]:
+        for group in groups["segGroups"]:
             for segment in group["segments"]:
                 class_of_segment[int(segment)] = class_of_name.get(group["label"], UNLABELLED)
-        segment_of_point = [int(segment) for segment in json.loads(segments.read_text(encoding="utf-8"))["segIndices"]]
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        segment_of_point = [int(segment) for segment in indices["segIndices"]]
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise InputError(f"{objects.name} or {segments.name} is damaged ({error!r}); copy them again") from error
     return torch.tensor([class_of_segment.get(segment, UNLABELLED) for segment in segment_of_point], dtype=torch.int64)
 
@@ -241,8 +241,8 @@ def _aligned(scene: Scene, path: Path) -> Scene:
     """Move a scene so that walls run along the axes, as the file about its scan says."""
     try:
         aligned_from_scan = _read_alignment(path)
-    except (ValueError, OSError) as error:
-        return replace(scene, problems=(*scene.problems, f"The scan is not turned: {error}"))
+    except (UserError, OSError) as error:
+        return replace(scene, problems=(*scene.problems, Problem("other", f"The scan is not turned: {error}")))
     frames = tuple(
         replace(
             frame, camera=replace(frame.camera, world_from_camera=aligned_from_scan @ frame.camera.world_from_camera)

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from cuao3d.errors import InputError, NotFoundError
+from cuao3d.errors import InputError, NotFoundError, UserError
 from cuao3d.files import read_json
-from cuao3d.formats.entries import matrix, summarise
+from cuao3d.formats.entries import matrix, pose_entry, summarise
 from cuao3d.formats.images import image_size, lens_of, open_frame, usual_size
 from cuao3d.formats.points import read_points
 from cuao3d.readers.capture import Captures, build_scene, open_frames
@@ -46,14 +46,14 @@ class ScanNetpp(Captures):
         about, where = read_json(folder / POSES), Path(POSES).name
         try:
             size = usual_size(colors.values(), image_size)
-        except ValueError as error:
+        except UserError as error:
             raise InputError(f"No usable frame in {folder}: {error}") from error
 
         def open_one(name: str) -> Frame:
             entry = about.get(name)
             if not isinstance(entry, dict):
                 raise InputError(f"{where} has no entry {name}; restore it, or remove the frame's images.")
-            pose = matrix(entry.get("aligned_pose"), f"{where}: {name}, aligned_pose", rows=4, columns=4)
+            pose = pose_entry(entry.get("aligned_pose"), f"{where}: {name}, aligned_pose")
             intrinsics = matrix(entry.get("intrinsic"), f"{where}: {name}, intrinsic", rows=3, columns=3)
             lens = lens_of(intrinsics, size, f"{where}: {name}, intrinsic")
             depth = depths.get(name, folder / "iphone" / "depth" / f"{name}.png")

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from cuao3d.errors import InputError, NotFoundError
+from cuao3d.errors import InputError, NotFoundError, UserError
 from cuao3d.files import read_json
 from cuao3d.formats.entries import positive, read_matrix, read_pose, shown
 from cuao3d.formats.images import MISSING, image_size, lens_of, open_frame, usual_size
@@ -18,7 +18,7 @@ from cuao3d.formats.ply import write_ply
 from cuao3d.formats.points import read_points
 from cuao3d.labels import LABEL_SETS
 from cuao3d.readers.capture import Captures, build_scene, open_frames
-from cuao3d.scene import Camera, Frame, Scene, Split
+from cuao3d.scene import Camera, Frame, Problem, Scene, Split
 
 COLOR, DEPTH, POSE = ".color.png", ".depth.png", ".pose.txt"
 INTRINSICS, POINTS, ABOUT = "camera-intrinsics.txt", "points.ply", "scene.json"
@@ -58,7 +58,9 @@ class SevenScenes(Captures):
         about = _read_about(folder / ABOUT)
         labels, label_set = None if points is None else points.labels, about.pop("label_set", None)
         if labels is not None and label_set is None:
-            problems.append(f"The labels of {POINTS} are not used: {ABOUT} does not name their label_set.")
+            problems.append(
+                Problem("labels", f"The labels of {POINTS} are not used: {ABOUT} does not name their label_set.")
+            )
         elif labels is not None:
             about |= {"labels": labels, "label_set": label_set}
         return build_scene(folder, frames, problems, points, **about)
@@ -92,14 +94,14 @@ def write_capture(scene: Scene, folder: Path | str) -> None:
     partial_folder.replace(folder)
 
 
-def _open_frames(folder: Path) -> tuple[list[Frame], list[str]]:
-    """Open all frames whose files are in order; also say of each other one what is wrong with it."""
+def _open_frames(folder: Path) -> tuple[list[Frame], list[Problem]]:
+    """Open all frames; also return the problems of those that cannot be opened."""
     intrinsics = _intrinsics_of(folder)
     matrix = read_matrix(intrinsics, 3)
     names = sorted({match[0] for path in folder.iterdir() if (match := re.match(r"frame-[^.]+(?=\.)", path.name))})
     try:
         size = usual_size([folder / f"{name}{COLOR}" for name in names], image_size)
-    except ValueError as error:
+    except UserError as error:
         raise InputError(f"No usable frame in {folder}: {error}") from error
     lens = lens_of(matrix, size, str(intrinsics))
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float64
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from cuao3d.errors import InputError, NotFoundError
+from cuao3d.errors import InputError, NotFoundError, PoseError, UserError
 from cuao3d.formats.entries import (
     inside,
     nearest_in_time,
@@ -108,7 +109,7 @@ def _read_lens(folder: Path, colors: list[Path]) -> Lens:
         k1, k2, p1, p2, k3 = (*bent, 0.0, 0.0, 0.0, 0.0, 0.0)[:5]
         try:
             return Lens((fx, fy), (cx, cy), usual_size(colors, image_size), (k1, k2, p1, p2, k3))
-        except ValueError as error:
+        except UserError as error:
             raise InputError(f"{path}: {error}.") from error
     if match := re.search(r"freiburg([123])", folder.name):
         return _KINECTS[match[1]]
@@ -122,15 +123,8 @@ def _pose(row: Float64[Tensor, "7"]) -> Float64[Tensor, "4 4"]:
     """Return the pose of a row tx ty tz qx qy qz qw."""
     length = row[3:].norm().item()
     if abs(length - 1) > UNIT_LENGTH:  # not true of NaN, which is named later
-        raise InputError(f"its quaternion in {POSES} has length {length:.3g}, not 1; correct it, or remove the frame.")
-    x, y, z, w = (row[3:] / length).tolist()
+        raise PoseError(f"its quaternion in {POSES} has length {length:.3g}, not 1; correct it, or remove the frame.")
     pose = torch.eye(4, dtype=torch.float64)
-    pose[:3, :3] = torch.tensor(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ]
-    )
+    pose[:3, :3] = torch.from_numpy(Rotation.from_quat(row[3:].numpy()).as_matrix())  # x y z w; of any length
     pose[:3, 3] = row[:3]
     return pose
