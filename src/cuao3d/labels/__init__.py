@@ -1,9 +1,10 @@
-"""Label sets: which classes a dataset speaks of, their names, colours and prompts; one CSV per set.
+"""Label sets: the classes of a dataset, their names, colours and prompts; one CSV per set.
 
 A CSV has the columns `id,name,r,g,b` and may have `group`, `nyu40id` and `prompt`. Its order is the official one.
 """
 
 import csv
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,9 @@ LABEL_SETS = ("scannet20", "scannet200", "matterport21", "matterport40", "matter
 
 COLUMNS = ("id", "name", "r", "g", "b")
 
+NUM_NYU40 = 40
+"""Largest NYU40 id; 0 means none."""
+
 
 @dataclass(frozen=True, eq=False)
 class LabelSet:
@@ -27,17 +31,17 @@ class LabelSet:
     name: str
     """Name of the set."""
     ids: tuple[int, ...]
-    """Number by which labels mean each class, 0 to 254."""
+    """The number that stands for each class in labels, 0 to 254."""
     names: tuple[str, ...]
     """Name of each class, as its dataset writes it."""
     colors: Float32[Tensor, "K 3"]
     """Colour of each class, RGB in [0, 1]."""
     prompts: tuple[str, ...]
-    """Text that stands for each class: "a {name} in a scene", or what the CSV says."""
+    """Text that stands for each class: "a {name} in a scene", or the CSV's own prompt."""
     groups: tuple[str, ...] | None = None
     """Frequency group of each class (head, common, tail)."""
-    nyu40: tuple[int, ...] | None = None
-    """Each class's NYU40 id, through which sets are compared; 0 = none."""
+    nyu40: tuple[tuple[int, ...], ...] | None = None
+    """NYU40 ids that each class covers, through which sets are converted: none, one or several."""
 
     def __len__(self) -> int:
         """Return the number of classes."""
@@ -63,50 +67,103 @@ def label_set(name: str | Path) -> LabelSet:
     path = Path(__file__).parent / f"{name}.csv" if str(name) in LABEL_SETS else Path(name)
     if not path.is_file():
         raise InputError(f"Unknown label set {str(name)!r}; choose from {list(LABEL_SETS)} or give the path of a CSV.")
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    _check_rows(path, rows)
+    rows = _read_rows(path)
     return LabelSet(
         name=path.stem,
         ids=tuple(int(row["id"]) for row in rows),
         names=tuple(row["name"] for row in rows),
         colors=torch.tensor([[int(row[channel]) / 255 for channel in "rgb"] for row in rows]),
         prompts=tuple(row.get("prompt") or f"a {row['name']} in a scene" for row in rows),
-        groups=tuple(row["group"] for row in rows) if "group" in rows[0] else None,
-        nyu40=tuple(int(row["nyu40id"] or 0) for row in rows) if "nyu40id" in rows[0] else None,
+        groups=tuple(row["group"] or "" for row in rows) if "group" in rows[0] else None,
+        nyu40=tuple(_nyu40_ids(row) for row in rows) if "nyu40id" in rows[0] else None,
     )
 
 
 def convert(labels: Int64[Tensor, "N"], source: LabelSet, target: LabelSet) -> Int64[Tensor, "N"]:
-    """Say labels of one set in another, class by class through NYU40; 255 where the other has no such class.
+    """Convert labels of one set into another, class by class through NYU40.
+
+    Args:
+        labels: Ids of the source.
+        source: The set that they are in.
+        target: The set that they are wanted in.
+
+    Returns:
+        Ids of the target. 255 where no class of the target covers the label's class: the class has no NYU40 id, or the
+        target has none of its ids, or only some of them, or has them in different classes.
 
     Raises:
-        InputError: The sets cannot be compared: the target must not be finer than NYU40.
+        InputError: A set has no NYU40 ids, or the target is finer than NYU40: several of its classes have the same id.
     """
-    if source.name == target.name:
+    if (source.ids, source.names) == (target.ids, target.names):
         return labels
-    if source.nyu40 is None or target.nyu40 is None or len(set(target.nyu40)) < len(target):
+    cannot = f"Labels of {source.name} cannot be converted to {target.name}"
+    covered_by_source, covered_by_target = source.nyu40 or (), target.nyu40 or ()
+    for name, covered in ((source.name, covered_by_source), (target.name, covered_by_target)):
+        if not any(covered):
+            raise InputError(f"{cannot}: {name} has no NYU40 ids; add a column nyu40id to its CSV.")
+    nyu40, count = Counter(id_ for covered in covered_by_target for id_ in covered).most_common(1)[0]
+    if count > 1:
         raise InputError(
-            f"Labels of {source.name} cannot be said in {target.name}; they can in nyu40, scannet20 or matterport21."
+            f"{cannot}: {count} of its classes have the NYU40 id {nyu40}. Convert to a coarser set, such as nyu40, "
+            "scannet20 or matterport21."
         )
-    target_of_nyu40 = {nyu40: id_ for nyu40, id_ in zip(target.nyu40, target.ids, strict=True) if nyu40}
-    ids = torch.tensor([target_of_nyu40.get(nyu40, UNLABELLED) for nyu40 in source.nyu40] + [UNLABELLED])
-    classes = source.classes(labels)
-    return ids.to(labels.device)[torch.where(classes == UNLABELLED, len(source), classes)]
+    target_of_nyu40 = {
+        nyu40: id_ for id_, covered in zip(target.ids, covered_by_target, strict=True) for nyu40 in covered
+    }
+    ids = [_only({target_of_nyu40.get(nyu40, UNLABELLED) for nyu40 in covered}) for covered in covered_by_source]
+    rows = source.classes(labels)
+    return torch.tensor([*ids, UNLABELLED]).to(labels.device)[torch.where(rows == UNLABELLED, len(ids), rows)]
 
 
-def _check_rows(path: Path, rows: list[dict[str, str]]) -> None:
-    """Raise ValueError unless the rows of a CSV make a label set."""
+def _only(ids: set[int]) -> int:
+    """Return the one element of a set; 255 if it has none or several."""
+    return ids.pop() if len(ids) == 1 else UNLABELLED
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    """Read the rows of a CSV that makes a label set; raise InputError if it does not."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets write a byte order mark
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is no CSV in UTF-8 ({error}); save it again.") from error
     missing = [column for column in COLUMNS if not rows or column not in rows[0]]
     if missing:
         raise InputError(
             f"{path} has no column {missing[0]!r}; a label set needs {','.join(COLUMNS)} and a class a line."
         )
-    ids = {UNLABELLED}
+    taken: set[int] = set()
     for line, row in enumerate(rows, start=2):
-        numbers = [row[column] or "" for column in ("id", "r", "g", "b")]
-        if not row["name"] or not all(number.isdecimal() and int(number) <= UNLABELLED for number in numbers):
-            raise InputError(f"{path}, line {line}: expected id,name,r,g,b with whole numbers up to 255.")
-        if int(row["id"]) in ids:
-            raise InputError(f"{path}, line {line}: id {row['id']} is taken; 255 means unlabelled.")
-        ids.add(int(row["id"]))
+        _check_row(f"{path}, line {line}", row, taken)
+        taken.add(int(row["id"]))
+    return rows
+
+
+def _check_row(where: str, row: dict[str, str], taken: set[int]) -> None:
+    numbers = [row[column] or "" for column in ("id", "r", "g", "b")]
+    if not row["name"] or not all(number.isascii() and number.isdigit() and len(number) < 19 for number in numbers):
+        raise InputError(f"{where}: expected id,name,r,g,b with whole numbers, got {','.join(map(str, row.values()))}.")
+    id_, *color = map(int, numbers)
+    if id_ >= UNLABELLED:
+        raise InputError(
+            f"{where}: the id is {id_}. Ids go from 0 to {UNLABELLED - 1}, and {UNLABELLED} means unlabelled; number "
+            "the classes anew, here and in the labels."
+        )
+    if id_ in taken:
+        raise InputError(f"{where}: the id {id_} is taken by a line above.")
+    if max(color) > 255:
+        raise InputError(f"{where}: expected r,g,b from 0 to 255, got {','.join(map(str, color))}.")
+    if any(not part.isascii() or not part.isdigit() or int(part) > NUM_NYU40 for part in _nyu40_parts(row)):
+        raise InputError(
+            f"{where}: nyu40id is {row['nyu40id']!r}; expected a number from 1 to {NUM_NYU40}, several separated by "
+            "semicolons (5;7), or nothing."
+        )
+
+
+def _nyu40_parts(row: dict[str, str]) -> list[str]:
+    return [part for part in (row.get("nyu40id") or "").replace(" ", "").split(";") if part]
+
+
+def _nyu40_ids(row: dict[str, str]) -> tuple[int, ...]:
+    """Return the NYU40 ids of a class, each once; 0 means none."""
+    return tuple(dict.fromkeys(int(part) for part in _nyu40_parts(row) if int(part)))
