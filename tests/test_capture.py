@@ -22,8 +22,8 @@ from cuao3d.formats.entries import (
     whole,
 )
 from cuao3d.readers import DATASETS, open_dataset
-from cuao3d.readers.capture import CaptureOptions, read_options
 from cuao3d.readers.matterport import write_building
+from cuao3d.readers.options import CaptureOptions, read_options
 from cuao3d.readers.scannet import write_scan
 from cuao3d.readers.sevenscenes import write_capture
 from cuao3d.scene import Scene
@@ -126,7 +126,7 @@ def test_options_go_to_the_reader_that_has_them(synthetic_scene: Scene, tmp_path
     write_scan(synthetic_scene, tmp_path / "scan", every=20)
     num_frames = len(open_dataset(tmp_path / "scan")[0].frames)
     assert len(open_dataset(tmp_path / "scan", every=10)[0].frames) == 2 * num_frames
-    assert open_dataset(tmp_path / "scan", label_set="scannet200").label_set == "scannet200"
+    assert open_dataset(tmp_path / "scan", annotations="scannet200").annotations == "scannet200"
     write_capture(synthetic_scene, tmp_path / "capture")
     with pytest.raises(
         ValueError, match=r"is read as sevenscenes, which has no option 'every'; these have: \['scannet'"

@@ -15,6 +15,7 @@ from cuao3d.check.options import capture_options, fix
 from cuao3d.check.page import write_page
 from cuao3d.cli import main
 from cuao3d.readers import open_dataset
+from cuao3d.readers.options import CaptureOptions
 from cuao3d.scene import Scene
 
 ROOT = Path(__file__).parents[1]
@@ -95,14 +96,23 @@ def test_a_folder_that_no_reader_can_read_is_unreadable(room_folder: Path, tmp_p
     ],
 )
 def test_findings_are_joined_to_the_options_that_were_honoured(found, there, joined):
-    assert capture_options(found, there) == joined
+    assert capture_options(found, CaptureOptions(**there)) == CaptureOptions(**joined)
+
+
+def test_a_fix_keeps_what_the_file_says_and_drops_defaults(tmp_path: Path):
+    (tmp_path / "own.csv").write_text("id,name,r,g,b\n0,wall,0,0,0\n")
+    there = {"every": 2, "label_set": "own.csv", "occlusion_tolerance": 0.1, "pose": "camera_from_world", "up": "z"}
+    (tmp_path / "capture.json").write_text(json.dumps(there))
+    kept = {"every": 2, "label_set": "own.csv", "occlusion_tolerance": 0.1, "depth_scale": 0.001}
+    assert fix(tmp_path, {"pose": "camera_from_world", "depth_scale": 0.001}) == kept
+    assert json.loads((tmp_path / "capture.json").read_text()) == kept
 
 
 def test_what_no_options_can_say_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="remove axes"):
-        capture_options({"pose": "camera_from_world"}, {"axes": "opengl"})
+        capture_options({"pose": "camera_from_world"}, CaptureOptions(axes="opengl"))
     with pytest.raises(ValueError, match="remove up"):
-        capture_options({"up": "y"}, {"up": "-y"})
+        capture_options({"up": "y"}, CaptureOptions(up="-y"))
     (tmp_path / "capture.json").write_text("[")
     with pytest.raises(ValueError, match=r"capture\.json is not valid JSON"):
         fix(tmp_path, {"up": "y"})

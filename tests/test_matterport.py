@@ -201,7 +201,7 @@ def test_categories_become_classes(building: Path, name: str, expected: list[int
     numbers = np.array([1, 2, 3, 4, -1, 0, 5000], dtype=np.int32)
     triangles = np.arange(21).reshape(7, 3)
     write_mesh(path, Mesh(mesh.vertices, triangles, {"category_id": numbers}))
-    scene = Matterport(building, label_set=name)[0]
+    scene = Matterport(building, annotations=name)[0]
     assert scene.label_set == name
     assert scene.labels[:21:3].tolist() == expected
     assert (scene.labels[21:] == 255).all()
@@ -211,7 +211,7 @@ def test_every_class_of_every_set_has_a_category():
     rows = categories("matterport")
     assert [int(row["index"]) for row in rows] == list(range(1, 1660))
     nyu40 = {int(row["nyu40id"] or 0) for row in rows}
-    assert set(label_set("matterport21").nyu40) <= nyu40
+    assert {nyu40 for (nyu40,) in label_set("matterport21").nyu40} <= nyu40
     for name in ("matterport40", "matterport80", "matterport160"):
         # The first so many distinct names, in the order of the table, without "void" and "unknown".
         named = dict.fromkeys(row["nyuClass"] for row in rows if row["nyuClass"] not in ("", "void", "unknown"))
@@ -292,8 +292,8 @@ def test_what_makes_a_region_unreadable_is_named(building: Path):
     put_conf(building)
     with pytest.raises(ValueError, match=r"No usable frame in .*: there is none"):
         Matterport(building)[0]
-    with pytest.raises(ValueError, match=r"no labels of 'scannet20'; choose from \['matterport21'"):
-        Matterport(building, label_set="scannet20")
+    with pytest.raises(ValueError, match=r"--annotations is 'scannet20'; choose from matterport21, "):
+        Matterport(building, annotations="scannet20")
 
 
 def test_a_building_is_written_over_nothing_and_without_labels_too(

@@ -128,9 +128,9 @@ def test_labels_of_an_unknown_set_are_not_guessed(tmp_path: Path):
     (scene,) = open_dataset(tmp_path)
     assert (scene.labels, scene.label_set, scene.colors) == (None, None, None)
     assert "does not say of which set" in scene.problems[0].text
-    assert OpenScene(tmp_path, label_set="nyu40")[0].labels.tolist() == [1, 4]  # ids of that set begin at 1
-    with pytest.raises(ValueError, match=r"no label set 'nyu41'; choose from"):
-        OpenScene(tmp_path, label_set="nyu41")
+    assert OpenScene(tmp_path, annotations="nyu40")[0].labels.tolist() == [1, 4]  # ids of that set begin at 1
+    with pytest.raises(ValueError, match=r"--annotations is 'nyu41'; choose from"):
+        OpenScene(tmp_path, annotations="nyu41")
 
 
 def test_replica_has_no_labels_and_a_depth_unit_of_its_own(synthetic_scene: Scene, tmp_path: Path):

@@ -255,7 +255,7 @@ def test_a_damaged_cloud_is_named(capture: Path, content: bytes):
         ("[]", "should hold a JSON object"),
         ('{"label_set": "../../secrets.csv"}', "choose from"),
         ('{"split": "holdout"}', "choose from"),
-        ('{"occlusion_tolerance": "wide"}', "expected a number above 0"),
+        ('{"occlusion_tolerance": "wide"}', "expected a number between 0 and 1"),
     ],
 )
 def test_a_wrong_description_is_named(capture: Path, about: str, message: str):

@@ -63,6 +63,8 @@ class Visibility:
     """Number of views that see each sample."""
     problems: tuple[Problem, ...] = ()
     """Frames that were left out and why."""
+    occlusion_tolerance: float | None = None
+    """The scene's tolerance, by which it was decided; None where visibility comes from elsewhere."""
 
     @property
     def seen_samples(self) -> Int64[Tensor, "V"]:
@@ -119,7 +121,7 @@ def see(scene: Scene, samples: Samples, *, border: int = 10, progress: Progress 
                 views.append(View(index, seen.index, seen.pixels))
         if progress:
             progress(index + 1, len(scene.frames))
-    return Visibility(tuple(views), num_views, tuple(problems))
+    return Visibility(tuple(views), num_views, tuple(problems), scene.occlusion_tolerance)
 
 
 @dataclass(frozen=True)

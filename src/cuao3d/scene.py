@@ -20,6 +20,9 @@ UNLABELLED = 255
 ROTATION_TOLERANCE = 1e-3
 """How far R Rᵀ may be from the identity in a pose written by a real capture."""
 
+OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
+"""Turns camera axes as in OpenGL (x right, y up, z backward) into ours, and back: `world_from_camera @ OPENGL`."""
+
 Split = Literal["train", "val", "test"]
 
 ProblemKind = Literal["pose", "frame", "file", "cloud", "labels", "features", "other"]

@@ -303,6 +303,7 @@ class Store:
             "split": scene.split,
             "label_set": scene.label_set,
             "problems": [asdict(problem) for problem in (*scene.problems, *visibility.problems)],
+            "occlusion_tolerance": visibility.occlusion_tolerance,
             "num_points": len(scene.points),
             "num_samples": len(samples.index_of_sample),
             "num_seen": len(visibility.seen_samples),

@@ -172,6 +172,7 @@ def _measure(
         "num_frames": len(scene.frames),
         "num_views_tested": len(views),
         "num_points": len(scene.points),
+        "occlusion_tolerance": scene.occlusion_tolerance,
         "image_sizes": sorted({(frame.camera.width, frame.camera.height) for frame in scene.frames}),
         "focal": camera.focal.tolist(),
         "center": camera.center.tolist(),

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cuao3d.check.views import View, num_probes
 from cuao3d.geometry import Projection, back_project, visible_points
-from cuao3d.scene import Camera
+from cuao3d.scene import OPENGL, Camera
 
 TOLERANCE = 0.05
 """Depths agree when they differ by at most this part of the measured one; real captures drift."""
@@ -96,7 +96,6 @@ def _with_pose(change: Callable[[Tensor], Tensor]) -> Callable[[Camera], Camera]
     return lambda camera: replace(camera, world_from_camera=change(camera.world_from_camera))
 
 
-_OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
 AS_GIVEN = Reading("as given", "")
 POSE_READINGS = (
     Reading(
@@ -108,14 +107,14 @@ POSE_READINGS = (
     Reading(
         "OpenGL axes",
         "Axes look like OpenGL (y up, z backward): negate the second and third column of each pose.",
-        _with_pose(lambda pose: pose @ _OPENGL),
+        _with_pose(lambda pose: pose @ OPENGL),
         options={"axes": "opengl"},
     ),
     Reading(
         "inverse poses with OpenGL axes",
         "Poses look inverted (world to camera) and axes like OpenGL: invert each 4 x 4 matrix, then negate its second "
         "and third column.",
-        _with_pose(lambda pose: torch.linalg.inv(pose) @ _OPENGL),
+        _with_pose(lambda pose: torch.linalg.inv(pose) @ OPENGL),
         options={"pose": "camera_from_world", "axes": "opengl"},
     ),
 )

@@ -25,7 +25,8 @@ def check(
     fix: bool = False,
     teachers: str | None = None,
     cell: float = 0.02,
-    labels: str | None = None,
+    annotations: str | None = None,
+    tolerance: float | None = None,
     every: int | None = None,
     official: bool = False,
 ) -> int:
@@ -39,21 +40,22 @@ def check(
         fix: Write the options that cure what was found to the capture.json beside the data.
         teachers: Names of teachers, separated by commas: also say what lifting by them would take.
         cell: Edge of a sample cell of that lifting, metres.
-        labels: Label set to read annotations in, where the dataset has several, such as scannet200.
-        every: Use one frame in this many, where the dataset is a recording, such as raw ScanNet.
+        annotations: Label set in which the labels of the data are read: a name such as scannet200, or your own CSV.
+        tolerance: Part of the measured depth by which a point may lie off it and still be visible, such as 0.05.
+        every: Use only every n-th frame, where the dataset is a recording, such as raw ScanNet.
         official: Read cameras as the official pipeline does, where it differs; see docs/conventions.md.
     """
     from cuao3d.check import Report
     from cuao3d.check import check as check_scene
     from cuao3d.check.cost import Estimate, Prospect, estimate, prospects
-    from cuao3d.check.options import FILE
     from cuao3d.check.options import fix as write_fix
     from cuao3d.check.page import write_page
     from cuao3d.check.pictures import draw
     from cuao3d.files import write_json
     from cuao3d.readers import open_dataset
+    from cuao3d.readers.options import CAPTURE
 
-    dataset = open_dataset(path, **reading_options(labels, every, official=official))
+    dataset = open_dataset(path, **reading_options(annotations, tolerance, every, official=official))
     reports: dict[str, Report] = {}
     known: list[Prospect] = []
     estimates: dict[str, Estimate] = {}
@@ -72,7 +74,7 @@ def check(
             draw(scene, report, picture)
         if fix and report.options:
             folder = dataset.folders[index]
-            print(f"  {folder / FILE} now says {write_fix(folder, report.options)}; check again")
+            print(f"  {folder / CAPTURE} now says {write_fix(folder, report.options)}; check again")
         if teachers and report.verdict != "unreadable":
             known = known or prospects(split_names(teachers), scene, cell=cell)
             estimates[name] = estimate(scene, known, cell=cell, seen=report.measurements["coverage"]["seen"])

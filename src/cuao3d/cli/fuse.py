@@ -26,7 +26,8 @@ def fuse(
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     batch_size: int = 4,
     workers: int = 1,
-    labels: str | None = None,
+    annotations: str | None = None,
+    tolerance: float | None = None,
     every: int | None = None,
     official: bool = False,
 ) -> int:
@@ -42,8 +43,9 @@ def fuse(
         precision: What the teachers compute in.
         batch_size: Views shown to a teacher at a time; halved where memory runs out.
         workers: Processes that share the scenes; each loads the teachers. The store is the same whatever their number.
-        labels: Label set to read annotations in, where the dataset has several, such as scannet200.
-        every: Use one frame in this many, where the dataset is a recording, such as raw ScanNet.
+        annotations: Label set in which the labels of the data are read: a name such as scannet200, or your own CSV.
+        tolerance: Part of the measured depth by which a point may lie off it and still be visible, such as 0.05.
+        every: Use only every n-th frame, where the dataset is a recording, such as raw ScanNet.
         official: Read cameras as the official pipeline does, where it differs; see docs/conventions.md.
     """
     from cuao3d import pipeline
@@ -54,10 +56,11 @@ def fuse(
         raise InputError(f"--workers is {workers}; expected at least 1.")
     check_device(device)
     names = [] if teachers == "none" else split_names(teachers)
-    reading = reading_options(labels, every, official=official)
+    reading = reading_options(annotations, tolerance, every, official=official)
     dataset = open_dataset(path, **reading)
     load = partial(_load_teachers, names, device, precision)
     with Stages()("lifting") as said:
+        reading |= {"annotations": Path(annotations).name} if annotations else {}  # a CSV may move
         settings = {"data": path.resolve().name, **reading} | ({} if precision == "fp32" else {"precision": precision})
         store = pipeline.fuse(
             dataset,

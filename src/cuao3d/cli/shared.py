@@ -13,9 +13,11 @@ def split_names(text: str | None) -> list[str]:
     return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
-def reading_options(labels: str | None, every: int | None, *, official: bool) -> dict[str, Any]:
-    """Return the options of a reader that were given."""
-    options = {"label_set": labels, "every": every, "official": official or None}
+def reading_options(
+    annotations: str | None, tolerance: float | None, every: int | None, *, official: bool
+) -> dict[str, Any]:
+    """Return the options of `open_dataset` that were given."""
+    options = {"annotations": annotations, "tolerance": tolerance, "every": every, "official": official or None}
     return {name: value for name, value in options.items() if value is not None}
 
 

@@ -40,6 +40,17 @@ def only_file(folder: Path, pattern: str, preferred: str) -> Path | None:
     return folder / preferred if len(found) > 1 else next(iter(found), None)
 
 
+def file_name(folder: Path, name: object, where: str) -> str:
+    """Return an entry of a capture that must be the name of a file; arguments as for `inside`.
+
+    Raises:
+        InputError: The entry is no text, or holds characters that no name has.
+    """
+    if not isinstance(name, str) or not name or _CONTROL.search(name):
+        raise InputError(f"{where} is {shown(name)}; expected the name of a file, relative to {folder}.")
+    return name
+
+
 def inside(folder: Path, name: object, where: str) -> Path:
     """Return a file that an entry of a capture names, relative to the capture.
 
@@ -51,8 +62,7 @@ def inside(folder: Path, name: object, where: str) -> Path:
     Raises:
         InputError: The entry is no relative path, or one that leads out of the capture.
     """
-    if not isinstance(name, str) or not name or _CONTROL.search(name):
-        raise InputError(f"{where} is {shown(name)}; expected the name of a file, relative to {folder}.")
+    name = file_name(folder, name, where)
     windows = PureWindowsPath(name)
     if PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts:
         raise InputError(
@@ -83,6 +93,17 @@ def positive(entry: object, where: str) -> float:
     return float(entry)
 
 
+def fraction(entry: object, where: str) -> float:
+    """Return an entry of a JSON file that must be a number between 0 and 1, both excluded.
+
+    Raises:
+        InputError: It is something else; the message begins with `where`.
+    """
+    if not _is_number(entry) or not 0 < entry < 1:
+        raise InputError(f"{where} is {shown(entry)}; expected a number between 0 and 1, such as 0.05 for 5 %.")
+    return float(entry)
+
+
 def whole(entry: object, where: str) -> int:
     """Return an entry of a JSON file that must be a whole number above 0, also if written as 640.0.
 
@@ -92,6 +113,18 @@ def whole(entry: object, where: str) -> int:
     if not _is_number(entry) or entry != int(entry) or entry < 1:
         raise InputError(f"{where} is {shown(entry)}; expected a whole number above 0.")
     return int(entry)
+
+
+def choice(choices: tuple[object, ...], entry: object, where: str) -> object:
+    """Return an entry that must be one of some values.
+
+    Raises:
+        InputError: It is something else; the message begins with `where`.
+    """
+    # 1 == True in Python; here it is a mistake.
+    if not any(entry is choice or (isinstance(choice, str) and entry == choice) for choice in choices):
+        raise InputError(f"{where} is {shown(entry)}; choose from {', '.join(map(repr, choices))}.")
+    return entry
 
 
 def matrix(entry: object, where: str, *, rows: int, columns: int) -> Float64[Tensor, "R C"]:

@@ -1,11 +1,13 @@
 """Files to scenes: every reader is a dataset of scenes, `open_dataset` finds the one that knows a folder's layout."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from cuao3d.errors import InputError, NotFoundError
+from cuao3d.formats.entries import fraction
 from cuao3d.readers.arkitscenes import ArkitScenes
 from cuao3d.readers.folder import Folder
 from cuao3d.readers.matterport import Matterport
@@ -32,17 +34,22 @@ class Dataset(Protocol):
 
 
 @runtime_checkable
-class Reader(Dataset, Protocol):
-    """A dataset that reads one layout of files."""
-
-    layout: str
-
-    def __init__(self, path: Path | str) -> None: ...
+class Opened(Dataset, Protocol):
+    """A dataset that is read from files."""
 
     @property
     def folders(self) -> Sequence[Path]:
         """Return, for each scene, the folder whose `capture.json` is honoured."""
         ...
+
+
+@runtime_checkable
+class Reader(Opened, Protocol):
+    """A dataset that reads one layout of files."""
+
+    layout: str
+
+    def __init__(self, path: Path | str) -> None: ...
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -67,12 +74,14 @@ DATASETS: dict[str, type[Reader]] = {
 """Readers by name, each for one `layout`; the first that recognises a path reads it."""
 
 
-def open_dataset(path: Path | str, **options: Any) -> Reader:
+def open_dataset(path: Path | str, *, tolerance: float | None = None, **options: Any) -> Opened:
     """Open a capture, a folder of captures, or the file of a lone cloud, by its layout.
 
     Args:
         path: The folder, or the file.
-        options: Arguments for the reader of this layout, such as `label_set`, `every` or `official`.
+        tolerance: A point is visible where |z - depth| <= tolerance * depth. Unless given, each scene has that of its
+            `capture.json` or of its dataset.
+        options: Arguments for the reader of this layout, such as `annotations`, `every` or `official`.
 
     Raises:
         NotFoundError: There is no such folder or file, or it has none of the layouts in `DATASETS`.
@@ -90,4 +99,19 @@ def open_dataset(path: Path | str, **options: Any) -> Reader:
         takers = [other for other, reader in DATASETS.items() if option in signature(reader).parameters]
         if name not in takers:
             raise InputError(f"{path} is read as {name}, which has no option {option!r}; these have: {takers}.")
-    return DATASETS[name](path, **options)
+    dataset = DATASETS[name](path, **options)
+    return dataset if tolerance is None else _WithTolerance(dataset, fraction(tolerance, "--tolerance"))
+
+
+class _WithTolerance:
+    """A dataset whose scenes all have one tolerance of occlusion."""
+
+    def __init__(self, dataset: Reader, tolerance: float) -> None:
+        self.names, self.folders = dataset.names, dataset.folders
+        self._dataset, self._tolerance = dataset, tolerance
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Scene:
+        return replace(self._dataset[index], occlusion_tolerance=self._tolerance)

@@ -56,7 +56,7 @@ class ArkitScenes(Captures):
         return (folder / COLORS).is_dir() and (folder / POSES).is_file()
 
     @classmethod
-    def read(cls, folder: Path) -> Scene:
+    def read(cls, folder: Path, annotations: str | None = None) -> Scene:
         """Read a scene: everything but the pixels, unless the cloud is built from them.
 
         Raises:
@@ -97,7 +97,9 @@ class ArkitScenes(Captures):
             ),
             None,
         )
-        return build_scene(folder, frames, problems, None if mesh is None else read_points(mesh))
+        return build_scene(
+            folder, frames, problems, None if mesh is None else read_points(mesh), annotations=annotations
+        )
 
 
 def _by_time(folder: Path, ending: str) -> tuple[list[Path], Float64[Tensor, "N"]]:

@@ -1,42 +1,40 @@
-"""From what a reader opened to a scene: `capture.json` says what the layout does not, a missing cloud is built."""
+"""From what a reader opened to a scene: `capture.json` corrects the layout, a missing cloud is built from depth."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
 from cuao3d.errors import InputError, NotFoundError, UserError
-from cuao3d.files import read_json
-from cuao3d.formats.entries import positive, shown, whole
 from cuao3d.formats.points import Points
+from cuao3d.labels import label_set
 from cuao3d.rays import cast_depth, embree_scene
 from cuao3d.readers.cloud import cloud_from_depth
-from cuao3d.scene import Frame, Problem, Scene
+from cuao3d.readers.options import (
+    CAPTURE,
+    CaptureOptions,
+    correct_pose,
+    given_annotations,
+    read_options,
+    rotation_of,
+    turn_up,
+)
+from cuao3d.scene import UNLABELLED, Frame, Problem, Scene
 
-CAPTURE = "capture.json"
+OCCLUSION_TOLERANCE = 0.05
+"""Default for captures of one's own: a point is visible where its depth in the camera differs from the measured one by
+at most this part of it. Measured in `docs/conventions.md`; the recipes of ScanNet and Matterport3D have their own."""
 
-PoseMeaning = Literal["world_from_camera", "camera_from_world"]
-Axes = Literal["opencv", "opengl"]
-Up = Literal["x", "y", "z", "-x", "-y", "-z"]
-
-_OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
-_WORLD_FROM_FILES = {
-    "z": [[1.0, 0, 0], [0, 1, 0], [0, 0, 1]],
-    "y": [[1.0, 0, 0], [0, 0, -1], [0, 1, 0]],
-    "x": [[0.0, 0, -1], [0, 1, 0], [1, 0, 0]],
-    "-z": [[1.0, 0, 0], [0, -1, 0], [0, 0, -1]],
-    "-y": [[1.0, 0, 0], [0, 0, 1], [0, -1, 0]],
-    "-x": [[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]],
-}
-"""Rotation that brings each axis to +z."""
+NO_LABEL = (UNLABELLED, 0, -1, -100)
+"""What stands for no label in files, where it is no id of their label set."""
 
 
 class Captures(ABC):
@@ -46,19 +44,24 @@ class Captures(ABC):
         layout: The files that are looked for, in words.
         folders: Folder of each capture.
         names: Name of each scene, that of its folder.
+        annotations: Label set of the clouds' labels, if given.
     """
 
     layout: str
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, annotations: str | None = None) -> None:
         """Find the captures.
 
         Args:
             path: A capture, or a folder of them.
+            annotations: Label set of the labels in the clouds' files: a name or the path of a CSV. Unless given, each
+                capture's `capture.json` names it.
 
         Raises:
             NotFoundError: There is no such folder, or nothing of this layout in it.
+            InputError: There is no such label set.
         """
+        self.annotations = given_annotations(annotations)
         path = Path(path).resolve()
         if not path.is_dir():
             raise NotFoundError(f"There is no folder {path}.")
@@ -76,7 +79,7 @@ class Captures(ABC):
         return len(self.folders)
 
     def __getitem__(self, index: int) -> Scene:
-        return self.read(self.folders[index])
+        return self.read(self.folders[index], self.annotations)
 
     @classmethod
     @abstractmethod
@@ -85,8 +88,13 @@ class Captures(ABC):
 
     @classmethod
     @abstractmethod
-    def read(cls, folder: Path) -> Scene:
-        """Read a scene: everything but the pixels, unless the cloud is built from them."""
+    def read(cls, folder: Path, annotations: str | None = None) -> Scene:
+        """Read a scene: everything but the pixels, unless the cloud is built from them.
+
+        Args:
+            folder: The capture.
+            annotations: Label set of the labels in the cloud's file; unless given, `capture.json` names it.
+        """
 
     @classmethod
     def _find(cls, path: Path) -> list[Path]:
@@ -94,51 +102,6 @@ class Captures(ABC):
         if not path.is_dir():
             return []
         return [path] if cls.is_capture(path) else sorted(filter(cls.is_capture, path.iterdir()))
-
-
-@dataclass(frozen=True)
-class CaptureOptions:
-    """How a capture is to be read, where its files do not mean what their layout says.
-
-    The defaults leave everything as the reader of the layout understood it. With several options, poses are inverted
-    first, then the axes of the camera are turned, then those of the world.
-    """
-
-    depth_scale: float = 1.0
-    """Factor from the depth as read to metres."""
-    pose: PoseMeaning = "world_from_camera"
-    """What the poses take where: "camera_from_world" inverts them."""
-    axes: Axes = "opencv"
-    """Axes of the cameras as read: "opengl" (y up, z backward) turns them."""
-    up: Up = "z"
-    """Axis of the world, of poses and cloud, that points up; it is turned to z."""
-    swap_focal: bool = False
-    """Whether fx and fy changed places."""
-    every: int = 1
-    """Only every so manyth frame is used."""
-
-
-def read_options(folder: Path) -> CaptureOptions:
-    """Read the options of a capture from its `capture.json`; the defaults where there is none.
-
-    Raises:
-        InputError: The file holds something else; the message names the entry.
-    """
-    path = folder / CAPTURE
-    if not path.is_file():
-        return CaptureOptions()
-    content, known = read_json(path), [field.name for field in fields(CaptureOptions)]
-    if unknown := sorted(set(content) - set(known)):
-        raise InputError(f"{path}: {unknown[0]!r} is no option; choose from {', '.join(known)}.")
-    read: dict[str, Callable[[object, str], Any]] = {
-        "depth_scale": positive,
-        "pose": partial(_choice, get_args(PoseMeaning)),
-        "axes": partial(_choice, get_args(Axes)),
-        "up": partial(_choice, get_args(Up)),
-        "swap_focal": partial(_choice, (True, False)),
-        "every": whole,
-    }
-    return CaptureOptions(**{name: read[name](entry, f"{path}: {name}") for name, entry in content.items()})
 
 
 def build_scene(
@@ -150,6 +113,7 @@ def build_scene(
     mesh: NDArray[np.float32] | None = None,
     name: str | None = None,
     lone: bool = False,
+    annotations: str | None = None,
     **about: Any,
 ) -> Scene:
     """Make a scene of what a reader opened: apply `capture.json`, build the cloud if there is none.
@@ -162,7 +126,8 @@ def build_scene(
         mesh: Corners (T, 3, 3) of triangles whose depth the frames then see, instead of their own.
         name: Name of the scene; that of the folder unless told.
         lone: Whether a cloud without views will do.
-        about: Further fields of the scene.
+        annotations: Label set of the cloud's labels, if `capture.json` is not to name it.
+        about: Further fields of the scene; `labels` take the place of the cloud's.
 
     Raises:
         InputError: No frame is usable, the cloud is empty, or `capture.json` is wrong.
@@ -170,7 +135,7 @@ def build_scene(
     options = read_options(folder)
     frames = [_apply(options, frame) for frame in frames[:: options.every]]
     if mesh is not None:
-        embree = embree_scene(mesh @ _rotation(options.up).float().numpy().T)
+        embree = embree_scene(mesh @ rotation_of(options.up).float().numpy().T)
         frames = [replace(frame, read_depth=partial(cast_depth, embree, frame.camera)) for frame in frames]
     if points is None:
         cloud = cloud_from_depth(frames)
@@ -178,6 +143,12 @@ def build_scene(
     else:
         points = turn_up(points, options)
     problems = [*problems, *points.problems]
+    if "labels" not in about:
+        name_of_set = annotations or options.label_set or about.get("label_set")
+        about["labels"], unknown = _labels(points, name_of_set, asked=annotations is not None)
+        about["label_set"] = None if about["labels"] is None else name_of_set
+        problems += unknown
+    tolerance = options.occlusion_tolerance or about.pop("occlusion_tolerance", OCCLUSION_TOLERANCE)
     if not frames and not lone:
         more = " ..." if len(problems) > 3 else ""
         raise InputError(f"No usable frame in {folder}: {'; '.join(map(str, problems[:3])) or 'there is none'}{more}")
@@ -189,31 +160,34 @@ def build_scene(
         frames=tuple(frames),
         colors=points.colors,
         normals=points.normals,
+        occlusion_tolerance=tolerance,
         problems=tuple(problems),
         **about,
     )
 
 
-def turn_up(points: Points, options: CaptureOptions) -> Points:
-    """Turn a cloud so that z is up."""
-    if options.up == "z":
-        return points
-    rotation = _rotation(options.up).float()
-    normals = None if points.normals is None else points.normals @ rotation.T
-    return points._replace(points=points.points @ rotation.T, normals=normals)
-
-
-def correct_pose(pose: Float64[Tensor, "4 4"], options: CaptureOptions) -> Float64[Tensor, "4 4"]:
-    """Return what a pose as read means: camera to world, OpenCV axes, z up."""
-    if options.pose == "camera_from_world":
-        pose = torch.linalg.inv(pose)
-    if options.axes == "opengl":
-        pose = pose @ _OPENGL
-    if options.up != "z":
-        world_from_files = torch.eye(4, dtype=torch.float64)
-        world_from_files[:3, :3] = _rotation(options.up)
-        pose = world_from_files @ pose
-    return pose
+def _labels(points: Points, name: str | None, *, asked: bool) -> tuple[Int64[Tensor, "N"] | None, list[Problem]]:
+    """Return the labels of a cloud as ids of a label set, 255 where it has no such id; also say what is left out."""
+    if points.labels is None:
+        unused = f"--annotations {name} is not used: the cloud has no labels (a column named label)."
+        return None, [Problem("labels", unused)] if asked else []
+    if name is None:
+        unused = (
+            "The labels of the cloud are not used: their label set is not known. Name it: --annotations SET, or "
+            f'"label_set" in {CAPTURE}.'
+        )
+        return None, [Problem("labels", unused)]
+    classes = label_set(name)
+    known = classes.classes(points.labels) != UNLABELLED
+    unknown = points.labels[~known & ~torch.isin(points.labels, torch.tensor(NO_LABEL))]
+    if not len(unknown):
+        return points.labels.where(known, UNLABELLED), []
+    examples = ", ".join(map(str, torch.unique(unknown)[:3].tolist()))
+    text = (
+        f"{len(unknown)} labels of the cloud are left out: {classes.name} has no ids such as {examples}; its own go "
+        f"from {min(classes.ids)} to {max(classes.ids)}."
+    )
+    return points.labels.where(known, UNLABELLED), [Problem("labels", text)]
 
 
 def open_frames(names: Iterable[str], open_one: Callable[[str], Frame]) -> tuple[list[Frame], list[Problem]]:
@@ -248,14 +222,3 @@ def _apply(options: CaptureOptions, frame: Frame) -> Frame:
 
 def _scaled(read_depth: Callable[[], Tensor], scale: float) -> Float32[Tensor, "H W"]:
     return read_depth() * scale
-
-
-def _rotation(up: Up) -> Float64[Tensor, "3 3"]:
-    return torch.tensor(_WORLD_FROM_FILES[up], dtype=torch.float64)
-
-
-def _choice(choices: tuple[object, ...], entry: object, where: str) -> object:
-    # 1 == True in Python; here it is a mistake.
-    if not any(entry is choice or (isinstance(choice, str) and entry == choice) for choice in choices):
-        raise InputError(f"{where} is {shown(entry)}; choose from {', '.join(map(repr, choices))}.")
-    return entry

@@ -45,7 +45,7 @@ class Folder(Captures):
         return all((folder / kind).is_dir() for kind in ("color", "depth", "pose"))
 
     @classmethod
-    def read(cls, folder: Path) -> Scene:
+    def read(cls, folder: Path, annotations: str | None = None) -> Scene:
         """Read a scene: everything but the pixels, unless the cloud is built from them.
 
         Raises:
@@ -66,7 +66,9 @@ class Folder(Captures):
         )
         problems += summarise("depth images have no colour image in color/", sorted(alone, key=by_number))
         points = only_file(folder, "*.ply", POINTS)
-        return build_scene(folder, frames, problems, None if points is None else read_points(points))
+        return build_scene(
+            folder, frames, problems, None if points is None else read_points(points), annotations=annotations
+        )
 
 
 def _read_lenses(folder: Path, colors: list[Path], depths: list[Path]) -> tuple[Lens, Lens]:

@@ -21,12 +21,16 @@ from cuao3d.formats.images import image_size, read_colors, read_depth, resize_ne
 from cuao3d.formats.ply import Mesh, cloud_columns, read_mesh, write_mesh
 from cuao3d.formats.points import as_points
 from cuao3d.labels import convert, label_set
-from cuao3d.readers.capture import build_scene, correct_pose, open_frames, read_options, turn_up
+from cuao3d.readers.capture import build_scene, open_frames
+from cuao3d.readers.options import annotations_of, correct_pose, given_annotations, read_options, turn_up
 from cuao3d.readers.splits import categories, split_of
-from cuao3d.scene import UNLABELLED, Camera, Frame, Problem, Scene, pose_problem
+from cuao3d.scene import OPENGL, UNLABELLED, Camera, Frame, Problem, Scene, pose_problem
 
 LABEL_SETS = ("matterport21", "matterport40", "matterport80", "matterport160", "nyu40")
-"""What the labels of a region can be said in."""
+"""Label sets of the package that the labels of a region can be read in; the first is the default."""
+
+BY_NAME = ("matterport40", "matterport80", "matterport160")
+"""Those whose classes are the dataset's own names of categories; the others are reached through NYU40."""
 
 CAMERAS, COLOR, DEPTH = "undistorted_camera_parameters", "undistorted_color_images", "undistorted_depth_images"
 REGIONS = "region_segmentations"
@@ -38,9 +42,6 @@ OCCLUSION_TOLERANCE = 0.02
 
 NEAREST_VIEWS = 100
 """A region in which no camera stands takes so many views, the nearest."""
-
-_OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
-"""Turns camera axes as in OpenGL (y up, z backward) into ours, and back."""
 
 
 class Matterport:
@@ -62,7 +63,8 @@ class Matterport:
 
     Args:
         path: The folder.
-        label_set: What labels are said in.
+        annotations: Label set that labels are read in: one of `LABEL_SETS`, or the path of a CSV with NYU40 ids. Unless
+            given, the one that `capture.json` names, or matterport21.
         size: Width and height to which views are resized, pixels.
         official: Take the principal point as the official pipeline does.
     """
@@ -73,12 +75,11 @@ class Matterport:
         self,
         path: Path | str,
         *,
-        label_set: str = "matterport21",
+        annotations: str | None = None,
         size: tuple[int, int] = (640, 512),
         official: bool = False,
     ) -> None:
-        if label_set not in LABEL_SETS:
-            raise InputError(f"Matterport has no labels of {label_set!r}; choose from {list(LABEL_SETS)}.")
+        self.annotations = given_annotations(annotations, LABEL_SETS)
         if min(size) < 1:
             raise InputError(f"size is {size}; expected whole numbers from 1 on.")
         self.regions = [region for building in _buildings(Path(path).resolve()) for region in _regions(building)]
@@ -86,7 +87,6 @@ class Matterport:
             raise NotFoundError(f"No region of a building in {path}. Expected {self.layout}.")
         self.folders = [region.parents[1] for region in self.regions]
         self.names = tuple(f"{region.parents[1].name}_{region.stem}" for region in self.regions)
-        self.label_set = label_set
         self.size, self.official = size, official
 
     @classmethod
@@ -107,7 +107,8 @@ class Matterport:
         mesh = read_mesh(region)
         if "category_id" not in mesh.faces:
             raise InputError(f"{region} has faces without category_id; download it again.")
-        classes = _classes(mesh.faces["category_id"], self.label_set)
+        label_set = annotations_of(building, self.annotations, LABEL_SETS)
+        classes = _classes(mesh.faces["category_id"], label_set)
         num_points = len(next(iter(mesh.vertices.values()), ()))
         cloud = as_points(region, mesh.vertices | {"label": majority(mesh.triangles, classes, num_points)})
         views, problems = _read_conf(building / CAMERAS / f"{building.name}.conf")
@@ -125,7 +126,7 @@ class Matterport:
             cloud,
             name=self.names[index],
             labels=cloud.labels,
-            label_set=self.label_set,
+            label_set=label_set,
             split=split_of("matterport", building.name),
             occlusion_tolerance=OCCLUSION_TOLERANCE,
         )
@@ -264,7 +265,7 @@ def _read_view(words: list[str], intrinsics: Float64[Tensor, "3 3"] | None) -> _
         raise InputError(f"{depth!r} or {color!r} is not the name of a file")
     if intrinsics is None:
         raise InputError("its camera has no intrinsics")
-    pose = _matrix(words[2:], 4) @ _OPENGL
+    pose = _matrix(words[2:], 4) @ OPENGL
     if problem := pose_problem(pose):
         raise PoseError(problem)
     return _View(color, depth, intrinsics, pose)
@@ -309,11 +310,11 @@ def _classes(category_of_face: NDArray[Any], name: str) -> NDArray[np.int64]:
 
 @cache
 def _class_of_category(name: str) -> NDArray[np.int64]:
-    """Return the class of each category by its number; the sets of 40 and more go by name, the others by NYU40."""
+    """Return the class of each category by its number, looked up by name in some sets and through NYU40 in others."""
     rows = categories("matterport")
     table = np.full(max(int(row["index"]) for row in rows) + 1, UNLABELLED, dtype=np.int64)
     numbers = [int(row["index"]) for row in rows]
-    if name in ("matterport21", "nyu40"):
+    if name not in BY_NAME:
         nyu40 = torch.tensor([int(row["nyu40id"] or 0) for row in rows])
         table[numbers] = convert(nyu40, label_set("nyu40"), label_set(name)).numpy()
     else:
@@ -351,7 +352,7 @@ def _write_view(folder: Path, panorama: str, frame: Frame) -> list[str]:
     units = (frame.read_depth() * UNITS_PER_METRE).round()
     Image.fromarray(units.where(units < 65536, 0).numpy().astype(np.uint16)).save(folder / DEPTH / depth)
     (fx, fy), (cx, cy) = camera.focal.tolist(), camera.center.tolist()
-    pose = (camera.world_from_camera @ _OPENGL).flatten().tolist()
+    pose = (camera.world_from_camera @ OPENGL).flatten().tolist()
     return [
         f"intrinsics_matrix {fx!r} 0 {cx!r}  0 {fy!r} {camera.height - 1 - cy!r}  0 0 1",
         f"scan {depth} {color} {' '.join(map(repr, pose))}",

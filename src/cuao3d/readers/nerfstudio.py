@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float64
 from numpy.typing import NDArray
 from torch import Tensor
@@ -25,7 +24,7 @@ from cuao3d.formats.images import MILLIMETRE, Lens, Size, image_size, open_frame
 from cuao3d.formats.ply import read_triangles
 from cuao3d.formats.points import Points, read_points
 from cuao3d.readers.capture import Captures, build_scene, open_frames
-from cuao3d.scene import Frame, Problem, Scene
+from cuao3d.scene import OPENGL, Frame, Problem, Scene
 
 TRANSFORMS = "transforms.json"
 
@@ -36,9 +35,7 @@ LONGEST_EDGE = 1024
 """Photographs without depth are reduced to this width or height, pixels: casting depth costs a ray a pixel."""
 
 SPARSE = 50_000
-"""A cloud of fewer points, without faces, is what structure from motion left; depth gives a better one."""
-
-_OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
+"""A cloud of fewer points, without faces or labels, is what structure from motion left; depth gives a better one."""
 
 
 class Nerfstudio(Captures):
@@ -70,7 +67,7 @@ class Nerfstudio(Captures):
         return (folder / TRANSFORMS).is_file()
 
     @classmethod
-    def read(cls, folder: Path) -> Scene:
+    def read(cls, folder: Path, annotations: str | None = None) -> Scene:
         """Read a scene: everything but the pixels, unless the cloud is built from them.
 
         Raises:
@@ -101,7 +98,9 @@ class Nerfstudio(Captures):
             return open_frame(name, pose, color=color, lens=lens, depth=depth, depth_unit=unit)
 
         frames, unusable = open_frames(sorted(entries, key=by_number), open_one)
-        return build_scene(folder, frames, [*unusable, *problems], points, mesh=None if has_depth else mesh)
+        return build_scene(
+            folder, frames, [*unusable, *problems], points, mesh=None if has_depth else mesh, annotations=annotations
+        )
 
 
 def _entries(folder: Path, meta: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -135,7 +134,7 @@ def _read_ply(
     if not ply.is_file():
         return None, None, [Problem("file", f"{ply.name} is missing; {TRANSFORMS} names it as ply_file_path.")]
     points = read_points(ply)
-    if has_depth and len(points.points) >= SPARSE:
+    if has_depth and (len(points.points) >= SPARSE or points.labels is not None):
         return points, None, []
     mesh = read_triangles(ply)
     if has_depth and mesh is None:
@@ -154,7 +153,7 @@ def _existing(folder: Path, name: str) -> Path:
 def _pose(entry: dict[str, Any], where: str) -> Float64[Tensor, "4 4"]:
     transform = entry.get("transform_matrix")
     rows = 3 if isinstance(transform, list) and len(transform) == 3 else 4
-    return pose_entry(transform, f"{where}, transform_matrix", rows=rows) @ _OPENGL
+    return pose_entry(transform, f"{where}, transform_matrix", rows=rows) @ OPENGL
 
 
 def _lens(entry: dict[str, Any], size: Size, where: str) -> Lens:

@@ -22,10 +22,11 @@ from cuao3d.formats.images import MILLIMETRE, Lens, image_size, lens_of, open_fr
 from cuao3d.formats.points import Points
 from cuao3d.labels import LABEL_SETS, convert, label_set
 from cuao3d.pickles import read_torch
-from cuao3d.readers.capture import CaptureOptions, build_scene, correct_pose, open_frames, read_options, turn_up
+from cuao3d.readers.capture import build_scene, open_frames
 from cuao3d.readers.folder import ENDINGS
 from cuao3d.readers.matterport import OCCLUSION_TOLERANCE as MATTERPORT_TOLERANCE
 from cuao3d.readers.matterport import UNITS_PER_METRE, near_region
+from cuao3d.readers.options import CaptureOptions, correct_pose, given_annotations, read_options, turn_up
 from cuao3d.readers.scannet import OCCLUSION_TOLERANCE, OFFICIAL_CENTER, OFFICIAL_FOCAL, OFFICIAL_SIZE
 from cuao3d.readers.splits import split_of
 from cuao3d.scene import UNLABELLED, Camera, Frame, Problem, Scene, Split
@@ -82,15 +83,15 @@ class OpenScene:
 
     Args:
         path: The folder.
-        label_set: What the labels mean, where the folder's name does not say it; ids count from 0 in the set's order.
+        annotations: Label set of the labels, a name or the path of a CSV, where neither the folder's name nor
+            `capture.json` names it; labels count from 0 in the set's order.
         official: Take Matterport's principal point as the official pipeline does.
     """
 
     layout = f"scannet_3d/train/ID{CLOUD_SUFFIX}{ENDING} or matterport_3d/val/ID_region0{ENDING}"
 
-    def __init__(self, path: Path | str, *, label_set: str | None = None, official: bool = False) -> None:
-        if label_set is not None and label_set not in LABEL_SETS:
-            raise InputError(f"There is no label set {label_set!r}; choose from {list(LABEL_SETS)}.")
+    def __init__(self, path: Path | str, *, annotations: str | None = None, official: bool = False) -> None:
+        self.annotations = given_annotations(annotations)
         folders = _folders(Path(path).resolve())
         if not folders:
             raise NotFoundError(f"No processed scene in {path}. Expected {self.layout}.")
@@ -106,7 +107,7 @@ class OpenScene:
         self.source = SOURCES.get(self.dataset, Source())
         labels = beginning + variant.strip("_")
         named = labels if labels in LABEL_SETS else None
-        self.label_set = label_set or (self.source.labels if labels == self.dataset else named)
+        self.label_set = self.source.labels if labels == self.dataset else named
         self.views = folder.with_name(f"{self.dataset}_2d")
         self.official = official
 
@@ -124,8 +125,9 @@ class OpenScene:
         Raises:
             InputError: The cloud is empty or damaged, or its file holds something else.
         """
-        name, cloud = self.names[index], _read_cloud(self.clouds[index], self.label_set)
-        options = read_options(self.folders[index])
+        name, options = self.names[index], read_options(self.folders[index])
+        label_set = self.annotations or options.label_set or self.label_set
+        cloud = _read_cloud(self.clouds[index], label_set)
         try:
             frames, problems = self._frames(name, turn_up(cloud, options), options)
         except (UserError, OSError) as error:
@@ -138,7 +140,7 @@ class OpenScene:
             name=name,
             lone=not frames,
             labels=cloud.labels,
-            label_set=self.label_set if cloud.labels is not None else None,
+            label_set=label_set if cloud.labels is not None else None,
             split=self._split(self.clouds[index], name),
             occlusion_tolerance=self.source.occlusion_tolerance,
         )

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from cuao3d.errors import InputError, NotFoundError
 from cuao3d.formats.points import SUFFIXES, read_points
-from cuao3d.readers.capture import read_options, turn_up
+from cuao3d.readers.capture import build_scene
+from cuao3d.readers.options import given_annotations
 from cuao3d.scene import Scene
 
 FAR = 10_000.0
@@ -15,18 +16,23 @@ class PointCloud:
     """A cloud without views: a student can look at it, teachers cannot.
 
     ```
-    cloud.ply    vertices: x y z, and if there are any red green blue, nx ny nz
-    cloud.pcd    fields x y z, and if there are any rgb, normal_x normal_y normal_z; ascii or binary
+    cloud.ply    vertices: x y z, and if there are any red green blue, nx ny nz, label
+    cloud.pcd    fields x y z, and if there are any rgb, normal_x normal_y normal_z, label; ascii or binary
     cloud.las    x y z, and if there are any red green blue
-    cloud.npz    arrays points (N, 3), and if there are any colors (N, 3), normals (N, 3)
+    cloud.npz    arrays points (N, 3), and if there are any colors (N, 3), normals (N, 3), labels (N,)
     ```
-    Metres, z up; `capture.json` beside it may name another `up`.
+    Metres, z up; `capture.json` beside it may name another `up`, and the `label_set` of the labels.
+
+    Args:
+        path: The file.
+        annotations: Label set of the labels, a name or the path of a CSV, if `capture.json` is not to name it.
     """
 
     layout = f"a single file that ends in {', '.join(SUFFIXES)}"
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, annotations: str | None = None) -> None:
         self.path = Path(path).resolve()
+        self.annotations = given_annotations(annotations)
         if not self.path.is_file():
             raise NotFoundError(f"There is no file {self.path}.")
         self.folders: tuple[Path, ...] = (self.path.parent,)
@@ -46,13 +52,13 @@ class PointCloud:
         Raises:
             InputError: The file is damaged, empty or of another format.
         """
-        name = self.names[index]
-        found = turn_up(read_points(self.path), read_options(self.folders[index]))
-        if not len(found.points):
+        points = read_points(self.path)
+        if not len(points.points):
             raise InputError(f"{self.path} holds no point.")
-        if (distance := found.points.median(dim=0).values.abs().max().item()) > FAR:
+        if (distance := points.points.median(dim=0).values.abs().max().item()) > FAR:
             raise InputError(
                 f"{self.path} lies {distance / 1000:.0f} km from the origin, where single precision loses its detail; "
                 "move it to the origin (CloudCompare offers this when it opens a file), and check that it is in metres."
             )
-        return Scene(name, found.points, (), found.colors, normals=found.normals, problems=found.problems)
+        folder, name = self.folders[index], self.names[index]
+        return build_scene(folder, [], [], points, name=name, lone=True, annotations=self.annotations)

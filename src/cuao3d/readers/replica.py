@@ -34,7 +34,7 @@ class Replica(Captures):
         return (folder / "results").is_dir() and (folder / POSES).is_file()
 
     @classmethod
-    def read(cls, folder: Path) -> Scene:
+    def read(cls, folder: Path, annotations: str | None = None) -> Scene:
         """Read a scene: everything but the pixels, unless the cloud is built from them.
 
         Raises:
@@ -57,7 +57,9 @@ class Replica(Captures):
         frames, problems = open_frames(colors, open_one)
         meshes = (up / f"{folder.name}_mesh.ply" for up in (folder.parent, folder))
         mesh = next((path for path in meshes if path.is_file()), None)
-        return build_scene(folder, frames, problems, None if mesh is None else read_points(mesh))
+        return build_scene(
+            folder, frames, problems, None if mesh is None else read_points(mesh), annotations=annotations
+        )
 
 
 def _read_camera(folder: Path) -> tuple[Lens, float]:

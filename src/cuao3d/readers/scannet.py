@@ -19,11 +19,12 @@ from cuao3d.formats.points import read_points
 from cuao3d.formats.sens import Sens, SensFrame, open_sens, write_sens
 from cuao3d.labels import convert, label_set
 from cuao3d.readers.capture import build_scene
+from cuao3d.readers.options import annotations_of, given_annotations
 from cuao3d.readers.splits import categories, split_of
 from cuao3d.scene import UNLABELLED, Camera, Frame, Problem, Scene, pose_problem
 
 LABEL_SETS = ("scannet20", "scannet200")
-"""What the labels of a scan can be said in."""
+"""Label sets of the package that the labels of a scan can be read in; the first is the default."""
 
 RECORDING, ABOUT = ".sens", ".txt"
 POINTS, LABELS = "_vh_clean_2.ply", "_vh_clean_2.labels.ply"
@@ -52,8 +53,9 @@ class ScanNet:
 
     Args:
         path: The folder.
-        label_set: What labels are said in.
-        every: Every so manyth frame is used.
+        annotations: Label set that labels are read in: scannet20, scannet200, or the path of a CSV with NYU40 ids.
+            Unless given, the one that `capture.json` names, or scannet20.
+        every: Every n-th frame is used.
         size: Width and height to which views are resized, pixels.
         axis_align: Turn points and poses so that walls run along the axes, where ID.txt says how.
         official: Use the official pipeline's one camera for all scans instead of each recording's depth camera.
@@ -65,21 +67,19 @@ class ScanNet:
         self,
         path: Path | str,
         *,
-        label_set: str = "scannet20",
+        annotations: str | None = None,
         every: int = 20,
         size: tuple[int, int] = (320, 240),
         axis_align: bool = False,
         official: bool = False,
     ) -> None:
-        if label_set not in LABEL_SETS:
-            raise InputError(f"ScanNet has no labels of {label_set!r}; choose from {list(LABEL_SETS)}.")
+        self.annotations = given_annotations(annotations, LABEL_SETS)
         if every < 1 or min(size) < 1:
             raise InputError(f"every is {every} and size {size}; expected whole numbers from 1 on.")
         self.folders = _scans(Path(path).resolve())
         if not self.folders:
             raise NotFoundError(f"No scan in {path}. Expected {self.layout}.")
         self.names = tuple(folder.name for folder in self.folders)
-        self.label_set = label_set
         self.every, self.size = every, size
         self.axis_align, self.official = axis_align, official
 
@@ -103,7 +103,8 @@ class ScanNet:
             if not _at(scan, suffix).is_file():
                 raise NotFoundError(f"{_at(scan, suffix)} is missing; download it, or remove the scan.")
         cloud = read_points(_at(scan, POINTS))
-        labels, problems = _labels(scan, self.label_set, len(cloud.points))
+        name = annotations_of(self.folders[index], self.annotations, LABEL_SETS)
+        labels, problems = _labels(scan, name, len(cloud.points))
         frames, lost = _frames(open_sens(_at(scan, RECORDING), every=self.every), self.size, official=self.official)
         scene = build_scene(
             self.folders[index],
@@ -111,7 +112,7 @@ class ScanNet:
             [*problems, *lost],
             cloud,
             labels=labels,
-            label_set=self.label_set if labels is not None else None,
+            label_set=name if labels is not None else None,
             split=split_of("scannet", scan.name),
             occlusion_tolerance=OCCLUSION_TOLERANCE,
         )
@@ -194,7 +195,7 @@ def _read_depth(recorded: SensFrame, size: tuple[int, int]) -> Float32[Tensor, "
 def _labels(scan: Path, name: str, num_points: int) -> tuple[Int64[Tensor, "N"] | None, list[Problem]]:
     """Return the labels, or none and what is wrong with them, if they are there at all."""
     try:
-        labels = _read_scannet20(scan) if name == "scannet20" else _read_scannet200(scan)
+        labels = _read_scannet200(scan) if name == "scannet200" else _read_nyu40(scan, name)
         if labels is not None and len(labels) != num_points:
             raise InputError(f"there are {len(labels)} for {num_points} points")
     except UserError as error:
@@ -202,14 +203,15 @@ def _labels(scan: Path, name: str, num_points: int) -> tuple[Int64[Tensor, "N"] 
     return labels, []
 
 
-def _read_scannet20(scan: Path) -> Int64[Tensor, "N"] | None:
+def _read_nyu40(scan: Path, name: str) -> Int64[Tensor, "N"] | None:
+    """Read the NYU40 ids of the points, in another set."""
     path = _at(scan, LABELS)
     if not path.is_file():
         return None
     columns = read_ply(path)
     if "label" not in columns:
         raise InputError(f"{path} has no property 'label'")
-    return convert(torch.from_numpy(columns["label"].astype(np.int64)), label_set("nyu40"), label_set("scannet20"))
+    return convert(torch.from_numpy(columns["label"].astype(np.int64)), label_set("nyu40"), label_set(name))
 
 
 def _read_scannet200(scan: Path) -> Int64[Tensor, "N"] | None:

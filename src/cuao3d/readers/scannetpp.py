@@ -35,7 +35,7 @@ class ScanNetpp(Captures):
         return (folder / POSES).is_file()
 
     @classmethod
-    def read(cls, folder: Path) -> Scene:
+    def read(cls, folder: Path, annotations: str | None = None) -> Scene:
         """Read a scene: everything but the pixels, unless the cloud is built from them.
 
         Raises:
@@ -63,7 +63,9 @@ class ScanNetpp(Captures):
         alone = [path.name for name, path in sorted(depths.items()) if name not in colors]
         problems += summarise("depth images have no colour image", alone)
         mesh = folder / MESH
-        return build_scene(folder, frames, problems, read_points(mesh) if mesh.is_file() else None)
+        return build_scene(
+            folder, frames, problems, read_points(mesh) if mesh.is_file() else None, annotations=annotations
+        )
 
 
 def _images(folder: Path, kinds: tuple[str, ...]) -> dict[str, Path]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,12 +13,13 @@ from PIL import Image
 
 from cuao3d.errors import InputError, NotFoundError, UserError
 from cuao3d.files import read_json
-from cuao3d.formats.entries import positive, read_matrix, read_pose, shown
+from cuao3d.formats.entries import choice, fraction, read_matrix, read_pose
 from cuao3d.formats.images import MISSING, image_size, lens_of, open_frame, usual_size
 from cuao3d.formats.ply import write_ply
 from cuao3d.formats.points import read_points
 from cuao3d.labels import LABEL_SETS
 from cuao3d.readers.capture import Captures, build_scene, open_frames
+from cuao3d.readers.options import named_label_set
 from cuao3d.scene import Camera, Frame, Problem, Scene, Split
 
 COLOR, DEPTH, POSE = ".color.png", ".depth.png", ".pose.txt"
@@ -33,7 +35,7 @@ class SevenScenes(Captures):
     FOLDER/frame-000000.depth.png    16-bit, millimetres along the optical axis, 0 or 65535 = missing
     FOLDER/frame-000000.pose.txt     4 x 4, camera to world, metres, OpenCV axes
     FOLDER/points.ply                optional: cloud with x y z [red green blue] [nx ny nz] [label]
-    FOLDER/scene.json                optional: label_set, split, occlusion_tolerance
+    FOLDER/scene.json                optional: label_set (a name, or a CSV in the folder), split, occlusion_tolerance
     ```
     Colour and depth must be registered and of one size. Without points.ply the cloud is built from depth.
     """
@@ -46,7 +48,7 @@ class SevenScenes(Captures):
         return folder.is_dir() and any(folder.glob("frame-*.*"))
 
     @classmethod
-    def read(cls, folder: Path) -> Scene:
+    def read(cls, folder: Path, annotations: str | None = None) -> Scene:
         """Read a scene: everything but the pixels, unless the cloud is built from them.
 
         Raises:
@@ -56,14 +58,7 @@ class SevenScenes(Captures):
         frames, problems = _open_frames(folder)
         points = read_points(folder / POINTS) if (folder / POINTS).is_file() else None
         about = _read_about(folder / ABOUT)
-        labels, label_set = None if points is None else points.labels, about.pop("label_set", None)
-        if labels is not None and label_set is None:
-            problems.append(
-                Problem("labels", f"The labels of {POINTS} are not used: {ABOUT} does not name their label_set.")
-            )
-        elif labels is not None:
-            about |= {"labels": labels, "label_set": label_set}
-        return build_scene(folder, frames, problems, points, **about)
+        return build_scene(folder, frames, problems, points, annotations=annotations, **about)
 
 
 def write_capture(scene: Scene, folder: Path | str) -> None:
@@ -80,8 +75,8 @@ def write_capture(scene: Scene, folder: Path | str) -> None:
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty; choose another folder.")
     camera = _shared_camera(scene)
-    if scene.labels is not None and scene.label_set not in LABEL_SETS:
-        raise InputError(f"Scene {scene.name} has labels of {scene.label_set!r}; a capture holds only {LABEL_SETS}.")
+    if scene.labels is not None and scene.label_set is None:
+        raise InputError(f"Scene {scene.name} has labels without a label set; name it.")
     partial_folder = folder.with_name(f"{folder.name}.partial")
     partial_folder.mkdir(parents=True, exist_ok=True)
     matrix = [[camera.focal[0], 0, camera.center[0]], [0, camera.focal[1], camera.center[1]], [0, 0, 1]]
@@ -89,7 +84,11 @@ def write_capture(scene: Scene, folder: Path | str) -> None:
     for index, frame in enumerate(scene.frames):
         _write_frame(frame, partial_folder / f"frame-{index:06d}")
     write_ply(partial_folder / POINTS, _columns(scene))
-    about = {"label_set": scene.label_set, "split": scene.split, "occlusion_tolerance": scene.occlusion_tolerance}
+    label_set = scene.label_set
+    if label_set is not None and label_set not in LABEL_SETS:
+        shutil.copy(label_set, partial_folder)
+        label_set = Path(label_set).name
+    about = {"label_set": label_set, "split": scene.split, "occlusion_tolerance": scene.occlusion_tolerance}
     (partial_folder / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     partial_folder.replace(folder)
 
@@ -126,16 +125,14 @@ def _intrinsics_of(folder: Path) -> Path:
 
 def _read_about(path: Path) -> dict[str, Any]:
     """Read what the capture says of itself; all of it is optional."""
-    if not path.is_file():
-        return {}
-    content = read_json(path)
-    choices = {"label_set": (*LABEL_SETS, None), "split": get_args(Split)}
-    about = {key: content[key] for key in (*choices, "occlusion_tolerance") if key in content}
-    for key in choices:
-        if key in about and about[key] not in choices[key]:
-            raise InputError(f"{path}: {key} is {shown(about[key])}; choose from {choices[key]}.")
-    if "occlusion_tolerance" in about:
-        about["occlusion_tolerance"] = positive(about["occlusion_tolerance"], f"{path}: occlusion_tolerance")
+    content = read_json(path) if path.is_file() else {}
+    about: dict[str, Any] = {}
+    if content.get("label_set") is not None:
+        about["label_set"] = named_label_set(path.parent, content["label_set"], f"{path}: label_set")
+    if "split" in content:
+        about["split"] = choice(get_args(Split), content["split"], f"{path}: split")
+    if "occlusion_tolerance" in content:
+        about["occlusion_tolerance"] = fraction(content["occlusion_tolerance"], f"{path}: occlusion_tolerance")
     return about
 
 

@@ -61,7 +61,7 @@ class Tum(Captures):
         return all((folder / name).is_file() for name in (COLORS, DEPTHS, POSES))
 
     @classmethod
-    def read(cls, folder: Path) -> Scene:
+    def read(cls, folder: Path, annotations: str | None = None) -> Scene:
         """Read a scene; its cloud is built from depth.
 
         Raises:
@@ -87,7 +87,7 @@ class Tum(Captures):
         frames, problems = open_frames(complete, open_one)
         without = [path.name for path in colors if path.name not in complete]
         problems += summarise(f"colour images have no depth or no pose within {WITHIN} s", without)
-        return build_scene(folder, frames, problems, None)
+        return build_scene(folder, frames, problems, None, annotations=annotations)
 
 
 def _read_list(folder: Path, name: str) -> tuple[Float64[Tensor, "N"], list[Path]]:
