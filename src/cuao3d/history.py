@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cuao3d.errors import NotFoundError
-from cuao3d.objective import settled_sigmas
 from cuao3d.files import read_json, write_whole
+from cuao3d.objective import settled_sigmas
 
 PALETTE = (
     "#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#edc948", "#76b7b2", "#9c755f", "#ff9da7", "#2f4b7c",
