@@ -270,10 +270,13 @@ def verify(name: str) -> tuple[CheckedFile, ...]:
         InputError: A file is not the expected one.
     """
     card, place = _named(name), _find(name)
-    record, files = _record_of(name, place), _files(card, place.path)
-    if record and (lost := record.sha256.keys() - files):
-        raise _incomplete(name, lost)
-    return tuple(_check(name, record, file, path) for file, path in files.items())
+    record = _record_of(name, place)
+    if lost := _lost(record, place):
+        raise NotFoundError(
+            f"{place.path} lacks {', '.join(sorted(lost))}, recorded at first use. Put it back; if it is not needed, "
+            f"delete {_record_path(name)}."
+        )
+    return tuple(_check(name, record, file, path) for file, path in _files(card, place.path).items())
 
 
 def lost_files(name: str) -> set[str]:
@@ -304,16 +307,12 @@ def _find(name: str) -> Place:
     if place := _place(name, card):
         return place
     if lost := lost_files(name):
-        raise _incomplete(name, lost)
+        raise NotFoundError(
+            f"The weights {name!r} lack {', '.join(sorted(lost))}. Get what is missing: cuao3d weights fetch {name}."
+        )
     raise NotFoundError(
         f"The weights {name!r} are not on this machine ({size_in_words(card)}, licence: {card.licence}). "
         f"Get them: cuao3d weights fetch {name}. Or say where they lie: {name}=FOLDER."
-    )
-
-
-def _incomplete(name: str, lost: Iterable[str]) -> NotFoundError:
-    return NotFoundError(
-        f"The weights {name!r} lack {', '.join(sorted(lost))}. Get what is missing: cuao3d weights fetch {name}."
     )
 
 
@@ -329,7 +328,7 @@ def _place(name: str, card: WeightsCard) -> Place | None:
     if own.is_file() if card.on_page else _has_weights(own, card):
         return Place(own, None, None)
     cached = (_in_cache(repository, revision, card) for repository, revision in _sources(name, card))
-    return next((place for place in cached if place), None)
+    return next((place for place in cached if place and not _lost(_record_of(name, place), place)), None)
 
 
 def _sources(name: str, card: WeightsCard) -> Iterator[tuple[str, str]]:
@@ -425,6 +424,12 @@ def _record_of(name: str, place: Place) -> Record | None:
     """Return the record of the weights at a place; None where it is of another place or commit."""
     record = _read_record(name)
     return record if record and (record.repository, record.revision) == place[1:] else None
+
+
+def _lost(record: Record | None, place: Place) -> set[str]:
+    """Return recorded files that are no longer at their place."""
+    folder = place.path.parent if place.path.is_file() else place.path
+    return {file for file in record.sha256 if not (folder / file).is_file()} if record else set()
 
 
 def _write_record(name: str, card: WeightsCard, place: Place) -> None:
