@@ -4,9 +4,11 @@ from fnmatch import fnmatch
 import pytest
 
 from cuao3d import download
+from cuao3d.cli import main
 from cuao3d.download import CARDS, CheckedFile, fetch, find, verify
 from cuao3d.files import sha256_of
 from cuao3d.teachers import TEACHERS
+from cuao3d.teachers.lseg import LSegTeacher
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +31,12 @@ def test_weights_that_are_not_here_say_how_to_get_them_their_size_and_licence():
         FileNotFoundError, match=r"2.6 GB, licence: none for the checkpoint.*cuao3d weights fetch lseg.*lseg=FOLDER"
     ):
         find("lseg")
+
+
+def test_lsegs_card_does_not_lend_its_codes_licence_to_the_checkpoint(capsys):
+    assert main(["weights", "list", "lseg"]) == 0
+    assert "lseg: 2.6 GB. Licence: none for the checkpoint" in capsys.readouterr().out
+    assert LSegTeacher.licence == CARDS["lseg"].licence
 
 
 def test_unknown_weights_name_the_known_ones():

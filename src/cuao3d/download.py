@@ -112,7 +112,7 @@ CARDS: dict[str, WeightsCard] = {
     "lseg": WeightsCard(
         repository="https://drive.google.com/file/d/1ayk6NXURI_vIPlym16f_RG3ffxBWHxvb",
         licence="none for the checkpoint (the code is MIT)",
-        distilled="unclear: the checkpoint has no licence, and part of its training data is for research only",
+        distilled="unclear, as the checkpoint has no licence and part of its training data is for research only",
         megabytes=2600,
         num_channels=512,
         text="lseg",

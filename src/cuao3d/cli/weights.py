@@ -61,4 +61,5 @@ def _about(name: str) -> str:
     from cuao3d import download
 
     card = download.CARDS[name]
-    return f"{name}: {download.size_in_words(card)}, licence {card.licence}: {card.distilled}."
+    size = download.size_in_words(card)
+    return f"{name}: {size}. Licence: {card.licence}. For a student distilled from it: {card.distilled}."

@@ -15,7 +15,7 @@ def find_folder(kind: str, where: str) -> Path:
     """Return the folder of a model.
 
     Args:
-        kind: What is looked for, for the error.
+        kind: Kind of the encoder, as a spec begins.
         where: A folder, or a name that `cuao3d.download.find` knows.
 
     Raises:
@@ -27,8 +27,10 @@ def find_folder(kind: str, where: str) -> Path:
     elif where in CARDS:
         folder = find(where)
     else:
-        known = f", or a name: {', '.join(sorted(CARDS))}" if CARDS else ""
-        raise InputError(f"Say where {kind} lies, {kind}:FOLDER{known}; there is no folder {where!r}.")
+        names = [name for name, card in CARDS.items() if card.text == f"{kind}:{name}"]
+        raise InputError(
+            f"Say where {kind} lies, {kind}:FOLDER, or a name: {', '.join(names)}; there is no folder {where!r}."
+        )
     weight_files(folder)
     return folder
 
