@@ -8,7 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import termios
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -246,7 +248,23 @@ def test_a_vit_comes_without_safetensors(hub, capsys):
     assert {path.name for path in fetch(capsys, "vit").iterdir()} == {"config.json", OLD_WEIGHTS}
 
 
-def test_a_teacher_is_fetched_by_a_program_of_its_own_and_lifts_a_capture(home, synthetic_scene, tmp_path, monkeypatch):
+def run_in_terminal(command, environment):
+    """Run a program; returns exit code, output, and what it wrote to the terminal that is its standard error."""
+    terminal, end = pty.openpty()
+    termios.tcsetwinsize(end, (25, 100))
+    with tempfile.TemporaryFile() as out:
+        with subprocess.Popen(command, env=environment, stdout=out, stderr=end) as program:
+            os.close(end)
+            shown = b""
+            with suppress(OSError):  # a terminal whose other end is closed
+                while read := os.read(terminal, 4096):
+                    shown += read
+        os.close(terminal)
+        out.seek(0)
+        return program.returncode, out.read().decode(), shown.decode()
+
+
+def test_a_teacher_is_fetched_by_a_program_of_its_own_and_lifts_a_capture(home, synthetic_scene, tmp_path):
     """Nothing of the library is replaced while it downloads, and it writes to a terminal."""
     transformers = pytest.importorskip("transformers")
     config = transformers.Dinov2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=42)
@@ -257,21 +275,13 @@ def test_a_teacher_is_fetched_by_a_program_of_its_own_and_lifts_a_capture(home, 
     )
     unset = {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE", "HF_HUB_DISABLE_PROGRESS_BARS"}
     inherited = {name: value for name, value in os.environ.items() if name not in unset}
-    terminal, end = pty.openpty()
-    termios.tcsetwinsize(end, (25, 100))
-    with serving(
-        {DINOV2: {**files, "README.md": b"# DINOv2\n", ".gitattributes": b"*.safetensors filter=lfs\n"}}
-    ) as hub:
-        done = subprocess.run(
+    readme = {"README.md": b"# DINOv2\n", ".gitattributes": b"*.safetensors filter=lfs\n"}
+    with serving({DINOV2: files | readme}) as hub:
+        code, out, shown = run_in_terminal(
             [sys.executable, "-c", script, "fetch", "list", "verify"],
-            env={**inherited, "HF_HOME": str(home), "HF_ENDPOINT": hub.address},
-            stdout=subprocess.PIPE,
-            stderr=end,
+            {**inherited, "HF_HOME": str(home), "HF_ENDPOINT": hub.address},
         )
-    os.close(end)
-    shown, out = os.read(terminal, 100_000).decode(), done.stdout.decode()
-    os.close(terminal)
-    assert done.returncode == 0, shown
+    assert code == 0, shown
     assert "Fetching 2 files: 100%" in shown
     assert out.count(f"/hub/models--facebook--dinov2-large/snapshots/{COMMITS['main']}\n") == 2
     sha256 = hashlib.sha256(files["model.safetensors"]).hexdigest()
