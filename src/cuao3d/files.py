@@ -15,6 +15,9 @@ from torch import Tensor
 
 from cuao3d.errors import DiskFullError, InputError, NotFoundError
 
+LISTED = 12
+"""Entries of a folder that an error names at most."""
+
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let a function write a file under a temporary name beside it, then rename it.
@@ -35,8 +38,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             write(temporary)
         temporary.chmod(mode)  # safetensors lets only the owner read its files
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename == str(temporary):
+            error.filename = str(path)  # the name that was asked for
         raise
 
 
@@ -96,6 +101,29 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     """
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_whole(path, lambda temporary: save_file(on_cpu, temporary, metadata))
+
+
+def nearby(path: Path, marker: str = "") -> str:
+    """Say what lies in a folder, or where a path should be, for an error about what is not there.
+
+    Args:
+        path: What was looked for, or the folder that it was looked for in.
+        marker: A file that the folders in question hold; where there are such folders, only they are named.
+
+    Returns:
+        A sentence with a space before it; empty where there is nothing.
+    """
+    folder = path if path.is_dir() else next((parent for parent in path.parents if parent.is_dir()), Path())
+    try:
+        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError:
+        return ""
+    if marker:
+        entries = [entry for entry in entries if (entry / marker).is_file()] or entries
+    names = [f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries[:LISTED]]
+    more = f" and {len(entries) - LISTED} more" if len(entries) > LISTED else ""
+    where = "The current folder" if folder == Path() else str(folder)
+    return f" {where} holds {', '.join(names)}{more}." if names else ""
 
 
 def sha256_of(path: Path) -> str:

@@ -19,7 +19,16 @@ from torch import Tensor, nn
 from cuao3d import __version__
 from cuao3d.batches import BatchConfig
 from cuao3d.errors import InputError, NotFoundError, UserError
-from cuao3d.files import naming_full_disk, read_json, sha256_of, write_json, write_tensors, write_text, write_whole
+from cuao3d.files import (
+    naming_full_disk,
+    nearby,
+    read_json,
+    sha256_of,
+    write_json,
+    write_tensors,
+    write_text,
+    write_whole,
+)
 from cuao3d.ranks import from_first, num_ranks, rank
 from cuao3d.store import Store, StoredScene, TeacherCard
 from cuao3d.student import Student, read_checkpoint
@@ -153,7 +162,7 @@ def load_run(path: Path) -> Run:
     if not (path / "run.json").is_file():
         raise NotFoundError(
             f"{path} is no finished run (no {path / 'run.json'}). Start it, or go on with it: cuao3d distill STORE "
-            f"--out {path}"
+            f"--out {path}.{nearby(path, 'run.json')}"
         )
     summary, settings = (read_json(path / name, _CURE) for name in ("run.json", "config.json"))
     try:
@@ -209,7 +218,9 @@ def read_config(path: Path, kind: type[Config]) -> Config:
     """
     file = path / "config.json" if path.is_dir() else path
     if not file.is_file():
-        raise NotFoundError(f"There is no {file}. Name the folder of a run, or the config.json in it.")
+        raise NotFoundError(
+            f"There is no {file}. Name the folder of a run, or the config.json in it.{nearby(path, 'config.json')}"
+        )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -311,6 +322,8 @@ def _begin(out: Path, description: dict[str, Any], resume: str | Path) -> bool:
     source = None if resume in ("auto", "never") else _find_checkpoint(Path(resume), description)
     if not _is_of(out, description):
         if out.is_file() or (out.is_dir() and any(_is_worth_keeping(path) for path in out.iterdir())):
+            if not (out / "config.json").is_file():
+                raise InputError(f"{out} is there already and is no run. Choose a new or an empty folder.")
             raise InputError(
                 f"{out} holds something else than this run (another configuration, other scenes or another version; "
                 f"see {out / 'config.json'}). Choose another folder, or delete this one."
@@ -336,7 +349,7 @@ def _find_checkpoint(path: Path, description: dict[str, Any]) -> Path:
     if not file.is_file():
         raise NotFoundError(
             f"There is no checkpoint {file}. Name one, or the folder of an unfinished run: a finished one keeps only "
-            "the checkpoints that --config.keep-every asks for."
+            f"the checkpoints that --config.keep-every asks for.{nearby(path)}"
         )
     if not _is_of(file.parent, description):
         raise InputError(

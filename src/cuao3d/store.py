@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cuao3d import __version__
 from cuao3d.errors import InputError, NotFoundError
-from cuao3d.files import read_json, sha256_of, write_json, write_tensors
+from cuao3d.files import nearby, read_json, sha256_of, write_json, write_tensors
 from cuao3d.fusion import Samples, Visibility
 from cuao3d.scene import Camera, Problem, Scene, Split
 
@@ -206,7 +206,8 @@ class Store:
         path = Path(path)
         if not (path / "store.json").is_file():
             raise NotFoundError(
-                f"{path} is no store (no {path / 'store.json'}). Make one: cuao3d fuse DATA --out {path}"
+                f"{path} is no store (no {path / 'store.json'}). Make one: cuao3d fuse DATA --out {path}."
+                f"{nearby(path, 'store.json')}"
             )
         header = _read_json(path / "store.json")
         if header.get("format") != FORMAT or header.get("format_version") != FORMAT_VERSION:
@@ -239,7 +240,10 @@ class Store:
         folder = self._folder(name)
         if not self.has(name):
             reason = "is half-written" if folder.is_dir() else "is not in the store"
-            raise NotFoundError(f"Scene {name!r} {reason} ({folder}). Run the same `cuao3d fuse` again to make it.")
+            raise NotFoundError(
+                f"Scene {name!r} {reason} ({folder}). Run the same `cuao3d fuse` again to make it, or choose from "
+                f"{', '.join(self.names()) or 'none'}."
+            )
         manifest = _read_json(folder / "manifest.json")
         for file, entry in manifest["files"].items():
             _check_size(folder / file, entry["bytes"])
@@ -414,7 +418,13 @@ def _check_name(name: str, kind: str) -> None:
 def _difference(there: dict[str, Any], asked: dict[str, Any]) -> str:
     """Name the first setting in which two headers differ."""
     key = next(key for key in there if there[key] != asked[key])
-    return f"its {key} is {json.dumps(there[key])}, not {json.dumps(asked[key])}"
+    one, other = there[key], asked[key]
+    if isinstance(one, dict):
+        if set(one) != set(other):
+            return f"its {key} are {', '.join(one) or 'none'}, not {', '.join(other) or 'none'}"
+        inner = next(name for name in one if one[name] != other[name])
+        return f"its {key}, {inner}: {json.dumps(one[inner])}, not {json.dumps(other[inner])}"
+    return f"its {key} is {json.dumps(one)}, not {json.dumps(other)}"
 
 
 def _check_size(path: Path, num_bytes: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from cuao3d.errors import InputError, NotFoundError
+from cuao3d.files import nearby
 from cuao3d.formats.entries import fraction
 from cuao3d.readers.arkitscenes import ArkitScenes
 from cuao3d.readers.folder import Folder
@@ -89,7 +90,7 @@ def open_dataset(path: Path | str, *, tolerance: float | None = None, **options:
     """
     path = Path(path)
     if not path.exists():
-        raise NotFoundError(f"There is no folder {path}, and no file.")
+        raise NotFoundError(f"There is no folder {path}, and no file.{nearby(path)}")
     recognised = (name for name, reader in DATASETS.items() if reader.recognises(path))
     name = "pointcloud" if path.is_file() else next(recognised, None)
     if name is None:
