@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from cuao3d.batches import Batch, Batches, TrainingScene, check_least, hold_out
 from cuao3d.errors import InputError
-from cuao3d.labels import label_set
 from cuao3d.objective import (
     LossKind,
     Normalizer,
@@ -282,7 +281,7 @@ def _settle(config: DistillConfig, store: Store) -> DistillConfig:
         )
     make_weighting(config.weighting, len(config.teachers), weights=config.fixed_weights)
     if config.words is not None:
-        label_set(config.words)
+        store.label_set(config.words)
     return replace(config, losses=losses, normalizers=normalizers)
 
 
@@ -321,7 +320,7 @@ def _word_vectors(store: Store, config: DistillConfig) -> _Words | None:
                     f"Words are compared with the features of {name!r} as they are: its normalizer must be 'none' "
                     "(--config.normalizers), or --config.words None."
                 )
-            return _Words(index, class_vectors(load_text_encoder(encoder), label_set(config.words)))
+            return _Words(index, class_vectors(load_text_encoder(encoder), store.label_set(config.words)))
     return None
 
 

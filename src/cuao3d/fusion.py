@@ -233,7 +233,8 @@ def _without(visibility: Visibility, unreadable: dict[int, Problem]) -> Visibili
         if view.frame in unreadable:
             num_views[view.sample] -= 1
     views = tuple(view for view in visibility.views if view.frame not in unreadable)
-    return Visibility(views, num_views, (*visibility.problems, *unreadable.values()))
+    problems = (*visibility.problems, *unreadable.values())
+    return Visibility(views, num_views, problems, visibility.occlusion_tolerance)
 
 
 def _on_device_of(maps: tuple[Tensor, ...], total: Tensor, squares: Tensor, teacher: Teacher) -> tuple[Tensor, Tensor]:

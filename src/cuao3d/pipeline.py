@@ -19,7 +19,6 @@ from cuao3d.evaluate import Readout, Row, zero_shot
 from cuao3d.files import write_json, write_whole
 from cuao3d.formats.ply import cloud_columns, write_ply
 from cuao3d.fusion import lift_measured, sample_cells, see
-from cuao3d.labels import label_set
 from cuao3d.predictor import Predictor
 from cuao3d.progress import OnStep, console, progress_bar
 from cuao3d.query import ABSENT, HERE, Answer, heat, parts
@@ -107,13 +106,13 @@ def evaluate(
     Args:
         store: Scenes with labels.
         predictor: Who segments them. A student whose teacher the store does not hold is scored alone.
-        labels: Name of a label set, or the path of a CSV.
+        labels: Name of a label set, of the package or of the store, or the path of a CSV.
         split: Part of the store to evaluate; None for all of it.
         model: Name of the student, for the rows.
         dataset: Name of the dataset, for the rows; the store's unless given.
         seen_only: Score only points whose sample at least one view sees.
     """
-    classes = label_set(labels)
+    classes = store.label_set(labels)
     student = predictor.student is not None
     readouts: tuple[Readout, ...] = ("fused",)
     if student:

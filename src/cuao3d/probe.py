@@ -68,13 +68,14 @@ def supervise(
     if begin_run(out, config, store, stored, held_out=held_out, resume=resume):
         return out
     scenes, apart = ([scene for scene in usable if (scene.name in held_out) == held] for held in (False, True))
-    num_classes = len(label_set(name))
+    classes = label_set(name)
+    num_classes = len(classes)
     student = make_student({HEAD: num_classes}, config)
     supervisor = _Supervisor(student, class_weights(scenes, num_classes, config), config)
     batches = Batches(scenes, config, majority_class, apart)
     groups = [student_group(student, config)]
     outcome = train(supervisor, groups, batches, config, out, device=device, on_step=on_step)
-    finish_run(out, student, {"teachers": {}, "label_set": name, "held_out": held_out, **asdict(outcome)})
+    finish_run(out, student, {"teachers": {}, "label_set": classes.name, "held_out": held_out, **asdict(outcome)})
     return out
 
 
@@ -94,7 +95,7 @@ def score(store: Store, run: Path, *, dataset: str = "", split: Split | None = "
     loaded = load_run(run)
     if loaded.label_set is None:
         raise InputError(f"{run} is a distilled student; the upper bound needs a run of `supervise`.")
-    classes = label_set(loaded.label_set)
+    classes = store.label_set(loaded.label_set)
     predict = student_features(loaded.student.to(device), store, head=HEAD, voxel_size=loaded.voxel_size, device=device)
     confusions = count(store, classes, lambda scene: {"supervised": predict(scene).argmax(dim=1)}, split=split)
     return make_row(

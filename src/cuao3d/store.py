@@ -1,6 +1,7 @@
 """Lifted scenes on disk: one folder per scene, one visibility for all teachers, a file per teacher, manifest last.
 
 - `STORE/store.json`: what all scenes share: cell, teachers, settings.
+- `STORE/labels/NAME.csv`: label sets of the scenes' labels, unless they come with the package.
 - `STORE/scenes/NAME/points.safetensors`: the cloud, its labels, its samples and how many views see each.
 - `STORE/scenes/NAME/TEACHER.features.safetensors`: fp16, a row per seen sample.
 - `STORE/scenes/NAME/lifting.json`: how long each teacher took and how well its views agree; nothing depends on it.
@@ -22,11 +23,14 @@ from cuao3d import __version__
 from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import nearby, read_json, sha256_of, write_json, write_tensors
 from cuao3d.fusion import Samples, Visibility
+from cuao3d.labels import LabelSet
+from cuao3d.labels.kept import find_label_set, keep_label_set, kept_label_set
 from cuao3d.scene import Camera, Problem, Scene, Split
 
 FORMAT = "cuao3d-store"
 FORMAT_VERSION = 1
 LIFTING_FILE = "lifting.json"
+LABELS = "labels"
 CELL = 0.02
 """Edge of a sample cell unless told otherwise, metres."""
 
@@ -71,8 +75,8 @@ class SceneSummary:
     """Sample points, one an occupied cell."""
     num_seen: int
     """Samples that at least one view sees."""
-    problems: tuple[str, ...]
-    """What was left out when the scene was read and lifted, a line each."""
+    problems: tuple[Problem, ...]
+    """What was left out when the scene was read and lifted."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class StoredScene:
     split: Split
     """Part of its dataset that the scene belongs to."""
     label_set: str | None
-    """Name of the label set that `labels` speaks."""
+    """Label set of `labels`: one of `labels.LABEL_SETS`, or the path of the CSV that the store keeps."""
     problems: tuple[Problem, ...]
     """What was left out when the scene was read and lifted."""
     points: Float32[Tensor, "N 3"]
@@ -253,7 +257,7 @@ class Store:
         return StoredScene(
             name=name,
             split=manifest["split"],
-            label_set=manifest["label_set"],
+            label_set=kept_label_set(self.path / LABELS, manifest["label_set"], manifest.get("label_set_sha256")),
             problems=tuple(map(_problem, manifest["problems"])),
             points=stored["points"],
             colors=None if colors is None else colors.float() / 255,
@@ -287,7 +291,8 @@ class Store:
             lifting: For each teacher how its lifting went, if that was measured.
 
         Raises:
-            InputError: The features are not those of the store's teachers and the scene's seen samples.
+            InputError: The features are not those of the store's teachers and the scene's seen samples, or the store
+                keeps another label set of the same name.
         """
         halves = {teacher: rows.to("cpu", torch.float16) for teacher, rows in features.items()}
         self._check_features(scene.name, visibility, halves)
@@ -300,12 +305,16 @@ class Store:
         for file, tensors in contents.items():
             write_tensors(folder / file, tensors)
             files[file] = {"bytes": (folder / file).stat().st_size, "sha256": sha256_of(folder / file)}
+        label_set, label_set_sha256 = scene.label_set, None
+        if label_set is not None:
+            label_set, label_set_sha256 = keep_label_set(self.path / LABELS, label_set, scratch=folder)
         if lifting:
             write_json(folder / LIFTING_FILE, {teacher: asdict(about) for teacher, about in lifting.items()})
         manifest = {
             "name": scene.name,
             "split": scene.split,
-            "label_set": scene.label_set,
+            "label_set": label_set,
+            "label_set_sha256": label_set_sha256,
             "problems": [asdict(problem) for problem in (*scene.problems, *visibility.problems)],
             "occlusion_tolerance": visibility.occlusion_tolerance,
             "num_points": len(scene.points),
@@ -315,6 +324,10 @@ class Store:
             "files": files,
         }
         write_json(folder / "manifest.json", manifest)
+
+    def label_set(self, name: str) -> LabelSet:
+        """Read a label set by its name, which may be that of one that the store keeps, or by the path of a CSV."""
+        return find_label_set(self.path / LABELS, name)
 
     def lifting(self, name: str) -> dict[str, Lifting]:
         """Return how the lifting of a finished scene went, by teacher; of those for which it was measured."""
@@ -327,7 +340,7 @@ class Store:
         manifest = _read_json(path)
         try:
             points, samples, seen = (int(manifest[key]) for key in ("num_points", "num_samples", "num_seen"))
-            return SceneSummary(points, samples, seen, tuple(manifest["problems"]))
+            return SceneSummary(points, samples, seen, tuple(map(_problem, manifest["problems"])))
         except (KeyError, TypeError, ValueError) as error:
             raise _damaged(path, f"{error}") from None
 
