@@ -5,11 +5,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from cuao3d.errors import NotFoundError
 from cuao3d.files import read_json, write_whole
@@ -103,8 +102,14 @@ def training_charts(history: History) -> list[Chart]:
     return [*charts, Chart("Learning rate", {"rate": history.rate}, color="#555555")]
 
 
-def plot_chart(axes: Axes, steps: Sequence[int], chart: Chart) -> None:
-    """Draw a chart; noise is averaged over a hundredth of the steps."""
+def plot_chart(axes: Any, steps: Sequence[int], chart: Chart) -> None:
+    """Draw a chart; noise is averaged over a hundredth of the steps.
+
+    Args:
+        axes: Matplotlib's Axes to draw in.
+        steps: Steps of the training.
+        chart: What to draw, a value for each step.
+    """
     width = max(1, math.ceil(len(steps) / 100))
     for lines, style, opacity in ((chart.dotted, ":", 0.7), (chart.lines, "-", 1.0)):
         for index, (name, values) in enumerate(lines.items()):
@@ -121,6 +126,8 @@ def plot_chart(axes: Axes, steps: Sequence[int], chart: Chart) -> None:
 
 def draw_history(history: History, path: Path) -> None:
     """Draw all charts of a training into a PNG."""
+    from matplotlib.figure import Figure
+
     charts = training_charts(history)
     figure = Figure(figsize=(4.6 * 2, 2.9 * math.ceil(len(charts) / 2)), layout="constrained")
     for index, chart in enumerate(charts):

@@ -49,8 +49,6 @@ def check(
     from cuao3d.check import check as check_scene
     from cuao3d.check.cost import Estimate, Prospect, estimate, prospects
     from cuao3d.check.options import fix as write_fix
-    from cuao3d.check.page import write_page
-    from cuao3d.check.pictures import draw
     from cuao3d.files import write_json
     from cuao3d.readers import open_dataset
     from cuao3d.readers.options import CAPTURE
@@ -69,8 +67,12 @@ def check(
         reports[name] = report = check_scene(scene)
         _print_report(name, report)
         if html:
+            from cuao3d.check.page import write_page
+
             write_page(scene, report, html if len(dataset) == 1 else html.with_stem(f"{html.stem}-{name}"))
         if picture and index == 0:
+            from cuao3d.check.pictures import draw
+
             draw(scene, report, picture)
         if fix and report.options:
             folder = dataset.folders[index]
