@@ -15,9 +15,10 @@ import tyro
 from torch.nn import functional
 
 from common import HEADS, product_speed, provenance, room, take_turns, write_section
+from cuao3d.heads import Head
 from cuao3d.sparse import convolve, runs, sort_voxels
 from cuao3d.sparse.voxels import KernelMap
-from cuao3d.student import ConvNorm, Head, Student
+from cuao3d.student import ConvNorm, Student
 from cuao3d.threads import in_shares
 
 STEPS = ("gather", "add up", "multiply")

@@ -1,23 +1,40 @@
-"""Write the table of docs/teachers.md from what the package knows: python scripts/write_teachers.py."""
+"""Write the tables of docs/teachers.md from what the package knows: python scripts/write_teachers.py."""
 
 from pathlib import Path
 
 import tyro
 
 from cuao3d.download import CARDS, size_in_words
-
-BEGIN, END = "<!-- weights -->\n", "<!-- end of weights -->\n"
+from cuao3d.teachers import TEACHERS, known_card
+from cuao3d.teachers.spec import known_options
 
 
 def main(page: Path = Path("docs/teachers.md")) -> None:
-    """Put the table between the page's markers."""
-    text = page.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(before + BEGIN + table() + END + after, encoding="utf-8")
+    """Put the tables between the page's markers."""
+    page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
-def table() -> str:
+def filled(page: str) -> str:
+    """Return the text of the page with the tables between its markers."""
+    for name, table in (("teachers", teachers_table()), ("weights", weights_table())):
+        begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+        before, _, rest = page.partition(begin)
+        page = before + begin + table + end + rest.partition(end)[2]
+    return page
+
+
+def teachers_table() -> str:
+    """Return the teachers as a table."""
+    lines = ["| teacher | channels | text encoder | loss | options |", "|---|---|---|---|---|"]
+    for name in TEACHERS:
+        card = known_card(name)
+        assert card is not None
+        text, options = (f"`{card.text}`" if card.text else ""), ", ".join(f"`{key}`" for key in known_options(name))
+        lines.append(f"| `{name}` | {card.num_channels} | {text} | {card.loss} | {options} |")
+    return "\n".join(lines) + "\n"
+
+
+def weights_table() -> str:
     """Return the named weights as a table."""
     lines = [
         "| name | source, then mirrors | size | licence | for a student distilled from it |",

@@ -115,6 +115,7 @@ def test_a_run_leaves_a_student_its_configuration_its_metrics_and_the_cards_of_i
         "loss": "cosine",
         "weights_sha256": None,
         "licence": None,
+        "options": {},
     }
     rows = metrics(run)
     assert [set(row["losses"]) for row in rows] == [{"place", "height"}] * 4

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import write_teachers
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "cuao3d"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -26,6 +28,12 @@ def test_references_resolve(page):
 def test_links_resolve(page):
     for target in re.findall(r"\]\((?!https?://|#)([^)#\s]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), f"there is no {target}"
+
+
+def test_the_tables_of_teachers_are_those_of_the_package():
+    page = (ROOT / "docs" / "teachers.md").read_text(encoding="utf-8")
+    assert write_teachers.filled(page) == page, "run: python scripts/write_teachers.py"
+    assert page.count("| `dinov2-giant` |") == 2
 
 
 def test_names_are_functions_classes_their_members_and_constants():

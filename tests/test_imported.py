@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from cuao3d.cli import main
+from cuao3d.download import CARDS
 from cuao3d.imported import import_features
 from cuao3d.readers import Dataset, open_dataset
 from cuao3d.readers.openscene import OpenScene, write_processed
 from cuao3d.scene import Scene
-from cuao3d.store import Store
+from cuao3d.store import Store, TeacherCard
 from test_pickles import Evil
 from written import damage
 
@@ -56,7 +57,7 @@ def test_a_sample_takes_the_mean_over_its_points_that_have_a_feature(tmp_path: P
     assert (store.cell, store[NAME].split, store[NAME].label_set) == (0.02, "train", "scannet20")
     assert store[NAME].labels.tolist() == [0] * 5
     card = store.teachers["lseg"]
-    assert (card.num_channels, card.text, card.loss, card.licence) == (2, "lseg", "cosine", "MIT")
+    assert card == TeacherCard(2, "lseg", "cosine", licence=CARDS["lseg"].licence)
 
 
 def test_several_files_of_a_scene_add_up(tmp_path: Path):

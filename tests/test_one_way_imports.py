@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "cuao3d"
 ROOMS = (
     "__init__",
     "errors",
+    "names",
     "files",
     "pickles",
     "threads",
@@ -39,6 +40,7 @@ ROOMS = (
     "imported",
     "check",
     "sparse",
+    "heads",
     "student",
     "objective",
     "batches",

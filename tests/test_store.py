@@ -97,7 +97,7 @@ def test_going_on_needs_the_same_settings(tmp_path):
     assert again.cell == 0.05
     with pytest.raises(ValueError, match=r"its cell is 0.05, not 0.02. Choose another folder"):
         Store.create(tmp_path, teachers=CARD, settings={"mode": "bicubic"})
-    with pytest.raises(ValueError, match="its settings is"):
+    with pytest.raises(ValueError, match=r"its settings\.mode is \"bicubic\", not \"bilinear\""):
         Store.create(tmp_path, cell=0.05, teachers=CARD, settings={"mode": "bilinear"})
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,31 @@ def test_only_heads_asked_for_are_computed():
     assert torch.allclose(student.hidden(coords, feats) @ student.heads["a"].weight, both["a"])
     with pytest.raises(ValueError, match="no head c; it has a, b"):
         student(coords, feats, heads=["c"])
+
+
+NAMES = ("resnet-1.5", "resnet-1%2E5", "half", "keys", "add", "weight", "training", "_modules", "a b", "v1.2.3")
+"""Names that a `nn.ModuleDict` refuses, or that could be mistaken for one another once they are tensors' names."""
+
+
+def test_a_head_may_have_any_name(tmp_path):
+    student, (coords, feats) = Student(dict.fromkeys(NAMES, 4), "MinkUNet14Mini").eval(), small_room()
+    assert tuple(student(coords, feats)) == NAMES
+    assert sum(name.startswith("heads.") for name, _ in student.named_parameters()) == len(NAMES)
+    with torch.no_grad():
+        for index, name in enumerate(NAMES):
+            student.heads[name].weight.fill_(index)
+    copy = deepcopy(student).half().float()
+    student.save(tmp_path / "student.safetensors")
+    for other in (copy, Student.load(tmp_path / "student.safetensors")):
+        assert tuple(other.heads) == NAMES
+        assert [head.weight.mean().item() for head in other.heads.values()] == list(range(len(NAMES)))
+
+
+def test_tensors_of_heads_are_named_after_their_teachers():
+    names = {
+        name for name in Student({"lseg": 2, "mini-dino": 3, "stable_diffusion": 4}).state_dict() if "head" in name
+    }
+    assert names == {"heads.lseg.weight", "heads.mini-dino.weight", "heads.stable_diffusion.weight"}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from cuao3d.teachers import TEACHERS, load_teacher
+from cuao3d.teachers import TEACHERS, card_of, load_teacher
 from cuao3d.teachers.mini import WEIGHTS, Denoiser, MiniLSeg, Segmenter
 from cuao3d.worlds.rooms import TEACHER_SEEDS
 
@@ -97,6 +97,34 @@ def test_adding_no_noise_leaves_an_image_alone_and_the_last_step_drowns_it():
     assert torch.allclose(network.add_noise(clean, noise, end), noise, atol=0.05)
     signal = network.signal(torch.arange(0, 1000, 50))[:, 0, 0, 0]
     assert (signal.diff() < 0).all()
+
+
+def test_a_batch_gives_what_each_image_gives_alone(teacher):
+    pictures = torch.stack([image(), 1 - image(), image().flip(2)])
+    together = teacher.batch(pictures)
+    assert [tuple(one.shape[1:]) for one in together] == [tuple(one.shape) for one in maps(teacher, image())]
+    for index, picture in enumerate(pictures):
+        assert all(torch.equal(one[index], alone) for one, alone in zip(together, maps(teacher, picture), strict=True))
+    assert [level.channels for level in teacher.levels] == [one.shape[1] for one in together]
+    assert [160 / level.stride for level in teacher.levels] == [one.shape[3] for one in together]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", [name for name in TEACHERS if name.startswith("mini-")])
+def test_half_the_bits_are_computed_in_recorded_and_close(name, precision):
+    full, half = load_teacher(name), load_teacher(name, precision=precision)
+    assert card_of(full).options == {}
+    assert card_of(half).options == {"precision": precision}
+    for one, other in zip(maps(full, image()), maps(half, image()), strict=True):
+        assert other.dtype == torch.float32
+        assert 0 < (one - other).norm() < 0.05 * one.norm()
+
+
+def test_a_device_is_honoured_or_refused(teacher):
+    with pytest.raises(ValueError, match="--device nowhere cannot be used here"):
+        load_teacher(teacher.name, device="nowhere")
+    moved = load_teacher(teacher.name, device="meta")
+    assert {parameter.device.type for parameter in moved.network.parameters()} == {"meta"}
 
 
 def test_wrong_names_and_files_are_told():

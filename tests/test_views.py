@@ -1,11 +1,14 @@
 import warnings
 from threading import Event
 
+import jaxtyping
+import numpy as np
 import pytest
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cuao3d.errors import InputError, TeacherError
 from cuao3d.teachers.network import Level, NetworkTeacher
 from cuao3d.teachers.views import describe_views
 
@@ -124,3 +127,111 @@ def test_half_precision_computes_in_it_and_returns_single():
     assert half.dtype == torch.float32
     assert not torch.equal(full, half)
     assert torch.allclose(full, half, rtol=0.02, atol=0.02)
+
+
+def giving(returned, *, batch: bool = False):
+    """A teacher of three channels that returns something, of one image or of a batch."""
+
+    class Giving:
+        name, num_channels = "giving", 3
+
+        def __call__(self, image: Tensor):
+            return returned
+
+    if batch:
+        Giving.batch = Giving.__call__
+    return Giving()
+
+
+ARRAY = np.arange(24, dtype=np.float64).reshape(3, 2, 4)
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        ARRAY,
+        ARRAY.astype(">f4"),
+        ARRAY.astype(np.uint8),
+        ARRAY[:, ::-1][:, ::-1],
+        (ARRAY[:1], torch.from_numpy(ARRAY[1:])),
+        [ARRAY],
+        torch.from_numpy(ARRAY).half(),
+        torch.from_numpy(ARRAY).requires_grad_(),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("batch", [False, True])
+def test_arrays_and_tensors_of_any_numbers_are_maps(returned, batch):
+    if batch:
+        both = returned if isinstance(returned, tuple | list) else [returned]
+        returned = tuple(np.stack([one]) if isinstance(one, np.ndarray) else one[None] for one in both)
+        returned = returned[0] if len(returned) == 1 else returned
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (maps,) = describe_views(giving(returned, batch=batch), readers(images(1)))
+    assert torch.cat([one.float() for one in maps]).tolist() == ARRAY.tolist()
+    assert not any(one.requires_grad for one in maps)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (None, r"'giving' returned None; expected a map \(C, h, w\) of numbers, or a tuple of such maps"),
+        ((), "returned an empty tuple; expected a map"),
+        ("features", "returned a str; expected a map"),
+        ([[1.0, 2.0]], "returned a list; expected a map"),
+        ({"map": ARRAY}, "returned a dict; expected a map"),
+        ((ARRAY, None), "returned None and a ndarray of float64; expected a map"),
+        (np.array([[["a"]]]), "returned a ndarray of <U1; expected a map"),
+        (np.zeros((3, 2, 4), np.complex64), "returned a ndarray of complex64; expected a map"),
+        (torch.zeros(3, 2, 4, dtype=torch.complex64), "returned a Tensor of torch.complex64; expected a map"),
+        (np.zeros((2, 3)), r"'giving' returned \(2, 3\); expected a map \(C, h, w\), or a tuple of such maps"),
+        (torch.zeros(1, 3, 2, 4), r"returned \(1, 3, 2, 4\); expected a map \(C, h, w\)"),
+        (torch.zeros(3, 0, 4), r"returned \(3, 0, 4\); expected a map"),
+        (torch.zeros(2, 4, 3), "'giving' promises 3 channels but gave 2"),
+        ((torch.zeros(2, 4, 5), np.zeros((2, 8, 9))), r"'giving' promises 3 channels but gave 2 \+ 2"),
+    ],
+    ids=lambda one: one if isinstance(one, str) else "",
+)
+def test_what_is_no_map_of_the_promised_width_is_told_in_one_line(returned, message):
+    with pytest.raises(TeacherError, match=message) as told:
+        list(describe_views(giving(returned), readers(images(1))))
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (torch.zeros(3, 2, 4), r"returned \(3, 2, 4\); expected a map \(2, C, h, w\)"),
+        (torch.zeros(3, 3, 2, 4), r"returned \(3, 3, 2, 4\); expected a map \(2, C, h, w\)"),
+        ((torch.zeros(2, 2, 2, 4), torch.zeros(1, 1, 2, 4)), r"returned \(2, 2, 2, 4\) and \(1, 1, 2, 4\)"),
+        (torch.zeros(2, 4, 2, 4), "'giving' promises 3 channels but gave 4"),
+    ],
+)
+def test_maps_of_a_batch_are_held_against_its_size(returned, message):
+    with pytest.raises(TeacherError, match=message):
+        list(describe_views(giving(returned, batch=True), readers(images(2))))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_not_finite_are_told_but_another_image_may_do(value):
+    returned = torch.zeros(3, 2, 4)
+    returned[1, 0, 2:] = value
+    with pytest.raises(InputError, match="'giving' gave 2 of 24 values that are not finite") as told:
+        list(describe_views(giving(returned), readers(images(1))))
+    assert not isinstance(told.value, TeacherError)
+
+
+def test_a_device_may_be_a_word():
+    teacher = giving(torch.zeros(3, 2, 4))
+    teacher.device = "cpu"
+    assert len(list(describe_views(teacher, readers(images(2))))) == 2
+
+
+def test_a_network_refuses_a_precision_or_a_device_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as where types are not checked
+    with pytest.raises(InputError, match="--precision fp8: choose from fp32, bf16, fp16"):
+        Pool().to("cpu", "fp8")
+    for device in ("gpu", "cuda:99"):
+        with pytest.raises(InputError, match=f"--device {device} cannot be used here: "):
+            Pool().to(device)

@@ -15,6 +15,7 @@ from cuao3d.labels import LabelSet, label_set
 from cuao3d.query import classify, scores
 from cuao3d.scene import UNLABELLED
 from cuao3d.store import Store, StoredScene
+from cuao3d.teachers import canonical
 from cuao3d.text import class_vectors, load_text_encoder
 
 BLOCK = 1.0
@@ -59,13 +60,13 @@ def compare(store: Store, teachers: Sequence[str] = (), *, progress: Progress | 
 
     Args:
         store: Scenes that were lifted.
-        teachers: Names of teachers of the store; all of them unless given.
+        teachers: Names of teachers of the store, in any spelling; all of them unless given.
         progress: Told after each teacher.
 
     Raises:
         InputError: The store has no such teacher, or no scenes.
     """
-    names = tuple(teachers) or tuple(store.teachers)
+    names = tuple(canonical(name, store.teachers) for name in teachers) or tuple(store.teachers)
     if unknown := [name for name in names if name not in store.teachers]:
         raise InputError(
             f"{store.path} has no features of {', '.join(unknown)}, only of {', '.join(store.teachers) or 'none'}. "

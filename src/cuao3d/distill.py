@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cuao3d.batches import Batch, Batches, TrainingScene, check_least, hold_out
 from cuao3d.errors import InputError
+from cuao3d.heads import Head, HeadKind
 from cuao3d.objective import (
     LossKind,
     Normalizer,
@@ -27,7 +28,8 @@ from cuao3d.objective import (
 from cuao3d.progress import OnStep
 from cuao3d.run import begin_run, finish_run
 from cuao3d.store import Store, StoredScene, TeacherCard
-from cuao3d.student import Head, HeadKind, Student
+from cuao3d.student import Student
+from cuao3d.teachers import canonical
 from cuao3d.text import class_vectors, load_text_encoder
 from cuao3d.training import NOISE_GROUP, TrainConfig, make_student, student_group, supervised_features, train
 
@@ -176,7 +178,7 @@ class _Distiller(nn.Module):
         """Return a copy of the student whose heads say the teachers' own features."""
         student = deepcopy(self.student)
         for name, normalizer in zip(self.config.teachers, self.normalizers, strict=True):
-            _lead_back(cast(Head, student.heads[name]), normalizer)
+            _lead_back(student.heads[name], normalizer)
         return student
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
@@ -206,7 +208,7 @@ class _Distiller(nn.Module):
         return total, report
 
     def _head(self, index: int) -> Head:
-        return cast(Head, self.student.heads[self.config.teachers[index]])
+        return self.student.heads[self.config.teachers[index]]
 
     def _teacher_loss(
         self, hidden: tuple[Tensor, ...], batch: Batch, index: int, weights: Tensor
@@ -260,6 +262,7 @@ def _make_distiller(
 
 def _settle(config: DistillConfig, store: Store) -> DistillConfig:
     """Check all that can be wrong before anything is written; fill in the losses where the configuration names none."""
+    config = replace(config, teachers=tuple(canonical(name, store.teachers) for name in config.teachers))
     missing = [name for name in config.teachers if name not in store.teachers]
     if missing or not config.teachers:
         raise InputError(

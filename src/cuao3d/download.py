@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import sha256_of, write_json
+from cuao3d.names import match_name
 
 MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 """What is needed of a model's repository: settings, vocabularies, weights. Never code."""
@@ -167,7 +168,7 @@ CARDS: dict[str, WeightsCard] = {
         files=(*MODEL_FILES, OLD_WEIGHTS),
     ),
 }
-"""Cards by name; a teacher and its text encoder are found under the name of their weights."""
+"""Cards by name; teachers and text encoders have the name of theirs, however it is spelled (`match_name`)."""
 
 
 Basis = Literal["published", "recorded at download", "recorded at first use", "not recorded"]
@@ -224,11 +225,12 @@ def find(name: str) -> Path:
         InputError: There are no weights of that name, or their record is damaged.
         NotFoundError: They are not on this machine, or not all of them; says how to get them.
     """
-    return _find(name).path
+    return _find(match_name(name, CARDS)).path
 
 
 def is_here(name: str) -> bool:
     """Say whether named weights are on this machine, all of them."""
+    name = match_name(name, CARDS)
     return _place(name, _named(name)) is not None
 
 
@@ -245,6 +247,7 @@ def fetch(name: str) -> Path:
         InputError: There are no weights of that name, or a file is not the expected one.
         NotFoundError: No repository gave them, `HF_HUB_OFFLINE` is set, or a person has to download them; says how.
     """
+    name = match_name(name, CARDS)
     card = _named(name)
     place = _place(name, card)
     if place is None and card.on_page:
@@ -269,6 +272,7 @@ def verify(name: str) -> tuple[CheckedFile, ...]:
         NotFoundError: The weights, or some of their files, are not on this machine.
         InputError: A file is not the expected one.
     """
+    name = match_name(name, CARDS)
     card, place = _named(name), _find(name)
     record = _record_of(name, place)
     if lost := _lost(record, place):

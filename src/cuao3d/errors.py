@@ -17,6 +17,10 @@ class PoseError(InputError):
     """The pose of a frame is missing, lost, or not a rigid motion."""
 
 
+class TeacherError(InputError):
+    """A teacher does not return what it promises; it would not for any other image."""
+
+
 class NotFoundError(UserError, FileNotFoundError):
     """A file, folder, scene or set of weights does not exist."""
 

@@ -193,7 +193,7 @@ def lift_measured(
     described = describe_views(teacher, images, batch_size=batch_size)
     for done, (view, maps) in enumerate(zip(visibility.views, described, strict=True), start=1):
         if maps:
-            total, squares = _on_device_of(maps, total, squares, teacher)
+            total, squares = _on_device_of(maps, total, squares)
             camera = scene.frames[view.frame].camera
             for one, sums in zip(maps, torch.split(total, [len(one) for one in maps], dim=1), strict=True):
                 size = (camera.width, camera.height)
@@ -237,11 +237,8 @@ def _without(visibility: Visibility, unreadable: dict[int, Problem]) -> Visibili
     return Visibility(views, num_views, problems, visibility.occlusion_tolerance)
 
 
-def _on_device_of(maps: tuple[Tensor, ...], total: Tensor, squares: Tensor, teacher: Teacher) -> tuple[Tensor, Tensor]:
-    """Bring the sums to where a teacher's maps are, if these are as wide as it promised."""
-    num_channels = [len(one) for one in maps]
-    if sum(num_channels) != total.shape[1]:
-        raise InputError(f"Teacher {teacher.name!r} promises {total.shape[1]} channels but gave {num_channels}.")
+def _on_device_of(maps: tuple[Tensor, ...], total: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+    """Bring the sums to where a teacher's maps are."""
     return total.to(maps[0].device), squares.to(maps[0].device)
 
 

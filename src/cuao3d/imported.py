@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +18,7 @@ from cuao3d.readers import Dataset
 from cuao3d.readers.openscene import OpenScene
 from cuao3d.scene import Problem, Scene
 from cuao3d.store import CELL, Setting, Store, TeacherCard
-from cuao3d.teachers import TEACHERS
-
-TEXTS = {"lseg": "lseg", "openseg": "clip:clip-large"}
-"""Text encoders that the classes of teachers do not name; OpenSeg speaks CLIP ViT-L/14@336px."""
+from cuao3d.teachers import canonical, known_card
 
 CHUNK = 1 << 15
 """Features that are brought to single precision at a time."""
@@ -47,7 +45,7 @@ def import_features(
     without features, or with damaged ones, are left out and said.
 
     Args:
-        folders: The folder of each teacher's files.
+        folders: The folder of each teacher's files, by its name in any spelling; see `canonical`.
         dataset: The scenes that they belong to, as `OpenScene` reads them: with the same points in the same order.
         out: Folder of the store.
         cell: Edge of a sample cell, metres.
@@ -59,10 +57,11 @@ def import_features(
         NotFoundError: There is no such folder.
         InputError: No scene has features, or `out` holds something else.
     """
+    folders = {canonical(teacher): folder for teacher, folder in folders.items()}
+    text = {canonical(teacher): spec for teacher, spec in (text or {}).items()}
     paths = {teacher: _files(Path(folder)) for teacher, folder in folders.items()}
     cards = {
-        teacher: known_card(teacher, _width(teacher, files), (text or {}).get(teacher))
-        for teacher, files in paths.items()
+        teacher: imported_card(teacher, _width(teacher, files), text.get(teacher)) for teacher, files in paths.items()
     }
     store = Store.create(out, cell=cell, teachers=cards, settings={"features": "imported", **(settings or {})})
     problems: list[str] = []
@@ -104,7 +103,7 @@ def _cloud_of(dataset: Dataset, index: int) -> str:
     return str(dataset.clouds[index]) if isinstance(dataset, OpenScene) else f"scene {dataset.names[index]}"
 
 
-def known_card(teacher: str, num_channels: int, text: str | None = None) -> TeacherCard:
+def imported_card(teacher: str, num_channels: int, text: str | None = None) -> TeacherCard:
     """Return the card of a teacher as far as it is known by its name.
 
     Args:
@@ -112,14 +111,8 @@ def known_card(teacher: str, num_channels: int, text: str | None = None) -> Teac
         num_channels: Width of its features.
         text: Text encoder of its features, where the name does not tell.
     """
-    factory: Any = TEACHERS.get(teacher.replace("_", "-"))
-    known = getattr(factory, "func", factory)
-    return TeacherCard(
-        num_channels,
-        text or TEXTS.get(teacher) or getattr(known, "text", None),
-        getattr(known, "loss", "cosine"),
-        licence=getattr(known, "licence", None),
-    )
+    known = known_card(teacher) or TeacherCard(num_channels)
+    return replace(known, num_channels=num_channels, text=text or known.text)
 
 
 def _width(teacher: str, files: Sequence[Path]) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
@@ -14,20 +14,21 @@ from torch import Tensor
 from cuao3d import __version__
 from cuao3d.colors import heat_colors
 from cuao3d.compare import Comparison, compare
-from cuao3d.errors import InputError
+from cuao3d.errors import InputError, TeacherError, UserError
 from cuao3d.evaluate import Readout, Row, zero_shot
 from cuao3d.files import write_json, write_whole
 from cuao3d.formats.ply import cloud_columns, write_ply
 from cuao3d.fusion import lift_measured, sample_cells, see
+from cuao3d.objective import LossKind
 from cuao3d.predictor import Predictor
 from cuao3d.progress import OnStep, console, progress_bar
 from cuao3d.query import ABSENT, HERE, Answer, heat, parts
 from cuao3d.readers import Dataset
 from cuao3d.scene import Scene, Split
 from cuao3d.store import CELL, Lifting, Setting, Store, StoredScene, TeacherCard
-from cuao3d.teachers import Teacher
+from cuao3d.teachers import Teacher, cards_of, known_card
 from cuao3d.teachers.views import BATCH
-from cuao3d.text import class_vectors
+from cuao3d.text import class_vectors, load_text_encoder
 from cuao3d.workers import side_by_side
 
 if TYPE_CHECKING:
@@ -61,18 +62,10 @@ def fuse(
         load: How each of several processes gets the teachers; they are copied to it unless given.
 
     Raises:
-        InputError: No scene could be read, or the folder holds something else.
+        InputError: A teacher is not what it should be, no scene could be read, or the folder holds something else.
     """
-    cards = {
-        teacher.name: TeacherCard(
-            teacher.num_channels,
-            getattr(teacher, "text", None),
-            getattr(teacher, "loss", "cosine"),
-            getattr(teacher, "weights_sha256", None),
-            getattr(teacher, "licence", None),
-        )
-        for teacher in teachers
-    }
+    cards = cards_of(teachers)
+    _check_cards(cards)
     store = Store.create(out, cell=cell, teachers=cards, settings=settings)
     shares = [range(first, len(dataset), num_workers) for first in range(num_workers)]
     load = partial(list, teachers) if load is None or num_workers == 1 else load
@@ -239,6 +232,30 @@ def write_cloud(path: Path, points: Tensor, colors: Tensor) -> None:
     write_whole(path, lambda temporary: write_ply(temporary, columns))
 
 
+def _check_cards(cards: Mapping[str, TeacherCard]) -> None:
+    """Check what would only be noticed after all the lifting: the losses of teachers, and their text encoders.
+
+    Raises:
+        InputError: There is no such loss, or the text encoder cannot be loaded or does not fit the features.
+    """
+    for name, card in cards.items():
+        if card.loss not in get_args(LossKind):
+            raise InputError(f"Teacher {name!r}: there is no loss {card.loss!r}; choose from {get_args(LossKind)}.")
+        known = known_card(name)
+        if card.text is None or (known and (known.text, known.num_channels) == (card.text, card.num_channels)):
+            continue
+        try:
+            encoder = load_text_encoder(card.text)
+            width = encoder.num_channels
+        except UserError as error:
+            raise InputError(f"Teacher {name!r} names the text encoder {card.text!r}: {error}") from error
+        if width != card.num_channels:
+            raise InputError(
+                f"Teacher {name!r} has {card.num_channels} channels, the vectors of its text encoder {card.text!r} "
+                f"{width}: its words could never be compared with its features."
+            )
+
+
 def _fuse_share(
     dataset: Dataset,
     share: Sequence[int],
@@ -254,6 +271,8 @@ def _fuse_share(
         if not store.has(name):
             try:
                 _fuse_scene(dataset[index], teachers, store, batch_size)
+            except TeacherError:
+                raise  # it would break every other scene too
             except (ValueError, OSError) as error:
                 broken.append(f"{name}: {error}")
         on_step(done, len(share), name)

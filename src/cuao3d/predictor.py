@@ -16,7 +16,7 @@ from cuao3d.query import Answer, Questions, ask, classify, scores
 from cuao3d.run import load_student
 from cuao3d.store import Store, StoredScene, TeacherCard
 from cuao3d.student import Student
-from cuao3d.teachers import TEACHERS
+from cuao3d.teachers import TEACHERS, canonical
 from cuao3d.text import TextEncoder, class_vectors, load_text_encoder
 
 Predict = Callable[[StoredScene], Float[Tensor, "S C"]]
@@ -87,8 +87,7 @@ class Predictor:
     def about(self) -> str:
         """One line on who answers: teacher or student, text encoder, and what the teacher was trained on."""
         who = f"lifted features of {self.teacher}" if self.student is None else f"a student of {self.teacher}"
-        factory = TEACHERS.get(self.teacher.replace("_", "-"))
-        about = getattr(getattr(factory, "func", factory), "about", None)
+        about = getattr(TEACHERS.get(canonical(self.teacher)), "about", None)
         return f"Answered by {who}; words by {self.text}." + (f" {self.teacher} is {about}." if about else "")
 
     def features(self, scene: StoredScene) -> Float[Tensor, "S C"]:
@@ -192,9 +191,8 @@ def _choose(
     cards: Mapping[str, TeacherCard], where: str, teacher: str | None, text: str | None
 ) -> tuple[str, str, TextEncoder]:
     """Choose the teacher that answers, and load the text encoder that reads words for it."""
-    names = {name.replace("_", "-"): name for name in cards}
-    named = None if teacher is None else names.get(teacher.replace("_", "-"))
-    if teacher is not None and named is None:
+    named = None if teacher is None else canonical(teacher, cards)
+    if named is not None and named not in cards:
         raise InputError(f"{where} has no teacher {teacher!r}; it has {', '.join(cards) or 'none'}.")
     askable = [name for name, card in cards.items() if card.text is not None]
     candidates = [named] if named is not None else askable or list(cards if text else ())

@@ -9,23 +9,21 @@ from cuao3d.distill import DistillConfig
 from cuao3d.objective import LossKind, NormalizerKind
 from cuao3d.probe import SuperviseConfig
 from cuao3d.store import TeacherCard
-from cuao3d.teachers.mini import MiniDiffusion, MiniDino, MiniLSeg
+from cuao3d.teachers import known_card
 
 Teachers = Mapping[str, TeacherCard]
 """Teachers to learn from, by name: `store.teachers`, or some of them."""
 
-MINI_TEACHERS: Teachers = {
-    teacher.name: TeacherCard(teacher.num_channels, teacher.text, teacher.loss)
-    for teacher in (MiniLSeg, MiniDino, MiniDiffusion)
-}
+
+def _known(*names: str) -> Teachers:
+    return {name: card for name in names if (card := known_card(name)) is not None}
+
+
+MINI_TEACHERS = _known("mini-lseg", "mini-dino", "mini-diffusion")
 """Teachers of the embedded rooms."""
 
-PAPER_TEACHERS: Teachers = {
-    "lseg": TeacherCard(512, text="lseg", loss="cosine"),
-    "dinov2": TeacherCard(1024, loss="l1"),
-    "stable_diffusion": TeacherCard(3200, loss="demeaned-cosine"),
-}
-"""Teachers of the paper, each with the paper's loss."""
+PAPER_TEACHERS = _known("lseg", "dinov2", "stable_diffusion")
+"""Teachers of the paper."""
 
 OPENSCENE_TEACHERS: Teachers = {"lseg": PAPER_TEACHERS["lseg"]}
 """The teacher of OpenScene's published configurations."""

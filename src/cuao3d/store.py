@@ -25,7 +25,9 @@ from cuao3d.files import nearby, read_json, sha256_of, write_json, write_tensors
 from cuao3d.fusion import Samples, Visibility
 from cuao3d.labels import LabelSet
 from cuao3d.labels.kept import find_label_set, keep_label_set, kept_label_set
+from cuao3d.names import check_file_name
 from cuao3d.scene import Camera, Problem, Scene, Split
+from cuao3d.teachers.teacher import TeacherCard as TeacherCard
 
 FORMAT = "cuao3d-store"
 FORMAT_VERSION = 1
@@ -35,22 +37,6 @@ CELL = 0.02
 """Edge of a sample cell unless told otherwise, metres."""
 
 Setting = str | int | float | bool | None
-
-
-@dataclass(frozen=True)
-class TeacherCard:
-    """What must be known of a teacher to learn from its features and to ask them."""
-
-    num_channels: int
-    """Width of its features."""
-    text: str | None = None
-    """Text encoder whose words its features understand; None if it cannot be asked."""
-    loss: str = "cosine"
-    """Distillation loss that suits it."""
-    weights_sha256: str | None = None
-    """SHA-256 of its weights; None if it has none."""
-    licence: str | None = None
-    """Licence of its weights, as far as it is known; it may bind what is distilled from them."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +129,9 @@ class StoredScene:
         if teacher not in self._features:
             path = self.folder / _features_file(teacher)
             if not path.is_file():
-                held = sorted(file.name.partition(".")[0] for file in self.folder.glob(_features_file("*")))
+                held = sorted(
+                    file.name.removesuffix(_features_file("")) for file in self.folder.glob(_features_file("*"))
+                )
                 raise NotFoundError(f"Scene {self.name} has no features of teacher {teacher!r}, only of {held}.")
             self._features[teacher] = _read_tensors(path)["features"]
         return self._features[teacher]
@@ -184,12 +172,12 @@ class Store:
         path = Path(path)
         store = cls(path, cell, dict(teachers or {}), dict(settings or {}))
         for teacher in store.teachers:
-            _check_name(teacher, "teacher")
+            check_file_name(teacher, "teacher")
         if (path / "store.json").is_file():
             there = cls.open(path)
             if there._header() != store._header():
                 raise InputError(
-                    f"{path} was made with other settings: {_difference(there._header(), store._header())}. "
+                    f"{path} was made with other settings: its {_difference(there._header(), store._header())}. "
                     "Choose another folder, or delete this one."
                 )
             return there
@@ -357,7 +345,7 @@ class Store:
                 raise _damaged(folder / file, "its SHA-256 is not the manifest's")
 
     def _folder(self, name: str) -> Path:
-        _check_name(name, "scene")
+        check_file_name(name, "scene")
         return self.path / "scenes" / name
 
     def _header(self) -> dict[str, Any]:
@@ -422,22 +410,15 @@ def _features_file(teacher: str) -> str:
     return f"{teacher}.features.safetensors"
 
 
-def _check_name(name: str, kind: str) -> None:
-    """Raise ValueError unless a name can be that of a file."""
-    if not name or name.startswith(".") or any(char in name for char in '/\\:*?"<>|\0'):
-        raise InputError(f"{name!r} cannot be the name of a {kind}: it must be good as a file name.")
-
-
 def _difference(there: dict[str, Any], asked: dict[str, Any]) -> str:
-    """Name the first setting in which two headers differ."""
-    key = next(key for key in there if there[key] != asked[key])
-    one, other = there[key], asked[key]
-    if isinstance(one, dict):
-        if set(one) != set(other):
-            return f"its {key} are {', '.join(one) or 'none'}, not {', '.join(other) or 'none'}"
-        inner = next(name for name in one if one[name] != other[name])
-        return f"its {key}, {inner}: {json.dumps(one[inner])}, not {json.dumps(other[inner])}"
-    return f"its {key} is {json.dumps(one)}, not {json.dumps(other)}"
+    """Name the first setting in which two headers differ, as deep as both have it."""
+    key = next(key for key in there | asked if there.get(key) != asked.get(key))
+    if isinstance(there.get(key), dict) and isinstance(asked.get(key), dict):
+        if key == "teachers" and set(there[key]) != set(asked[key]):
+            return f"teachers are {', '.join(there[key]) or 'none'}, not {', '.join(asked[key]) or 'none'}"
+        return f"{key}.{_difference(there[key], asked[key])}"
+    mine, other = (json.dumps(header[key]) if key in header else "the default" for header in (there, asked))
+    return f"{key} is {mine}, not {other}"
 
 
 def _check_size(path: Path, num_bytes: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import safetensors
 import safetensors.torch
@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import write_tensors
+from cuao3d.heads import Head, HeadKind, Heads, tensor_name
 from cuao3d.pickles import read_torch
 from cuao3d.ranks import mean_over_ranks, num_ranks
 from cuao3d.sparse import KernelMap, VoxelSet, convolve, multiply, sort_voxels
-
-HeadKind = Literal["linear", "mlp"]
+from cuao3d.teachers import canonical, known_card
 
 OFFICIAL_VOXEL = 0.02
 """Edge of a voxel in OpenScene's and CUA-O3D's trainings, metres."""
@@ -117,7 +117,7 @@ class Student(nn.Module):
             for before, channels, num_blocks in zip(inputs, plan.planes, plan.num_blocks, strict=True)
         )
         self.head: HeadKind = head
-        self.heads = nn.ModuleDict({name: Head(self.num_hidden, channels, head) for name, channels in heads.items()})
+        self.heads = Heads({name: Head(self.num_hidden, channels, head) for name, channels in heads.items()})
         self.noise = nn.Linear(self.num_hidden, len(heads)) if noise else None
         if self.noise is not None:
             nn.init.zeros_(self.noise.weight)
@@ -334,32 +334,6 @@ class Block(nn.Module):
         return out
 
 
-class Head(nn.Module):
-    """Linear map from the student's features to one teacher's, after a hidden layer if asked for.
-
-    Attributes:
-        bias: None, or what was added when a head that learned normalised features was led back to the teacher's own.
-    """
-
-    bias: Tensor | None
-
-    def __init__(self, num_hidden: int, num_channels: int, kind: HeadKind = "linear") -> None:
-        super().__init__()
-        self.inner = nn.Linear(num_hidden, num_hidden) if kind == "mlp" else None
-        self.weight = nn.Parameter(torch.empty(num_hidden, num_channels))
-        self.register_buffer("bias", None)
-        nn.init.normal_(self.weight, std=(2 / num_hidden) ** 0.5)
-
-    def forward(self, hidden: Float[Tensor, "V H"]) -> Float[Tensor, "V C"]:
-        """Predict the teacher's features."""
-        out = multiply(self.before(hidden), self.weight)
-        return out if self.bias is None else out + self.bias
-
-    def before(self, hidden: Float[Tensor, "V H"]) -> Float[Tensor, "V H"]:
-        """Return what the linear map reads."""
-        return hidden if self.inner is None else F.relu(self.inner(hidden))
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """A student read from a file, and what became of the file's tensors."""
@@ -405,7 +379,7 @@ def convert_official(state_dict: Mapping[str, Tensor]) -> Checkpoint:
     _fill(
         student,
         {ours_of.get(name, name): tensor for name, tensor in body.items()}
-        | {f"heads.{teacher}.weight": kernel for teacher, kernel in heads.items()},
+        | {f"heads.{tensor_name(teacher)}.weight": kernel for teacher, kernel in heads.items()},
         name_in_file={ours: theirs for theirs, ours in ours_of.items()},
     )
     left_over = tuple(original[name] for name in original.keys() - body.keys() - teacher_of.keys())
@@ -500,5 +474,6 @@ def _teacher_of_head(name: str, kernel: Tensor) -> str:
     """Teacher of an official head; `final` is the language teacher's, told by its width."""
     teacher = name.removeprefix("final").removeprefix("_").removesuffix(".kernel")
     if not teacher:
-        return {512: "lseg", 768: "openseg"}.get(kernel.shape[-1], "final")
-    return {"sd": "stable_diffusion", "amradio": "radio"}.get(teacher, teacher)
+        widths = {card.num_channels: name for name in ("lseg", "openseg") if (card := known_card(name))}
+        return widths.get(kernel.shape[-1], "final")
+    return canonical(teacher)

@@ -16,9 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 from cuao3d import run
 from cuao3d.batches import Batch, BatchConfig, Batches, check_least
 from cuao3d.errors import InputError
+from cuao3d.heads import HeadKind
 from cuao3d.progress import OnStep, peak_memory
 from cuao3d.ranks import gather, num_ranks, rank
-from cuao3d.student import ARCHITECTURES, HeadKind, Student
+from cuao3d.student import ARCHITECTURES, Student
 
 OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] = {
     "adam": lambda groups: torch.optim.Adam(groups, fused=True),

@@ -7,8 +7,9 @@ from typing import Any
 
 from cuao3d.download import CARDS
 from cuao3d.fusion import lift_measured, sample_cells, see
+from cuao3d.names import match_name
 from cuao3d.scene import Scene
-from cuao3d.teachers import load_teacher
+from cuao3d.teachers import TeacherSpec, load_teacher, parse_teacher
 
 BYTES_STORED, BYTES_LIFTED = 2, 4
 """Of a feature in the store, and while it is summed; all teachers' are held in both ways when a scene is written."""
@@ -41,18 +42,19 @@ class Estimate:
     """Gigabytes held at a time: the teachers' weights, and all features of the scene."""
 
 
-def prospects(specs: Sequence[str], scene: Scene, *, cell: float) -> list[Prospect]:
+def prospects(specs: Sequence[TeacherSpec | str], scene: Scene, *, cell: float) -> list[Prospect]:
     """Measure teachers on one view; of those whose weights are not here, say what is known.
 
     Args:
-        specs: As of `load_teacher`.
+        specs: Of `parse_teachers`, or as they are written.
         scene: Whose first readable view is lifted.
         cell: Edge of a sample cell, metres.
 
     Raises:
         InputError: A teacher is neither here nor known.
     """
-    return [_prospect(spec, scene, cell) for spec in specs]
+    read = [parse_teacher(spec) if isinstance(spec, str) else spec for spec in specs]
+    return [_prospect(spec, scene, cell) for spec in read]
 
 
 def estimate(scene: Scene, teachers: Sequence[Prospect], *, cell: float, seen: float) -> Estimate:
@@ -75,17 +77,17 @@ def estimate(scene: Scene, teachers: Sequence[Prospect], *, cell: float, seen: f
     )
 
 
-def _prospect(spec: str, scene: Scene, cell: float) -> Prospect:
-    name, _, _ = spec.partition("=")
-    card = CARDS.get(name.replace("_", "-"))
+def _prospect(spec: TeacherSpec, scene: Scene, cell: float) -> Prospect:
+    name = spec.name
+    card = CARDS.get(match_name(name, CARDS))
     gigabytes = card.megabytes / 1000 if card else 0.0
     try:
         teacher: Any = load_teacher(spec)
     except (FileNotFoundError, ImportError):
-        if card is None or "=" in spec:
+        if card is None or spec.weights:
             raise
         return Prospect(name, card.num_channels, None, gigabytes)
-    return Prospect(name, teacher.num_channels, _seconds_per_view(scene, teacher, cell), gigabytes)
+    return Prospect(teacher.name, teacher.num_channels, _seconds_per_view(scene, teacher, cell), gigabytes)
 
 
 def _seconds_per_view(scene: Scene, teacher: Any, cell: float) -> float | None:

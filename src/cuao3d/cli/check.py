@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from cuao3d.cli.shared import reading_options, split_names
+from cuao3d.cli.shared import reading_options
 
 if TYPE_CHECKING:
     from cuao3d.check import Report
@@ -38,7 +38,7 @@ def check(
         html: Also write a page with pictures; of several scenes one each, with the scene's name in the file's.
         picture: Also draw how well the views agree (PNG); of several scenes the first.
         fix: Write the options that cure what was found to the capture.json beside the data.
-        teachers: Names of teachers, separated by commas: also say what lifting by them would take.
+        teachers: Teachers as `fuse` takes them: also say what lifting by them would take.
         cell: Edge of a sample cell of that lifting, metres.
         annotations: Label set in which the labels of the data are read: a name such as scannet200, or your own CSV.
         tolerance: Part of the measured depth by which a point may lie off it and still be visible, such as 0.05.
@@ -52,7 +52,9 @@ def check(
     from cuao3d.files import write_json
     from cuao3d.readers import open_dataset
     from cuao3d.readers.options import CAPTURE
+    from cuao3d.teachers import parse_teachers
 
+    specs = parse_teachers(teachers) if teachers else []
     dataset = open_dataset(path, **reading_options(annotations, tolerance, every, official=official))
     reports: dict[str, Report] = {}
     known: list[Prospect] = []
@@ -77,8 +79,8 @@ def check(
         if fix and report.options:
             folder = dataset.folders[index]
             print(f"  {folder / CAPTURE} now says {write_fix(folder, report.options)}; check again")
-        if teachers and report.verdict != "unreadable":
-            known = known or prospects(split_names(teachers), scene, cell=cell)
+        if specs and report.verdict != "unreadable":
+            known = known or prospects(specs, scene, cell=cell)
             estimates[name] = estimate(scene, known, cell=cell, seen=report.measurements["coverage"]["seen"])
     if estimates:
         _print_estimates(known, list(estimates.values()))

@@ -112,10 +112,12 @@ def _configure(store: "Store", recipe: str, file: Path | None, settings: dict[st
     from cuao3d.distill import DistillConfig, idle_settings
     from cuao3d.ranks import rank
     from cuao3d.run import read_config
+    from cuao3d.teachers import canonical
 
     start = recipes.RECIPES[recipe]() if file is None else read_config(file, DistillConfig)
     all_of_store = file is None and recipe in recipes.FOR_ANY_TEACHERS
     names = settings.pop("teachers", tuple(store.teachers) if all_of_store else start.teachers)
+    names = tuple(canonical(name, store.teachers) for name in names)
     missing = [name for name in names if name not in store.teachers]
     if missing:
         raise InputError(

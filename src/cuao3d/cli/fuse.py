@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from cuao3d.cli.shared import check_device, reading_options, split_names
+from cuao3d.cli.shared import check_device, reading_options
 from cuao3d.errors import InputError
 
 if TYPE_CHECKING:
-    from cuao3d.teachers import Teacher
+    from cuao3d.teachers import Teacher, TeacherSpec
     from cuao3d.teachers.network import Precision
 
 
@@ -36,11 +36,11 @@ def fuse(
     Args:
         path: Folder of the capture or of the dataset, or the file of a lone cloud.
         out: Folder of the store to make, or to go on with.
-        teachers: Names of the teachers, separated by commas; "none" for points alone. NAME=FOLDER says where
-            weights lie, my_teacher.py:MyTeacher is a class of your own.
+        teachers: Names of the teachers, separated by commas; "none" for points alone. NAME:KEY=VALUE,KEY=VALUE sets
+            options, NAME=FOLDER says where weights lie, my_teacher.py:MyTeacher is a class of your own.
         cell: Edge of a sample cell, metres.
         device: Where the teachers run, such as cuda.
-        precision: What the teachers compute in.
+        precision: What the teachers compute in; the store records it.
         batch_size: Views shown to a teacher at a time; halved where memory runs out.
         workers: Processes that share the scenes; each loads the teachers. The store is the same whatever their number.
         annotations: Label set in which the labels of the data are read: a name such as scannet200, or your own CSV.
@@ -51,17 +51,18 @@ def fuse(
     from cuao3d import pipeline
     from cuao3d.progress import Stages
     from cuao3d.readers import open_dataset
+    from cuao3d.teachers import parse_teachers
 
     if workers < 1:
         raise InputError(f"--workers is {workers}; expected at least 1.")
     check_device(device)
-    names = [] if teachers == "none" else split_names(teachers)
+    specs = parse_teachers(teachers)
     reading = reading_options(annotations, tolerance, every, official=official)
     dataset = open_dataset(path, **reading)
-    load = partial(_load_teachers, names, device, precision)
+    load = partial(_load_teachers, specs, device, precision)
     with Stages()("lifting") as said:
         reading |= {"annotations": Path(annotations).name} if annotations else {}  # a CSV may move
-        settings = {"data": path.resolve().name, **reading} | ({} if precision == "fp32" else {"precision": precision})
+        settings = {"data": path.resolve().name, **reading}
         store = pipeline.fuse(
             dataset,
             load(),
@@ -76,11 +77,12 @@ def fuse(
         for line in (problem for scene in scenes for problem in scene.problems):
             print(f"left out: {line}", file=sys.stderr)
         seen, total = sum(scene.num_seen for scene in scenes), sum(scene.num_samples for scene in scenes)
-        said.append(f"{len(scenes)} scenes, {seen} of {total} samples seen, teachers {', '.join(names) or 'none'}")
+        names = ", ".join(store.teachers) or "none"
+        said.append(f"{len(scenes)} scenes, {seen} of {total} samples seen, teachers {names}")
     return 0
 
 
-def _load_teachers(specs: Sequence[str], device: str, precision: "Precision") -> list["Teacher"]:
+def _load_teachers(specs: Sequence["TeacherSpec"], device: str, precision: "Precision") -> list["Teacher"]:
     """Load teachers; each process calls this for itself."""
     from cuao3d.teachers import load_teacher
 

@@ -32,19 +32,22 @@ def import_official(
         text: For features: text encoder that understands the first teacher's, where its name does not say.
         cell: For features: edge of a sample cell, metres.
     """
-    from cuao3d.imported import import_features, known_card
+    from cuao3d.imported import import_features, imported_card
     from cuao3d.progress import Stages
     from cuao3d.readers import open_dataset
     from cuao3d.student import read_checkpoint
+    from cuao3d.teachers import canonical
 
-    names = split_names(teacher)
+    names = [canonical(name) for name in split_names(teacher)]
     if data is None and not names and len(sources) == 1 and not sources[0].is_dir():
         if out.suffix != ".safetensors":
             raise InputError(f"{out} should end in .safetensors, the format of students.")
         read = read_checkpoint(sources[0])
         student = read.student
         if not student.teachers:
-            student.teachers = {name: asdict(known_card(name, width)) for name, width in student.num_channels.items()}
+            student.teachers = {
+                name: asdict(imported_card(name, width)) for name, width in student.num_channels.items()
+            }
         student.save(out)
         print(f"{read.describe()}\nwritten to {out}")
         return 0

@@ -19,7 +19,9 @@ def weights(
         names: Names of weights; "list" shows all and "verify" checks all that are here unless given.
     """
     from cuao3d import download
+    from cuao3d.names import match_name
 
+    names = tuple(match_name(name, download.CARDS) for name in names)
     if unknown := sorted(set(names) - set(download.CARDS)):
         raise InputError(f"Unknown weights {', '.join(unknown)}; choose from {', '.join(download.CARDS)}.")
     if action == "list":

@@ -52,6 +52,7 @@ class DINOv2(PatchTeacher):
             InputError: They are not those of a DINOv2.
         """
         super().__init__(weights, name=name, long_side=long_side, preprocessing=NORMALISATIONS[normalisation])
+        self.normalisation = normalisation
         self.num_prefix = 1 + getattr(self.config, "num_register_tokens", 0)
 
     def _tokens(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B N C"]:

@@ -8,7 +8,6 @@ on rooms that nothing else ever uses, by `scripts/train_mini_teachers.py`; their
 import hashlib
 import math
 from pathlib import Path
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from cuao3d.errors import NotFoundError
 from cuao3d.files import sha256_of
+from cuao3d.teachers.network import Level, NetworkTeacher
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Folder of the weights that ship with the package."""
@@ -26,21 +26,15 @@ IMAGE_SIZE = (120, 160)
 """Height and width, pixels, that the networks look at; images are resized to it."""
 
 
-class _MiniTeacher:
+class _MiniTeacher(NetworkTeacher):
     """Loads a network from a file and resizes images to what it was trained on."""
 
-    name: str
-    num_channels: int
-    text: str | None = None
     about = "a small network trained on made rooms; its answers about real photographs are poor"
-    """Encoder of `cuao3d.text` that speaks this teacher's language."""
-    loss = "cosine"
-    """Distillation loss that suits it."""
+    """What it was trained on, for those who ask it."""
     licence = "Apache-2.0"
-    network: nn.Module
 
-    def __init__(self, network: nn.Module, path: Path | None) -> None:
-        path = path or WEIGHTS / f"{self.name.replace('-', '_')}.safetensors"
+    def __init__(self, network: nn.Module, weights: Path | None) -> None:
+        path = weights or WEIGHTS / f"{self.name.replace('-', '_')}.safetensors"
         if not path.is_file():
             raise NotFoundError(f"No weights at {path}; reinstall cuao3d, or run scripts/train_mini_teachers.py.")
         self.weights_sha256 = sha256_of(path)
@@ -49,9 +43,9 @@ class _MiniTeacher:
         network.eval().requires_grad_(False)
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def _see(self, image: Float[Tensor, "3 H W"]) -> Float[Tensor, "1 3 h w"]:
-        """Resize an image by area averages and centre its values about 0."""
-        small = F.interpolate(image[None], IMAGE_SIZE, mode="area")
+    def _see(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
+        """Resize images by area averages and centre their values about 0."""
+        small = F.interpolate(images, IMAGE_SIZE, mode="area")
         return ((small - 0.5) * 2).contiguous(memory_format=torch.channels_last)
 
 
@@ -60,15 +54,19 @@ class MiniLSeg(_MiniTeacher):
 
     name = "mini-lseg"
     num_channels = 384
+    levels = (Level(384, 2),)
     text = "minilm-centred"
 
-    def __init__(self, path: Path | None = None) -> None:
-        super().__init__(Segmenter(), path)
+    def __init__(self, weights: Path | None = None) -> None:
+        """Load the weights: those that come with the package, unless a file is given."""
+        super().__init__(Segmenter(), weights)
 
-    @torch.inference_mode()
     def __call__(self, image: Float[Tensor, "3 H W"]) -> Float[Tensor, "384 h w"]:
         """Describe an image by unit vectors on a grid of 80 x 60."""
-        return F.normalize(self.network(self._see(image)), dim=1)[0]
+        return self.batch(image[None])[0][0]
+
+    def _describe(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B 384 h w"], ...]:
+        return (F.normalize(self.network(self._see(images)).float(), dim=1),)
 
 
 class MiniDino(_MiniTeacher):
@@ -76,44 +74,53 @@ class MiniDino(_MiniTeacher):
 
     name = "mini-dino"
     num_channels = 128
+    levels = (Level(128, 8),)
     loss = "l1"
 
-    def __init__(self, path: Path | None = None) -> None:
-        super().__init__(PatchTransformer(), path)
+    def __init__(self, weights: Path | None = None) -> None:
+        """Load the weights: those that come with the package, unless a file is given."""
+        super().__init__(PatchTransformer(), weights)
 
-    @torch.inference_mode()
     def __call__(self, image: Float[Tensor, "3 H W"]) -> Float[Tensor, "128 h w"]:
         """Describe an image by normalised patch tokens on a grid of 20 x 15."""
-        tokens = cast(Tensor, self.network(self._see(image)))
-        return tokens[0].T.reshape(self.num_channels, *PatchTransformer.grid).contiguous()
+        return self.batch(image[None])[0][0]
+
+    def _describe(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B 128 h w"], ...]:
+        tokens = self.network(self._see(images))
+        return (tokens.transpose(1, 2).reshape(len(images), self.num_channels, *PatchTransformer.grid).contiguous(),)
 
 
 class MiniDiffusion(_MiniTeacher):
-    """Denoising diffusion U-Net: activations of its three decoder blocks after one small noising step."""
+    """Denoising diffusion U-Net: activations of its three decoder blocks after one small noising step.
+
+    A 320 x 240 image gives maps of 20 x 15 (96 channels), 40 x 30 (64) and 80 x 60 (32). The noise is drawn from a
+    generator seeded by the image's content: the same image gives the same features.
+    """
 
     name = "mini-diffusion"
     num_channels = 192
+    levels = (Level(96, 8), Level(64, 4), Level(32, 2))
     loss = "demeaned-cosine"
     step = 60
     """Noising step that the image is taken to, of `Denoiser.num_steps`."""
 
-    def __init__(self, path: Path | None = None) -> None:
-        super().__init__(Denoiser(), path)
+    def __init__(self, weights: Path | None = None) -> None:
+        """Load the weights: those that come with the package, unless a file is given."""
+        super().__init__(Denoiser(), weights)
 
-    @torch.inference_mode()
-    def __call__(self, image: Float[Tensor, "3 H W"]) -> tuple[Tensor, ...]:
-        """Describe an image by maps of 20 x 15 (96 channels), 40 x 30 (64) and 80 x 60 (32).
+    def _describe(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B _ h w"], ...]:
+        # One after the other: the network's last bits depend on how many it is shown.
+        return tuple(torch.cat(maps) for maps in zip(*map(self._describe_one, images), strict=True))
 
-        The noise is drawn from a generator seeded by the image's content: the same image gives the same features.
-        """
-        clean = self._see(image)
-        content = (clean * 255).to(torch.int16).cpu().numpy().tobytes()
+    def _describe_one(self, image: Float[Tensor, "3 H W"]) -> tuple[Float[Tensor, "1 _ h w"], ...]:
+        clean = self._see(image[None].cpu())  # on another device the last bits differ, and with them the noise
+        content = (clean * 255).to(torch.int16).numpy().tobytes()
         seed = int.from_bytes(hashlib.sha256(content).digest()[:4], "little")
-        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed)).to(clean)
-        step = torch.tensor([self.step], device=clean.device)
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed)).to(image.device)
+        step = torch.tensor([self.step], device=image.device)
         network = self.network
         assert isinstance(network, Denoiser)
-        return tuple(block[0] for block in network.decode(network.add_noise(clean, noise, step), step))
+        return network.decode(network.add_noise(clean.to(image.device), noise, step), step)
 
 
 class Segmenter(nn.Module):

@@ -1,10 +1,12 @@
 """What teachers that are networks have in common: where they run, in which precision, and batches of images."""
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from cuao3d.errors import InputError
 
 Precision = Literal["fp32", "bf16", "fp16"]
 """What a network computes in; its weights stay in fp32, its maps are fp32."""
@@ -30,11 +32,11 @@ class NetworkTeacher:
     name: str
     num_channels: int
     text: str | None = None
-    """Encoder of `cuao3d.text` that speaks this teacher's language."""
+    """Encoder of `cuao3d.text` that shares its space."""
     loss: str = "cosine"
     """Distillation loss that suits it."""
-    licence: str
-    """Licence of its weights, SPDX where there is one."""
+    licence: str | None
+    """Licence of its weights, by its SPDX name where it has one."""
     levels: tuple[Level, ...]
     """Its maps, in the order of their channels."""
     weights_sha256: str | None = None
@@ -43,12 +45,18 @@ class NetworkTeacher:
     precision: Precision = "fp32"
 
     def to(self, device: str | torch.device, precision: Precision = "fp32") -> "NetworkTeacher":
-        """Move the network; from then on it computes there, in this precision."""
+        """Move the network; from then on it computes there, in this precision.
+
+        Raises:
+            InputError: There is no such precision.
+        """
+        if precision not in get_args(Precision):
+            raise InputError(f"--precision {precision}: choose from {', '.join(get_args(Precision))}.")
         self.device, self.precision = torch.device(device), precision
         self.network.to(self.device)
         return self
 
-    def __call__(self, image: Float[Tensor, "3 H W"]) -> tuple[Float[Tensor, "_ _ _"], ...]:
+    def __call__(self, image: Float[Tensor, "3 H W"]) -> Float[Tensor, "_ _ _"] | tuple[Float[Tensor, "_ _ _"], ...]:
         """Describe an image (RGB in [0, 1]) by maps of the `levels`, on the network's device."""
         return tuple(one[0] for one in self.batch(image[None]))
 

@@ -59,9 +59,8 @@ class StableDiffusion(NetworkTeacher):
         """Load the U-Net and the VAE's encoder, and embed the prompt.
 
         Args:
-            weights: Folder in the format of diffusers; found on this machine if not given: those of 2.1 for the name
-                "stable_diffusion_2_1", those of 1.5 otherwise.
-            name: Name in stores and heads.
+            weights: Folder in the format of diffusers; if not given, that of the weights called `name`.
+            name: Name of the teacher: "stable_diffusion" is 1.5, "stable_diffusion_2_1" is 2.1.
             step: Noising step that the image is taken to.
             prompt: Words that the U-Net reads beside the image.
             blocks: Up-blocks to read, 0 the coarsest; maps come in this order.
@@ -79,7 +78,7 @@ class StableDiffusion(NetworkTeacher):
             import transformers
         except ImportError:
             raise NotInstalledError("Stable Diffusion needs diffusers: pip install 'cuao3d[teachers]'") from None
-        folder = weights or find({"stable_diffusion_2_1": "stable-diffusion-2.1"}.get(name, "stable-diffusion"))
+        folder = weights or find(name)
         _check_family(folder)
         of_unet = _settings(folder / "unet" / "config.json", "block_out_channels", "in_channels", "cross_attention_dim")
         of_vae = _settings(folder / "vae" / "config.json", "block_out_channels", "latent_channels")
@@ -91,7 +90,8 @@ class StableDiffusion(NetworkTeacher):
         # The noise schedule is that of the training, whichever sampler the checkpoint names to walk it.
         schedule = _settings(folder / "scheduler" / "scheduler_config.json")
         self.scheduler = diffusers.DDPMScheduler.from_config(schedule)
-        self.name, self.step, self.blocks, self.ensemble = name, step, tuple(blocks), ensemble
+        self.name, self.step, self.prompt = name, step, prompt
+        self.blocks, self.ensemble = tuple(blocks), ensemble
         self.image_size = image_size
         shrinks_by = 2 ** (len(of_vae["block_out_channels"]) - 1)
         self._check_arguments(num_blocks=len(of_unet["block_out_channels"]), shrinks_by=shrinks_by)

@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import Any, cast
 
+import numpy as np
 import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from cuao3d.errors import InputError
+from cuao3d.errors import InputError, TeacherError
 
 ReadImage = Callable[[], Float32[Tensor, "3 H W"] | None]
 
@@ -33,9 +34,10 @@ def describe_views(
         batch_size: Images at a time, at most.
 
     Raises:
-        InputError: Not even one image fits into the memory.
+        TeacherError: The teacher returns something else than maps of its width.
+        InputError: A map has values that are not finite, or not even one image fits into the memory.
     """
-    pinned = getattr(teacher, "device", torch.device("cpu")).type == "cuda"
+    pinned = _device(teacher).type == "cuda"
     size = batch_size if hasattr(teacher, "batch") else 1
     chunks = [images[start : start + size] for start in range(0, len(images), size)]
     with ThreadPoolExecutor(1) as ahead:
@@ -50,6 +52,11 @@ def describe_views(
                     yield from [()] * len(alike)
                 else:
                     size = yield from _describe(teacher, cast(list[Tensor], alike), size)
+
+
+def _device(teacher: Any) -> torch.device:
+    """Return where a teacher says that it runs."""
+    return torch.device(getattr(teacher, "device", "cpu"))
 
 
 def _read(images: Sequence[ReadImage], pinned: bool) -> list[Tensor | None]:
@@ -68,7 +75,7 @@ def _describe(teacher: Any, images: list[Tensor], size: int) -> Generator[tuple[
             if len(few) == 1:
                 height, width = few[0].shape[1:]
                 raise InputError(
-                    f"{teacher.name}: the memory of {teacher.device} does not hold one image of {width} x {height}. "
+                    f"{teacher.name}: the memory of {_device(teacher)} does not hold one image of {width} x {height}. "
                     "Use --precision bf16, a smaller model, or --device cpu."
                 ) from None
             size = len(few) // 2
@@ -83,8 +90,54 @@ def _describe(teacher: Any, images: list[Tensor], size: int) -> Generator[tuple[
 
 
 def _call(teacher: Any, images: list[Tensor]) -> list[tuple[Tensor, ...]]:
+    """Let a teacher describe images of one size, and check what it returns."""
     if hasattr(teacher, "batch"):
-        maps = teacher.batch(torch.stack(images))
+        maps = _checked(teacher, teacher.batch(torch.stack(images)), len(images))
         return [tuple(one[index] for one in maps) for index in range(len(images))]
-    maps = teacher(images[0])
-    return [maps if isinstance(maps, tuple) else (maps,)]
+    return [_checked(teacher, teacher(images[0]))]
+
+
+def _checked(teacher: Any, returned: Any, batch: int | None = None) -> tuple[Tensor, ...]:
+    """Return a teacher's maps as tensors, if they are what it promises.
+
+    Args:
+        teacher: The teacher.
+        returned: What it returned: a map (C, h, w) or several, tensors or arrays; of a batch, maps (B, C, h, w).
+        batch: Number of images described at once; None for one image alone.
+
+    Raises:
+        TeacherError: They are of another type, shape or width.
+        InputError: They hold values that are not finite.
+    """
+    dims, who = ("C, h, w" if batch is None else f"{batch}, C, h, w"), f"Teacher {teacher.name!r}"
+    several = tuple(returned) if isinstance(returned, tuple | list) else (returned,)
+    found = tuple(tensor for one in several if (tensor := _as_tensor(one)) is not None)
+    if not several or len(found) < len(several):
+        kinds = " and ".join(sorted({_kind(one) for one in several})) or "an empty tuple"
+        raise TeacherError(f"{who} returned {kinds}; expected a map ({dims}) of numbers, or a tuple of such maps.")
+    if any(one.ndim != 3 + (batch is not None) or not one.numel() for one in found) or (
+        batch is not None and any(len(one) != batch for one in found)
+    ):
+        shapes = " and ".join(str(tuple(one.shape)) for one in found)
+        raise TeacherError(f"{who} returned {shapes}; expected a map ({dims}), or a tuple of such maps.")
+    widths = [one.shape[-3] for one in found]
+    if sum(widths) != teacher.num_channels:
+        raise TeacherError(f"{who} promises {teacher.num_channels} channels but gave {' + '.join(map(str, widths))}.")
+    for one in found:
+        if not bool(one.isfinite().all()):
+            count = int((~one.isfinite()).sum())
+            raise InputError(f"{who} gave {count} of {one.numel()} values that are not finite (NaN or infinity).")
+    return found
+
+
+def _as_tensor(one: Any) -> Tensor | None:
+    """Return a tensor or an array of real numbers as a tensor; None of anything else."""
+    if isinstance(one, np.ndarray) and one.dtype.kind in "biuf":
+        return torch.from_numpy(np.array(one, dtype=np.float32))
+    return one.detach() if isinstance(one, Tensor) and not one.is_complex() else None
+
+
+def _kind(one: Any) -> str:
+    """Say of what type a value is."""
+    numbers = f" of {one.dtype}" if isinstance(one, Tensor | np.ndarray) else ""
+    return "None" if one is None else f"a {type(one).__name__}{numbers}"

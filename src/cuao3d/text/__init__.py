@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 
 from cuao3d.errors import InputError
+from cuao3d.names import match_name
 from cuao3d.text.clip import ClipText
 from cuao3d.text.encoder import BATCH, TextEncoder
 from cuao3d.text.lseg import LSegText
@@ -67,6 +68,7 @@ def load_text_encoder(spec: str) -> TextEncoder:
         NotInstalledError: The kind needs a package that is not installed.
     """
     kind, _, where = spec.partition(":")
+    kind = match_name(kind, TEXT_ENCODERS)
     if kind not in TEXT_ENCODERS:
         raise InputError(f"Unknown text encoder {kind!r}; choose from {sorted(TEXT_ENCODERS)}.")
     return TEXT_ENCODERS[kind](where) if where else TEXT_ENCODERS[kind]()

@@ -5,6 +5,7 @@ from typing import Any
 
 from cuao3d.download import CARDS, find
 from cuao3d.errors import InputError
+from cuao3d.names import match_name
 from cuao3d.teachers.huggingface import quiet, weight_files
 
 IMAGE_SIDE = ("vision_model.", "visual_projection.", "logit_scale", "logit_bias")
@@ -24,7 +25,7 @@ def find_folder(kind: str, where: str) -> Path:
     """
     if where and Path(where).is_dir():
         folder = Path(where)
-    elif where in CARDS:
+    elif match_name(where, CARDS) in CARDS:
         folder = find(where)
     else:
         names = [name for name, card in CARDS.items() if card.text == f"{kind}:{name}"]

@@ -1,0 +1,82 @@
+"""The teachers that go by a name, and what is known of each before its weights are read."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from cuao3d.download import CARDS
+from cuao3d.names import match_name
+from cuao3d.teachers.clip import CLIPDense
+from cuao3d.teachers.dinov2 import DINOv2
+from cuao3d.teachers.dinov3 import DINOv3
+from cuao3d.teachers.lseg import LSegTeacher
+from cuao3d.teachers.mini import MiniDiffusion, MiniDino, MiniLSeg
+from cuao3d.teachers.radio import RADIO
+from cuao3d.teachers.siglip2 import SigLIP2
+from cuao3d.teachers.stable_diffusion import StableDiffusion
+from cuao3d.teachers.teacher import TeacherCard
+from cuao3d.teachers.vit import ViT
+
+TEACHERS: dict[str, type[Any]] = {
+    "lseg": LSegTeacher,
+    "mini-lseg": MiniLSeg,
+    "mini-dino": MiniDino,
+    "mini-diffusion": MiniDiffusion,
+    "dinov2": DINOv2,
+    "dinov2-small": DINOv2,
+    "dinov2-base": DINOv2,
+    "dinov2-giant": DINOv2,
+    "dinov2-registers": DINOv2,
+    "dinov2-small-registers": DINOv2,
+    "dinov2-base-registers": DINOv2,
+    "dinov2-giant-registers": DINOv2,
+    "dinov3": DINOv3,
+    "dinov3-small": DINOv3,
+    "dinov3-base": DINOv3,
+    "clip": CLIPDense,
+    "clip-large": CLIPDense,
+    "siglip2": SigLIP2,
+    "siglip2-large": SigLIP2,
+    "radio": RADIO,
+    "vit": ViT,
+    "stable_diffusion": StableDiffusion,
+    "stable_diffusion_2_1": StableDiffusion,
+}
+"""Class by name. Stores and students hold these names; users may write "-", "_" and "." for each other."""
+
+IMPORTED = {"openseg": TeacherCard(CARDS["clip-large"].num_channels, CARDS["clip-large"].text)}
+"""Teachers whose features are imported only. OpenSeg learned the space of CLIP's ViT-L/14@336px."""
+
+SHORT = {"sd": "stable_diffusion", "amradio": "radio"}
+"""What CUA-O3D's files call teachers."""
+
+
+def canonical(name: str, among: Iterable[str] | None = None) -> str:
+    """Return the name under which a teacher is stored, however it is spelled.
+
+    Args:
+        name: Name of a teacher as it is typed: "stable-diffusion", "stable_diffusion" or "sd".
+        among: Names to choose from, such as those of a store; the known teachers' unless given.
+
+    Returns:
+        The name; `name` itself if none is meant.
+    """
+    known = match_name(name, (*TEACHERS, *IMPORTED))
+    known = SHORT.get(known, known)
+    if among is None:
+        return known
+    names = tuple(among)
+    return next((found for one in (name, known) if (found := match_name(one, names)) in names), name)
+
+
+def known_card(name: str) -> TeacherCard | None:
+    """Return what is known of a teacher by its name; None if nothing is.
+
+    Args:
+        name: Name of a teacher, in any spelling.
+    """
+    name = canonical(name)
+    if name in IMPORTED or name not in TEACHERS:
+        return IMPORTED.get(name)
+    teacher = TEACHERS[name]
+    about = CARDS.get(match_name(name, CARDS), teacher)  # the small ones come with the package
+    return TeacherCard(about.num_channels, about.text, teacher.loss, licence=about.licence)

@@ -1,0 +1,164 @@
+"""How teachers are written on the command line, what their options are, and under which names they go."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cuao3d.download import CARDS, find, is_here
+from cuao3d.imported import imported_card
+from cuao3d.student import _teacher_of_head
+from cuao3d.teachers import TEACHERS, canonical, card_of, known_card, load_teacher, parse_teachers
+from cuao3d.teachers.spec import known_options
+
+SPELLINGS = {
+    "lseg": [("lseg", None, {}, None)],
+    " lseg , dinov2,": [("lseg", None, {}, None), ("dinov2", None, {}, None)],
+    "stable-diffusion,dinov2_small": [("stable_diffusion", None, {}, None), ("dinov2-small", None, {}, None)],
+    "stable-diffusion-2.1,sd": [("stable_diffusion_2_1", None, {}, None), ("stable_diffusion", None, {}, None)],
+    "stable_diffusion_2_1": [("stable_diffusion_2_1", None, {}, None)],
+    "none": [],
+    "lseg:long_side=1280,mirror=sum,dinov2": [
+        ("lseg", None, {"long_side": "1280", "mirror": "sum"}, None),
+        ("dinov2", None, {}, None),
+    ],
+    "lseg:long_side=1280,mirror=sum=models/demo_e200.ckpt,dinov2=models/dinov2-large": [
+        ("lseg", None, {"long_side": "1280", "mirror": "sum"}, "models/demo_e200.ckpt"),
+        ("dinov2", None, {}, "models/dinov2-large"),
+    ],
+    "lseg:long_side=1280=models/demo.ckpt": [("lseg", None, {"long_side": "1280"}, "models/demo.ckpt")],
+    "lseg:mirror=none,dinov2=a=b": [("lseg", None, {"mirror": "none"}, None), ("dinov2", None, {}, "a=b")],
+    "lseg=C:\\models\\demo.ckpt": [("lseg", None, {}, "C:\\models\\demo.ckpt")],
+    "dinov2=logs/12:45:03/dinov2": [("dinov2", None, {}, "logs/12:45:03/dinov2")],
+    "stable-diffusion:blocks=1+2,image_size=480x640,prompt=an empty room": [
+        ("stable_diffusion", None, {"blocks": "1+2", "image_size": "480x640", "prompt": "an empty room"}, None)
+    ],
+    "my_teacher.py:MyTeacher": [("MyTeacher", "my_teacher.py", {}, None)],
+    "./a/my_teacher.py:MyTeacher,lseg": [("MyTeacher", "./a/my_teacher.py", {}, None), ("lseg", None, {}, None)],
+    "C:\\code\\my_teacher.py:MyTeacher": [("MyTeacher", "C:\\code\\my_teacher.py", {}, None)],
+    "/logs/12:45:03/my.py:Mine:size=3,name=x,dinov2=d": [
+        ("Mine", "/logs/12:45:03/my.py", {"size": "3", "name": "x"}, None),
+        ("dinov2", None, {}, "d"),
+    ],
+    "run=3/my.py:Mine:at=a=b": [("Mine", "run=3/my.py", {"at": "a=b"}, None)],
+    "my.py:Mine:name=a,my.py:Mine:name=b": [
+        ("Mine", "my.py", {"name": "a"}, None),
+        ("Mine", "my.py", {"name": "b"}, None),
+    ],
+}
+
+
+@pytest.mark.parametrize("text", SPELLINGS)
+def test_a_list_of_teachers_is_split_rightly(text):
+    found = [(one.name, one.file, dict(one.options), one.weights) for one in parse_teachers(text)]
+    expected = SPELLINGS[text]
+    assert found == [(name, file and Path(file), options, at and Path(at)) for name, file, options, at in expected]
+
+
+@pytest.mark.parametrize("text", [text for text in SPELLINGS if text != "none"])
+def test_a_spec_is_written_as_it_is_read(text):
+    specs = parse_teachers(text)
+    assert parse_teachers(",".join(map(str, specs))) == specs
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "No teacher is named"),
+        (",", "No teacher is named"),
+        ("lsg", r"Unknown teacher 'lsg'; choose from \['clip'.*my_teacher\.py:MyTeacher"),
+        ("lsg=models/demo.ckpt", "Unknown teacher 'lsg=models/demo.ckpt'"),
+        ("my_teacher.py", "Unknown teacher 'my_teacher.py'.*my_teacher.py:MyTeacher"),
+        ("lseg:size=3", "'size=3' is neither a teacher nor an option of lseg; it has long_side, mirror"),
+        ("lseg,dinov9=models/d", "'dinov9=models/d' is neither a teacher nor an option of lseg"),
+        ("lseg:1280", "'1280' is neither a teacher nor an option of lseg; it has long_side, mirror"),
+        ("lseg:", "'' is neither a teacher nor an option of lseg"),
+        ("lseg=", "lseg= names no file or folder of weights"),
+        ("mini-lseg:long_side=3", "nor an option of mini-lseg; it has none"),
+        ("lseg:long_side=large", "lseg: long_side should be a whole number; got 'large'"),
+        ("lseg:mirror=twice", "lseg: mirror should be mean or sum or none; got 'twice'"),
+        ("dinov2:long_side=1.5", "dinov2: long_side should be a whole number or none; got '1.5'"),
+        ("stable-diffusion:image_size=640", "image_size should be values with . between them.* or none; got '640'"),
+        ("lseg:mirror=sum,mirror=mean", "lseg has the option mirror twice"),
+        ("lseg,dinov2,lseg:mirror=sum", "lseg is named twice"),
+        ("stable-diffusion,stable_diffusion", "stable_diffusion is named twice"),
+        ("my.py:Mine,my.py:Mine", "Mine is named twice"),
+    ],
+)
+def test_what_is_no_teacher_is_told_before_anything_is_loaded(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_teachers(text)
+
+
+def test_options_are_the_arguments_of_constructors():
+    assert {name: list(known_options(name)) for name in ("lseg", "dinov2", "clip-large", "stable_diffusion")} == {
+        "lseg": ["long_side", "mirror"],
+        "dinov2": ["normalisation", "long_side"],
+        "clip-large": ["long_side"],
+        "stable_diffusion": ["step", "prompt", "blocks", "ensemble", "image_size"],
+    }
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_a_name_may_be_spelled_in_any_way(name):
+    spellings = {name, name.replace("-", "_"), name.replace("_", "-"), name.replace("-", ".")}
+    assert {canonical(spelling) for spelling in spellings} == {name}
+    assert {parse_teachers(spelling)[0].name for spelling in spellings} == {name}
+
+
+def test_a_stores_own_spelling_comes_first():
+    assert canonical("resnet_1.5") == "resnet_1.5"
+    assert canonical("resnet_1.5", ["lseg", "resnet-1.5"]) == "resnet-1.5"
+    assert canonical("a_b", ["a-b", "a_b"]) == "a_b"
+    assert canonical("stable_diffusion", ["stable-diffusion"]) == "stable-diffusion"  # as an older import wrote it
+    assert canonical("sd", ["lseg", "stable_diffusion"]) == "stable_diffusion"
+    assert canonical("sd", ["sd", "stable_diffusion"]) == "sd"
+    assert canonical("dinov9", ["lseg"]) == "dinov9"
+
+
+def test_weights_are_found_in_any_spelling(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUAO3D_CACHE", str(tmp_path))
+    place = tmp_path / "weights" / "lseg" / "demo_e200.ckpt"
+    place.parent.mkdir(parents=True)
+    place.touch()
+    assert find("lseg") == place
+    for spelling in ("dinov2-small", "dinov2_small"):
+        assert not is_here(spelling)
+        with pytest.raises(FileNotFoundError, match="weights fetch dinov2-small"):
+            find(spelling)
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_what_is_known_of_a_teacher_is_what_its_weights_say(name):
+    card, teacher = known_card(name.replace("_", "-")), TEACHERS[name]
+    if name.startswith("mini-"):
+        assert card_of(load_teacher(name)).num_channels == card.num_channels
+        assert card_of(load_teacher(name)).text == card.text
+    else:
+        (weights,) = (one for key, one in CARDS.items() if canonical(key) == name)
+        assert (card.num_channels, card.text, card.licence) == (weights.num_channels, weights.text, weights.licence)
+    assert card.loss == teacher.loss
+
+
+def test_imported_features_have_the_words_of_their_teacher():
+    words = {
+        name: imported_card(name, 512).text for name in ("lseg", "openseg", "clip", "siglip2_large", "dinov2", "x")
+    }
+    assert words == {
+        "lseg": "lseg",
+        "openseg": "clip:clip-large",
+        "clip": "clip:clip",
+        "siglip2_large": "siglip2:siglip2-large",
+        "dinov2": None,
+        "x": None,
+    }
+    assert imported_card("lseg", 512, text="minilm").text == "minilm"
+    assert imported_card("stable-diffusion", 3200).loss == "demeaned-cosine"
+
+
+def test_official_heads_are_told_by_name_or_width():
+    heads = {"final.kernel": 512, "final_sd.kernel": 3200, "final_amradio.kernel": 1280, "final_dinov2.kernel": 1024}
+    found = [_teacher_of_head(name, torch.empty(96, width)) for name, width in heads.items()]
+    assert found == ["lseg", "stable_diffusion", "radio", "dinov2"]
+    assert _teacher_of_head("final.kernel", torch.empty(96, 768)) == "openseg"
+    assert _teacher_of_head("final.kernel", torch.empty(96, 100)) == "final"
