@@ -19,6 +19,7 @@ ROOMS = (
     "names",
     "files",
     "pickles",
+    "plugins",
     "threads",
     "ranks",
     "augment",

@@ -20,6 +20,8 @@ from cuao3d.objective import (
     NormalizerKind,
     RowMeans,
     WeightingKind,
+    code_of_losses,
+    find_loss,
     fit_normalizer,
     make_weighting,
     voxel_losses,
@@ -43,8 +45,9 @@ class DistillConfig(TrainConfig):
 
     teachers: tuple[str, ...] = ("lseg", "dinov2", "stable_diffusion")
     """Teachers to learn from; each gets its own head."""
-    losses: tuple[LossKind, ...] = ()
-    """Loss of each teacher; empty: what the store's card of the teacher says."""
+    losses: tuple[str, ...] = ()
+    """Loss of each teacher: cosine, demeaned-cosine, l1, l2, smooth-l1, cosine+smooth-l1, a name in `LOSSES`, or
+    FILE.py:NAME, a function of your own; see `find_loss`. Empty: what the store's card of the teacher says."""
     normalizers: tuple[NormalizerKind, ...] = ()
     """Transform of each teacher's features before the loss; empty: none. A finished student predicts them as lifted."""
     head: HeadKind = "linear"
@@ -90,9 +93,9 @@ def distill(
         The folder of the run.
 
     Raises:
-        NotFoundError: There is no such checkpoint.
-        InputError: The store lacks a teacher, no scene can be used, the voxels are finer than the store's cells, the
-            folder or the checkpoint is of another run, or training diverges.
+        NotFoundError: There is no such checkpoint, or no such file of a loss.
+        InputError: The store lacks a teacher, there is no such loss, no scene can be used, the voxels are finer than
+            the store's cells, the folder or the checkpoint is of another run, or training diverges.
         OSError: There is no space left for a checkpoint.
     """
     config = _settle(config, store)
@@ -104,7 +107,8 @@ def distill(
             "reason with `cuao3d check`, or lift more scenes with `cuao3d fuse`."
         )
     held_out = hold_out([scene.name for scene in seen], config)
-    if begin_run(out, config, store, stored, held_out=held_out, resume=resume):
+    own_code = code_of_losses(config.losses)
+    if begin_run(out, config, store, stored, held_out=held_out, own_code=own_code, resume=resume):
         return out
     taken = [_take_features(scene, config.teachers) for scene in seen]
     usable = [scene for scene, _ in taken if len(scene.rows)]
@@ -162,6 +166,8 @@ class _Distiller(nn.Module):
     ) -> None:
         super().__init__()
         self.student, self.config, self.words, self.normalizers = student, config, words, normalizers
+        widths = [student.num_channels[name] for name in config.teachers]
+        self.losses = [find_loss(spec, width) for spec, width in zip(config.losses, widths, strict=True)]
         self.weighting = make_weighting(
             config.weighting, len(config.teachers), weights=config.fixed_weights, seed=config.seed
         )
@@ -221,7 +227,7 @@ class _Distiller(nn.Module):
                 head.weight,
                 targets[index],
                 of_scene / count,
-                self.config.losses[index],
+                self.losses[index],
                 self.normalizers[index],
             )
             for rows, targets, of_scene in zip(
@@ -269,12 +275,14 @@ def _settle(config: DistillConfig, store: Store) -> DistillConfig:
             f"{store.path} has no features of {', '.join(missing) or 'no teacher'}; it holds those of "
             f"{', '.join(store.teachers) or 'none'}. Choose among these, or lift the others with `cuao3d fuse`."
         )
-    losses = config.losses or tuple(cast(LossKind, store.teachers[name].loss) for name in config.teachers)
-    if len(losses) != len(config.teachers) or not set(losses) <= set(get_args(LossKind)):
+    losses = config.losses or tuple(store.teachers[name].loss for name in config.teachers)
+    if len(losses) != len(config.teachers):
         raise InputError(
             f"Losses {losses} (--config.losses) do not fit teachers {config.teachers}; give one each of "
-            f"{', '.join(get_args(LossKind))}."
+            f"{', '.join(get_args(LossKind))}, or FILE.py:NAME."
         )
+    for spec, name in zip(losses, config.teachers, strict=True):
+        find_loss(spec, store.teachers[name].num_channels)
     none: NormalizerKind = "none"
     normalizers = config.normalizers or (none,) * len(config.teachers)
     if len(normalizers) != len(config.teachers) or not set(normalizers) <= set(get_args(NormalizerKind)):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from cuao3d.augment import Augmentation
 from cuao3d.distill import DistillConfig
@@ -194,7 +194,7 @@ def with_teachers(config: DistillConfig, teachers: Teachers) -> DistillConfig:
     return replace(
         config,
         teachers=tuple(teachers),
-        losses=tuple(losses.get(name, cast(LossKind, card.loss)) for name, card in teachers.items()),
+        losses=tuple(losses.get(name, card.loss) for name, card in teachers.items()),
         normalizers=tuple(normalizers.get(name, none) for name in teachers),
     )
 

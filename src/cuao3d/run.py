@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
@@ -89,6 +89,7 @@ def begin_run(
     scenes: Sequence[StoredScene],
     *,
     held_out: Sequence[str] = (),
+    own_code: Mapping[str, str | None] | None = None,
     resume: str | Path = "auto",
 ) -> bool:
     """Begin a run in a folder, or go on with it.
@@ -99,6 +100,7 @@ def begin_run(
         store: Where the scenes lie.
         scenes: Training scenes of the store.
         held_out: Names of those that are only validated on.
+        own_code: SHA-256 of code outside of the package that the run depends on; with other code it is another run.
         resume: `auto`: go on from the folder's checkpoint, if there is one. `never`: begin again; what the same run has
             left in the folder is deleted. Otherwise a checkpoint, or the folder of an unfinished run, to go on from.
 
@@ -127,7 +129,7 @@ def begin_run(
         "held_out": list(held_out),
         "scenes_sha256": {scene.name: scene.sha256 for scene in scenes},
         "code_version": __version__,
-    }
+    } | ({"own_code_sha256": dict(own_code)} if own_code else {})
     return from_first(lambda: _begin(out, json.loads(json.dumps(description)), resume))
 
 

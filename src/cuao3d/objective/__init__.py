@@ -1,18 +1,23 @@
 """What the student minimises: one loss per teacher, computed without an N x C tensor, and their weighting."""
 
-from cuao3d.objective.losses import LossKind, teacher_loss, voxel_losses, word_loss
+from cuao3d.objective.losses import LossKind, OwnLoss, teacher_loss, voxel_losses, word_loss
 from cuao3d.objective.normalizers import Normalizer, NormalizerKind, fit_normalizer
+from cuao3d.objective.own import LOSSES, code_of_losses, find_loss
 from cuao3d.objective.targets import Compressed, RowMeans, Targets
 from cuao3d.objective.weightings import WeightingKind, make_weighting, settled_sigmas
 
 __all__ = [
+    "LOSSES",
     "Compressed",
     "LossKind",
     "Normalizer",
     "NormalizerKind",
+    "OwnLoss",
     "RowMeans",
     "Targets",
     "WeightingKind",
+    "code_of_losses",
+    "find_loss",
     "fit_normalizer",
     "make_weighting",
     "settled_sigmas",

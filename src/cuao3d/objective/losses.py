@@ -22,6 +22,13 @@ from cuao3d.threads import in_shares
 
 LossKind = Literal["cosine", "demeaned-cosine", "l1", "l2", "smooth-l1", "cosine+smooth-l1"]
 
+OwnLoss = Callable[[Tensor, Tensor], Tensor]
+"""A loss of one's own: compares predicted features (n, C) with targets (n, C) and returns a loss for each row, (n,).
+
+It is called with a few rows at a time, so the loss of a row must not depend on other rows. On a CPU with several cores
+it is called from several threads. Autograd differentiates it.
+"""
+
 WORD_TEMPERATURE = 0.05
 """Cosine difference that makes one word e times as likely as another in `word_loss`."""
 
@@ -33,7 +40,7 @@ def teacher_loss(
     hidden: Float[Tensor, "N H"],
     weight: Float[Tensor, "H C"],
     targets: Targets,
-    kind: LossKind = "cosine",
+    kind: LossKind | OwnLoss = "cosine",
     normalizer: Normalizer | None = None,
 ) -> Float[Tensor, ""]:
     """Compare the head's output F = hidden @ weight with a teacher's features.
@@ -46,7 +53,7 @@ def teacher_loss(
             or compressed; no gradient flows to them.
         kind: `cosine`: 1 - cos(F, T). `demeaned-cosine`: the same after subtracting from every target its mean over
             channels. `l1`: |F - T|, mean over channels. `l2`: (F - T)². `smooth-l1`: (F - T)² / 2 where below 1, and
-            |F - T| - 1/2 elsewhere. `cosine+smooth-l1`: the sum of the two.
+            |F - T| - 1/2 elsewhere. `cosine+smooth-l1`: the sum of the two. Or a function of your own; see `OwnLoss`.
         normalizer: What the targets are transformed by first.
 
     Returns:
@@ -61,7 +68,7 @@ def voxel_losses(
     weight: Float[Tensor, "H C"],
     targets: Targets,
     voxel_weights: Float[Tensor, "N"],
-    kind: LossKind = "cosine",
+    kind: LossKind | OwnLoss = "cosine",
     normalizer: Normalizer | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "N"]]:
     """Compare voxel by voxel; see `teacher_loss`.
@@ -71,7 +78,7 @@ def voxel_losses(
         weight: The bias-free linear head of this teacher.
         targets: The teacher's features of each voxel.
         voxel_weights: What the loss of each voxel counts.
-        kind: The loss.
+        kind: The loss, or a function; see `teacher_loss`.
         normalizer: What the targets are transformed by first.
 
     Returns:
@@ -140,14 +147,15 @@ class _VoxelLosses(torch.autograd.Function):
         weight: Tensor,
         targets: Targets,
         voxel_weights: Tensor,
-        kind: LossKind,
+        kind: LossKind | OwnLoss,
         normalizer: Normalizer | None,
     ) -> tuple[Tensor, Tensor]:
         wide = _wide(hidden)
+        compare = partial(_own, loss=kind) if callable(kind) else _LOSSES[kind]
         source = Source.of(targets, normalizer, wide)
         product = widen(hidden).dtype
         with torch.autocast(hidden.device.type, enabled=False):
-            result = _LOSSES[kind](hidden.to(wide), weight.to(wide), source, voxel_weights.to(wide), product)
+            result = compare(hidden.to(wide), weight.to(wide), source, voxel_weights.to(wide), product)
         ctx.save_for_backward(
             result.grad_hidden.to(hidden.dtype), result.grad_weight.to(weight.dtype), result.of_voxels
         )
@@ -300,23 +308,56 @@ def _channel_by_channel(
 ) -> _Result:
     """Mean over channels of a function of d = F - T; `slope` returns its sum and its derivative, and may spoil d."""
     channels = weight.shape[1]
+
+    def compare(rows: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        # Rounded, small differences would change sign.
+        total, derivative = slope(target.neg_().addmm_(rows, weight))
+        return total.div_(channels), derivative
+
+    return _output_by_output(hidden, weight, source, voxel_weights / channels, product, compare)
+
+
+def _own(
+    hidden: Tensor, weight: Tensor, source: Source, voxel_weights: Tensor, product: torch.dtype, *, loss: OwnLoss
+) -> _Result:
+    """A loss of one's own, differentiated by autograd."""
+
+    def compare(rows: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            predicted = (rows @ weight).detach().requires_grad_()
+            of_rows = loss(predicted, target)
+            (derivative,) = torch.autograd.grad(of_rows.sum(), predicted)
+        return of_rows.detach(), derivative
+
+    return _output_by_output(hidden, weight, source, voxel_weights, product, compare)
+
+
+def _output_by_output(
+    hidden: Tensor,
+    weight: Tensor,
+    source: Source,
+    counts: Tensor,
+    product: torch.dtype,
+    compare: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+) -> _Result:
+    """Form the outputs F of a few voxels at a time.
+
+    `compare` is called with their hidden features and targets; it returns the loss of each, and a derivative by F that
+    `counts` (N,) turns into that of the weighted sum.
+    """
     right = weight.to(product)
-    counts = (voxel_weights / channels)[:, None]
     of_voxels, grad_hidden = hidden.new_empty(len(hidden)), torch.empty_like(hidden)
 
     def walk(share: int, num_shares: int) -> Tensor:
         grad_weight = torch.zeros_like(weight)
         for rows, z in source.chunks(share, num_shares, hidden.dtype):
-            # Rounded, small differences would change sign.
-            difference = source.decode(z).neg_().addmm_(hidden[rows], weight)
-            of_voxels[rows], derivative = slope(difference)
-            derivative = derivative.to(product)
-            torch.mul((derivative @ right.T).to(hidden.dtype), counts[rows], out=grad_hidden[rows])
-            add_product(grad_weight, (hidden[rows] * counts[rows]).T.to(product), derivative)
+            of_voxels[rows], derivative = compare(hidden[rows], source.decode(z))
+            derivative, of_rows = derivative.to(product), counts[rows, None]
+            torch.mul((derivative @ right.T).to(hidden.dtype), of_rows, out=grad_hidden[rows])
+            add_product(grad_weight, (hidden[rows] * of_rows).T.to(product), derivative)
         return grad_weight
 
-    grad_weight = torch.stack(in_shares(walk, hidden.device)).sum(dim=0)
-    return _Result(of_voxels / channels, grad_hidden, grad_weight)
+    return _Result(of_voxels, grad_hidden, torch.stack(in_shares(walk, hidden.device)).sum(dim=0))
 
 
 _Loss = Callable[[Tensor, Tensor, Source, Tensor, torch.dtype], _Result]
