@@ -33,8 +33,11 @@ _HOME = {
     "load_text_encoder": "text",
     "Store": "store",
     "StoredScene": "store",
+    "import_features": "imported",
     "fuse": "pipeline",
     "Student": "student",
+    "import_student": "pipeline",
+    "LOSSES": "objective",
     "DistillConfig": "distill",
     "distill_student": "distill",
     "Answer": "query",
@@ -48,6 +51,7 @@ _NAME_THERE = {"distill_student": "distill", "evaluate_store": "evaluate"}
 """Functions that have the name of a room, and so another one here."""
 
 __all__ = [
+    "LOSSES",
     "Answer",
     "Camera",
     "DistillConfig",
@@ -66,6 +70,8 @@ __all__ = [
     "distill_student",
     "evaluate_store",
     "fuse",
+    "import_features",
+    "import_student",
     "label_set",
     "load_teacher",
     "load_text_encoder",
@@ -79,10 +85,13 @@ if TYPE_CHECKING:
     from cuao3d.distill import DistillConfig as DistillConfig
     from cuao3d.distill import distill as distill_student
     from cuao3d.evaluate import Row as Row
+    from cuao3d.imported import import_features as import_features
     from cuao3d.labels import LabelSet as LabelSet
     from cuao3d.labels import label_set as label_set
+    from cuao3d.objective import LOSSES as LOSSES
     from cuao3d.pipeline import evaluate as evaluate_store
     from cuao3d.pipeline import fuse as fuse
+    from cuao3d.pipeline import import_student as import_student
     from cuao3d.predictor import Predictor as Predictor
     from cuao3d.query import Answer as Answer
     from cuao3d.readers import open_dataset as open_dataset

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -19,6 +20,7 @@ from cuao3d.evaluate import Readout, Row, zero_shot
 from cuao3d.files import write_json, write_whole
 from cuao3d.formats.ply import cloud_columns, write_ply
 from cuao3d.fusion import lift_measured, sample_cells, see
+from cuao3d.imported import imported_card
 from cuao3d.objective import LossKind
 from cuao3d.predictor import Predictor
 from cuao3d.progress import OnStep, console, progress_bar
@@ -26,6 +28,7 @@ from cuao3d.query import ABSENT, HERE, Answer, heat, parts
 from cuao3d.readers import Dataset
 from cuao3d.scene import Scene, Split
 from cuao3d.store import CELL, Lifting, Setting, Store, StoredScene, TeacherCard
+from cuao3d.student import Checkpoint, read_checkpoint
 from cuao3d.teachers import Teacher, cards_of, known_card
 from cuao3d.teachers.views import BATCH
 from cuao3d.text import class_vectors, load_text_encoder
@@ -82,6 +85,31 @@ def fuse(
     if len(broken) == len(dataset):
         raise InputError(f"No scene could be lifted. {broken[0] if broken else 'The dataset is empty.'}")
     return store
+
+
+def import_student(checkpoint: Path | str, out: Path | str) -> Checkpoint:
+    """Write a student from an official checkpoint, with what is known of its teachers; nothing in the file is run.
+
+    Args:
+        checkpoint: A `.pth.tar` or `.pth` of OpenScene or CUA-O3D, or a student of ours.
+        out: File to write; it ends in .safetensors. `Predictor.open` and every `--run` take it.
+
+    Returns:
+        The student, and which tensors of the file it used.
+
+    Raises:
+        NotFoundError: There is no such checkpoint.
+        InputError: It holds something else, or `out` has another ending.
+    """
+    out = Path(out)
+    if out.suffix != ".safetensors":
+        raise InputError(f"{out} should end in .safetensors, the format of students.")
+    read = read_checkpoint(checkpoint)
+    student = read.student
+    if not student.teachers:
+        student.teachers = {name: asdict(imported_card(name, width)) for name, width in student.num_channels.items()}
+    student.save(out)
+    return read
 
 
 def evaluate(

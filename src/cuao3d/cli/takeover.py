@@ -1,7 +1,6 @@
 """`cuao3d import`: take over checkpoints and features of OpenScene and CUA-O3D."""
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -32,24 +31,15 @@ def import_official(
         text: For features: text encoder that understands the first teacher's, where its name does not say.
         cell: For features: edge of a sample cell, metres.
     """
-    from cuao3d.imported import import_features, imported_card
+    from cuao3d.imported import import_features
+    from cuao3d.pipeline import import_student
     from cuao3d.progress import Stages
     from cuao3d.readers import open_dataset
-    from cuao3d.student import read_checkpoint
     from cuao3d.teachers import canonical
 
     names = [canonical(name) for name in split_names(teacher)]
     if data is None and not names and len(sources) == 1 and not sources[0].is_dir():
-        if out.suffix != ".safetensors":
-            raise InputError(f"{out} should end in .safetensors, the format of students.")
-        read = read_checkpoint(sources[0])
-        student = read.student
-        if not student.teachers:
-            student.teachers = {
-                name: asdict(imported_card(name, width)) for name, width in student.num_channels.items()
-            }
-        student.save(out)
-        print(f"{read.describe()}\nwritten to {out}")
+        print(f"{import_student(sources[0], out).describe()}\nwritten to {out}")
         return 0
     if data is None or not names or len(set(names)) != len(sources):
         raise InputError(
