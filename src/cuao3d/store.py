@@ -287,15 +287,15 @@ class Store:
         folder = self._folder(scene.name)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "manifest.json").unlink(missing_ok=True)
+        label_set, label_set_sha256 = scene.label_set, None
+        if label_set is not None:
+            label_set, label_set_sha256 = keep_label_set(self.path / LABELS, label_set, scratch=folder)
         contents = {"points.safetensors": _cloud(scene, samples, visibility)}
         contents |= {_features_file(teacher): {"features": rows} for teacher, rows in halves.items()}
         files = {}
         for file, tensors in contents.items():
             write_tensors(folder / file, tensors)
             files[file] = {"bytes": (folder / file).stat().st_size, "sha256": sha256_of(folder / file)}
-        label_set, label_set_sha256 = scene.label_set, None
-        if label_set is not None:
-            label_set, label_set_sha256 = keep_label_set(self.path / LABELS, label_set, scratch=folder)
         if lifting:
             write_json(folder / LIFTING_FILE, {teacher: asdict(about) for teacher, about in lifting.items()})
         manifest = {
