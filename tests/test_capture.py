@@ -22,11 +22,11 @@ from cuao3d.formats.entries import (
     whole,
 )
 from cuao3d.readers import DATASETS, open_dataset
-from cuao3d.readers.matterport import write_building
 from cuao3d.readers.options import CaptureOptions, read_options
-from cuao3d.readers.scannet import write_scan
 from cuao3d.readers.sevenscenes import write_capture
 from cuao3d.scene import Scene
+from make_fixture_matterport import write_building
+from make_fixture_scannet import write_scan
 from written import WRITERS, same_views
 
 OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))

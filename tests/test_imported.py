@@ -13,9 +13,10 @@ from cuao3d.cli import main
 from cuao3d.download import CARDS
 from cuao3d.imported import import_features
 from cuao3d.readers import Dataset, open_dataset
-from cuao3d.readers.openscene import OpenScene, write_processed
+from cuao3d.readers.openscene import OpenScene
 from cuao3d.scene import Scene
 from cuao3d.store import Store, TeacherCard
+from make_fixture_openscene import write_processed
 from test_pickles import Evil
 from written import damage
 

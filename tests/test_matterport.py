@@ -11,14 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from cuao3d.formats.ply import Mesh, read_mesh, write_mesh
+from cuao3d.formats.ply import Mesh, read_mesh
 from cuao3d.geometry import visible_points
 from cuao3d.labels import label_set
 from cuao3d.readers import open_dataset
-from cuao3d.readers.matterport import Matterport, majority, write_building
+from cuao3d.readers.matterport import Matterport, majority
 from cuao3d.readers.splits import categories, scenes, split_of
 from cuao3d.scene import Scene
 from cuao3d.worlds.rooms import make_room
+from make_fixture_matterport import write_building, write_mesh
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "make_fixture_matterport.py"
 NAME = "2azQ1b91cZZ"

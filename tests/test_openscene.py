@@ -14,9 +14,10 @@ from PIL import Image
 from cuao3d.geometry import visible_points
 from cuao3d.labels import convert, label_set
 from cuao3d.readers import open_dataset
-from cuao3d.readers.openscene import OpenScene, write_processed
+from cuao3d.readers.openscene import OpenScene
 from cuao3d.scene import Scene
 from cuao3d.worlds.rooms import make_room
+from make_fixture_openscene import write_processed
 from test_pickles import Evil
 from written import damage, save_numbers
 

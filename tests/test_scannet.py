@@ -15,10 +15,11 @@ from cuao3d.formats.ply import read_ply, write_ply
 from cuao3d.geometry import visible_points
 from cuao3d.labels import label_set
 from cuao3d.readers import open_dataset
-from cuao3d.readers.scannet import ScanNet, write_scan
+from cuao3d.readers.scannet import ScanNet
 from cuao3d.readers.splits import categories, scenes, split_of
 from cuao3d.scene import Scene
 from cuao3d.worlds.rooms import make_room
+from make_fixture_scannet import write_scan
 from test_sens import recording, views
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "make_fixture_scannet.py"

@@ -16,8 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-from cuao3d.formats.sens import SensFrame, open_sens, write_sens
+from cuao3d.formats.sens import SensFrame, open_sens
 from cuao3d.scene import Scene
+from make_fixture_scannet import write_sens
 
 FRAME_HEADER = 96
 """Bytes of a pose, two times and two sizes."""

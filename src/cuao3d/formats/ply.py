@@ -119,16 +119,13 @@ def write_ply(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
         path: The file.
         columns: The properties by name, each (N,) and of type float32, float64, uint8, uint16 or int32.
     """
-    _write(path, [_Block("vertex", *_as_table(columns))])
-
-
-def write_mesh(path: Path, mesh: Mesh) -> None:
-    """Write a mesh as a binary PLY file; types as for `write_ply`."""
-    columns = {"length": np.full(len(mesh.triangles), 3, np.uint8)}
-    columns |= {f"corner {corner}": mesh.triangles[:, corner].astype(np.int32) for corner in range(3)}
-    table, properties = _as_table(columns | mesh.faces)
-    properties = [f"property list uchar int {_CORNERS[0]}", *properties[len(columns) :]]
-    _write(path, [_Block("vertex", *_as_table(mesh.vertices)), _Block("face", table, properties)])
+    types = {name: column.dtype.newbyteorder("<") for name, column in columns.items()}
+    table = np.empty(len(next(iter(columns.values()))), dtype=list(types.items()))
+    for name, column in columns.items():
+        table[name] = column
+    properties = [f"property {_NAMES[dtype.str[1:]]} {name}" for name, dtype in types.items()]
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(table)}", *properties, "end_header", ""]
+    path.write_bytes("\n".join(header).encode() + table.tobytes())
 
 
 def cloud_columns(
@@ -159,14 +156,6 @@ class _Element:
     name: str
     count: int
     properties: list[_Property]
-
-
-class _Block(NamedTuple):
-    """An element to be written."""
-
-    name: str
-    table: NDArray[Any]
-    properties: list[str]
 
 
 def _vertices(path: Path, vertices: Columns) -> Columns:
@@ -342,22 +331,3 @@ def _too_few(element: _Element) -> str:
     has_lists = any(length_dtype for _, _, length_dtype in element.properties)
     other = ", or its lists are not all of one length" if has_lists else ""
     return f"it holds fewer {kind} than the {element.count} it promises{other}"
-
-
-def _as_table(columns: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], list[str]]:
-    """Return the rows that go to the file, and the lines of the header that say what they hold."""
-    types = {name: column.dtype.newbyteorder("<") for name, column in columns.items()}
-    table = np.empty(len(next(iter(columns.values()))), dtype=list(types.items()))
-    for name, column in columns.items():
-        table[name] = column
-    return table, [f"property {_NAMES[dtype.str[1:]]} {name}" for name, dtype in types.items()]
-
-
-def _write(path: Path, blocks: list[_Block]) -> None:
-    header = ["ply", "format binary_little_endian 1.0"]
-    for block in blocks:
-        header += [f"element {block.name} {len(block.table)}", *block.properties]
-    with path.open("wb") as file:
-        file.write("\n".join([*header, "end_header", ""]).encode())
-        for block in blocks:
-            file.write(block.table.tobytes())

@@ -8,10 +8,9 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -21,7 +20,6 @@ from PIL import Image
 from torch import Tensor
 
 from cuao3d.errors import InputError, UserError
-from cuao3d.scene import Frame
 
 VERSION = 4
 """Version of the format that ScanNet is published in."""
@@ -36,10 +34,10 @@ MAX_SIDE = 4096
 MAX_FRAMES = 1_000_000
 """Most frames that a recording can have: nine hours of them."""
 
-_HEADER = struct.Struct("<16f16f16f16f2i4IfQ")
+HEADER = struct.Struct("<16f16f16f16f2i4IfQ")
 """Intrinsics and extrinsics of colour and of depth, two kinds of packing, two sizes, depth units, number of frames."""
 
-_FRAME = struct.Struct("<16f4Q")
+FRAME = struct.Struct("<16f4Q")
 """Pose, two times, bytes of colour, bytes of depth; then those bytes."""
 
 
@@ -154,9 +152,9 @@ def open_sens(path: Path, *, every: int = 1) -> Sens:
         frames: list[SensFrame] = []
         for index in range(num_frames):
             file.seek(position)
-            content = file.read(_FRAME.size)
-            values = _FRAME.unpack(content) if len(content) == _FRAME.size else None
-            start = position + _FRAME.size
+            content = file.read(FRAME.size)
+            values = FRAME.unpack(content) if len(content) == FRAME.size else None
+            start = position + FRAME.size
             if values is None or start + values[-2] + values[-1] > size:
                 problem = f"{path.name} ends within frame {index} of {num_frames}; copy it again."
                 return Sens(header, tuple(frames), problem)
@@ -165,43 +163,6 @@ def open_sens(path: Path, *, every: int = 1) -> Sens:
                 frames.append(SensFrame(header, index, pose, start, values[-2], values[-1]))
             position = start + values[-2] + values[-1]
     return Sens(header, tuple(frames), None)
-
-
-def write_sens(path: Path, frames: Sequence[Frame], *, color: Literal["png", "jpeg"] = "jpeg", every: int = 1) -> None:
-    """Write views as a recording, with depth in millimetres.
-
-    Args:
-        path: The file.
-        frames: The views; all share one set of intrinsics, of which the file keeps single precision.
-        color: How colour is packed. ScanNet's is "jpeg"; "png" loses nothing.
-        every: Each view is written so many times, so that reading every so manyth frame gives each one once.
-
-    Raises:
-        InputError: There are no views, or they differ in intrinsics.
-    """
-    if not frames:
-        raise InputError(f"There are no frames to write to {path}.")
-    camera = frames[0].camera
-    for other in (frame.camera for frame in frames):
-        same_size = (other.width, other.height) == (camera.width, camera.height)
-        if not (same_size and other.focal.equal(camera.focal) and other.center.equal(camera.center)):
-            raise InputError(f"{path} cannot hold frames that differ in intrinsics; a recording has one set.")
-    (fx, fy), (cx, cy) = camera.focal.tolist(), camera.center.tolist()
-    intrinsics = (fx, 0, cx, 0, 0, fy, cy, 0, 0, 0, 1, 0, 0, 0, 0, 1)
-    identity = np.eye(4).ravel()
-    kinds = next(number for number, name in COLORS.items() if name == color), 1
-    sizes = (camera.width, camera.height) * 2
-    name = b"made"
-    with path.open("wb") as file:
-        file.write(struct.pack("<IQ", VERSION, len(name)) + name)
-        num_frames = len(frames) * every
-        file.write(_HEADER.pack(*intrinsics, *identity, *intrinsics, *identity, *kinds, *sizes, 1000.0, num_frames))
-        for index, frame in enumerate(frames):
-            packed_color, packed_depth = _pack_color(frame, color), _pack_depth(frame)
-            pose = frame.camera.world_from_camera.flatten().tolist()
-            for time in range(index * every, (index + 1) * every):
-                file.write(_FRAME.pack(*pose, time, time, len(packed_color), len(packed_depth)))
-                file.write(packed_color + packed_depth)
 
 
 def _decode(packed: bytes, name: str) -> NDArray[np.uint8]:
@@ -221,7 +182,7 @@ def _read_header(file: BinaryIO, path: Path, size: int) -> tuple[SensHeader, int
     if version != VERSION:
         raise InputError(f"its version is {version}, expected {VERSION}")
     file.seek(min(length, size), os.SEEK_CUR)
-    values = _HEADER.unpack(file.read(_HEADER.size))
+    values = HEADER.unpack(file.read(HEADER.size))
     color, depth, *sides, depth_shift, num_frames = values[64:]
     if color not in COLORS:
         raise InputError(f"its colour is packed in way {color}, expected one of {COLORS}")
@@ -240,15 +201,3 @@ def _read_header(file: BinaryIO, path: Path, size: int) -> tuple[SensHeader, int
     color_size, depth_size = (sides[0], sides[1]), (sides[2], sides[3])
     header = SensHeader(path, intrinsics, COLORS[color], DEPTHS[depth], color_size, depth_size, depth_shift)
     return header, num_frames
-
-
-def _pack_color(frame: Frame, color: str) -> bytes:
-    pixels = (frame.read_image().permute(1, 2, 0).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    packed = io.BytesIO()
-    Image.fromarray(pixels).save(packed, color.upper(), **({"quality": 95} if color == "jpeg" else {}))
-    return packed.getvalue()
-
-
-def _pack_depth(frame: Frame) -> bytes:
-    millimetres = (frame.read_depth() * 1000).round()
-    return zlib.compress(millimetres.where(millimetres < 65536, 0).numpy().astype("<u2").tobytes())

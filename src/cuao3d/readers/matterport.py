@@ -11,14 +11,11 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Float64
 from numpy.typing import NDArray
-from PIL import Image
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from cuao3d.errors import InputError, NotFoundError, PoseError, UserError
-from cuao3d.files import write_text
 from cuao3d.formats.images import image_size, read_colors, read_depth, resize_nearest
-from cuao3d.formats.ply import Mesh, cloud_columns, read_mesh, write_mesh
+from cuao3d.formats.ply import read_mesh
 from cuao3d.formats.points import as_points
 from cuao3d.labels import convert, label_set
 from cuao3d.readers.capture import build_scene, open_frames
@@ -173,40 +170,6 @@ def majority(triangles: NDArray[np.int64], class_of_face: NDArray[np.int64], num
     return labels
 
 
-def write_building(scenes: Sequence[Scene], folder: Path | str) -> None:
-    """Write scenes as the regions of a raw building of Matterport3D.
-
-    Reading it gives back points, poses, depth (to a quarter of a millimetre) and labels (as NYU40 knows them); colours
-    of views only as far as JPEG keeps them. A view goes to all regions that its camera stands in.
-
-    Args:
-        scenes: What to write, in one coordinate frame; labels are of sets that come with the package.
-        folder: Where; its name becomes the building's, and it must not hold anything yet.
-
-    Raises:
-        InputError: The folder is not empty.
-    """
-    folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty; choose another folder.")
-    partial_folder = folder.with_name(f"{folder.name}.partial")
-    for name in (CAMERAS, COLOR, DEPTH, REGIONS):
-        (partial_folder / name).mkdir(parents=True, exist_ok=True)
-    lines: list[str] = []
-    for region, scene in enumerate(scenes):
-        write_mesh(partial_folder / REGIONS / f"region{region}.ply", _surface(scene))
-        for index, frame in enumerate(scene.frames):
-            lines += _write_view(partial_folder, f"{region:016x}{index:016x}", frame)
-    header = [
-        "dataset matterport",
-        f"n_images {len(lines) // 2}",
-        f"depth_directory {DEPTH}",
-        f"color_directory {COLOR}",
-    ]
-    write_text(partial_folder / CAMERAS / f"{folder.name}.conf", "\n".join([*header, "", *lines, ""]))
-    partial_folder.replace(folder)
-
-
 class _View(NamedTuple):
     """A line of the .conf."""
 
@@ -322,38 +285,3 @@ def _class_of_category(name: str) -> NDArray[np.int64]:
         class_of_name = dict(zip(classes.names, classes.ids, strict=True))
         table[numbers] = [class_of_name.get(row["nyuClass"], UNLABELLED) for row in rows]
     return table
-
-
-def _surface(scene: Scene) -> Mesh:
-    """Give each point a triangle with the two nearest points of its class, so that the class survives the vote."""
-    num_points = len(scene.points)
-    labels = torch.full((num_points,), UNLABELLED)
-    if scene.labels is not None and scene.label_set is not None:
-        labels = convert(scene.labels, label_set(scene.label_set), label_set("nyu40"))
-    triangles = np.arange(num_points)[:, None].repeat(3, axis=1)
-    category_of_face = np.full(num_points, -1, dtype=np.int32)
-    for class_ in set(labels.tolist()):
-        (members,) = np.nonzero(labels.numpy() == class_)
-        if len(members) >= 3:
-            positions = scene.points.numpy()[members]
-            triangles[members, 1:] = members[cKDTree(positions).query(positions, k=3)[1][:, 1:]]
-        if class_ != UNLABELLED:
-            row = next(row for row in categories("matterport") if row["nyu40id"] == str(class_))
-            category_of_face[members] = int(row["index"])
-    columns = cloud_columns(scene.points, scene.colors, scene.normals)
-    return Mesh(columns, triangles.astype(np.int64), {"category_id": category_of_face})
-
-
-def _write_view(folder: Path, panorama: str, frame: Frame) -> list[str]:
-    """Write the images of a view; return its lines of the .conf."""
-    camera, depth, color = frame.camera, f"{panorama}_d0_0.png", f"{panorama}_i0_0.jpg"
-    pixels = (frame.read_image().permute(1, 2, 0).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    Image.fromarray(pixels).save(folder / COLOR / color, quality=95)
-    units = (frame.read_depth() * UNITS_PER_METRE).round()
-    Image.fromarray(units.where(units < 65536, 0).numpy().astype(np.uint16)).save(folder / DEPTH / depth)
-    (fx, fy), (cx, cy) = camera.focal.tolist(), camera.center.tolist()
-    pose = (camera.world_from_camera @ OPENGL).flatten().tolist()
-    return [
-        f"intrinsics_matrix {fx!r} 0 {cx!r}  0 {fy!r} {camera.height - 1 - cy!r}  0 0 1",
-        f"scan {depth} {color} {' '.join(map(repr, pose))}",
-    ]

@@ -3,24 +3,21 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import compress
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from cuao3d.errors import InputError, NotFoundError, PoseError, UserError
-from cuao3d.files import write_whole
 from cuao3d.formats.entries import by_number, read_matrix, read_pose
 from cuao3d.formats.images import MILLIMETRE, Lens, image_size, lens_of, open_frame, usual_size
 from cuao3d.formats.points import Points
-from cuao3d.labels import LABEL_SETS, convert, label_set
+from cuao3d.labels import LABEL_SETS, label_set
 from cuao3d.pickles import read_torch
 from cuao3d.readers.capture import build_scene, open_frames
 from cuao3d.readers.folder import ENDINGS
@@ -29,7 +26,7 @@ from cuao3d.readers.matterport import UNITS_PER_METRE, near_region
 from cuao3d.readers.options import CaptureOptions, correct_pose, given_annotations, read_options, turn_up
 from cuao3d.readers.scannet import OCCLUSION_TOLERANCE, OFFICIAL_CENTER, OFFICIAL_FOCAL, OFFICIAL_SIZE
 from cuao3d.readers.splits import split_of
-from cuao3d.scene import UNLABELLED, Camera, Frame, Problem, Scene, Split
+from cuao3d.scene import UNLABELLED, Frame, Problem, Scene, Split
 
 ENDING, CLOUD_SUFFIX, INTRINSICS = ".pth", "_vh_clean_2", "intrinsics.txt"
 
@@ -198,31 +195,6 @@ class OpenScene:
         return replace(lens, center=(lens.center[0], lens.size[1] - 1 - lens.center[1]))
 
 
-def write_processed(
-    scenes: Sequence[Scene], folder: Path | str, *, dataset: Literal["scannet", "matterport"] = "scannet"
-) -> None:
-    """Write scenes as OpenScene's scripts process a dataset, into DATASET_3d/ and DATASET_2d/ of a folder.
-
-    Reading them gives back points, poses, depth (to its unit), labels (as the dataset knows them) and colours (of views
-    only as far as JPEG keeps them).
-
-    Args:
-        scenes: What to write; for Matterport3D they are named ID_region0 and so on, in one frame per building.
-        folder: Where.
-        dataset: Whose layout.
-    """
-    folder, source = Path(folder), SOURCES[dataset]
-    for scene in scenes:
-        suffix, views = (CLOUD_SUFFIX, scene.name) if dataset == "scannet" else ("", _building(scene.name))
-        content = _content(scene, str(source.labels))
-        path = folder / f"{dataset}_3d" / scene.split / f"{scene.name}{suffix}{ENDING}"
-        write_whole(path, partial(torch.save, content))
-        for index, frame in enumerate(scene.frames):
-            panorama = f"{scene.name.encode().hex():0>32}_i{index // 6}_{index % 6}"
-            view = str(20 * index) if dataset == "scannet" else panorama
-            _write_view(frame, folder / f"{dataset}_2d" / views, view, source)
-
-
 def _folders(path: Path) -> list[Path]:
     """List the folders of processed clouds: the path itself, or those in it."""
     whole = path.parent if path.name in get_args(Split) else path
@@ -301,38 +273,3 @@ def _labels(labels: NDArray[Any], path: Path, name: str | None) -> tuple[Int64[T
     rows = np.where(known, labels, 0).astype(np.int64)
     text = f"{unknown} labels of {path.name} left out: they are not among the {len(ids)} classes of {name}."
     return torch.from_numpy(np.where(known, ids[rows], UNLABELLED)), [Problem("labels", text)] if unknown else []
-
-
-def _content(scene: Scene, labels_name: str) -> tuple[NDArray[Any], Any, NDArray[Any]]:
-    """Return what the file of a scene's points holds."""
-    labels = torch.full((len(scene.points),), UNLABELLED)
-    if scene.labels is not None and scene.label_set is not None:
-        target = label_set(labels_name)
-        labels = target.classes(convert(scene.labels, label_set(scene.label_set), target))
-    colors = 0 if scene.colors is None else ((scene.colors * 255).round() / 127.5 - 1).numpy()
-    return scene.points.numpy(), colors, labels.double().numpy()
-
-
-def _write_view(frame: Frame, folder: Path, view: str, source: Source) -> None:
-    for kind in ("color", "depth", "pose"):
-        (folder / kind).mkdir(parents=True, exist_ok=True)
-    pixels = (frame.read_image().permute(1, 2, 0).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-    Image.fromarray(pixels).save(folder / "color" / f"{view}.jpg", quality=95)
-    units = (frame.read_depth() / source.depth_unit).round()
-    depth = units.where(units < 65535, 0).numpy().astype(np.uint16)
-    Image.fromarray(depth).save(folder / "depth" / f"{_depth_name(view)}.png")
-    np.savetxt(folder / "pose" / f"{view}.txt", frame.camera.world_from_camera.numpy(), fmt="%.17g")
-    matrix = _matrix(frame.camera, from_bottom=source.center_from_bottom)
-    if source.center_from_bottom:
-        (folder / "intrinsic").mkdir(exist_ok=True)
-        np.savetxt(folder / "intrinsic" / f"{view}.txt", matrix[:3, :3], fmt="%.17g")
-    else:
-        np.savetxt(folder.parent / INTRINSICS, matrix, fmt="%.17g")
-
-
-def _matrix(camera: Camera, *, from_bottom: bool) -> NDArray[np.float64]:
-    matrix = np.eye(4)
-    matrix[[0, 1], [0, 1]], matrix[:2, 2] = camera.focal, camera.center
-    if from_bottom:
-        matrix[1, 2] = camera.height - 1 - matrix[1, 2]
-    return matrix

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,11 +11,11 @@ from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from cuao3d.errors import InputError, NotFoundError, UserError
-from cuao3d.files import read_json, write_json, write_text
+from cuao3d.files import read_json
 from cuao3d.formats.images import as_image, resize_nearest
-from cuao3d.formats.ply import cloud_columns, read_ply, write_ply
+from cuao3d.formats.ply import read_ply
 from cuao3d.formats.points import read_points
-from cuao3d.formats.sens import Sens, SensFrame, open_sens, write_sens
+from cuao3d.formats.sens import Sens, SensFrame, open_sens
 from cuao3d.labels import convert, label_set
 from cuao3d.readers.capture import build_scene
 from cuao3d.readers.options import annotations_of, given_annotations
@@ -117,38 +116,6 @@ class ScanNet:
             occlusion_tolerance=OCCLUSION_TOLERANCE,
         )
         return _aligned(scene, _at(scan, ABOUT)) if self.axis_align else scene
-
-
-def write_scan(scene: Scene, folder: Path | str, *, color: Literal["png", "jpeg"] = "jpeg", every: int = 20) -> None:
-    """Write a scene as a raw scan of ScanNet: reading it gives back points, poses, depth (to a millimetre) and labels.
-
-    Args:
-        scene: What to write; its labels, if it has any, are of scannet20, and its frames share one set of intrinsics.
-        folder: Where; its name becomes the scan's, and it must not hold anything yet.
-        color: How colour is packed in the recording; "png" loses nothing.
-        every: Each view is written so many times, as if the camera had rested.
-
-    Raises:
-        InputError: The folder is not empty, or the format cannot hold the scene.
-    """
-    folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty; choose another folder.")
-    if scene.labels is not None and scene.label_set != "scannet20":
-        raise InputError(f"Scene {scene.name} has labels of {scene.label_set!r}; a scan of ScanNet takes scannet20.")
-    partial_folder = folder.with_name(f"{folder.name}.partial")
-    partial_folder.mkdir(parents=True, exist_ok=True)
-    scan = partial_folder / folder.name
-    columns = cloud_columns(scene.points, scene.colors)
-    write_ply(_at(scan, POINTS), columns)
-    if scene.labels is not None:
-        nyu40 = convert(scene.labels, label_set("scannet20"), label_set("nyu40"))
-        nyu40 = nyu40.where(nyu40 != UNLABELLED, 0)
-        write_ply(_at(scan, LABELS), columns | {"label": nyu40.numpy().astype(np.uint16)})
-        _write_objects(scan, nyu40)
-    write_text(_at(scan, ABOUT), f"axisAlignment = {' '.join(f'{number:f}' for number in np.eye(4).ravel())}\n")
-    write_sens(_at(scan, RECORDING), scene.frames, color=color, every=every)
-    partial_folder.replace(folder)
 
 
 def _scans(path: Path) -> list[Path]:
@@ -269,13 +236,3 @@ def _read_alignment(path: Path) -> Float64[Tensor, "4 4"]:
     if problem := pose_problem(matrix):
         raise InputError(f"{path} has an axisAlignment that cannot be used: {problem}")
     return matrix
-
-
-def _write_objects(scan: Path, nyu40: Int64[Tensor, "N"]) -> None:
-    """Write one object per class, of one segment, under the first name that annotators could have chosen for it."""
-    groups: list[dict[str, Any]] = []
-    for index, class_ in enumerate(sorted({*nyu40.tolist()} - {0})):
-        name = next(row["raw_category"] for row in categories("scannet") if int(row["nyu40id"]) == class_)
-        groups.append({"id": index, "objectId": index, "segments": [class_], "label": name})
-    write_json(_at(scan, OBJECTS), {"sceneId": f"scannet.{scan.name}", "segGroups": groups})
-    write_json(_at(scan, SEGMENTS), {"sceneId": f"scannet.{scan.name}", "segIndices": nyu40.tolist()})
