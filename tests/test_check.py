@@ -320,6 +320,13 @@ def test_coverage_counts_cells_and_views(synthetic_scene: Scene):
     assert 1 < two["views_per_cell"] < 2
 
 
+def test_coverage_goes_by_the_tolerance_of_the_scene(synthetic_scene: Scene):
+    behind = synthetic_scene.points * torch.tensor([1.0, 1.1, 1.0])  # a tenth of the depth
+    for tolerance, is_seen in ((0.25, True), (0.05, False)):
+        scene = replace(synthetic_scene, points=behind, colors=None, labels=None, occlusion_tolerance=tolerance)
+        assert (check(scene).measurements["coverage"]["seen"] > 0) == is_seen
+
+
 def test_a_report_is_json_and_the_same_every_time(room: Scene):
     report = check(room)
     assert json.dumps(asdict(report), allow_nan=False) == json.dumps(asdict(check(room)))

@@ -133,6 +133,19 @@ def test_blocks_of_any_size_give_the_same(monkeypatch):
     assert_equal_with_gradients(convolve(x, kernel, voxels.neighbours(3)), whole, x, kernel)
 
 
+def test_each_size_of_kernel_and_of_blocks_is_kept_by_itself():
+    voxels = cube_of_voxels(6, keep=0.5)
+    assert [voxels.neighbours(size).volume for size in (5, 3, 1, 5)] == [125, 27, 1, 125]
+    windows = voxels.neighbours(3).windows
+    for num_rows, multiple in ((16, 1), (64, 1), (16, 8), (16, 1)):
+        blocks = windows.blocks(num_rows, multiple)
+        assert len(blocks) == -(-len(voxels) // num_rows)
+        sizes = [size for block in blocks for size in block.sizes]
+        assert all(size % multiple == 0 for size in sizes)
+        if multiple == 1:
+            assert sum(sizes) == len(windows.row)
+
+
 def test_same_bits_twice():
     voxels = cube_of_voxels(8, keep=0.5)
     x, kernel = (t.float().detach().requires_grad_() for t in random_operands(len(voxels), 27, 8, seed=1))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from conftest import ColorTeacher
-from cuao3d.fusion import lift, sample_cells, see
+from cuao3d.fusion import Visibility, lift, sample_cells, see
 from cuao3d.scene import Problem
 from cuao3d.store import Store, TeacherCard
 
@@ -50,6 +50,24 @@ def test_problems_of_a_store_that_knows_no_kinds_are_read(synthetic_scene, tmp_p
     assert manifest["problems"] == [{"kind": "pose", "text": "a frame is lost"}]
     path.write_text(json.dumps(manifest | {"problems": ["a frame is lost"]}))
     assert store["synthetic"].problems == (Problem("other", "a frame is lost"),)
+
+
+def test_values_of_seen_samples_are_spread_to_where_these_are(synthetic_scene, tmp_path):
+    store = Store.create(tmp_path, cell=0.05, teachers={"color": TeacherCard(3), "place": TeacherCard(1)})
+    samples = sample_cells(synthetic_scene.points, store.cell)
+    num_views = torch.arange(len(samples.index_of_sample)) % 3  # of three samples the first is unseen
+    rows = torch.nonzero(num_views).squeeze(1)
+    colors = torch.tensor([[0.25, 0.5, 0.75]]).expand(len(rows), 3)
+    features = {"color": colors, "place": rows[:, None].float()}
+    store.add_scene(synthetic_scene, samples, Visibility((), num_views), features)
+    scene = store["synthetic"]
+    assert torch.equal(scene.features("color"), colors.half())
+    assert torch.equal(scene.features("place"), rows[:, None].half())
+    expected = torch.arange(len(num_views)).where(num_views > 0, -1)
+    assert torch.equal(scene.spread(scene.features("place"), -1)[:, 0], expected.half())
+    assert torch.equal(scene.spread(rows, -1), expected)
+    assert not scene.spread(scene.features("color"))[num_views == 0].any()
+    assert torch.equal(scene.seen, num_views > 0)
 
 
 def test_the_same_scene_gives_the_same_bytes(synthetic_scene, tmp_path):

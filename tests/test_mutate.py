@@ -1,0 +1,47 @@
+"""The list of breakages stays true: every line that is broken is there, and so is every test that must notice it."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+import mutate
+from mutate import CHECKOUT, Mutant, read_mutants
+
+MUTANTS = read_mutants()
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_breakage_changes_one_line_that_is_there_and_names_tests_that_are(mutant: Mutant):
+    path = CHECKOUT / "src" / "cuao3d" / mutant.file
+    whole = path.read_text(encoding="utf-8")
+    broken = mutant.apply(whole)
+    changed = [one for one, other in zip(whole.split("\n"), broken.split("\n"), strict=True) if one != other]
+    assert len(changed) == 1
+    for test in mutant.tests:
+        file, _, name = test.partition("::")
+        content = (CHECKOUT / file).read_text(encoding="utf-8")
+        assert not name or re.search(rf"^def {re.escape(name)}\(", content, re.MULTILINE), test
+
+
+def test_names_are_unique():
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
+
+
+def test_a_line_that_is_not_there_once_is_told():
+    mutant = replace(MUTANTS[0], old="x = 1")
+    for text, times in (("", 0), ("x = 1\nx = 1\n", 2)):
+        with pytest.raises(ValueError, match=rf"'x = 1' stands {times} times in {re.escape(mutant.file)}"):
+            mutant.apply(text)
+
+
+def test_a_line_is_broken_while_its_tests_run_and_mended_afterwards(tmp_path, monkeypatch):
+    copy, path = object.__new__(mutate.Copy), tmp_path / "src" / "cuao3d" / "a.py"
+    copy.folder = tmp_path
+    path.parent.mkdir(parents=True)
+    path.write_text("x = 1\ny = 2\n")
+    seen = []
+    monkeypatch.setattr(mutate.Copy, "run", lambda self, tests: seen.append((path.read_text(), tests)))
+    assert copy.try_out(Mutant("a.b", "a.py", "y = 2", "y = 3", ("tests/test_a.py",))) is None
+    assert seen == [("x = 1\ny = 3\n", ("tests/test_a.py",))]
+    assert path.read_text() == "x = 1\ny = 2\n"
