@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cuao3d.augment import Augmentation
-from cuao3d.batches import STILL, Batches
+from cuao3d.batches import STILL, Batches, TrainingScene, voxelize_scene
 from cuao3d.distill import DistillConfig, distill
 from cuao3d.fusion import Visibility, sample_cells
 from cuao3d.geometry import voxelize
 from cuao3d.labels import label_set
+from cuao3d.objective import RowMeans
 from cuao3d.run import load_run
 from cuao3d.scene import Scene
 from cuao3d.store import Store, TeacherCard
@@ -427,6 +428,25 @@ def test_held_out_scenes_are_training_scenes_and_choose_the_student(store, tmp_p
     assert (run / "student.safetensors").read_bytes() == (run / "best.safetensors").read_bytes()
     with pytest.raises(ValueError, match="Of 3 training scenes 3 cannot be held out"):
         distill(store, replace(CONFIG, num_held_out=3), tmp_path / "none")
+
+
+def test_held_out_losses_are_those_of_the_finished_student_in_evaluation_mode(store, tmp_path):
+    config = replace(CONFIG, num_held_out=1, num_steps=2)
+    run = distill(store, config, tmp_path)
+    (name,) = read(run, "run.json")["held_out"]
+    scene, student = store[name], load_run(run).student.eval()
+    features = tuple(scene.features(teacher) for teacher in CONFIG.teachers)
+    shown = TrainingScene(name, scene.sample_points, scene.seen_samples, features)
+    whole = replace(config, augmentation=STILL, points_per_scene=None)
+    batch = voxelize_scene(shown, whole, RowMeans, torch.Generator())
+    with torch.no_grad():
+        said = student(batch.coordinates, torch.ones(len(batch.coordinates), 3))
+    place, height = (said[teacher][batch.supervised] for teacher in CONFIG.teachers)
+    expected = {
+        "place": 1 - torch.nn.functional.cosine_similarity(place, batch.targets[0][0][:].float()).mean().item(),
+        "height": (height - batch.targets[0][1][:].float()).abs().mean().item(),
+    }
+    assert metrics(run)[-1]["validation"]["losses"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_run_goes_on_from_a_checkpoint_of_another_folder(store, tmp_path, plain_run):

@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,11 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cuao3d.augment import Augmentation
-from cuao3d.batches import TrainingScene
+from cuao3d.batches import Batches, TrainingScene
+from cuao3d.fusion import Samples, Visibility
 from cuao3d.labels import label_set
 from cuao3d.probe import HEAD, SuperviseConfig, class_weights, majority_class, score, supervise
+from cuao3d.scene import Scene
 from cuao3d.store import Store
-from cuao3d.student import Student
+from cuao3d.student import Norm, Student
+from cuao3d.training import make_student
 
 CONFIG = SuperviseConfig(
     voxel_size=0.1,
@@ -59,6 +63,42 @@ def test_the_bound_learns_the_labels_and_keeps_their_set(synthetic_store, tmp_pa
     row = score(synthetic_store, run, split="train")
     assert row.readout == "supervised"
     assert row.coverage == 100
+
+
+def test_the_bound_learns_the_label_of_each_samples_own_point_weighed_by_its_class(tmp_path, monkeypatch):
+    # Ten samples of a class in one scene, forty of another in the next; each sample's second point has a third label.
+    store, shown = Store.create(tmp_path / "store", cell=0.05), {}
+    for label, (name, num_samples) in enumerate((("few", 10), ("many", 40))):
+        own = torch.arange(num_samples)[:, None] * torch.tensor([0.2, 0.4, 0.0])
+        points = torch.cat([own + 0.01, own]).float()
+        samples = Samples(num_samples + torch.arange(num_samples), torch.arange(num_samples).repeat(2))
+        labels = torch.tensor([7, label]).repeat_interleave(num_samples)
+        scene = Scene(name, points, (), labels=labels, label_set="scannet20")
+        store.add_scene(scene, samples, Visibility((), torch.zeros(num_samples, dtype=torch.int64)), {})
+
+    class Spy(Batches):
+        def __init__(self, scenes, *rest):
+            shown.update({scene.name: scene for scene in scenes})
+            super().__init__(scenes, *rest)
+
+    def blindfolded(*args) -> Student:
+        student = make_student(*args)
+        for module in student.modules():
+            if isinstance(module, Norm):
+                module.weight.data.zero_()
+        student.heads[HEAD].weight.data.zero_()
+        return student
+
+    monkeypatch.setattr("cuao3d.probe.Batches", Spy)
+    monkeypatch.setattr("cuao3d.probe.make_student", blindfolded)
+    run = supervise(store, replace(CONFIG, num_steps=2, learning_rate=1e-12), tmp_path / "run")
+    assert shown["few"].targets[0].tolist() == [0] * 10
+    assert shown["many"].targets[0].tolist() == [1] * 40
+    assert torch.equal(shown["few"].points, store["few"].points[10:])
+    # All classes are as likely: log 20. Weights go as 1 / sqrt(10) and 1 / sqrt(40), and are 1 over both scenes.
+    of_few = 50 / (10**0.5 + 40**0.5) / 10**0.5
+    losses = sorted(json.loads(line)["losses"][HEAD] for line in (run / "metrics.jsonl").read_text().splitlines())
+    assert losses == pytest.approx([of_few / 2 * math.log(20), of_few * math.log(20)], rel=1e-4)
 
 
 def test_supervision_needs_labels(tmp_path):

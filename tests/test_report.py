@@ -14,6 +14,7 @@ from cuao3d.report import (
     Cloud,
     Gallery,
     Heat,
+    _alike,
     cluster_colors,
     clusters,
     pca_colors,
@@ -125,6 +126,13 @@ def test_separate_groups_are_separate_segments_the_largest_first():
     colors = cluster_colors(features, 3, seed=5)
     torch.testing.assert_close(colors, cluster_colors(features, 3, seed=5))
     assert len(colors.unique(dim=0)) == 3
+
+
+def test_like_segments_have_like_numbers():
+    first = torch.tensor([0, 0, 0, 1, 1, 2, -1])
+    second = torch.tensor([2, 2, 2, 0, 0, 1, 1])
+    assert _alike(second, first).tolist() == [0, 0, 0, 1, 1, 2, 2]
+    assert _alike(first, second).tolist() == [2, 2, 2, 0, 0, 1, -1]
 
 
 def test_principal_colors_follow_what_varies_most():

@@ -159,6 +159,30 @@ def test_bfloat16_heads_are_within_one_percent():
     assert (half.float() - exact).norm() < 0.01 * exact.norm()
 
 
+def test_weights_begin_as_the_method_says():
+    # docs/method.md, S6: variance 2 / fan-out, the fan-out of a 1x1x1 being its inputs; transposed +-1 / sqrt(8 C_out).
+    torch.manual_seed(0)
+    for size, variance in ((3, 2 / (27 * 24)), (2, 2 / (8 * 24)), (1, 2 / 96)):
+        kernel = ConvNorm(96, 24, size).kernel
+        assert kernel.var().item() == pytest.approx(variance, rel=0.1)
+        assert kernel.abs().max().item() > 3 * variance**0.5  # normal, not uniform
+    kernel, bound = ConvNorm(96, 24, 2, transposed=True).kernel, (8 * 24) ** -0.5
+    assert 0.99 * bound < kernel.abs().max().item() <= bound
+    assert kernel.var().item() == pytest.approx(bound**2 / 3, rel=0.1)
+    head = Student({"a": 400}, "MinkUNet14Mini").heads["a"]
+    assert head.weight.var().item() == pytest.approx(2 / 48, rel=0.1)
+    assert head.bias is None
+
+
+def test_unsureness_is_a_standard_deviation():
+    student, (coords, feats) = Student({"a": 4, "b": 2}, "MinkUNet14Mini", noise=True), small_room()
+    student.noise.bias.data = torch.tensor([0.5, 3.0]).square().log()
+    with torch.no_grad():
+        unsure = student.eval().unsureness(coords, feats)
+    torch.testing.assert_close(unsure["a"], torch.full((len(coords),), 0.5))
+    torch.testing.assert_close(unsure["b"], torch.full((len(coords),), 3.0))
+
+
 def test_batch_norm_folds_into_the_convolution():
     voxels_free = ConvNorm(5, 7, size=1)
     voxels_free(torch.randn(50, 5), None)

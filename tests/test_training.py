@@ -14,7 +14,7 @@ from cuao3d.batches import STILL, Batches
 from cuao3d.objective import RowMeans
 from cuao3d.progress import training_bars
 from cuao3d.run import CHECKPOINT
-from cuao3d.training import NOISE_GROUP, STUDENT_GROUP, TrainConfig, rate_fraction, train
+from cuao3d.training import NOISE_GROUP, OPTIMIZERS, STUDENT_GROUP, TrainConfig, rate_fraction, train
 from test_batches import make_scene
 
 CONFIG = TrainConfig(voxel_size=0.1, num_steps=7, batch_size=2, augmentation=STILL, checkpoint_every=3)
@@ -26,6 +26,27 @@ def test_rates_by_hand():
         config = replace(CONFIG, schedule=schedule, final_rate=0.01)
         assert rate_fraction(0.0, config) == pytest.approx(1)
         assert rate_fraction(0.5, config) == pytest.approx(fraction)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "moves"),
+    [("sgd", 1 + 1.9), ("adam", 2), ("adamw", 2)],  # momentum 0.9; Adam's first steps are as long as its rate
+)
+def test_steps_by_hand(optimizer, moves):
+    weight = torch.ones(1, requires_grad=True)
+    steps = OPTIMIZERS[optimizer]([{"params": [weight], "lr": 0.01, "weight_decay": 0.0}])
+    for _ in range(2):
+        weight.grad = torch.ones(1)
+        steps.step()
+    assert weight.item() == pytest.approx(1 - 0.01 * moves, abs=1e-6)
+
+
+def test_weight_decay_of_adamw_is_apart_from_the_gradient():
+    for optimizer, left in (("adamw", 1 - 0.01 * 0.5), ("adam", 1 - 0.01)):
+        weight = torch.ones(1, requires_grad=True)
+        weight.grad = torch.zeros(1)
+        OPTIMIZERS[optimizer]([{"params": [weight], "lr": 0.01, "weight_decay": 0.5}]).step()
+        assert weight.item() == pytest.approx(left, abs=1e-6)
 
 
 class Vector(nn.Module):
