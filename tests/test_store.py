@@ -117,6 +117,8 @@ def test_going_on_needs_the_same_settings(tmp_path):
         Store.create(tmp_path, teachers=CARD, settings={"mode": "bicubic"})
     with pytest.raises(ValueError, match=r"its settings\.mode is \"bicubic\", not \"bilinear\""):
         Store.create(tmp_path, cell=0.05, teachers=CARD, settings={"mode": "bilinear"})
+    with pytest.raises(ValueError, match=r"its teachers are color, not none\."):
+        Store.create(tmp_path, cell=0.05, settings={"mode": "bicubic"})
 
 
 def test_what_is_no_store_is_refused(tmp_path):
