@@ -163,7 +163,7 @@ def test_a_card_may_name_a_loss_of_ones_own(file, tmp_path):
         ("def loss(p, t): return (p - t).square()", r"returned \(3, 4\) for 3 rows"),
         ("def loss(p, t): return p.tolist()", "returned list for 3 rows"),
         ("def loss(p, t): return (p.detach() - t).square().mean(dim=1)", "no gradient"),
-        ("def loss(p, t): return (p - p.mean(dim=0) - t).square().mean(dim=1)", "another loss beside other rows"),
+        ("def loss(p, t): return (p - p.mean(dim=0) - t).square().mean(dim=1)", "of a row changes with the other rows"),
         ("import torch\ndef loss(p, t): return (p - t).abs().mean(dim=1) + torch.rand(len(p))", "nothing random"),
         ("\n1 / 0", r"my_loss\.py cannot be run: ZeroDivisionError: division by zero \(line 2\)"),
     ],

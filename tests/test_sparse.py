@@ -195,7 +195,7 @@ def test_spconv_gives_the_same_rows_and_gradients_on_a_gpu():
 def test_spconv_is_refused_where_it_is_wrong_or_missing():
     voxels = cube_of_voxels(3, keep=1.0)
     x, kernel = random_operands(len(voxels), 27, 4, seed=0)
-    with pytest.raises((ImportError, ValueError), match=r"needs spconv: pip install|only right on a GPU"):
+    with pytest.raises((ImportError, ValueError), match=r"needs spconv: pip install|correct on a GPU only"):
         convolve(x, kernel, voxels.neighbours(3), "spconv")
 
 

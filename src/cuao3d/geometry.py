@@ -1,4 +1,4 @@
-"""Where points are: projection, visibility, back-projection, voxels and nearest neighbours, as pure functions."""
+"""Geometry: projection, visibility, back-projection, voxels and nearest neighbours, as pure functions."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -62,17 +62,20 @@ def visible_points(
     occlusion_tolerance: float = 0.25,
     border: int = 10,
 ) -> Projection:
-    """Find the points that a view sees: inside the image and where the depth image says the surface is.
+    """Find the points that a view sees: inside the image and on the surface of the depth image.
 
     Args:
         points: World positions, metres.
         camera: Camera of the depth image.
         depth: Depth along the optical axis, metres; 0 = missing, which hides what lies behind it.
         occlusion_tolerance: Visible where |z - depth| <= occlusion_tolerance * depth (`docs/method.md`, section 3).
-        border: Width of the margin that is not used, pixels.
+        border: Width of the image margin that is ignored, pixels.
+
+    Returns:
+        The visible points, their exact pixel positions and depths.
 
     Raises:
-        InputError: The depth image is not of the camera's size.
+        InputError: The depth image and the camera differ in size.
     """
     if tuple(depth.shape) != (camera.height, camera.width):
         raise InputError(
@@ -124,7 +127,7 @@ def pack(coordinates: Int64[Tensor, "N 3"]) -> Int64[Tensor, "N"]:
 
 
 def unpack(keys: Int64[Tensor, "N"]) -> Int64[Tensor, "N 3"]:
-    """Turn keys of `pack` back into coordinates."""
+    """Invert `pack`: turn keys back into coordinates."""
     limit, mask = 1 << (COORDINATE_BITS - 1), (1 << COORDINATE_BITS) - 1
     return torch.stack([keys >> (2 * COORDINATE_BITS), keys >> COORDINATE_BITS, keys], dim=1).bitwise_and(mask) - limit
 

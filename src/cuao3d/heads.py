@@ -1,4 +1,4 @@
-"""The student's heads: one map from its features to those of each teacher, under the teacher's name."""
+"""The student's heads: per teacher, a map from the student's features to the teacher's."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -15,10 +15,10 @@ HeadKind = Literal["linear", "mlp"]
 
 
 class Head(nn.Module):
-    """Linear map from the student's features to one teacher's, after a hidden layer if asked for.
+    """Map from the student's features to one teacher's: linear, or with a hidden layer (`mlp`).
 
     Attributes:
-        bias: None, or what was added when a head that learned normalised features was led back to the teacher's own.
+        bias: None while training. A head that learned normalised features gets one when the normaliser is undone.
     """
 
     bias: Tensor | None
@@ -36,14 +36,14 @@ class Head(nn.Module):
         return out if self.bias is None else out + self.bias
 
     def before(self, hidden: Float[Tensor, "V H"]) -> Float[Tensor, "V H"]:
-        """Return what the linear map reads."""
+        """Return the input of the linear map."""
         return hidden if self.inner is None else F.relu(self.inner(hidden))
 
 
 class Heads(nn.Module):
-    """Heads by teacher. Any name will do: `nn.ModuleDict` refuses "resnet-1.5", "half" and "keys".
+    """Heads by teacher, under any name: `nn.ModuleDict` refuses "resnet-1.5", "half" and "keys".
 
-    Tensors are named after the teacher, as in a `nn.ModuleDict`; see `tensor_name`.
+    Tensors are named after the teacher, as in an `nn.ModuleDict`; see `tensor_name`.
     """
 
     def __init__(self, heads: Mapping[str, Head]) -> None:
@@ -76,8 +76,8 @@ class Heads(nn.Module):
 
 
 def tensor_name(teacher: str) -> str:
-    """Return how the names of a head's tensors spell its teacher; no two teachers are spelled alike.
+    """Escape a teacher's name for the names of its head's tensors; no two teachers get the same one.
 
-    Dots part the names of tensors, and a module sets `training` and attributes with "_" in front on itself.
+    Dots separate the parts of a tensor's name, and a module has attributes called `training` and `_...` already.
     """
     return re.sub(r"[.%]|^_|^t(?=raining\Z)", lambda match: f"%{ord(match[0]):02X}", teacher)

@@ -1,4 +1,4 @@
-"""Ray casting: the depth that a camera sees of a triangle mesh."""
+"""Ray casting: depth maps of a triangle mesh."""
 
 from typing import Any
 
@@ -25,11 +25,11 @@ def embree_scene(triangles: NDArray[np.float32]) -> rtcore_scene.EmbreeScene:
 
 
 def cast_depth(embree: rtcore_scene.EmbreeScene, camera: Camera) -> Float32[Tensor, "H W"]:
-    """Return the depth along the optical axis that a camera sees of a mesh, metres; 0 where it sees none.
+    """Render the depth of a mesh along the optical axis of a camera, metres; 0 where no ray hits it.
 
     Args:
         embree: The mesh; see `embree_scene`.
-        camera: Where it is seen from.
+        camera: Pinhole camera.
     """
     rays = pixel_rays(camera).astype(np.float32)
     eye = np.broadcast_to(camera.world_from_camera[:3, 3].numpy(), rays.shape).astype(np.float32)
@@ -49,6 +49,6 @@ def pixel_rays(camera: Camera) -> NDArray[np.floating[Any]]:
 
 
 def rotate(vectors: NDArray[np.floating[Any]], rotation: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-    """Return R v for each row v. Not by `@`: a BLAS's threads wait for each other longer than three columns take."""
+    """Return R v for each row v. Not by `@`: a BLAS's threads take longer to synchronise than to multiply 3 columns."""
     rotated: NDArray[np.floating[Any]] = np.einsum("ij,kj->ik", vectors, rotation)
     return rotated

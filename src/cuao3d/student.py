@@ -26,7 +26,7 @@ from cuao3d.sparse import KernelMap, VoxelSet, convolve, multiply, sort_voxels
 from cuao3d.teachers import canonical, known_card
 
 OFFICIAL_VOXEL = 0.02
-"""Edge of a voxel in OpenScene's and CUA-O3D's trainings, metres."""
+"""Edge of a voxel in the training of OpenScene and CUA-O3D, metres."""
 
 NUM_INPUTS = 3
 """Channels of the input features; the constant (1, 1, 1) where only geometry is used."""
@@ -59,22 +59,22 @@ ARCHITECTURES: dict[str, Architecture] = {
     "MinkUNet34C": Architecture((32, 64, 128, 256, 256, 128, 96, 96), _BLOCKS_34),
     "MinkUNet14Mini": Architecture((16, 32, 64, 128, 64, 64, 48, 48), _BLOCKS_14, num_stem=16),
 }
-"""The plans of the reference implementation, and a small one of ours for quick runs."""
+"""Sizes of the reference implementation's networks, and a small one for quick runs."""
 
 
 class Student(nn.Module):
     """Sparse U-Net from voxels to features, with a head per teacher on top.
 
     Attributes:
-        architecture: Name of its plan in `ARCHITECTURES`.
+        architecture: Its name in `ARCHITECTURES`.
         head: Kind of its heads.
         num_channels: Channels of each head, by teacher.
         num_hidden: Channels that the heads read.
         heads: One `Head` per teacher; `heads[name].weight` is (num_hidden, channels).
-        noise: Reads from the same channels the logarithm of each teacher's variance; None where that was not learned.
-        voxel_size: Edge of the voxels that it was trained with, metres; None where that is not known.
-        teachers: Card of each teacher, as JSON; empty where that is not known. With both, its file alone is enough to
-            answer words.
+        noise: Predicts the log variance of each teacher from the same channels; None if that was not learned.
+        voxel_size: Edge of the voxels that it was trained with, metres; None if unknown.
+        teachers: Card of each teacher, as JSON; empty if unknown. With both, its file alone is enough to answer text
+            queries.
     """
 
     voxel_size: float | None = None
@@ -94,7 +94,10 @@ class Student(nn.Module):
             heads: Channels of each head, by teacher.
             architecture: A name in `ARCHITECTURES`.
             head: `linear`, as in the paper, or `mlp`: a hidden layer of the same width and a ReLU before it.
-            noise: Whether it also says, voxel by voxel, how unsure it is of each teacher.
+            noise: Whether it also predicts, for each voxel, the uncertainty about each teacher.
+
+        Raises:
+            InputError: There is no such architecture.
         """
         super().__init__()
         if architecture not in ARCHITECTURES:
@@ -131,10 +134,13 @@ class Student(nn.Module):
         Args:
             coords: Distinct voxels [batch, x, y, z] in any order, in cells.
             feats: Input features of each voxel.
-            heads: Teachers to predict; None: all. The others cost nothing.
+            heads: Teachers to predict; None: all. Heads that are left out cost nothing.
 
         Returns:
             Per teacher one row of features per voxel, in the order of `coords`.
+
+        Raises:
+            InputError: There is no such head, or the voxels or features are invalid.
         """
         names = list(self.heads) if heads is None else list(heads)
         unknown = [name for name in names if name not in self.heads]
@@ -144,14 +150,14 @@ class Student(nn.Module):
         return {name: self.heads[name](hidden) for name in names}
 
     def unsureness(self, coords: Int[Tensor, "V 4"], feats: Float[Tensor, "V 3"]) -> dict[str, Float[Tensor, "V"]]:
-        """Predict how far each teacher's features may lie from what the student says: a standard deviation per voxel.
+        """Predict the uncertainty about each teacher's features, as a standard deviation per voxel.
 
         Raises:
             InputError: The student was not trained with the weighting `heteroscedastic`.
         """
         if self.noise is None:
             raise InputError(
-                "This student learned no noise per voxel; distil it with --config.weighting heteroscedastic."
+                "This student did not learn noise per voxel; distil it with --config.weighting heteroscedastic."
             )
         sigmas = (self.noise(self.hidden(coords, feats).float()) / 2).exp()
         return dict(zip(self.heads, sigmas.unbind(dim=1), strict=True))
@@ -171,7 +177,7 @@ class Student(nn.Module):
         return hidden.index_select(0, voxel_of_row)
 
     def _run(self, voxels: VoxelSet, x: Tensor) -> Tensor:
-        """The U-Net on sorted voxels."""
+        """Run the U-Net on sorted voxels."""
         x = self.stem(x, voxels.neighbours(5))
         levels, skips = [], []
         for down, stage in zip(self.downs, self.stages[:4], strict=True):
@@ -185,7 +191,7 @@ class Student(nn.Module):
         return x
 
     def use_backend(self, backend: str) -> Student:
-        """Compute the convolutions by another of `sparse.BACKENDS`."""
+        """Switch the convolutions to another of `sparse.BACKENDS`, and return the student."""
         for module in self.modules():
             if isinstance(module, ConvNorm):
                 module.backend = backend
@@ -202,7 +208,7 @@ class Student(nn.Module):
             "voxel_size": self.voxel_size,
             "teachers": dict(self.teachers),
         }
-        metadata = {"student": json.dumps(plan)}  # one key: several are written in random order, and so other bytes
+        metadata = {"student": json.dumps(plan)}  # one key: several would be written in random order
         write_tensors(Path(path), self.state_dict(), metadata)
 
     @staticmethod
@@ -212,12 +218,12 @@ class Student(nn.Module):
 
     @staticmethod
     def from_official(state_dict: Mapping[str, Tensor]) -> Student:
-        """Make a student of the tensors of an OpenScene or CUA-O3D checkpoint."""
+        """Make a student from the tensors of an OpenScene or CUA-O3D checkpoint."""
         return convert_official(state_dict).student
 
 
 class ConvNorm(nn.Module):
-    """Sparse convolution without bias, then batch norm, then, if asked for, a sum and a ReLU."""
+    """Sparse convolution without bias, then batch norm, then an optional sum and ReLU."""
 
     def __init__(self, num_in: int, num_out: int, size: int, transposed: bool = False) -> None:
         super().__init__()
@@ -248,14 +254,14 @@ class ConvNorm(nn.Module):
 
 
 class Norm(nn.BatchNorm1d):
-    """Batch norm over voxels whose batch statistics are exact.
+    """Batch norm over voxels with exact batch statistics.
 
-    PyTorch's add up float32 rows one after the other on the CPU and are off by 1e-5 at 60,000 rows already. Processes
-    that train together normalise over the voxels of all of them.
+    On the CPU, PyTorch sums float32 rows one after another and is off by 1e-5 at 60,000 rows already. Processes that
+    train together normalise over the voxels of all of them.
     """
 
     def forward(self, x: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
-        """Normalise over the voxels of a batch and keep account of their statistics."""
+        """Normalise over the voxels of a batch and update the running statistics."""
         if not self.training:
             return super().forward(x)
         assert self.running_mean is not None
@@ -272,7 +278,7 @@ class Norm(nn.BatchNorm1d):
         return cast(Tensor, out)
 
     def as_affine(self) -> tuple[Float[Tensor, "C"], Float[Tensor, "C"]]:
-        """Scale and shift that it amounts to with its running statistics."""
+        """Return the scale and shift that the running statistics amount to."""
         assert self.running_mean is not None
         assert self.running_var is not None
         scale = self.weight * (self.running_var + self.eps).rsqrt()
@@ -280,7 +286,7 @@ class Norm(nn.BatchNorm1d):
 
 
 class _Normalise(torch.autograd.Function):
-    """Normalise by the mean and the biased variance of the rows of all processes, which depend on these rows too."""
+    """Normalise by the mean and the biased variance over all processes, and differentiate through both."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
@@ -309,7 +315,7 @@ class _Normalise(torch.autograd.Function):
 
 
 class Stage(nn.ModuleList):
-    """Residual blocks, one after the other."""
+    """Sequence of residual blocks."""
 
     def forward(self, x: Float[Tensor, "N C"], kernel_map: KernelMap) -> Float[Tensor, "N D"]:
         """Apply the blocks over the voxels of a map."""
@@ -336,16 +342,16 @@ class Block(nn.Module):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A student read from a file, and what became of the file's tensors."""
+    """A student read from a file, and which of the file's tensors it uses."""
 
     student: Student
     used: tuple[str, ...]
-    """Names of the tensors that the student took, as in the file."""
+    """Names of the tensors that the student uses, as in the file."""
     left_over: tuple[str, ...]
-    """Names of the tensors that it has no place for: the heads of probes."""
+    """Names of the tensors that it does not use: the heads of probes."""
 
     def describe(self) -> str:
-        """Say architecture, heads and tensors in a few lines."""
+        """Return architecture, heads and tensors in a few lines of text."""
         heads = ", ".join(f"{name} ({channels})" for name, channels in self.student.num_channels.items())
         lines = [
             f"architecture: {self.student.architecture}",
@@ -357,7 +363,12 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path | str) -> Checkpoint:
-    """Read our `.safetensors` or a `.pth.tar` of OpenScene or CUA-O3D; never run what a pickle may hold."""
+    """Read our `.safetensors` or a `.pth.tar` of OpenScene or CUA-O3D, without running code from a pickle.
+
+    Raises:
+        NotFoundError: There is no such file.
+        InputError: It is damaged, or its tensors do not fit a student.
+    """
     path = Path(path)
     if not path.is_file():
         raise NotFoundError(f"There is no checkpoint {path}.")
@@ -369,7 +380,7 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
 
 
 def convert_official(state_dict: Mapping[str, Tensor]) -> Checkpoint:
-    """Make a student of official tensors, whose names may start with `module.` or `net3d.`."""
+    """Make a student from official tensors, whose names may start with `module.` or `net3d.`."""
     original = {re.sub(r"^(module\.|net3d\.)+", "", name): name for name in state_dict}
     teacher_of = {name: _teacher_of_head(name, state_dict[original[name]]) for name in original if _is_head(name)}
     body = {name: state_dict[original[name]] for name in original if not name.startswith("final")}
@@ -396,7 +407,7 @@ def _read_ours(path: Path) -> Checkpoint:
     except safetensors.SafetensorError as error:
         raise InputError(f"not a safetensors file, or only a part of one ({error}).") from error
     if "student" not in metadata:
-        raise InputError("holds no student of ours: its metadata lacks architecture and heads.")
+        raise InputError("is not a student of this package: its metadata lacks architecture and heads.")
     plan = json.loads(metadata["student"])
     student = Student(
         plan["heads"], plan["architecture"], head=plan.get("head", "linear"), noise=plan.get("noise", False)
@@ -409,7 +420,7 @@ def _read_ours(path: Path) -> Checkpoint:
 
 
 def _state_dict(content: Any) -> Mapping[str, Tensor]:
-    """Find the tensors in what a training saved."""
+    """Find the state dict in a loaded checkpoint."""
     state_dict = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(state_dict, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state_dict.values()):
         raise InputError("holds no state dict of tensors.")
@@ -417,7 +428,7 @@ def _state_dict(content: Any) -> Mapping[str, Tensor]:
 
 
 def _fill(student: Student, tensors: Mapping[str, Tensor], name_in_file: Mapping[str, str] | None = None) -> None:
-    """Give a student all its tensors, or say which are missing, extra or of another shape."""
+    """Load all tensors of a student; raise InputError if any is missing, extra or of another shape."""
     names = name_in_file or {}
     expected = {name: tuple(tensor.shape) for name, tensor in student.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -435,7 +446,7 @@ def _fill(student: Student, tensors: Mapping[str, Tensor], name_in_file: Mapping
 
 
 def _closest_architecture(body: Mapping[str, Tensor]) -> str:
-    """Architecture with the most stage sizes in common with official tensors."""
+    """Find the architecture that shares the most stage sizes with official tensors."""
     convs = [sorted(name for name in body if re.fullmatch(rf"block{i}\.\d+\.conv1\.kernel", name)) for i in range(1, 9)]
     planes = [body[names[0]].shape[-1] if names else 0 for names in convs]
     num_stem = body["conv0p1s1.kernel"].shape[-1] if "conv0p1s1.kernel" in body else 0
@@ -449,7 +460,7 @@ def _closest_architecture(body: Mapping[str, Tensor]) -> str:
 
 
 def _official_name(ours: str) -> str:
-    """Name in official checkpoints of a tensor of the U-Net."""
+    """Return the official name of a tensor of the U-Net."""
     match ours.split("."):
         case ["stem", *leaf]:
             conv, norm = "conv0p1s1", "bn0"
@@ -471,7 +482,7 @@ def _is_head(name: str) -> bool:
 
 
 def _teacher_of_head(name: str, kernel: Tensor) -> str:
-    """Teacher of an official head; `final` is the language teacher's, told by its width."""
+    """Return the teacher of an official head; `final` is a language teacher's, identified by its width."""
     teacher = name.removeprefix("final").removeprefix("_").removesuffix(".kernel")
     if not teacher:
         widths = {card.num_channels: name for name in ("lseg", "openseg") if (card := known_card(name))}

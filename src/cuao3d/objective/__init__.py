@@ -1,4 +1,4 @@
-"""What the student minimises: one loss per teacher, computed without an N x C tensor, and their weighting."""
+"""The training objective: one loss per teacher, computed without an N x C tensor, and their weighting."""
 
 from cuao3d.objective.losses import LossKind, OwnLoss, teacher_loss, voxel_losses, word_loss
 from cuao3d.objective.normalizers import Normalizer, NormalizerKind, fit_normalizer

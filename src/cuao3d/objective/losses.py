@@ -1,8 +1,8 @@
 """Losses between a linear head's output F = hidden @ weight and a teacher's features T, without ever forming F.
 
-For cosines and squares, F·t = h·(W t) and |F|² = h·(W Wᵀ h) need rows as wide as `hidden` only. Differences channel by
-channel are formed for a few rows at a time and forgotten. Each chunk of targets is widened once and serves the loss
-and, in the same visit, the gradients; every thread walks through rows of its own.
+Cosine and squared losses use F·t = h·(W t) and |F|² = h·(W Wᵀ h), whose rows are as wide as `hidden` only. Losses per
+channel form F for a chunk of rows at a time. One pass over the targets computes both loss and gradients: each chunk is
+converted to float32 once, and the threads share the chunks.
 """
 
 from collections.abc import Callable
@@ -23,17 +23,17 @@ from cuao3d.threads import in_shares
 LossKind = Literal["cosine", "demeaned-cosine", "l1", "l2", "smooth-l1", "cosine+smooth-l1"]
 
 OwnLoss = Callable[[Tensor, Tensor], Tensor]
-"""A loss of one's own: compares predicted features (n, C) with targets (n, C) and returns a loss for each row, (n,).
+"""Custom loss: takes predicted features (n, C) and targets (n, C), and returns the loss of each row, (n,).
 
-It is called with a few rows at a time, so the loss of a row must not depend on other rows. On a CPU with several cores
-it is called from several threads. Autograd differentiates it.
+It is called with a chunk of rows at a time, so the loss of a row must not depend on other rows. On a CPU with
+several cores it is called from several threads. Autograd differentiates it.
 """
 
 WORD_TEMPERATURE = 0.05
 """Cosine difference that makes one word e times as likely as another in `word_loss`."""
 
 EPSILON = 1e-8
-"""Smallest norm that a cosine divides by, as in `torch.nn.functional.cosine_similarity`."""
+"""Lower bound of the norm that a cosine divides by, as in `torch.nn.functional.cosine_similarity`."""
 
 
 def teacher_loss(
@@ -47,14 +47,14 @@ def teacher_loss(
 
     Args:
         hidden: The student's features of each voxel; its type is the type of the products. Half precision is
-            computed in float32 where the machine has no instructions for it.
+            computed in float32 on hardware without instructions for it.
         weight: The bias-free linear head of this teacher.
-        targets: The teacher's features of each voxel, in any floating type: as they are, as means of a table's rows,
+        targets: The teacher's features of each voxel, in any floating type: a plain tensor, means of a table's rows,
             or compressed; no gradient flows to them.
         kind: `cosine`: 1 - cos(F, T). `demeaned-cosine`: the same after subtracting from every target its mean over
-            channels. `l1`: |F - T|, mean over channels. `l2`: (F - T)². `smooth-l1`: (F - T)² / 2 where below 1, and
-            |F - T| - 1/2 elsewhere. `cosine+smooth-l1`: the sum of the two. Or a function of your own; see `OwnLoss`.
-        normalizer: What the targets are transformed by first.
+            channels. `l1`: |F - T|, mean over channels. `l2`: (F - T)². `smooth-l1`: (F - T)² / 2 where |F - T| < 1,
+            and |F - T| - 1/2 elsewhere. `cosine+smooth-l1`: the sum of the two. Or your own function; see `OwnLoss`.
+        normalizer: Applied to the targets first.
 
     Returns:
         The mean over voxels. It can be differentiated once, with respect to `hidden` and `weight`.
@@ -71,15 +71,15 @@ def voxel_losses(
     kind: LossKind | OwnLoss = "cosine",
     normalizer: Normalizer | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "N"]]:
-    """Compare voxel by voxel; see `teacher_loss`.
+    """Compute the loss of each voxel and their weighted sum; see `teacher_loss`.
 
     Args:
         hidden: The student's features of each voxel.
         weight: The bias-free linear head of this teacher.
         targets: The teacher's features of each voxel.
-        voxel_weights: What the loss of each voxel counts.
-        kind: The loss, or a function; see `teacher_loss`.
-        normalizer: What the targets are transformed by first.
+        voxel_weights: Weight of each voxel's loss.
+        kind: The loss, by name or as a function; see `teacher_loss`.
+        normalizer: Applied to the targets first.
 
     Returns:
         The weighted sum, which can be differentiated once with respect to `hidden`, `weight` and `voxel_weights`; and
@@ -88,7 +88,7 @@ def voxel_losses(
     assert len(hidden), "no voxel has a target"
     assert targets.shape == (len(hidden), weight.shape[1]), "targets and outputs differ in shape"
     if normalizer is not None and normalizer.rotation is not None and kind in ("cosine", "l2"):
-        # Neither sees a rotation of both sides: turn the head back instead of every target.
+        # Both are invariant to a rotation of outputs and targets: rotate the head back instead of every target.
         weight = weight @ normalizer.rotation.to(weight.dtype).T
         normalizer = normalizer.without_rotation()
     loss = _VoxelLosses.apply(hidden, weight, targets, voxel_weights, kind, normalizer)  # type: ignore[no-untyped-call]
@@ -103,12 +103,11 @@ def word_loss(
     *,
     temperature: float = WORD_TEMPERATURE,
 ) -> Float[Tensor, ""]:
-    """Compare which of some words the head's output F = hidden @ weight and a teacher's features are near.
+    """Match the student's softmax over words to the teacher's.
 
-    A cosine is content with the mean of what look-alikes are called, and spends itself on what geometry cannot know;
-    choosing among words does neither. Both sides become a softmax over cosine / temperature, and the cross-entropy of
-    the student's under the teacher's is returned. As in `teacher_loss`, F is not formed: F·v = h·(W v) and
-    |F|² = h·(W Wᵀ h).
+    A cosine loss is minimised by the mean embedding of look-alike classes and spends capacity on appearance that
+    geometry cannot determine; a softmax over words avoids both. The logits are cosine / temperature, on the student's
+    side of F = hidden @ weight. As in `teacher_loss`, F is not formed: F·v = h·(W v) and |F|² = h·(W Wᵀ h).
 
     Args:
         hidden: The student's features of each voxel.
@@ -116,6 +115,9 @@ def word_loss(
         targets: The teacher's features of each voxel; no gradient flows to them.
         vectors: Unit vector of each word, in the teacher's space.
         temperature: Cosine difference that makes one word e times as likely as another.
+
+    Returns:
+        The cross-entropy between the two distributions, mean over voxels.
     """
     with torch.autocast(hidden.device.type, enabled=False):
         wide = _wide(hidden)
@@ -138,7 +140,7 @@ def _word_loss(hidden: Tensor, weight: Tensor, source: Source, vectors: Tensor, 
 
 
 class _VoxelLosses(torch.autograd.Function):
-    """A weighted sum whose gradients were computed with it."""
+    """Weighted sum of the voxels' losses; forward computes the gradients as well."""
 
     @staticmethod
     def forward(
@@ -194,7 +196,7 @@ def _cosine(
     *,
     demean: bool = False,
 ) -> _Result:
-    """1 - cos.
+    """Compute 1 - cos.
 
     With the unit target t, a = W t, G = W Wᵀ and n = |hᵀ W|, the cosine is c = h·a / n, and
     dc/dh = a / n - (c / n²) G h,   dc/dW = (h / n) tᵀ - (c / n²) h hᵀ W.
@@ -214,7 +216,7 @@ def _cosine(
 
 
 def _l2(hidden: Tensor, weight: Tensor, source: Source, voxel_weights: Tensor, product: torch.dtype) -> _Result:
-    """Mean over channels of (F - T)² = hᵀ G h - 2 h·(W T) + |T|²."""
+    """Compute the mean over channels of (F - T)² = hᵀ G h - 2 h·(W T) + |T|²."""
     channels = weight.shape[1]
     metric_hidden, weighted = hidden @ (weight @ weight.T), hidden * voxel_weights[:, None]
     seen = _correlate(weighted, weight, source, product, unit=False, demean=False)
@@ -228,20 +230,20 @@ def _l2(hidden: Tensor, weight: Tensor, source: Source, voxel_weights: Tensor, p
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a walk through the targets leaves of them."""
+    """What one pass over the targets accumulates."""
 
     projected: Float[Tensor, "N H"]
-    """W T of each voxel, of the unit target if asked for."""
+    """W T of each voxel; T is scaled to unit length if asked for."""
     squared_norm: Float[Tensor, "N"]
     """|T|²."""
     correlation: Float[Tensor, "H C"]
-    """Sum over voxels of left Tᵀ, of the unit target if asked for."""
+    """Sum over voxels of left Tᵀ; T is scaled to unit length if asked for."""
 
 
 def _correlate(
     left: Tensor, weight: Tensor, source: Source, product: torch.dtype, *, unit: bool, demean: bool
 ) -> _Seen:
-    """Multiply all targets with the head and with rows on the left, in their basis if they have one."""
+    """Multiply the targets by the head and by the rows of `left`, in the targets' basis if they have one."""
     wide, affine = left.dtype, source.affine
     if demean and affine is not None:
         affine = affine[0] - affine[0].mean(dim=1, keepdim=True), affine[1] - affine[1].mean()
@@ -279,7 +281,7 @@ def _correlate(
 
 
 def _l1(hidden: Tensor, weight: Tensor, source: Source, voxel_weights: Tensor, product: torch.dtype) -> _Result:
-    """Mean over channels of |F - T|."""
+    """Compute the mean over channels of |F - T|."""
 
     def slope(difference: Tensor) -> tuple[Tensor, Tensor]:
         sign = difference.sign()
@@ -289,7 +291,7 @@ def _l1(hidden: Tensor, weight: Tensor, source: Source, voxel_weights: Tensor, p
 
 
 def _smooth_l1(hidden: Tensor, weight: Tensor, source: Source, voxel_weights: Tensor, product: torch.dtype) -> _Result:
-    """Mean over channels of d² / 2 where |d| < 1 and |d| - 1/2 elsewhere, d = F - T: c (d - c / 2), c = clamp(d)."""
+    """Compute the mean over channels of c (d - c / 2), d = F - T, c = clamp(d): d²/2 where |d| < 1, else |d| - 1/2."""
 
     def slope(difference: Tensor) -> tuple[Tensor, Tensor]:
         clamped = difference.clamp(-1, 1)
@@ -306,11 +308,11 @@ def _channel_by_channel(
     product: torch.dtype,
     slope: Callable[[Tensor], tuple[Tensor, Tensor]],
 ) -> _Result:
-    """Mean over channels of a function of d = F - T; `slope` returns its sum and its derivative, and may spoil d."""
+    """Average a function of d = F - T over channels; `slope` returns its sum and derivative, and may overwrite d."""
     channels = weight.shape[1]
 
     def compare(rows: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        # Rounded, small differences would change sign.
+        # Not in half precision: rounding would flip the sign of small differences.
         total, derivative = slope(target.neg_().addmm_(rows, weight))
         return total.div_(channels), derivative
 
@@ -320,7 +322,7 @@ def _channel_by_channel(
 def _own(
     hidden: Tensor, weight: Tensor, source: Source, voxel_weights: Tensor, product: torch.dtype, *, loss: OwnLoss
 ) -> _Result:
-    """A loss of one's own, differentiated by autograd."""
+    """Compute a custom loss, differentiated by autograd."""
 
     def compare(rows: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
@@ -340,10 +342,10 @@ def _output_by_output(
     product: torch.dtype,
     compare: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
 ) -> _Result:
-    """Form the outputs F of a few voxels at a time.
+    """Compute a loss that needs the outputs F, for a chunk of voxels at a time.
 
-    `compare` is called with their hidden features and targets; it returns the loss of each, and a derivative by F that
-    `counts` (N,) turns into that of the weighted sum.
+    `compare` takes hidden features and targets, and returns each voxel's loss and its derivative with respect to F.
+    `counts` (N,) scales that derivative to the one of the weighted sum.
     """
     right = weight.to(product)
     of_voxels, grad_hidden = hidden.new_empty(len(hidden)), torch.empty_like(hidden)
@@ -373,5 +375,5 @@ _LOSSES: dict[LossKind, _Loss] = {
 
 
 def _wide(hidden: Tensor) -> torch.dtype:
-    """Type of everything but the products: at least float32."""
+    """Return the type of everything but the products: at least float32."""
     return torch.promote_types(hidden.dtype, torch.float32)

@@ -1,4 +1,4 @@
-"""Normalisers: affine maps that give a teacher's features another spread before the student learns them."""
+"""Normalisers: affine maps that rescale a teacher's features before the student learns them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ NormalizerKind = Literal["none", "demean", "standardize", "phi-s"]
 
 @dataclass(frozen=True)
 class Normalizer:
-    """T' = ((T - shift) * scale) @ rotation, with an orthonormal rotation if any."""
+    """Affine map T' = ((T - shift) * scale) @ rotation; the rotation is orthonormal and optional."""
 
     shift: Float[Tensor, "C"]
     scale: Float[Tensor, "C"]
@@ -28,25 +28,25 @@ class Normalizer:
         return self.turn(features - self.shift)
 
     def turn(self, differences: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
-        """Normalise differences between features: the linear part alone."""
+        """Normalise differences between features, by the linear part alone."""
         scaled = differences * self.scale
         return scaled if self.rotation is None else scaled @ self.rotation
 
     def undo(self, features: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
-        """Return to the teacher's own space."""
+        """Map normalised features back to the teacher's space."""
         return self.undo_linear(features) + self.shift
 
     def undo_linear(self, differences: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
-        """Return differences between features, such as a linear head's rows, to the teacher's own space."""
+        """Map differences between normalised features, such as a head's rows, back to the teacher's space."""
         turned = differences if self.rotation is None else differences @ self.rotation.T
         return turned / self.scale
 
     def without_rotation(self) -> "Normalizer":
-        """Return the same normaliser without its rotation, for losses that do not see it."""
+        """Return the same normaliser without its rotation, for losses that are invariant to it."""
         return Normalizer(self.shift, self.scale)
 
     def to(self, dtype: torch.dtype, device: torch.device | None = None) -> "Normalizer":
-        """Return this normaliser in another type, and on another device."""
+        """Return this normaliser in another type, and, if given, on another device."""
         shift, scale = (tensor.to(device, dtype) for tensor in (self.shift, self.scale))
         return Normalizer(shift, scale, None if self.rotation is None else self.rotation.to(device, dtype))
 
@@ -55,11 +55,11 @@ def fit_normalizer(kind: NormalizerKind, parts: Iterable[Float[Tensor, "_ C"]]) 
     """Fit a normaliser to a teacher's features.
 
     Args:
-        kind: `none`. `demean`: every channel loses its mean. `standardize`: and is divided by its standard
+        kind: `none`. `demean`: subtract each channel's mean. `standardize`: also divide by its standard
             deviation. `phi-s`: PCA, then a Hadamard rotation that spreads the variance evenly over the channels,
             then one common scale, as in RADIO ("PHI-S: Distribution Balancing for Label-Free Multi-Teacher
             Distillation", Eq. 20): all directions keep their relative weight, no channel dominates.
-        parts: The features, a few rows at a time, in any floating type.
+        parts: The features, in chunks of rows, in any floating type.
 
     Returns:
         The normaliser, in float64; None for `none`.
@@ -90,15 +90,15 @@ def fit_normalizer(kind: NormalizerKind, parts: Iterable[Float[Tensor, "_ C"]]) 
 
 
 def _inverse_root(variance: Tensor) -> Tensor:
-    """1 / standard deviation; 1 where nothing varies."""
+    """Return 1 / standard deviation; 1 where the variance is 0."""
     return torch.where(variance > 0, variance, 1).rsqrt()
 
 
 def _evening_rotation(variances: Float[Tensor, "C"]) -> Float[Tensor, "C C"]:
-    """Rotation R such that every diagonal entry of R diag(variances) R^T is their mean.
+    """Return a rotation R such that every diagonal entry of R diag(variances) R^T is the mean variance.
 
-    A Hadamard matrix does it for any variances; where the number of channels is no power of two, a chain of plane
-    rotations (Schur-Horn) does it for these.
+    A Hadamard matrix does so for any variances. If the number of channels is no power of two, a chain of plane
+    rotations (Schur-Horn) does so for these variances.
     """
     count = len(variances)
     if count & (count - 1) == 0:
@@ -107,7 +107,7 @@ def _evening_rotation(variances: Float[Tensor, "C"]) -> Float[Tensor, "C C"]:
     spread, mean = np.diag(variances.cpu().double().numpy()), float(variances.double().mean())
     rest = list(range(count))
     while len(rest) > 1:
-        # Turn the smallest against the largest until the smallest is at the mean: tan² solves a quadratic.
+        # Rotate the smallest against the largest until the smallest is the mean: tan² solves a quadratic.
         low, high = (pick(rest, key=lambda i: spread[i, i]) for pick in (min, max))
         a, b, c = spread[low, low] - mean, spread[high, high] - mean, spread[low, high]
         if b <= 0 or a >= 0:

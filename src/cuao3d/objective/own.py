@@ -1,4 +1,4 @@
-"""Losses of one's own: registered in Python under a name, or named by their file, `FILE.py:NAME`."""
+"""Custom losses: registered in Python under a name, or loaded from a file, `FILE.py:NAME`."""
 
 import hashlib
 import inspect
@@ -14,44 +14,45 @@ from cuao3d.objective.losses import LossKind, OwnLoss
 from cuao3d.plugins import describe_error, file_of, is_own, load_own
 
 LOSSES: dict[str, OwnLoss] = {}
-"""Losses of one's own by name. `LOSSES["huber"] = huber` makes "huber" a loss of `DistillConfig.losses`."""
+"""Custom losses by name. `LOSSES["huber"] = huber` makes "huber" valid in `DistillConfig.losses`."""
 
 TRIAL_ROWS = 3
-"""Rows that a loss is tried on before anything is computed."""
+"""Rows that a custom loss is tried on before training."""
 
 
 def find_loss(spec: str, num_channels: int) -> LossKind | OwnLoss:
-    """Find a loss; one of your own is tried on a few random rows.
+    """Find a loss by name or file; a custom one is tried on a few random rows.
 
     Args:
-        spec: A `LossKind`, a name in `LOSSES`, or FILE.py:NAME: a function, or a class that is made without arguments
-            and then called. Such a file is run.
+        spec: A `LossKind`, a name in `LOSSES`, or FILE.py:NAME: a function, or a class that is instantiated without
+            arguments and then called. The file is executed.
         num_channels: Channels of the features that it will compare.
+
+    Returns:
+        The `LossKind`, or the custom loss as a function.
 
     Raises:
         NotFoundError: There is no such file.
-        InputError: There is no loss of that name, or it is not a function (n, C), (n, C) -> (n,) of each row alone.
+        InputError: There is no loss of that name, or it does not map (n, C), (n, C) to (n,), each row by itself.
     """
     if spec in get_args(LossKind):
         return cast(LossKind, spec)
     if spec not in LOSSES and not is_own(spec):
         known = ", ".join([*get_args(LossKind), *LOSSES])
-        raise InputError(
-            f"Unknown loss {spec!r}; choose from {known}, or give a function of your own: my_loss.py:my_loss."
-        )
+        raise InputError(f"Unknown loss {spec!r}; choose from {known}, or give your own function: my_loss.py:my_loss.")
     loss: Any = LOSSES[spec] if spec in LOSSES else load_own(spec)
     _try(loss, spec, num_channels)
     return cast(OwnLoss, loss)
 
 
 def code_of_losses(specs: Iterable[str]) -> dict[str, str | None]:
-    """Return the SHA-256 of the code of each loss of one's own.
+    """Return the SHA-256 of the code of each custom loss.
 
     Args:
-        specs: Losses; the package's own are passed over.
+        specs: Losses; built-in ones are skipped.
 
     Returns:
-        By spec, the hash of the loss's file; of a registered loss that of its source, None where Python has none.
+        By spec, the hash of the loss's file, or of a registered loss's source; None if Python cannot find the source.
 
     Raises:
         NotFoundError: There is no such file.
@@ -71,11 +72,11 @@ def _code_sha256(spec: str) -> str | None:
 
 
 def _try(loss: Any, spec: str, num_channels: int) -> None:
-    """Raise InputError unless an object compares rows, each by itself, and can be differentiated."""
+    """Raise InputError unless an object compares row by row and is differentiable."""
     generator = torch.Generator().manual_seed(0)
     predicted, target = torch.randn(2, TRIAL_ROWS, num_channels, generator=generator).unbind()
     predicted.requires_grad_()
-    needed = "a loss is called with predicted and target features, both (n, C), and returns a loss for each row, (n,)"
+    needed = "a loss takes predicted and target features, both (n, C), and returns a loss for each row, (n,)"
     if not callable(loss):
         raise InputError(f"{spec} is not a loss: {needed}.")
     try:
@@ -90,6 +91,6 @@ def _try(loss: Any, spec: str, num_channels: int) -> None:
         raise InputError(f"The loss {spec} has no gradient with respect to the predicted features.")
     if of_first.shape != (1,) or not torch.allclose(of_rows[:1], of_first, rtol=1e-3, atol=1e-5):
         raise InputError(
-            f"The loss {spec} gives a row another loss beside other rows. It is called with some rows at a time, so "
+            f"The loss {spec} of a row changes with the other rows. It is called with a chunk of rows at a time, so "
             "each row's loss must depend on that row alone, and on nothing random."
         )

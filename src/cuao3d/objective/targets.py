@@ -1,4 +1,4 @@
-"""What a head is to say of each voxel: features as they are, means of a table's rows, or codes in a linear basis."""
+"""Targets of a head, one per voxel: plain features, means of a table's rows, or codes in a linear basis."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ from torch.nn import functional
 from cuao3d.objective.normalizers import Normalizer
 
 CHUNK_VALUES = {"cpu": 1 << 18}
-"""Targets that are widened and used at a time: on a CPU what stays in cache, elsewhere `LARGE_CHUNK_VALUES`."""
+"""Values of the targets in a chunk: on a CPU as many as stay in cache, elsewhere `LARGE_CHUNK_VALUES`."""
 LARGE_CHUNK_VALUES = 1 << 25
 
 
 @dataclass(frozen=True)
 class RowMeans:
-    """Targets that are means of a table's rows, taken a few at a time when asked for: the table is never copied."""
+    """Targets that are means of a table's rows, averaged chunk by chunk on access: the table is never copied."""
 
     table: Float[Tensor, "R C"]
-    """Features of which each target is a mean."""
+    """Features that are averaged."""
     rows: Int64[Tensor, "M"]
-    """Rows of the table, those of the first target first."""
+    """Rows of the table, grouped by target, in order."""
     offsets: Int64[Tensor, "N"]
-    """Where in `rows` those of each target begin; every target has at least one."""
+    """Start of each target's group in `rows`; every group has at least one row."""
 
     def __len__(self) -> int:
         """Return the number of targets."""
@@ -55,7 +55,7 @@ class Compressed:
     codes: Float[Tensor, "N K"] | RowMeans
     """Code of each target."""
     basis: Float[Tensor, "K C"]
-    """Features that the codes are weights of; need not be orthonormal."""
+    """Basis vectors; they need not be orthonormal."""
     mean: Float[Tensor, "C"]
     """Target whose code is zero."""
 
@@ -83,18 +83,18 @@ Targets = Tensor | RowMeans | Compressed
 
 @dataclass(frozen=True)
 class Source:
-    """Targets, normalised, as the losses read them: z @ basis + mean, or z itself where there is no basis."""
+    """Normalised targets as the losses read them: z @ basis + mean, or z itself if there is no basis."""
 
     codes: Tensor | RowMeans
-    """What each z is made of."""
+    """Stored rows that the z are read from."""
     normalizer: Normalizer | None
-    """Turns a code into z, where there is no basis."""
+    """Turns a code into z; None if there is a basis, which then includes it."""
     affine: tuple[Float[Tensor, "K C"], Float[Tensor, "C"]] | None
-    """Basis and mean."""
+    """Basis and mean, if the targets are compressed."""
 
     @staticmethod
     def of(targets: Targets, normalizer: Normalizer | None, dtype: torch.dtype) -> "Source":
-        """Fold a normaliser into the basis, where there is one."""
+        """Combine targets and normaliser; a normaliser of compressed targets is folded into their basis."""
         if not isinstance(targets, Compressed):
             return Source(targets, normalizer and normalizer.to(dtype, targets.device), None)
         basis, mean = targets.basis.double(), targets.mean.double()
@@ -104,7 +104,7 @@ class Source:
         return Source(targets.codes, None, (basis.to(dtype), mean.to(dtype)))
 
     def chunks(self, share: int, num_shares: int, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-        """Walk through a share's rows, a few at a time, each chunk of z a copy in `dtype` that may be overwritten."""
+        """Yield a share's rows chunk by chunk, each chunk of z a copy in `dtype` that may be overwritten."""
         num_values = CHUNK_VALUES.get(self.codes.device.type, LARGE_CHUNK_VALUES)
         first, last = (len(self.codes) * i // num_shares for i in (share, share + 1))
         num_rows = max(num_values // self.codes.shape[1], 32)
@@ -115,5 +115,5 @@ class Source:
             yield rows, chunk if self.normalizer is None else self.normalizer(chunk)
 
     def decode(self, z: Float[Tensor, "n K"]) -> Float[Tensor, "n C"]:
-        """Return the targets that some z stand for."""
+        """Return the normalised targets of some z."""
         return z if self.affine is None else torch.addmm(self.affine[1], z, self.affine[0])

@@ -1,4 +1,4 @@
-"""Weightings: how the teachers' losses become one."""
+"""Weightings: how the teachers' losses are combined into one."""
 
 from typing import Literal
 
@@ -17,16 +17,16 @@ WeightingKind = Literal[
 def make_weighting(
     kind: WeightingKind, num_losses: int, *, weights: tuple[float, ...] = (), seed: int = 0
 ) -> nn.Module:
-    """Make a weighting.
+    """Make a weighting of the teachers' losses.
 
     Args:
-        kind: `uncertainty`: learned noise levels, the paper's. `uncertainty-squared`: the released code's. `kendall`:
-            the Gaussian likelihood itself. `equal`: the plain sum. `fixed`: by given weights. `free`: by weights that
-            are learned without anything to hold them. `random`: by weights drawn anew in every step, a control.
-            `heteroscedastic`: the plain sum of losses that were weighted voxel by voxel before.
+        kind: `uncertainty`: learned noise levels, as in the paper. `uncertainty-squared`: as in the released code.
+            `kendall`: the Gaussian likelihood itself. `equal`: the plain sum. `fixed`: given weights. `free`: learned
+            weights without a regulariser. `random`: weights drawn anew in every step, a control.
+            `heteroscedastic`: the plain sum of losses that are already weighted voxel by voxel.
         num_losses: Number of teachers.
         weights: Weight of each loss, for `fixed`.
-        seed: What `random` draws from.
+        seed: Seed of `random`.
 
     Raises:
         InputError: `fixed` without a weight for each loss.
@@ -77,7 +77,7 @@ class UncertaintyWeighting(nn.Module):
     """Sum the teacher losses, each weighted by a learned noise level.
 
     L = sum_i L_i / (2 sigma_i²) + R(sigma_i), every sigma starting at 1. A teacher that stays hard to imitate gets a
-    larger sigma and a smaller say; R keeps sigma from growing for ever.
+    larger sigma and a smaller weight; the regulariser R keeps sigma from growing without bound.
     """
 
     def __init__(self, num_losses: int, regularizer: Literal["log1p", "log1p-squared", "log"] = "log1p") -> None:
@@ -86,7 +86,7 @@ class UncertaintyWeighting(nn.Module):
         Args:
             num_losses: Number of teachers.
             regularizer: R. `log1p`: log(1 + sigma), the paper's. `log1p-squared`: log(1 + sigma²), the released code's.
-                `log`: log(sigma), as in Kendall et al., learned as log(sigma²). `settled_sigmas` says where each leads.
+                `log`: log(sigma), as in Kendall et al., learned as log(sigma²). Fixed points: `settled_sigmas`.
         """
         super().__init__()
         self.regularizer = regularizer
@@ -102,7 +102,7 @@ class UncertaintyWeighting(nn.Module):
 
     @property
     def weights(self) -> Float[Tensor, "T"]:
-        """What each loss is multiplied with."""
+        """Weight of each loss: 1 / (2 sigma²)."""
         return 1 / (2 * self.sigma.square())
 
     def forward(self, losses: Float[Tensor, "T"]) -> Float[Tensor, ""]:
@@ -137,7 +137,7 @@ class FixedWeighting(nn.Module):
 
 
 class FreeWeighting(nn.Module):
-    """Sum the teacher losses by learned weights that nothing holds: all fall, and below zero the loss has no floor."""
+    """Sum the teacher losses by learned, unregularised weights: all fall, and below zero the loss is unbounded."""
 
     def __init__(self, num_losses: int) -> None:
         """Start with every weight at 1.
@@ -164,17 +164,17 @@ class FreeWeighting(nn.Module):
 
 
 class RandomWeighting(nn.Module):
-    """Sum the teacher losses by weights drawn anew in every step, softmax of normals, with a sum of T: a control."""
+    """Sum the teacher losses by random weights, drawn in every step as T * softmax of normals: a control."""
 
     num_calls: Tensor
     weights: Tensor
 
     def __init__(self, num_losses: int, seed: int) -> None:
-        """Start before the first draw.
+        """Seed the draws.
 
         Args:
             num_losses: Number of teachers.
-            seed: What the draws follow from, with the number of calls so far.
+            seed: Determines the draws, together with the number of calls so far.
         """
         super().__init__()
         self.seed = seed

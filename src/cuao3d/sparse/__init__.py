@@ -25,10 +25,10 @@ __all__ = [
 ]
 
 BACKENDS = {"runs": convolve_runs, "naive": convolve_naively, "spconv": convolve_by_spconv}
-"""Ways to compute the same: "runs" is the fast one, "naive" the obvious one, "spconv" another library's, on a GPU."""
+"""Interchangeable implementations: "runs" is fast, "naive" is the reference, "spconv" calls that library on a GPU."""
 
 ROWS_AT_A_TIME = 1024
-"""Rows that are multiplied at a time where half precision is widened."""
+"""Rows per block where half precision is converted to float32."""
 
 
 def convolve(
@@ -42,11 +42,14 @@ def convolve(
     Args:
         x: One row of features per input voxel.
         kernel: One matrix per kernel position, x fastest, as in MinkowskiEngine.
-        kernel_map: Which input voxels each output voxel sees, from `VoxelSet`.
+        kernel_map: Which input voxels each output voxel reads, from `VoxelSet`.
         backend: A name in `BACKENDS`.
 
     Returns:
         One row of features per output voxel.
+
+    Raises:
+        InputError: The shapes do not fit the map, or there is no such backend.
     """
     if kernel.shape[:2] != (kernel_map.volume, x.shape[1]) or len(x) != kernel_map.num_inputs:
         raise InputError(
@@ -59,7 +62,7 @@ def convolve(
 
 
 def multiply(x: Float[Tensor, "N Cin"], matrix: Float[Tensor, "Cin Cout"]) -> Float[Tensor, "N Cout"]:
-    """Multiply features by a matrix, a convolution with kernel size 1, by the same rules of precision."""
+    """Multiply features by a matrix (a convolution with kernel size 1), in the same precision as `convolve`."""
     x, matrix = autocast(x), autocast(matrix)
     with torch.autocast(x.device.type, enabled=False):
         if torch.is_grad_enabled() or widen(x[:0]).dtype == x.dtype:
@@ -68,7 +71,7 @@ def multiply(x: Float[Tensor, "N Cin"], matrix: Float[Tensor, "Cin Cout"]) -> Fl
 
 
 def _multiply_by_parts(x: Tensor, matrix: Tensor) -> Tensor:
-    """Multiply some rows at a time, so that nothing as large as the result exists in float32."""
+    """Multiply a block of rows at a time, so that no float32 tensor of the result's size exists."""
     out = x.new_empty(len(x), matrix.shape[1])
 
     def fill(share: int, num_shares: int) -> None:

@@ -1,4 +1,4 @@
-"""Half precision: products in bfloat16 where the machine has them, in float32 where it would emulate them."""
+"""Half precision: products in bfloat16 where the hardware supports it, in float32 where it would be emulated."""
 
 import torch
 from jaxtyping import Float
@@ -6,19 +6,19 @@ from torch import Tensor
 
 
 def autocast(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Convert to the type that `torch.autocast` asks for, if it does."""
+    """Cast to the type of the enclosing `torch.autocast`, if there is one."""
     device = x.device.type
     return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 def widen(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Convert half precision to float32 on a CPU without instructions for it: emulation is a hundred times slower."""
+    """Cast half precision to float32 on a CPU without instructions for it: emulation is a hundred times slower."""
     is_emulated = x.device.type == "cpu" and not torch.cpu._is_avx512_bf16_supported()
     return x.float() if is_emulated and x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def add_product(total: Float[Tensor, "M N"], a: Float[Tensor, "M K"], b: Float[Tensor, "K N"]) -> None:
-    """Add a @ b to a total that may be of a wider type."""
+    """Add a @ b in place to a total, whose type may be wider."""
     if total.dtype == a.dtype:
         total.addmm_(a, b)
     else:

@@ -2,8 +2,7 @@
 
 Voxels are sorted by (batch, x, y, z), so the occupied cells of a kernel column along z are consecutive rows. A run of
 n of them is one gather of n * channels numbers and one product with n stacked kernel slices; empty cells cost nothing.
-Output rows are taken a block at a time, so that gathered rows and products stay in the cache, and every thread works on
-blocks of its own.
+Output rows are processed in blocks, so that gathered rows and products stay in cache; each thread has its own blocks.
 """
 
 from collections.abc import Iterator
@@ -19,10 +18,10 @@ from cuao3d.sparse.voxels import KernelMap, Windows
 from cuao3d.threads import in_shares
 
 SMALL = 2000
-"""Voxels up to which whole neighbourhoods are multiplied."""
+"""Up to this many voxels, whole neighbourhoods are multiplied, empty cells included."""
 
 ROWS_OF_HALF_PRECISION = 128
-"""Products in half precision have a multiple of this many rows: oneDNN compiles code for every new shape."""
+"""Half-precision products are padded to a multiple of this many rows: oneDNN compiles code for every new shape."""
 
 
 def convolve_runs(
@@ -100,7 +99,7 @@ def _convolve_runs(
                 torch.mm(run, kernels[column, occupied], out=product)
                 if kernel_pass is not None:
                     seen = kernel_pass[0].index_select(0, out_rows)
-                    seen[count:] = 0  # what only fills up the group
+                    seen[count:] = 0  # padding of the group
                     add_product(totals[column, occupied], run.T, seen)
             out[block.rows] = F.embedding_bag(
                 block.place_of_run, products, block.runs_before_row, mode="sum", include_last_offset=True
@@ -118,7 +117,7 @@ def _convolve_runs(
 
 
 def _stack(kernel: Tensor, depth: int, column: int, occupied: int) -> Tensor:
-    """Kernel positions that a run goes through, (run length * Cin, Cout); a view unless the window has gaps."""
+    """Stack the kernel positions that a run covers, (run length * Cin, Cout); a view unless the window has gaps."""
     return kernel[_positions(depth, column, occupied)].flatten(0, 1)
 
 
@@ -134,7 +133,7 @@ def _has_gap(occupied: int) -> bool:
 
 
 def _convolve_windows(x: Tensor, kernel: Tensor, windows: Windows) -> Tensor:
-    """Multiply whole neighbourhoods, empty cells as zeros: for few channels."""
+    """Multiply whole neighbourhoods, with zeros for empty cells: faster for few channels or few voxels."""
     out = x.new_empty(windows.num_outputs, kernel.shape[2])
     for rows, seen in _gather_windows(x, windows):
         torch.mm(seen, kernel.flatten(0, 1), out=out[rows])
@@ -150,7 +149,7 @@ def _grad_of_windows(x: Tensor, grad: Tensor, windows: Windows) -> Tensor:
 
 
 def _gather_windows(x: Tensor, windows: Windows) -> Iterator[tuple[slice, Tensor]]:
-    """Yield slices of output rows and all that they see, (rows, volume * Cin), empty cells as zeros."""
+    """Yield slices of output rows and their neighbourhoods, (rows, volume * Cin), with zeros for empty cells."""
     place, starts = windows.padded_line
     depth, channels = windows.depth, x.shape[1]
     line = x.new_zeros(int(place[-1]) + depth, channels).index_copy_(0, place, x)
@@ -162,7 +161,7 @@ def _gather_windows(x: Tensor, windows: Windows) -> Iterator[tuple[slice, Tensor
 
 
 def _is_small(x: Tensor, windows: Windows) -> bool:
-    """Whether multiplying the empty cells of windows costs less than avoiding them, which takes more steps."""
+    """Return whether multiplying empty cells costs less than skipping them."""
     return windows.depth > 2 and (x.shape[1] <= 4 or windows.num_outputs <= SMALL)
 
 
@@ -171,7 +170,7 @@ def _num_rows_multiple(x: Tensor) -> int:
 
 
 def _num_rows_per_block(channels: int, channels_out: int, num_outputs: int, device: torch.device) -> int:
-    """Rows that make products large and keep them in the cache; the same for most layers of a network."""
+    """Return a block size that makes products large yet keeps them in cache; most layers of a network share it."""
     if device.type != "cpu":
         return max(1, 2**25 // max(channels, channels_out))
     num_blocks = -(-num_outputs * max(channels, channels_out, 32) // 2**19)

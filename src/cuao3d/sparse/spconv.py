@@ -1,4 +1,4 @@
-"""spconv as a backend, on a GPU: its gather, product and scatter kernels over our kernel maps."""
+"""spconv as a GPU backend: its gather, multiply and scatter kernels over our kernel maps."""
 
 from typing import Any
 
@@ -26,9 +26,9 @@ def convolve_by_spconv(
     except ImportError:
         raise NotInstalledError("The spconv backend needs spconv: pip install 'cuao3d[gpu]'") from None
     if x.device.type == "cpu" and (torch.get_num_threads() > 1 or torch.is_grad_enabled()):
-        raise InputError("spconv is only right on a GPU; on a CPU choose the backend 'runs'.")
+        raise InputError("spconv is correct on a GPU only; on a CPU choose the backend 'runs'.")
     pairs, counts = kernel_map.listed_pairs
-    matrices = kernel.index_select(0, kernel_map.positions)  # z fastest, as the pairs are
+    matrices = kernel.index_select(0, kernel_map.positions)  # z fastest, like the pairs
     filters = matrices.permute(2, 0, 1).reshape(kernel.shape[2], -1, 1, 1, kernel.shape[1]).contiguous()
     algorithm: Any = ConvAlgo.Native
     out: Tensor = SparseConvFunction.apply(

@@ -1,4 +1,4 @@
-"""Voxel sets: sorted coordinates, coarser resolutions, and which voxels a kernel sees from each."""
+"""Voxel sets: sorted coordinates, their coarser resolutions, and the kernel maps between them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cuao3d.errors import InputError
 MAX_COORDINATE = 2**18
 """Largest absolute voxel coordinate."""
 MAX_BATCH = 2**16
-"""Clouds in a batch are numbered below this."""
+"""Batch indices lie below this."""
 
 
 def sort_voxels(coords: Int[Tensor, "V 4"]) -> tuple[VoxelSet, Int[Tensor, "V"]]:
@@ -28,6 +28,9 @@ def sort_voxels(coords: Int[Tensor, "V 4"]) -> tuple[VoxelSet, Int[Tensor, "V"]]
 
     Returns:
         The voxels and, for each of them, its row in `coords`.
+
+    Raises:
+        InputError: `coords` is empty, of another shape or type, out of range, or has duplicates.
     """
     if coords.dim() != 2 or coords.shape[1] != 4 or coords.is_floating_point() or coords.is_complex():
         raise InputError(
@@ -72,11 +75,11 @@ class VoxelSet:
 
     @cached_property
     def coarse(self) -> VoxelSet:
-        """The cells of twice the edge that hold these: floor(coords / 2)."""
+        """The voxels at half the resolution: floor(coords / 2)."""
         return VoxelSet(self._coarsened[0])
 
     def neighbours(self, size: int) -> KernelMap:
-        """Map of a submanifold convolution with an odd kernel, at most 5: from these voxels to themselves."""
+        """Return the map of a submanifold convolution with an odd kernel size up to 5: these voxels to themselves."""
         if size not in self._neighbours:
             radius = size // 2
             starts = self._keys[:, None] - radius + self._packing.columns(-radius, radius + 1)
@@ -117,7 +120,7 @@ class VoxelSet:
         return halved[order[opens_cell]], parent
 
     def _find_windows(self, starts: Int[Tensor, "M columns"], size: int) -> Windows:
-        """Windows of `size` cells from key `starts[m, c]` on, for every output row m and kernel column c."""
+        """Find the windows of `size` cells that start at key `starts[m, c]`, for output row m and kernel column c."""
         num_columns, starts = starts.shape[1], starts.flatten()
         cells = self._cells
         occupied = cells.windows.gather(0, starts) & (2**size - 1) if cells else self._search(starts, size)
@@ -138,11 +141,11 @@ class VoxelSet:
 
     @cached_property
     def _cells(self) -> _Cells | None:
-        """Table of all cells of the occupied box, where that is not too large: a look-up beats a search."""
+        """Table of all cells of the bounding box, None if it is too large: a look-up beats a search."""
         return _Cells.of(self._keys, self._packing) if self._packing.num_cells <= 256 * len(self) else None
 
     def _search(self, starts: Int[Tensor, "W"], size: int) -> Int[Tensor, "W"]:
-        """Occupancy bits of the windows from `starts` on, by binary search."""
+        """Find the occupancy bits of the windows that start at `starts`, by binary search."""
         first = torch.searchsorted(self._keys, starts)
         keys = F.pad(self._keys, (0, size), value=torch.iinfo(torch.int64).max)
         occupied = torch.zeros_like(starts)
@@ -153,19 +156,19 @@ class VoxelSet:
 
 @dataclass(frozen=True)
 class _Packing:
-    """Coordinates <-> 64-bit keys of the same order, with free cells around the occupied box.
+    """Order-preserving 64-bit keys of coordinates, with a margin of free cells around the bounding box.
 
-    The free cells keep the neighbours of a kernel up to 5 from falling on the key of a voxel elsewhere.
+    With the margin, no neighbour within a kernel of size 5 shares its key with a voxel elsewhere.
     """
 
     low: Tensor
-    """(batches, 3) lowest cell of each cloud's box, so that clouds may lie far from each other."""
+    """(batches, 3) lowest cell of each cloud's bounding box: clouds may lie far from each other."""
     shape: tuple[int, int, int, int]
-    """Clouds, and cells of the box along x, y and z."""
+    """Number of clouds, and of cells along x, y and z."""
 
     @staticmethod
     def of(coords: Tensor) -> _Packing:
-        """Packing for these coordinates."""
+        """Make the packing of some coordinates."""
         batch, cells = coords[:, :1].expand(-1, 3), coords[:, 1:]
         none = cells.new_zeros(int(batch.max()) + 1, 3)
         low = none.scatter_reduce(0, batch, cells, "amin", include_self=False)
@@ -187,14 +190,14 @@ class _Packing:
         return ((batch * self.shape[1] + x) * self.shape[2] + y) * self.shape[3] + z
 
     def columns(self, low: int, high: int) -> Tensor:
-        """What to add to a key to move by (dx, dy), both from low to below high, dy fastest: (columns,)."""
+        """Return the key offset of each move (dx, dy), both in [low, high), dy fastest: (columns,)."""
         steps = torch.arange(low, high, device=self.low.device)
         return ((steps[:, None] * self.shape[2] + steps) * self.shape[3]).flatten()
 
 
 @dataclass(frozen=True)
 class _Cells:
-    """What lies at every key, occupied or not."""
+    """Dense look-up table over all keys."""
 
     rank: Tensor
     """Number of voxels before the cell: the row of the first one at or after it."""
@@ -214,31 +217,31 @@ class _Cells:
 
 
 def _each_axis(value: int, coords: Tensor) -> Tensor:
-    """Row [0, value, value, value]: `value` for x, y and z, and the batch index left alone."""
+    """Return the row [0, value, value, value], which leaves the batch index alone."""
     return torch.tensor([0, value, value, value], device=coords.device)
 
 
 @dataclass(frozen=True)
 class KernelMap:
-    """Which input rows each output row of a convolution sees through each kernel position, and the way back."""
+    """Which input row each output row of a convolution reads at each kernel position, and the adjoint of this map."""
 
     windows: Windows
     """From inputs to outputs."""
     adjoint: Windows
     """From outputs to inputs, for the backward pass."""
     mirrored: bool = False
-    """Whether the way back goes through the opposite kernel position, not the same."""
+    """Whether the adjoint uses the opposite kernel position instead of the same one."""
 
     @cached_property
     def positions(self) -> Int[Tensor, "K"]:
-        """Place of each of the windows' kernel positions, z fastest, in a kernel, where x is fastest."""
+        """Index into a kernel, where x is fastest, of each kernel position of the windows, where z is fastest."""
         size = round(self.volume ** (1 / 3))
         places = torch.arange(self.volume, device=self.windows.row.device)
         return places.view(size, size, size).permute(2, 1, 0).flatten()
 
     @property
     def adjoint_positions(self) -> Int[Tensor, "K"]:
-        """The same for the way back."""
+        """The same for the adjoint map."""
         return self.positions.flip(0) if self.mirrored else self.positions
 
     @property
@@ -253,7 +256,7 @@ class KernelMap:
 
     @cached_property
     def listed_pairs(self) -> tuple[Int[Tensor, "2 K P"], Int[Tensor, "K"]]:
-        """Input and output rows of each kernel position, z fastest, filled up with -1, and how many there are."""
+        """Input and output rows of each kernel position, z fastest, padded with -1, and the number of pairs of each."""
         pairs = list(self.windows.pairs())
         counts = torch.tensor([len(rows) for rows, _ in pairs], dtype=torch.int32, device=self.windows.row.device)
         listed = counts.new_full((2, len(pairs), max(int(counts.max()), self.num_inputs)), -1)
@@ -268,10 +271,10 @@ class KernelMap:
 
 
 class Windows:
-    """The windows of a convolution that are not empty, by output row, then by kernel column.
+    """The non-empty windows of a convolution, ordered by output row, then by kernel column.
 
     Kernel positions form columns along z; with z fastest, column c holds positions c * depth to (c + 1) * depth - 1.
-    A window is what an output row sees through one column. Its occupied cells are consecutive input rows: a run.
+    A window is what an output row reads through one column. Its occupied cells are consecutive input rows: a run.
     """
 
     def __init__(
@@ -298,7 +301,7 @@ class Windows:
             depth: Kernel positions per column.
             num_inputs: Number of input rows.
             num_outputs: Number of output rows.
-            input_keys: Sorted keys of the inputs, consecutive along z, where windows may be read densely.
+            input_keys: Sorted keys of the inputs, consecutive along z; only `padded_line` needs them.
         """
         self.row, self.column, self.occupied, self.first = (t.int() for t in (row, column, occupied, first))
         self.volume, self.depth = volume, depth
@@ -319,10 +322,10 @@ class Windows:
 
     @cached_property
     def padded_line(self) -> tuple[Int[Tensor, "N"], Int[Tensor, "M columns"]]:
-        """Place of every input in a padded line, and where in it each output's window of every column starts.
+        """Position of every input in a padded line, and where each output's window of every column starts in it.
 
-        In the padded line, cells along z lie as far apart as in space, up to `depth`: every window is a stretch of it,
-        its empty cells zeros. The line starts with `depth` zeros, the window of an empty column.
+        Inputs keep their spacing along z in the line, up to `depth`, so every window is a slice of it, with zeros for
+        empty cells. The line starts with `depth` zeros, the window of an empty column.
         """
         assert self._input_keys is not None
         steps = self._input_keys.diff().clamp(max=self.depth)
@@ -335,7 +338,7 @@ class Windows:
         return place, starts.view(-1, num_columns)
 
     def blocks(self, num_rows: int, multiple: int = 1) -> list[Block]:
-        """The runs, for `num_rows` output rows at a time; groups are filled up to a multiple of so many runs."""
+        """Return the runs in blocks of `num_rows` output rows; groups are padded to a multiple of `multiple` runs."""
         if (num_rows, multiple) not in self._blocks:
             self._blocks[num_rows, multiple] = list(self._split_into_blocks(num_rows, multiple))
         return self._blocks[num_rows, multiple]
@@ -385,13 +388,13 @@ class Block:
     groups: list[tuple[int, int, int]]
     """(kernel column, occupancy of the window, number of runs) of each group."""
     sizes: list[int]
-    """Runs of each group with those that fill it up: any that can be gathered, for nothing."""
+    """Runs of each group, padding included; padding gathers any valid row, and its product is ignored."""
     place_of_run: Tensor
-    """Places of the first row's runs, then of the second's, ..."""
+    """Position of each run among the padded groups, ordered by output row."""
     runs_before_row: Tensor
     """Where each row's runs start in `place_of_run`; one entry more than rows."""
 
     @property
     def num_runs(self) -> int:
-        """Number of runs, with those that fill up groups."""
+        """Number of runs, padding included."""
         return len(self.first)
