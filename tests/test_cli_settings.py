@@ -146,7 +146,7 @@ def test_a_damaged_configuration_is_named(store, tmp_path, capsys):
     command = ["distill", store.path, "--out", tmp_path / "run", "--config-file", tmp_path / "config.json"]
     says(capsys, command, "config.json")
     for content, *words in (
-        ("{", "is no JSON"),
+        ("{", "is not valid JSON"),
         ('{"kind": "SuperviseConfig", "config": {}}', "DistillConfig", "SuperviseConfig"),
         ('{"kind": "DistillConfig", "config": {"lerning_rate": 1}}', "lerning_rate", "learning_rate"),
         ('{"kind": "DistillConfig", "config": {"learning_rate": "fast"}}', "learning_rate", "'fast'", "float"),

@@ -144,7 +144,7 @@ def test_a_finished_run_is_left_as_it_is_and_an_interrupted_one_goes_on(store, t
 
     with pytest.raises(KeyboardInterrupt):
         distill(store, CONFIG, tmp_path, on_step=stop_after_three)
-    with pytest.raises(FileNotFoundError, match=r"is no finished run .*go on with it: cuao3d distill"):
+    with pytest.raises(FileNotFoundError, match=r"is no finished run .*Start or resume it: cuao3d distill"):
         load_run(tmp_path)
     distill(store, CONFIG, tmp_path, on_step=stop_after_three)
     assert steps == [1, 2, 3, 3, 4]

@@ -125,7 +125,7 @@ def test_another_file_is_another_run(file, tmp_path):
     assert distill(store, config, run) == run
     assert (run / "run.json").stat().st_mtime_ns == made
     file.write_text(L2.replace("square().mean", "abs().mean"))
-    with pytest.raises(ValueError, match="holds something else than this run"):
+    with pytest.raises(ValueError, match="holds another run"):
         distill(store, config, run)
     again = distill(store, config, tmp_path / "again")  # the file that is there now is what runs
     assert metrics(again)[0]["losses"] != metrics(run)[0]["losses"]

@@ -185,7 +185,7 @@ def save_student(folder: Path, store: Store, *, voxel_size: float) -> Path:
 def test_a_student_without_its_voxel_size_is_refused_and_an_official_one_has_it(tmp_path):
     student = Student({"lseg": 512}, "MinkUNet14Mini")
     student.save(tmp_path / "old.safetensors")
-    with pytest.raises(ValueError, match="does not tell the size of its voxels"):
+    with pytest.raises(ValueError, match="does not state its voxel size"):
         load_student(tmp_path / "old.safetensors")
     torch.save({"state_dict": as_official(student)}, tmp_path / "best.pth.tar")
     assert main(["import", str(tmp_path / "best.pth.tar"), "--out", str(tmp_path / "best.safetensors")]) == 0

@@ -102,5 +102,5 @@ def test_the_bound_learns_the_label_of_each_samples_own_point_weighed_by_its_cla
 
 
 def test_supervision_needs_labels(tmp_path):
-    with pytest.raises(ValueError, match=r"labels of no set; supervision needs those of one set"):
+    with pytest.raises(ValueError, match=r"labels of no set; supervision needs one label set"):
         supervise(Store.create(tmp_path / "empty", cell=0.05), CONFIG, tmp_path / "run")

@@ -105,6 +105,6 @@ def test_a_checkpoint_that_is_not_there_or_of_another_run_is_refused(begin, tmp_
     with pytest.raises(ValueError, match=r"checkpoint\.safetensors is not of this run: .* another configuration"):
         begin("new", tmp_path / "old", seed=3)
     shutil.copy(tmp_path / "old" / CHECKPOINT, tmp_path / "alone.safetensors")
-    with pytest.raises(ValueError, match=r"alone\.safetensors is not of this run: .*config\.json is not there"):
+    with pytest.raises(ValueError, match=r"alone\.safetensors is not of this run: .*config\.json is missing"):
         begin("new", tmp_path / "alone.safetensors")
     assert not (tmp_path / "new").exists()

@@ -1,4 +1,4 @@
-"""Augmentation: random changes of a scene's shape, so that no student learns a room by heart."""
+"""Augmentation: random geometric transformations of a scene, against overfitting."""
 
 from dataclasses import dataclass
 
@@ -10,32 +10,35 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of a scene, drawn anew each time that it is seen."""
+    """Random transformations of a scene, drawn anew each time that it is seen."""
 
     flip: bool = True
-    """Mirror along x and along y, each every other time."""
+    """Mirror along x and along y, each with probability 1/2."""
     rotation: float = 0.0
-    """Largest turn about the vertical, degrees either way."""
+    """Largest rotation about the vertical, degrees either way."""
     tilt: float = 0.0
-    """Largest turn about x and about y, degrees either way."""
+    """Largest rotation about x and about y, degrees either way."""
     scale: float = 0.0
-    """Largest relative change of size, either way."""
+    """Largest relative scaling, either way."""
     elastic: bool = False
-    """Bend space by smooth noise, at grains of 0.2 m and 0.8 m."""
+    """Elastic distortion by smooth noise, with grid cells of 0.2 m and 0.8 m."""
     shift: bool = True
-    """Move the points on the voxel lattice."""
+    """Translate the points randomly relative to the voxel grid."""
 
 
 def augment(
     points: Float[Tensor, "S 3"], augmentation: Augmentation, reach: float, generator: torch.Generator
 ) -> Float64[Tensor, "S 3"]:
-    """Change a scene at random: bend, mirror, scale, turn, tilt and move it.
+    """Transform a scene at random: distort, mirror, scale, rotate and translate it.
 
     Args:
         points: Positions, metres, z up.
-        augmentation: What to change and by how much.
-        reach: Largest move along each axis, metres.
+        augmentation: Which transformations, and how strong.
+        reach: Largest translation along each axis, metres.
         generator: Source of all randomness.
+
+    Returns:
+        Transformed positions, metres, z up, centred at the origin before the translation.
     """
     flips, angles, sizes, move = torch.rand(4, 3, dtype=torch.float64, generator=generator).unbind()
     points = points.double() - points.double().mean(dim=0)
@@ -51,7 +54,7 @@ def augment(
 
 
 def smooth_noise(points: Float64[Tensor, "S 3"], grain: float, generator: torch.Generator) -> Float64[Tensor, "S 3"]:
-    """Draw a vector for every point that varies smoothly: normal noise on a grid, blurred twice, as in OpenScene.
+    """Draw a smooth random vector for every point: normal noise on a grid, blurred twice, as in OpenScene.
 
     Args:
         points: Positions, metres.
@@ -68,7 +71,7 @@ def smooth_noise(points: Float64[Tensor, "S 3"], grain: float, generator: torch.
 
 
 def rotation_matrix(angles: Float64[Tensor, "3"]) -> Float64[Tensor, "3 3"]:
-    """Turn about x, then about y, then about z; angles in radians."""
+    """Return the rotation about x, then y, then z; angles in radians."""
     generators = torch.zeros(3, 3, 3, dtype=angles.dtype)
     for axis in range(3):
         generators[axis, (axis + 2) % 3, (axis + 1) % 3] = 1

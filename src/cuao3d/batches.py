@@ -1,4 +1,4 @@
-"""Batches: what a step of training is shown, augmented scenes as voxels with targets."""
+"""Batches: augmented scenes as voxels with targets, one batch per training step."""
 
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -19,14 +19,14 @@ from cuao3d.objective import RowMeans
 from cuao3d.ranks import num_ranks, rank
 
 Target = Tensor | RowMeans
-"""What is to be said of some voxels: features (N, C) or classes (N,)."""
+"""Targets of N voxels: features (N, C) or classes (N,)."""
 
 Pool = Callable[[Tensor, Int64[Tensor, "M"], Int64[Tensor, "N"]], Target]
-"""Makes the targets of voxels from those of samples: called with the targets of all samples, the rows of those that
-count, sorted by voxel, and where in these each voxel begins."""
+"""Pools targets of samples into targets of voxels. Arguments: the targets of all samples, the rows to pool, sorted by
+voxel, and the offset of each voxel in these rows."""
 
 LATTICE = 16
-"""Voxels after which the student's coarsest grid repeats; the random shift covers all places on it."""
+"""Period of the student's coarsest grid, voxels; the random shift covers one period."""
 
 STILL = Augmentation(flip=False, shift=False)
 """No augmentation at all."""
@@ -34,44 +34,44 @@ STILL = Augmentation(flip=False, shift=False)
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """What the steps of a training are shown."""
+    """Which data each training step sees."""
 
     voxel_size: float = 0.02
     """Edge of a voxel, metres; not finer than the store's cell."""
     num_epochs: int = 50
     """Passes over the training scenes."""
     num_steps: int | None = None
-    """Steps of the optimiser; None: as many as `num_epochs` takes. 0: the student stays untrained."""
+    """Optimiser steps; None: follows from `num_epochs`. 0: the student stays untrained."""
     batch_size: int = 2
-    """Scenes in a step, of all processes together."""
+    """Scenes per step, over all processes."""
     num_parts: int = 1
-    """Parts of a step, one after the other, to save memory: gradients add up, batch norm sees each part alone."""
+    """Micro-batches per step, to save memory: gradients accumulate, batch norm sees each one alone."""
     points_per_scene: int | None = 20_000
-    """Most voxels of a scene that the loss looks at, drawn anew each time; None: all of them."""
+    """Voxels per scene that the loss uses at most, drawn anew each time; None: all of them."""
     crop: int | None = None
-    """Most voxels of a scene that enter the network, those nearest to a random one with a target; None: all of them."""
+    """Voxels per scene that enter the network at most, those nearest to a random supervised one; None: all of them."""
     augmentation: Augmentation = field(default_factory=Augmentation)
-    """Random changes of the scenes."""
+    """Random transformations of the scenes."""
     num_held_out: int = 0
-    """Training scenes that are not trained on; the student that does best on them is kept. 0: the last one is kept."""
+    """Training scenes held out for validation; the student that does best on them is kept. 0: the last one is kept."""
     seed: int = 0
-    """Decides the initial weights, the scenes that are held out and all that is random in every step."""
+    """Seed of the initial weights, the choice of held-out scenes and the randomness of every step."""
 
     def validate(self) -> None:
-        """Refuse numbers that no training could use; raises InputError."""
+        """Check that all numbers are usable; raises InputError."""
         check_least(self, num_epochs=1, num_steps=0, batch_size=1, num_parts=1, points_per_scene=1, crop=1)
         check_least(self, num_held_out=0, voxel_size=1e-6)
 
 
 def check_least(config: object, **least: float) -> None:
-    """Refuse settings below their least values.
+    """Check settings against their lower bounds.
 
     Args:
-        config: Where they stand; None is no number and always allowed.
-        least: The least value of each.
+        config: Configuration that holds them; None is always allowed.
+        least: Lower bound of each setting.
 
     Raises:
-        InputError: One is below, or not a number.
+        InputError: A setting is below its bound, or not finite.
     """
     for name, bound in least.items():
         value = getattr(config, name)
@@ -81,7 +81,7 @@ def check_least(config: object, **least: float) -> None:
 
 @dataclass(frozen=True)
 class TrainingScene:
-    """What training holds of a stored scene."""
+    """The part of a stored scene that training keeps in memory."""
 
     name: str
     """Name of the scene, for messages."""
@@ -90,9 +90,9 @@ class TrainingScene:
     rows: Int64[Tensor, "R"]
     """Samples that have targets."""
     targets: tuple[Tensor, ...]
-    """For each thing to learn, what is known of those samples: features (R, C) or classes (R,)."""
+    """For each head, the targets of those samples: features (R, C) or classes (R,)."""
     chances: Float32[Tensor, "R"] | None = None
-    """How likely each of those samples is looked at, relative to the others; None: all alike."""
+    """Relative probability that the loss uses each of those samples; None: uniform."""
 
 
 @dataclass(frozen=True)
@@ -100,15 +100,15 @@ class Batch:
     """Several augmented scenes as voxels."""
 
     coordinates: Int64[Tensor, "V 4"]
-    """Scene within the batch and integer cell of each voxel."""
+    """Index of the scene within the batch, and integer cell, of each voxel."""
     supervised: Int64[Tensor, "N"]
-    """Voxels that the loss looks at."""
+    """Voxels that the loss uses."""
     targets: tuple[tuple[Target, ...], ...]
-    """For each scene, and for each thing to learn, what is to be said of those voxels."""
+    """For each scene and each head, the targets of those voxels."""
 
     @property
     def num_targets(self) -> list[int]:
-        """Number of supervised voxels of each scene; in `supervised` they follow each other."""
+        """Number of supervised voxels of each scene; `supervised` lists them scene by scene."""
         return [len(targets[0]) for targets in self.targets]
 
     def to(self, device: str) -> "Batch":
@@ -120,10 +120,10 @@ class Batch:
 
 
 class Batches:
-    """All batches of a run; each follows from the seed and its step alone, so a run can go on from any step.
+    """All batches of a run; each depends on the seed and its step alone, so that a run can resume at any step.
 
-    What is random about a scene follows from its place in the run, so it does not matter how many processes and parts
-    share a step.
+    The randomness of a scene depends on its position in the run, so the number of processes and micro-batches of a step
+    makes no difference.
     """
 
     def __init__(
@@ -133,13 +133,13 @@ class Batches:
         pool: Pool,
         held_out: Sequence[TrainingScene] = (),
     ) -> None:
-        """Lay out the run.
+        """Plan the batches of a run.
 
         Args:
-            scenes: What to draw from; every scene once, in random order, before any comes again.
-            config: How many steps, and how scenes are augmented, cropped and drawn.
-            pool: How the targets of samples that meet in a voxel become one.
-            held_out: Scenes that are only validated on.
+            scenes: Training scenes, shuffled anew for every pass.
+            config: Number of steps, augmentation, crop and sampling.
+            pool: Combines the targets of samples in the same voxel.
+            held_out: Scenes for validation only.
         """
         self.scenes, self.config, self.pool, self.held_out = scenes, config, pool, held_out
 
@@ -150,10 +150,10 @@ class Batches:
         return math.ceil(self.config.num_epochs * len(self.scenes) / self.config.batch_size)
 
     def __getitem__(self, step: int) -> tuple[Batch, ...]:
-        """Prepare what this process has of a step: a batch for each part.
+        """Prepare this process's share of a step: one batch per micro-batch.
 
         Raises:
-            InputError: The voxels of a part are too few to train on.
+            InputError: A micro-batch has too few voxels to train on.
         """
         config = self.config
         num_scenes = config.batch_size // (config.num_parts * num_ranks())
@@ -163,7 +163,7 @@ class Batches:
         return tuple(join([self._voxels_at(place) for place in range(first, first + num_scenes)]) for first in firsts)
 
     def ahead(self, first: int, device: str) -> Generator[tuple[Batch, ...], None, None]:
-        """Walk through the steps from `first` on; a thread prepares the next one while the caller works on this one."""
+        """Yield the steps from `first` on; a thread prepares the next one while the caller works on this one."""
         with ThreadPoolExecutor(max_workers=1) as thread:
             coming = [thread.submit(self._on, device, first)] if first < len(self) else []
             for step in range(first, len(self)):
@@ -173,19 +173,19 @@ class Batches:
                 yield batches
 
     def still(self) -> Iterator[Batch]:
-        """Walk through this process's share of the held-out scenes, as they are and with all their targets."""
+        """Yield this process's share of the held-out scenes, without augmentation and with all targets."""
         config = replace(self.config, augmentation=STILL, crop=None, points_per_scene=None)
         for scene in self.held_out[rank() :: num_ranks()]:
             yield voxelize_scene(scene, config, self.pool, generator_of(config.seed))
 
     def scene_at(self, place: int) -> TrainingScene:
-        """Return the scene at a place of the endless row of shuffled passes over all scenes."""
+        """Return the scene at a position in the endless sequence of shuffled passes over all scenes."""
         epoch, index = divmod(place, len(self.scenes))
         order = torch.randperm(len(self.scenes), generator=generator_of(self.config.seed, 0, epoch))
         return self.scenes[int(order[index])]
 
     def _voxels_at(self, place: int) -> Batch:
-        """Return the voxels of the scene at a place, refused where they alone are a part and batch norm fails."""
+        """Return the voxels of the scene at a position; raise InputError where batch norm could not train on them."""
         scene, config = self.scene_at(place), self.config
         batch = voxelize_scene(scene, config, self.pool, generator_of(config.seed, 1, place))
         coarsest = batch.coordinates // torch.tensor([1, LATTICE, LATTICE, LATTICE])
@@ -193,7 +193,7 @@ class Batches:
             raise InputError(
                 f"Scene {scene.name} lies in a single cell of the student's coarsest grid; batch norm needs two. "
                 f"Use voxels smaller than {config.voxel_size:g} m (--voxel-size), larger crops (--config.crop) or more "
-                "scenes a step (--config.batch-size)."
+                "scenes per step (--config.batch-size)."
             )
         return batch
 
@@ -202,14 +202,14 @@ class Batches:
 
 
 def hold_out(names: Sequence[str], config: BatchConfig) -> tuple[str, ...]:
-    """Choose by the seed which training scenes are only validated on.
+    """Choose the training scenes that are held out for validation.
 
     Args:
-        names: Training scenes that have targets; never those of the split that scores are measured on.
-        config: Its `num_held_out` and `seed` count.
+        names: Training scenes that have targets; never those of the evaluation split.
+        config: Its `num_held_out` and `seed` are used.
 
     Raises:
-        InputError: None would be left to train on.
+        InputError: No scene would be left to train on.
     """
     if config.num_held_out and config.num_held_out >= len(names):
         raise InputError(
@@ -221,12 +221,12 @@ def hold_out(names: Sequence[str], config: BatchConfig) -> tuple[str, ...]:
 
 
 def voxelize_scene(scene: TrainingScene, config: BatchConfig, pool: Pool, generator: torch.Generator) -> Batch:
-    """Augment a scene, quantise it, and choose the voxels that enter the network and those that the loss looks at.
+    """Augment and voxelise a scene; choose the voxels that enter the network and those that the loss uses.
 
     Args:
         scene: Sample points and their targets.
         config: Augmentation, voxel size, crop and number of supervised voxels.
-        pool: How the targets of samples that meet in a voxel become one.
+        pool: Combines the targets of samples in the same voxel.
         generator: Source of all randomness.
 
     Returns:
@@ -255,14 +255,14 @@ def voxelize_scene(scene: TrainingScene, config: BatchConfig, pool: Pool, genera
 def _draw(
     scene: TrainingScene, rows: Int64[Tensor, "N"], budget: int, generator: torch.Generator
 ) -> Int64[Tensor, "K"]:
-    """Choose which voxels the loss looks at, ascending; `rows` names a sample of each."""
+    """Draw the voxels that the loss uses, ascending; `rows` names a sample of each."""
     if scene.chances is None:
         return torch.randperm(len(rows), generator=generator)[:budget].sort().values
     return torch.multinomial(scene.chances[rows], budget, generator=generator).sort().values
 
 
 def join(batches: Sequence[Batch]) -> Batch:
-    """Put batches of one scene each into one; the first column of the coordinates tells them apart."""
+    """Join batches of one scene each; the first column of the coordinates is the index of the scene."""
     coordinates = torch.cat([functional.pad(b.coordinates[:, 1:], (1, 0), value=i) for i, b in enumerate(batches)])
     first = accumulate((len(batch.coordinates) for batch in batches), initial=0)
     supervised = torch.cat([batch.supervised + start for batch, start in zip(batches, first, strict=False)])
@@ -270,13 +270,13 @@ def join(batches: Sequence[Batch]) -> Batch:
 
 
 def _renumber(rows: Int64[Tensor, "R"], kept: Int64[Tensor, "K"], count: int) -> Int64[Tensor, "R"]:
-    """Translate rows of `count` into rows of those that are kept; -1 for the others."""
+    """Renumber rows after selecting `kept` of `count`; -1 for the rest."""
     new_row = torch.full((count,), -1)
     new_row[kept] = torch.arange(len(kept))
     return new_row[rows]
 
 
 def generator_of(*key: int) -> torch.Generator:
-    """Make a source of randomness that follows from some numbers alone."""
+    """Make a generator seeded by a tuple of integers."""
     seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
     return torch.Generator().manual_seed(seed)

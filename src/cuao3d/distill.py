@@ -36,7 +36,7 @@ from cuao3d.text import class_vectors, load_text_encoder
 from cuao3d.training import NOISE_GROUP, TrainConfig, make_student, student_group, supervised_features, train
 
 ROWS_AT_A_TIME = 20_000
-"""Features of a scene that are widened at a time."""
+"""Rows of features that are converted to float32 at a time."""
 
 
 @dataclass(frozen=True)
@@ -47,24 +47,24 @@ class DistillConfig(TrainConfig):
     """Teachers to learn from; each gets its own head."""
     losses: tuple[str, ...] = ()
     """Loss of each teacher: cosine, demeaned-cosine, l1, l2, smooth-l1, cosine+smooth-l1, a name in `LOSSES`, or
-    FILE.py:NAME, a function of your own; see `find_loss`. Empty: what the store's card of the teacher says."""
+    FILE.py:NAME, your own function; see `find_loss`. Empty: the loss on each teacher's card in the store."""
     normalizers: tuple[NormalizerKind, ...] = ()
-    """Transform of each teacher's features before the loss; empty: none. A finished student predicts them as lifted."""
+    """Normaliser of each teacher's features before the loss; empty: none. It is undone in the finished student."""
     head: HeadKind = "linear"
     """Kind of the student's heads."""
     weighting: WeightingKind = "uncertainty"
-    """How the teachers' losses become one; docs/method.md explains each way."""
+    """How the teachers' losses are combined; docs/method.md explains each way."""
     fixed_weights: tuple[float, ...] = ()
     """Weight of each loss, for the weighting `fixed`."""
     words: str | None = None
-    """Label set of whose names a further loss picks the teacher's, where one has a text encoder; None: no such loss."""
+    """Label set for a softmax loss over its class names, if a teacher has a text encoder; None: no such loss."""
     balance: float = 0.0
-    """Points are drawn for the loss by the frequency of their nearest of `words` to the power -balance; 0: evenly."""
+    """Points are drawn with probability (frequency of their nearest name in `words`)^-balance; 0: uniformly."""
     sigma_lr: float | None = None
-    """Learning rate of the noise levels at the start; None: the student's. It follows the same schedule."""
+    """Initial learning rate of the noise levels; None: the student's. It follows the same schedule."""
 
     def validate(self) -> None:
-        """Refuse numbers that no training could use; raises InputError."""
+        """Check that all numbers are usable; raises InputError."""
         super().validate()
         check_least(self, balance=0, sigma_lr=0)
 
@@ -81,29 +81,29 @@ def distill(
     """Train a student on the lifted features of a store's training scenes.
 
     Args:
-        store: Where the scenes and the features of every teacher lie.
-        config: How to train. A finished run of the same configuration, scenes and code is left as it is; one that
-            was interrupted goes on from its checkpoint.
+        store: Store of the scenes, with features of every teacher.
+        config: How to train. A finished run of the same configuration, scenes and code is left untouched; an
+            interrupted one resumes from its checkpoint.
         out: Folder of the run: `config.json`, `metrics.jsonl`, `student.safetensors` and, last, `run.json`.
-        resume: `auto`: as said above. `never`: begin again. Or the checkpoint to go on from; see `begin_run`.
-        device: Where the student is trained.
-        on_step: Told after each step; see `training_bars`.
+        resume: `auto`: as above. `never`: begin again. Otherwise the checkpoint to resume from; see `begin_run`.
+        device: Device to train on.
+        on_step: Called after each step; see `training_bars`.
 
     Returns:
         The folder of the run.
 
     Raises:
-        NotFoundError: There is no such checkpoint, or no such file of a loss.
-        InputError: The store lacks a teacher, there is no such loss, no scene can be used, the voxels are finer than
-            the store's cells, the folder or the checkpoint is of another run, or training diverges.
-        OSError: There is no space left for a checkpoint.
+        NotFoundError: There is no such checkpoint, or no such file of a custom loss.
+        InputError: The store lacks a teacher, there is no such loss, no scene is usable, the voxels are finer than the
+            store's cells, the folder or the checkpoint belongs to another run, or training diverges.
+        DiskFullError: There is no space left for a checkpoint.
     """
     config = _settle(config, store)
     stored = [store[name] for name in store.names("train")]
     seen = [scene for scene in stored if len(scene.seen_samples)]
     if not seen:
         raise InputError(
-            f"{store.path} has no training scene that a view sees ({len(stored)} training scenes in all). Look for the "
+            f"{store.path} has no training scene that a view sees ({len(stored)} training scenes in all). Find the "
             "reason with `cuao3d check`, or lift more scenes with `cuao3d fuse`."
         )
     held_out = hold_out([scene.name for scene in seen], config)
@@ -130,11 +130,14 @@ def distill(
 
 
 def idle_settings(config: DistillConfig, cards: Mapping[str, TeacherCard]) -> dict[str, str]:
-    """Name the settings that have no effect beside the others, each with the reason.
+    """Find the settings that have no effect given the others.
 
     Args:
         config: The configuration.
         cards: Card of each of its teachers.
+
+    Returns:
+        The reason for each such setting, by name.
     """
     reasons = {}
     if config.num_steps is not None:
@@ -150,7 +153,7 @@ def idle_settings(config: DistillConfig, cards: Mapping[str, TeacherCard]) -> di
     elif config.words is None:
         reasons["balance"] = "without --config.words"
     elif config.points_per_scene is None:
-        reasons["balance"] = "where all points are looked at (--config.points-per-scene None)"
+        reasons["balance"] = "where the loss uses all points (--config.points-per-scene None)"
     return reasons
 
 
@@ -181,7 +184,7 @@ class _Distiller(nn.Module):
         return groups
 
     def finished(self) -> Student:
-        """Return a copy of the student whose heads say the teachers' own features."""
+        """Return a copy of the student whose heads predict the teachers' features, without normaliser."""
         student = deepcopy(self.student)
         for name, normalizer in zip(self.config.teachers, self.normalizers, strict=True):
             _lead_back(student.heads[name], normalizer)
@@ -219,7 +222,7 @@ class _Distiller(nn.Module):
     def _teacher_loss(
         self, hidden: tuple[Tensor, ...], batch: Batch, index: int, weights: Tensor
     ) -> tuple[Tensor, float]:
-        """Return the loss of a teacher's head, weighted by voxel and unweighted; means over all scenes' voxels."""
+        """Return the loss of a teacher's head, weighted by voxel and unweighted, both as means over all voxels."""
         head, count = self._head(index), len(batch.supervised)
         parts = [
             voxel_losses(
@@ -238,7 +241,7 @@ class _Distiller(nn.Module):
         return torch.stack([weighted for weighted, _ in parts]).sum(), plain
 
     def _word_loss(self, hidden: tuple[Tensor, ...], batch: Batch, words: "_Words") -> Tensor:
-        """Return the loss of choosing among words; mean over the voxels of all scenes."""
+        """Return the softmax loss over words, as a mean over all voxels."""
         head, vectors = self._head(words.teacher), words.vectors.to(hidden[0].device)
         return torch.stack(
             [
@@ -252,7 +255,7 @@ class _Distiller(nn.Module):
 def _make_distiller(
     store: Store, scenes: list[TrainingScene], config: DistillConfig
 ) -> tuple[_Distiller, list[TrainingScene]]:
-    """Make what is trained, and say how likely each point of the scenes is drawn."""
+    """Make the learner, and set the sampling probability of each point of the scenes."""
     words = _word_vectors(store, config)
     if words is not None and config.balance > 0:
         scenes = _balanced(scenes, words, config)
@@ -267,7 +270,7 @@ def _make_distiller(
 
 
 def _settle(config: DistillConfig, store: Store) -> DistillConfig:
-    """Check all that can be wrong before anything is written; fill in the losses where the configuration names none."""
+    """Check the configuration before anything is written; fill in losses and normalisers where it names none."""
     config = replace(config, teachers=tuple(canonical(name, store.teachers) for name in config.teachers))
     missing = [name for name in config.teachers if name not in store.teachers]
     if missing or not config.teachers:
@@ -305,7 +308,7 @@ def _fit_normalizers(scenes: list[TrainingScene], config: DistillConfig) -> tupl
 
 
 def _lead_back(head: Head, normalizer: Normalizer | None) -> None:
-    """Make a head that learned normalised features say the teacher's own."""
+    """Make a head that learned normalised features predict the teacher's own, by undoing the normaliser."""
     if normalizer is not None:
         head.weight.data = normalizer.undo_linear(head.weight.data.double()).float()
         head.bias = normalizer.shift.float().to(head.weight.device)
@@ -313,22 +316,22 @@ def _lead_back(head: Head, normalizer: Normalizer | None) -> None:
 
 @dataclass(frozen=True)
 class _Words:
-    """Words in the space of the teacher that understands them."""
+    """Word vectors in the space of the language-aligned teacher."""
 
     teacher: int
-    """Its place among the teachers."""
+    """Index of the teacher."""
     vectors: Float[Tensor, "K C"]
     """Unit vector of each word."""
 
 
 def _word_vectors(store: Store, config: DistillConfig) -> _Words | None:
-    """Encode the names of the configured label set for the first teacher that understands words."""
+    """Encode the class names of the configured label set for the first teacher with a text encoder."""
     for index, name in enumerate(config.teachers):
         encoder = store.teachers[name].text
         if config.words is not None and encoder is not None:
             if config.normalizers[index] != "none":
                 raise InputError(
-                    f"Words are compared with the features of {name!r} as they are: its normalizer must be 'none' "
+                    f"The loss over words needs unnormalised features of {name!r}: its normalizer must be 'none' "
                     "(--config.normalizers), or --config.words None."
                 )
             return _Words(index, class_vectors(load_text_encoder(encoder), store.label_set(config.words)))
@@ -336,7 +339,7 @@ def _word_vectors(store: Store, config: DistillConfig) -> _Words | None:
 
 
 def _balanced(scenes: list[TrainingScene], words: _Words, config: DistillConfig) -> list[TrainingScene]:
-    """Say how likely each point is drawn, by how frequent its nearest word is among all scenes."""
+    """Set the sampling probability of each point by the frequency of its nearest word over all scenes."""
     kinds = [_nearest_word(scene.targets[words.teacher], words.vectors) for scene in scenes]
     frequency = torch.bincount(torch.cat(kinds), minlength=len(words.vectors)).float()
     chance = (frequency / frequency.sum()).clamp(min=1e-6).pow(-config.balance)
@@ -344,14 +347,14 @@ def _balanced(scenes: list[TrainingScene], words: _Words, config: DistillConfig)
 
 
 def _nearest_word(features: Float[Tensor, "R C"], vectors: Float[Tensor, "K C"]) -> Int64[Tensor, "R"]:
-    """Return the word of each feature."""
+    """Return the index of the nearest word of each feature."""
     return torch.cat([(part.float() @ vectors.T).argmax(dim=1) for part in torch.split(features, ROWS_AT_A_TIME)])
 
 
 def _take_features(scene: StoredScene, teachers: tuple[str, ...]) -> tuple[TrainingScene, dict[str, int]]:
-    """Hold what distillation needs of a scene that a view sees, and count for each teacher the samples that it masks.
+    """Read what distillation needs of a scene, and count the samples that each teacher masks.
 
-    A sample of which any teacher says what is no number has no target at all.
+    A sample with a non-finite feature of any teacher has no target at all.
     """
     features = {teacher: scene.features(teacher) for teacher in teachers}
     finite = {teacher: _finite_rows(rows) for teacher, rows in features.items()}
@@ -359,9 +362,9 @@ def _take_features(scene: StoredScene, teachers: tuple[str, ...]) -> tuple[Train
     if not masked:
         return TrainingScene(scene.name, scene.sample_points, scene.seen_samples, tuple(features.values())), masked
     warnings.warn(
-        f"Scene {scene.name}: features that are no numbers, of "
+        f"Scene {scene.name}: non-finite features, of "
         + ", ".join(f"{count} samples by teacher {teacher!r}" for teacher, count in masked.items())
-        + f"; these samples are not learned from. To mend them, delete {scene.folder} and run `cuao3d fuse` again.",
+        + f"; these samples are masked. To repair them, delete {scene.folder} and run `cuao3d fuse` again.",
         stacklevel=3,
     )
     kept = torch.stack(list(finite.values())).all(dim=0)
@@ -370,5 +373,5 @@ def _take_features(scene: StoredScene, teachers: tuple[str, ...]) -> tuple[Train
 
 
 def _finite_rows(features: Float[Tensor, "R C"]) -> Bool[Tensor, "R"]:
-    """Tell which rows hold only numbers."""
+    """Return which rows are finite."""
     return torch.cat([torch.isfinite(part).all(dim=1) for part in torch.split(features, ROWS_AT_A_TIME)])

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, under a temporary name that is then renamed; JSON objects read, or an error."""
+"""Files: atomic writes by way of a temporary file, and JSON objects."""
 
 import errno
 import hashlib
@@ -16,18 +16,18 @@ from torch import Tensor
 from cuao3d.errors import DiskFullError, InputError, NotFoundError
 
 LISTED = 12
-"""Entries of a folder that an error names at most."""
+"""Entries of a folder that an error lists at most."""
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let a function write a file under a temporary name beside it, then rename it.
+    """Write a file atomically: a function writes a temporary file beside it, which is then renamed.
 
     Args:
-        path: File to write; its folder is made if it is not there.
-        write: Called with the temporary name; what an interrupted run left there is overwritten.
+        path: File to write; its folder is created if missing.
+        write: Called with the temporary path; a file left there by an interrupted run is overwritten.
 
     Raises:
-        OSError: It cannot be written; nothing is left of it.
+        OSError: The file cannot be written; no temporary file is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
@@ -36,36 +36,36 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             temporary.touch()
             mode = temporary.stat().st_mode
             write(temporary)
-        temporary.chmod(mode)  # safetensors lets only the owner read its files
+        temporary.chmod(mode)  # safetensors makes its files readable by the owner only
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename == str(temporary):
-            error.filename = str(path)  # the name that was asked for
+            error.filename = str(path)  # the name that the user knows
         raise
 
 
 @contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
-    """Turn the word that there is no space left into an error that says for what, and what to do."""
+    """Turn a disk-full error into one that names the file and says what to do."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         if os.strerror(errno.ENOSPC) not in str(error):
             raise
         raise DiskFullError(
-            f"There is no space left on the disk for {path}; what was there before is as it was. Make room, and run "
-            "the same command again."
+            f"There is no space left on the disk for {path}; an earlier file of this name is unchanged. Make room, and "
+            "run the same command again."
         ) from None
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text in UTF-8, whole or not at all."""
+    """Write text in UTF-8, atomically."""
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all."""
+    """Write JSON, atomically."""
     write_text(path, json.dumps(content, indent=1) + "\n")
 
 
@@ -74,7 +74,7 @@ def read_json(path: Path, cure: str = "write it again") -> dict[str, Any]:
 
     Args:
         path: File to read, UTF-8; a byte order mark is allowed.
-        cure: What to do about a damaged file, for the message.
+        cure: What to do about a damaged file, for the error message.
 
     Raises:
         NotFoundError: There is no such file.
@@ -92,26 +92,26 @@ def read_json(path: Path, cure: str = "write it again") -> dict[str, Any]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all.
+    """Write a safetensors file, atomically.
 
     Args:
         path: File to write.
         tensors: Tensors by name, on any device.
-        metadata: Words that go with them; with several keys the same words may give other bytes.
+        metadata: Text metadata. With several keys the file's bytes are not reproducible.
     """
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_whole(path, lambda temporary: save_file(on_cpu, temporary, metadata))
 
 
 def nearby(path: Path, marker: str = "") -> str:
-    """Say what lies in a folder, or where a path should be, for an error about what is not there.
+    """List what the nearest existing folder of a path holds, for a not-found error.
 
     Args:
-        path: What was looked for, or the folder that it was looked for in.
-        marker: A file that the folders in question hold; where there are such folders, only they are named.
+        path: Missing path, or the folder that was searched.
+        marker: File that marks the folders in question; if there are such folders, only they are listed.
 
     Returns:
-        A sentence with a space before it; empty where there is nothing.
+        A sentence with a space before it; empty if there is nothing to list.
     """
     folder = path if path.is_dir() else next((parent for parent in path.parents if parent.is_dir()), Path())
     try:

@@ -1,7 +1,7 @@
-"""Files that PyTorch saved, opened without running what they may hold: tensors, plain values, and NumPy arrays.
+"""Safe reading of PyTorch files: tensors, plain values and NumPy arrays, without running code from the pickle.
 
-NumPy's own functions are never called: what a file names of them is played by the stand-ins below, which make arrays of
-numbers and nothing else. Files of NumPy 1 and of NumPy 2 name different modules; both are known.
+NumPy's own functions are never called: stand-ins below replace those that a file names, and make arrays of numbers and
+nothing else. NumPy 1 and NumPy 2 name different modules; both are supported.
 """
 
 import pickle
@@ -19,26 +19,26 @@ from cuao3d.errors import InputError, NotFoundError
 
 
 def read_torch(path: Path, *, mapped: bool = False) -> Any:
-    """Read what `torch.save` wrote, in its present format or that before PyTorch 1.6.
+    """Read a file of `torch.save`, in the current format or the one before PyTorch 1.6.
 
     Args:
         path: The file.
-        mapped: Map large tensors from the disk instead of reading them; they are to be used before the file changes.
+        mapped: Memory-map tensors instead of reading them; use them before the file changes.
 
     Returns:
-        Its content: tensors, numbers, texts in lists, tuples and dicts. NumPy arrays are found if the content itself is
-        one, or is a list, tuple or dict of them.
+        Its content: tensors, numbers and text in lists, tuples and dicts. NumPy arrays are supported at the top level
+        and as entries of a top-level list, tuple or dict.
 
     Raises:
         NotFoundError: There is no such file.
-        InputError: It is damaged, or holds more than that.
+        InputError: It is damaged, or holds other objects.
     """
     if not path.is_file():
         raise NotFoundError(f"There is no file {path}.")
     try:
-        mmap = mapped and zipfile.is_zipfile(path)  # older files are no archives, and cannot be mapped
+        mmap = mapped and zipfile.is_zipfile(path)  # older files are not zip archives, and cannot be mapped
         with torch.serialization.safe_globals(_STAND_INS), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is odd about a damaged file is said once, below
+            warnings.simplefilter("ignore")  # a damaged file gets one error, below
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         if "operand" in str(error):
@@ -46,7 +46,7 @@ def read_torch(path: Path, *, mapped: bool = False) -> Any:
         raise InputError(
             f"{path}: refused, because it is not only tensors and numbers but may run code ({_reason(error)})."
         ) from error
-    except Exception as error:  # from damaged bytes anything can come
+    except Exception as error:  # damaged bytes may raise anything
         raise _damaged(path, error) from error
     match content:
         case tuple() | list():
@@ -61,7 +61,7 @@ class _Type:
 
     def __init__(self, code: str, *_: object) -> None:
         if not re.fullmatch(r"b1|[iu][1248]|f[248]", code):
-            raise pickle.UnpicklingError(f"a NumPy array of {code!r}, which are no numbers")
+            raise pickle.UnpicklingError(f"a NumPy array of {code!r}, which is not a numeric type")
         self.kind = np.dtype(code)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -87,7 +87,7 @@ def _scalar(kind: _Type, content: bytes) -> Any:
 
 
 def _no_bytes() -> bytes:
-    """Stands in for `bytes`, which the content of an empty array is made by."""
+    """Stands in for `bytes`, which makes the content of an empty array."""
     return b""
 
 
@@ -109,7 +109,7 @@ def _damaged(path: Path, error: Exception) -> ValueError:
 
 
 def _reason(error: Exception) -> str:
-    """Return in a few words what PyTorch says in many lines, without characters that could steer a terminal."""
+    """Shorten an error of PyTorch to a few words, without control characters."""
     text = str(error).rpartition("WeightsUnpickler error: ")[2].strip() or type(error).__name__
     if named := re.search(r"GLOBAL (\S+)", text):
         text = f"it names {named[1]}"

@@ -1,4 +1,4 @@
-"""Probes: what the student's network can do when labels are used; the supervised upper bound of distillation."""
+"""Probe: train the student's network on ground-truth labels, as an upper bound of distillation."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,10 +27,10 @@ HEAD = "classes"
 
 @dataclass(frozen=True)
 class SuperviseConfig(TrainConfig):
-    """How the upper bound is trained: the student's network, end to end, on true labels."""
+    """How the upper bound is trained: the student's network, end to end, on ground-truth labels."""
 
     class_weights: Literal["inverse-root", "equal"] = "inverse-root"
-    """Weight of a class in the cross-entropy: one over the root of its frequency, or the same for all."""
+    """Weight of a class in the cross-entropy: one over the square root of its frequency, or the same for all."""
 
 
 def supervise(
@@ -42,21 +42,21 @@ def supervise(
     device: str = "cpu",
     on_step: OnStep | None = None,
 ) -> Path:
-    """Train a student on the labels of a store's training scenes: what the network could reach at best.
+    """Train a student on the labels of a store's training scenes, as an upper bound of distillation.
 
     Args:
-        store: Where the scenes lie; features are not read.
+        store: Store of the scenes; features are not read.
         config: How to train.
-        out: Folder of the run, laid out as that of `distill`; the student's only head is `HEAD`.
-        resume: What to go on from; see `begin_run`.
-        device: Where the student is trained.
-        on_step: Told after each step; see `training_bars`.
+        out: Folder of the run, laid out as in `distill`; the student's only head is `HEAD`.
+        resume: What to resume from; see `begin_run`.
+        device: Device to train on.
+        on_step: Called after each step; see `training_bars`.
 
     Returns:
         The folder of the run.
 
     Raises:
-        NotFoundError: There is no checkpoint to go on from.
+        NotFoundError: There is no checkpoint to resume from.
         InputError: The training scenes have no labels or labels of several sets, the voxels are finer than the store's
             cells, the folder holds another run, or training diverges.
     """
@@ -80,17 +80,21 @@ def supervise(
 
 
 def score(store: Store, run: Path, *, dataset: str = "", split: Split | None = "val", device: str = "cpu") -> Row:
-    """Segment the scenes of a store with a supervised student, in a single pass without augmentation.
+    """Score a supervised student on the scenes of a store, in a single pass without augmentation.
 
     Args:
         store: Scenes with labels.
         run: Folder of a finished run of `supervise`.
         dataset: Name of the dataset, for the row.
-        split: Part of the store to evaluate; None for all of it.
-        device: Where the student runs.
+        split: Split to evaluate; None for all scenes.
+        device: Device to run on.
+
+    Returns:
+        A row of metrics, for tables.
 
     Raises:
-        InputError: The run was not supervised.
+        NotFoundError: There is no finished run.
+        InputError: The run is not one of `supervise`.
     """
     loaded = load_run(run)
     if loaded.label_set is None:
@@ -109,7 +113,7 @@ def score(store: Store, run: Path, *, dataset: str = "", split: Split | None = "
 
 
 class _Supervisor(nn.Module):
-    """The student and the weights of the classes that it learns."""
+    """The student and the class weights of its loss."""
 
     weights: Tensor
 
@@ -124,18 +128,18 @@ class _Supervisor(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
         logits = self.student.heads[HEAD](supervised_features(self.student, batch, self.config))
         classes = torch.cat([targets[0][:] for targets in batch.targets])
-        # Divided by the voxels, not by their weights: so the parts of a step add up.
+        # Divided by the number of voxels, not by the sum of weights, so that micro-batches add up.
         loss = functional.cross_entropy(logits, classes, self.weights, reduction="sum") / len(classes)
         return loss, {"losses": {HEAD: loss.item()}}
 
 
 def class_weights(scenes: list[TrainingScene], num_classes: int, config: SuperviseConfig) -> Float[Tensor, "K"]:
-    """Weigh the classes by how rare they are among the labelled samples; the mean weight of a sample is 1.
+    """Compute class weights from class frequencies; the mean weight of a labelled sample is 1.
 
     Args:
         scenes: Scenes with the class of each labelled sample.
-        num_classes: Number of classes; those that never occur weigh nothing.
-        config: Its `class_weights` counts.
+        num_classes: Number of classes; those that never occur have weight 0.
+        config: Its `class_weights` is used.
     """
     counts = torch.bincount(torch.cat([scene.targets[0] for scene in scenes]), minlength=num_classes).float()
     weights = counts.rsqrt() if config.class_weights == "inverse-root" else torch.ones_like(counts)
@@ -146,7 +150,7 @@ def class_weights(scenes: list[TrainingScene], num_classes: int, config: Supervi
 def majority_class(
     classes: Int64[Tensor, "R"], rows: Int64[Tensor, "M"], offsets: Int64[Tensor, "N"]
 ) -> Int64[Tensor, "N"]:
-    """Take the most frequent class of the samples of each voxel, the first of equals; the Pool of supervision."""
+    """Return the most frequent class of the samples of each voxel, the lowest on a tie; the `Pool` of supervision."""
     num_classes = int(classes.max()) + 1
     voxel_of_row = torch.repeat_interleave(offsets.diff(append=torch.tensor([len(rows)])))
     votes = torch.bincount(voxel_of_row * num_classes + classes[rows], minlength=len(offsets) * num_classes)
@@ -154,17 +158,17 @@ def majority_class(
 
 
 def _common_label_set(store: Store, scenes: list[StoredScene]) -> str:
-    """Return the label set that all labelled scenes speak."""
+    """Return the label set that all labelled scenes share."""
     names = sorted({scene.label_set for scene in scenes if scene.labels is not None and scene.label_set is not None})
     if len(names) != 1:
         raise InputError(
-            f"{store.path} has training scenes with labels of {names or 'no set'}; supervision needs those of one set."
+            f"{store.path} has training scenes with labels of {names or 'no set'}; supervision needs one label set."
         )
     return names[0]
 
 
 def _take_classes(scene: StoredScene) -> TrainingScene:
-    """Hold what supervision needs of a labelled scene: the class of each sample that has one."""
+    """Read what supervision needs of a labelled scene: the class of each sample that has one."""
     assert scene.labels is not None
     assert scene.label_set is not None
     classes = label_set(scene.label_set).classes(scene.labels[scene.index_of_sample])

@@ -1,4 +1,4 @@
-"""Progress: what a person is told while work goes on. Bars, stages with their time, peak memory, the machine."""
+"""Progress reports: bars, timed stages, peak memory, and a description of the machine."""
 
 import platform
 import resource
@@ -23,24 +23,24 @@ console = Console(stderr=True)
 
 @dataclass
 class Stages:
-    """Times the stages of a pipeline and says a line when each ends."""
+    """Times the stages of a pipeline and prints a line when each ends."""
 
     num_workers: int = 0
-    """Processes besides this one whose memory counts."""
+    """Worker processes whose memory counts as well."""
     rows: list[dict[str, Any]] = field(default_factory=list)
-    """Name, seconds and peak memory (MB, up to then) of each stage; workers count as much as the largest of them."""
+    """Name, seconds and peak memory so far (MB) of each stage; every worker counts as much as the largest one."""
     _peak: float = 0.0
     _of_worker: float = 0.0
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[list[str]]:
-        """Time a stage; what is put into the list that it gives is said at its end."""
+        """Time a stage; the lines added to the yielded list are printed at its end."""
         summary: list[str] = []
         start = time.perf_counter()
         yield summary
         seconds = time.perf_counter() - start
         peak, of_worker = peak_memory(), peak_memory(resource.RUSAGE_CHILDREN)
-        if of_worker > self._of_worker:  # workers ran beside this process; the system knows only the largest of them
+        if of_worker > self._of_worker:  # workers ran in parallel; the system reports only the largest of them
             peak += self.num_workers * of_worker
         self._peak, self._of_worker = max(self._peak, peak), of_worker
         self.rows.append({"name": name, "seconds": round(seconds, 2), "peak_rss_mb": round(self._peak)})
@@ -48,7 +48,7 @@ class Stages:
 
 
 def machine() -> str:
-    """Say what machine this is: processor, threads in use, torch."""
+    """Describe the machine: processor, threads in use, torch version."""
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
@@ -59,10 +59,13 @@ def machine() -> str:
 
 @contextmanager
 def training_bars(titles: Sequence[str]) -> Iterator[list[OnStep]]:
-    """Draw trainings as progress bars with the time left, losses, noise levels and memory.
+    """Show progress bars of trainings, with the time left, losses, noise levels and memory.
 
     Args:
-        titles: What is being trained; each has a bar of its own.
+        titles: Name of each training; each has its own bar.
+
+    Yields:
+        The `on_step` callback of each training.
     """
     title, line = TextColumn("{task.fields[title]}"), TextColumn("{task.description}")
     columns = (title, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), line)
@@ -72,16 +75,16 @@ def training_bars(titles: Sequence[str]) -> Iterator[list[OnStep]]:
 
 
 def progress_bar() -> Progress:
-    """Return a progress bar that goes away when it is done."""
+    """Return a progress bar that disappears when it is done."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, transient=True)
 
 
 def peak_memory(whose: int = resource.RUSAGE_SELF) -> float:
-    """Return the most memory that a process has had so far, megabytes.
+    """Return the peak memory of a process so far, megabytes.
 
     Args:
-        whose: This process, or `resource.RUSAGE_CHILDREN`: the largest of those that it started and that ended.
+        whose: This process, or `resource.RUSAGE_CHILDREN`: the largest of its child processes that have ended.
     """
     return resource.getrusage(whose).ru_maxrss / (2**20 if platform.system() == "Darwin" else 2**10)
 

@@ -1,4 +1,4 @@
-"""Processes that train one student together, as `torchrun` starts them; a rank is the number of such a process."""
+"""Distributed training: the processes that `torchrun` starts, and what they exchange."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 @contextmanager
 def joined(device: str) -> Iterator[str]:
-    """Join the processes that `torchrun` started, if it did, and give the device that this one has for itself.
+    """Join the process group of `torchrun`, if there is one, and yield the device of this process.
 
     Args:
-        device: Where the student is to be trained; with `cuda` each process takes a GPU.
+        device: Device to train on; with `cuda` each process takes its own GPU.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
@@ -35,34 +35,34 @@ def joined(device: str) -> Iterator[str]:
 
 
 def num_ranks() -> int:
-    """Return the number of processes that train together; 1 if this one is alone."""
+    """Return the number of processes that train together; 1 without `torchrun`."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def rank() -> int:
-    """Return the number of this process; the first, 0, is the one that writes and prints."""
+    """Return the rank of this process; rank 0 writes files and prints."""
     return distributed.get_rank() if num_ranks() > 1 else 0
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """Let the first process do something, and return its result, or raise its error, in all of them."""
+    """Call a function in the first process; return its result, or raise its error, in all of them."""
     if num_ranks() == 1:
         return make()
-    told: list[Any] = [None, None]
+    outcome: list[Any] = [None, None]
     if rank() == 0:
         try:
-            told = [make(), None]
+            outcome = [make(), None]
         except Exception as error:
-            told = [None, error]
-    distributed.broadcast_object_list(told, src=0)
-    if told[1] is not None:
-        raise told[1]
-    result: T = told[0]
+            outcome = [None, error]
+    distributed.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    result: T = outcome[0]
     return result
 
 
 def gather(items: list[T]) -> list[T]:
-    """Return the items of all processes, those of the first process first."""
+    """Return the items of all processes, in the order of ranks."""
     if num_ranks() == 1:
         return items
     lists: list[list[T]] = [[]] * num_ranks()
@@ -71,11 +71,11 @@ def gather(items: list[T]) -> list[T]:
 
 
 def mean_over_ranks(mean: Float[Tensor, "C"], count: int) -> tuple[Float[Tensor, "C"], int]:
-    """Return the mean over the rows of all processes, and their number.
+    """Return the mean over the rows of all processes, and the number of rows.
 
     Args:
         mean: Mean over the rows of this process.
-        count: Their number.
+        count: Number of rows of this process.
     """
     if num_ranks() == 1:
         return mean, count

@@ -1,4 +1,4 @@
-"""Recipes: complete configurations, one function each."""
+"""Recipes: complete training configurations, one function each."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -32,17 +32,18 @@ MINI_CELL = 0.05
 """Edge of the cells that sample the embedded rooms, metres."""
 
 MINI_VOXEL = 0.12
-"""Edge of a student's voxel there, metres; the paper's is 0.02. In a few hundred steps, coarse voxels learn more."""
+"""Voxel size of students of the embedded rooms, metres; the paper's is 0.02. In a few hundred steps, a student with
+coarse voxels learns more."""
 
 
 def paper(*, teachers: Teachers = PAPER_TEACHERS, seed: int = 0) -> DistillConfig:
-    """Return what the paper describes.
+    """Return the configuration that the paper describes.
 
-    The paper names an exponential decay without its rate (here: to a tenth), and no seed.
+    The paper gives neither the rate of its exponential decay (here: to a tenth) nor a seed.
 
     Args:
-        teachers: Teachers to learn from; those that the paper does not have keep the loss of their card.
-        seed: Decides the initial weights and all that is random in training.
+        teachers: Teachers to learn from; those that are not in the paper get the loss of their card.
+        seed: Seed of the initial weights and of all randomness in training.
     """
     config = DistillConfig(
         teachers=tuple(PAPER_TEACHERS),
@@ -64,15 +65,15 @@ def paper(*, teachers: Teachers = PAPER_TEACHERS, seed: int = 0) -> DistillConfi
 
 
 def released_code(*, teachers: Teachers = PAPER_TEACHERS, seed: int = 1463) -> DistillConfig:
-    """Return what the released code does.
+    """Return the configuration of the released code.
 
-    From its second step on it runs at ten times the rate it states; that rate stands here. Its "epoch" shows every
-    scene five times. It also augments validation and picks the checkpoint by a validation score measured in training
-    mode; neither is repeated.
+    The learning rate is the effective one: from its second step on, the released code uses ten times its setting. Its
+    "epoch" shows every scene five times. It also augments validation and picks the checkpoint by a validation score
+    measured in training mode; neither is reproduced.
 
     Args:
-        teachers: Teachers to learn from; those that the released code does not have keep the loss of their card.
-        seed: Decides the initial weights and all that is random in training; 1463 for ScanNet, 3407 for Matterport.
+        teachers: Teachers to learn from; those that are not in the released code get the loss of their card.
+        seed: Seed of the initial weights and of all randomness in training; 1463 for ScanNet, 3407 for Matterport.
     """
     config = DistillConfig(
         teachers=tuple(PAPER_TEACHERS),
@@ -94,13 +95,13 @@ def released_code(*, teachers: Teachers = PAPER_TEACHERS, seed: int = 1463) -> D
 
 
 def openscene(*, teachers: Teachers = OPENSCENE_TEACHERS, seed: int = 1463) -> DistillConfig:
-    """Return what OpenScene distils one language teacher with: `config/scannet/ours_lseg.yaml` of its repository.
+    """Return OpenScene's configuration for one language teacher: `config/scannet/ours_lseg.yaml` of its repository.
 
-    Its "epoch" shows every scene five times, and the fused features that it published hold 20,000 points of a scene.
+    Its "epoch" shows every scene five times, and its published fused features hold 20,000 points per scene.
 
     Args:
-        teachers: Teachers to learn from, one in OpenScene; those that it does not have keep the loss of their card.
-        seed: Decides the initial weights and all that is random in training.
+        teachers: Teachers to learn from; OpenScene has one. Others get the loss of their card.
+        seed: Seed of the initial weights and of all randomness in training.
     """
     config = replace(
         released_code(seed=seed),
@@ -117,17 +118,18 @@ def openscene(*, teachers: Teachers = OPENSCENE_TEACHERS, seed: int = 1463) -> D
 
 
 def ours(*, teachers: Teachers = PAPER_TEACHERS, seed: int = 0) -> DistillConfig:
-    """Return what wins on the embedded rooms (docs/ablation.md), at the paper's size.
+    """Return the configuration that scores best on the embedded rooms (docs/ablation.md), at the paper's size.
 
-    A cosine for every teacher; the features of teachers without a text encoder are standardised first. As they are,
-    those of the small diffusion teacher all point nearly one way: its loss falls to nothing and its weight grows to a
-    dozen, while it teaches little. The paper's noise levels have a learning rate of their own. A further loss chooses
-    among the names of NYU40, and points of rare names are drawn more often, whatever set is asked for later. No label
-    is read. That table was made by small students in made rooms: on real scans this is untested.
+    Every teacher has a cosine loss; features of teachers without a text encoder are standardised first. Without that,
+    features of the small diffusion teacher all point in nearly the same direction: its loss vanishes and its weight
+    grows to about 12, while the student learns little from it. The noise levels have their own learning rate. A softmax
+    loss over the NYU40 class names is added, and points of rare names are drawn more often, whatever label set is
+    evaluated later. No labels are read. The ablation used small students in synthetic rooms; on real scans this recipe
+    is untested.
 
     Args:
         teachers: Teachers to learn from.
-        seed: Decides the initial weights and all that is random in training.
+        seed: Seed of the initial weights and of all randomness in training.
     """
     cosine: LossKind = "cosine"
     wordless: NormalizerKind = "standardize"
@@ -145,22 +147,22 @@ def ours(*, teachers: Teachers = PAPER_TEACHERS, seed: int = 0) -> DistillConfig
 
 
 def mini(*, teachers: Teachers = MINI_TEACHERS, num_steps: int = 1500, seed: int = 0) -> DistillConfig:
-    """Return `ours` for the embedded rooms and two processor cores: a small student, coarse voxels, a high rate.
+    """Return `ours` scaled to the embedded rooms and two cores: small student, coarse voxels, high learning rate.
 
     Args:
         teachers: Teachers to learn from.
         num_steps: Optimiser steps.
-        seed: Decides the initial weights and all that is random in training.
+        seed: Seed of the initial weights and of all randomness in training.
     """
     return replace(ours(teachers=teachers, seed=seed), **_mini_training(num_steps))
 
 
 def mini_supervised(*, num_steps: int = 1500, seed: int = 0) -> SuperviseConfig:
-    """Return the upper bound of `mini`: the same student, data and schedule, but true labels.
+    """Return the supervised upper bound of `mini`: same student, data and schedule, but ground-truth labels.
 
     Args:
         num_steps: Optimiser steps.
-        seed: Decides the initial weights and all that is random in training.
+        seed: Seed of the initial weights and of all randomness in training.
     """
     training = _mini_training(num_steps) | {"points_per_scene": None}
     return SuperviseConfig(class_weights="inverse-root", seed=seed, **training)
@@ -173,18 +175,18 @@ RECIPES: dict[str, Callable[..., DistillConfig]] = {
     "released-code": released_code,
     "openscene": openscene,
 }
-"""Recipes that the command line knows by name; each takes `teachers` and `seed`."""
+"""Recipes by their name on the command line; each takes `teachers` and `seed`."""
 
 FOR_ANY_TEACHERS = ("mini", "ours")
-"""Recipes that learn from all teachers of a store unless told; the others from their own."""
+"""Recipes that by default learn from all teachers of a store; the others have their own."""
 
 
 def with_teachers(config: DistillConfig, teachers: Teachers) -> DistillConfig:
-    """Learn from other teachers: those that a configuration knows keep its loss and normaliser.
+    """Replace the teachers of a configuration; those that it has already keep its loss and normaliser.
 
     Args:
         config: Configuration whose other settings are kept.
-        teachers: Teachers to learn from; those that are new get the loss of their card, and no normaliser.
+        teachers: Teachers to learn from; new ones get the loss of their card, and no normaliser.
     """
     if tuple(teachers) == config.teachers:
         return config
@@ -207,11 +209,11 @@ _OPTIMIZATION: dict[str, Any] = {
     "schedule": "cosine",
     "augmentation": Augmentation(flip=True, rotation=180.0, scale=0.1),
 }
-"""How `ours` and students of its kind are trained."""
+"""Optimisation settings of `ours` and `mini`."""
 
 
 def _mini_training(num_steps: int) -> dict[str, Any]:
-    """What distillation and its upper bound on the embedded rooms have in common."""
+    """Return the settings that distillation and its upper bound share on the embedded rooms."""
     return _OPTIMIZATION | {
         "voxel_size": MINI_VOXEL,
         "architecture": "MinkUNet14Mini",

@@ -1,4 +1,4 @@
-"""A run: the folder of one training, with its configuration, metrics, checkpoints and, at its end, the student."""
+"""A run: the folder of one training, with its configuration, metrics, checkpoints and finished student."""
 
 import hashlib
 import json
@@ -34,36 +34,36 @@ from cuao3d.store import Store, StoredScene, TeacherCard
 from cuao3d.student import Student, read_checkpoint
 
 STUDENT = "student.safetensors"
-"""What a finished run leaves."""
+"""File of the student of a finished run."""
 
 Config = TypeVar("Config", bound=BatchConfig)
 
 CHECKPOINT = "checkpoint.safetensors"
-"""Where an unfinished run goes on."""
+"""File from which an unfinished run resumes."""
 
 _CURE = "delete the folder and train again"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, read back."""
+    """A finished run, read from its folder."""
 
     student: Student
-    """What was trained."""
+    """The trained student."""
     voxel_size: float
     """Edge of the voxels that it was trained with, metres."""
     teachers: dict[str, TeacherCard]
-    """Card of each teacher that it learned from; they tell which heads answer words."""
+    """Card of each teacher that it learned from; the cards tell which heads are language-aligned."""
     label_set: str | None
-    """Name of the label set that it learned, if it was supervised."""
+    """Label set that it was trained on, if it was supervised."""
 
 
 @dataclass(frozen=True)
 class Best:
-    """What did best on the held-out scenes so far."""
+    """The best learner on the held-out scenes so far."""
 
     step: int
-    """Steps done by then."""
+    """Steps until then."""
     loss: float
     """Its loss on them."""
     learner: dict[str, Tensor]
@@ -72,14 +72,14 @@ class Best:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training is."""
+    """Progress of a training."""
 
     step: int
     """Steps done."""
     seconds: float
-    """Time spent."""
+    """Training time so far."""
     best: Best | None = None
-    """The best so far, where scenes are held out."""
+    """The best learner so far, if scenes are held out."""
 
 
 def begin_run(
@@ -92,25 +92,25 @@ def begin_run(
     own_code: Mapping[str, str | None] | None = None,
     resume: str | Path = "auto",
 ) -> bool:
-    """Begin a run in a folder, or go on with it.
+    """Begin a run in a folder, or resume it.
 
     Args:
-        out: Folder of the run; made if it is not there.
+        out: Folder of the run; created if missing.
         config: Configuration of the run.
-        store: Where the scenes lie.
+        store: Store of the scenes.
         scenes: Training scenes of the store.
-        held_out: Names of those that are only validated on.
-        own_code: SHA-256 of code outside of the package that the run depends on; with other code it is another run.
-        resume: `auto`: go on from the folder's checkpoint, if there is one. `never`: begin again; what the same run has
-            left in the folder is deleted. Otherwise a checkpoint, or the folder of an unfinished run, to go on from.
+        held_out: Names of those that are held out for validation.
+        own_code: SHA-256 of custom code that the run depends on; if it changes, it is another run.
+        resume: `auto`: resume from the folder's checkpoint, if there is one. `never`: begin again and delete what the
+            same run has left in the folder. Otherwise a checkpoint, or the folder of an unfinished run, to resume from.
 
     Returns:
-        Whether the very same run is already finished there.
+        Whether the same run is already finished there.
 
     Raises:
         NotFoundError: There is no such checkpoint.
-        InputError: A setting is out of its range, the folder or the checkpoint is of something else, the voxels are
-            finer than the store's cells, or the scenes of a step cannot be shared.
+        InputError: A setting is out of range, the folder or the checkpoint belongs to another run, the voxels are finer
+            than the store's cells, or the batch size cannot be divided among processes and micro-batches.
     """
     config.validate()
     if config.voxel_size < store.cell:
@@ -134,12 +134,12 @@ def begin_run(
 
 
 def finish_run(out: Path, student: Student, summary: dict[str, Any]) -> None:
-    """Write the student and, last, `run.json`, which says that the run is finished.
+    """Write the student and, last, `run.json`, which marks the run as finished.
 
     Args:
         out: Folder of the run.
-        student: What was trained.
-        summary: What `run.json` says besides the SHA-256 of the student.
+        student: The trained student.
+        summary: Content of `run.json`, besides the SHA-256 of the student.
     """
 
     def finish() -> None:
@@ -159,11 +159,11 @@ def load_run(path: Path) -> Run:
 
     Raises:
         NotFoundError: There is no finished run.
-        InputError: A file of it is damaged.
+        InputError: One of its files is damaged.
     """
     if not (path / "run.json").is_file():
         raise NotFoundError(
-            f"{path} is no finished run (no {path / 'run.json'}). Start it, or go on with it: cuao3d distill STORE "
+            f"{path} is no finished run (no {path / 'run.json'}). Start or resume it: cuao3d distill STORE "
             f"--out {path}.{nearby(path, 'run.json')}"
         )
     summary, settings = (read_json(path / name, _CURE) for name in ("run.json", "config.json"))
@@ -183,12 +183,12 @@ def load_student(path: Path) -> Run:
     """Read a student from the folder of its run, or from its `.safetensors` alone.
 
     Args:
-        path: Folder of a finished run; or a file that `Student.save` has written with its voxel size. A file that lies
-            in the folder of its run is read as that run.
+        path: Folder of a finished run, or a file that `Student.save` wrote with its voxel size. A file in the folder of
+            its run is read as that run.
 
     Raises:
         NotFoundError: There is no such file, or no finished run.
-        InputError: A file is damaged, or does not tell the size of its voxels.
+        InputError: A file is damaged, or does not state its voxel size.
     """
     if path.suffix != ".safetensors":
         return load_run(path)
@@ -197,7 +197,7 @@ def load_student(path: Path) -> Run:
     student = read_checkpoint(path).student
     if student.voxel_size is None:
         raise InputError(
-            f"{path} does not tell the size of its voxels. Give the folder of its run, or make the file again: "
+            f"{path} does not state its voxel size. Give the folder of its run, or make the file again: "
             "cuao3d import CHECKPOINT --out STUDENT.safetensors"
         )
     try:
@@ -208,7 +208,7 @@ def load_student(path: Path) -> Run:
 
 
 def read_config(path: Path, kind: type[Config]) -> Config:
-    """Read the configuration that a run has saved.
+    """Read the saved configuration of a run.
 
     Args:
         path: Its `config.json`, or the folder of the run.
@@ -216,7 +216,7 @@ def read_config(path: Path, kind: type[Config]) -> Config:
 
     Raises:
         NotFoundError: There is no such file.
-        InputError: It holds no configuration of this type.
+        InputError: It does not hold a configuration of this type.
     """
     file = path / "config.json" if path.is_dir() else path
     if not file.is_file():
@@ -226,7 +226,7 @@ def read_config(path: Path, kind: type[Config]) -> Config:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{file} is no JSON ({error}).") from None
+        raise InputError(f"{file} is not valid JSON ({error}).") from None
     if not isinstance(content, dict) or content.get("kind") != kind.__name__:
         found = repr(content.get("kind")) if isinstance(content, dict) else "no object"
         raise InputError(f"{file} should hold a {kind.__name__}, as runs save it; it holds {found}.")
@@ -235,24 +235,24 @@ def read_config(path: Path, kind: type[Config]) -> Config:
 
 
 def kept_name(step: int) -> str:
-    """Return the name of the checkpoint that is kept after a number of steps."""
+    """Return the file name of the kept checkpoint after `step` steps."""
     return f"checkpoint-{step:06d}.safetensors"
 
 
 def save_checkpoint(file: Path, learner: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    """Keep all that later steps depend on; their randomness follows from the seed and the step."""
+    """Save all that later steps depend on; their randomness is determined by the seed and the step."""
     tensors = {f"learner.{name}": tensor for name, tensor in learner.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items() if tensor is not None}
-    said = {"step": progress.step, "seconds": progress.seconds}
+    state_of_run = {"step": progress.step, "seconds": progress.seconds}
     if progress.best is not None:
         tensors |= {f"best.{name}": tensor for name, tensor in progress.best.learner.items()}
-        said |= {"best_step": progress.best.step, "best_loss": progress.best.loss}
-    write_tensors(file, tensors, {"progress": json.dumps(said)})
+        state_of_run |= {"best_step": progress.best.step, "best_loss": progress.best.loss}
+    write_tensors(file, tensors, {"progress": json.dumps(state_of_run)})
 
 
 def restore(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Take up the checkpoint of a run, if there is one, to the last bit.
+    """Restore learner and optimiser from the checkpoint of a run, if there is one, bit for bit.
 
     Raises:
         InputError: It is damaged.
@@ -262,7 +262,7 @@ def restore(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> 
         return Progress(step=0, seconds=0.0)
     try:
         with safe_open(file, framework="pt") as opened:
-            said = json.loads(opened.metadata()["progress"])
+            saved = json.loads(opened.metadata()["progress"])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, TypeError) as error:
         raise InputError(f"{file} is damaged ({error}). Delete it, or name another checkpoint to resume.") from None
@@ -272,19 +272,19 @@ def restore(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> 
         index, key = name.split(".")
         states["state"].setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict(states)
-    best = Best(said["best_step"], said["best_loss"], _part(tensors, "best.")) if "best_step" in said else None
-    return Progress(said["step"], said["seconds"], best)
+    best = Best(saved["best_step"], saved["best_loss"], _part(tensors, "best.")) if "best_step" in saved else None
+    return Progress(saved["step"], saved["seconds"], best)
 
 
 class Metrics:
-    """Writes a line for each step to `metrics.jsonl`, and the same for TensorBoard where that is installed."""
+    """Writes a line for each step to `metrics.jsonl`, and the same to TensorBoard if that is installed."""
 
     def __init__(self, out: Path, first: int) -> None:
-        """Go on with the metrics of a run.
+        """Open the metrics of a run for appending.
 
         Args:
             out: Folder of the run; only the first process writes there.
-            first: Number of steps whose lines are kept.
+            first: Number of steps whose lines are kept; later ones are dropped.
         """
         self.path, self._board = Path(os.devnull), None
         if rank() == 0:
@@ -305,14 +305,14 @@ class Metrics:
                 self._board.add_scalar(name, value, row["step"])
 
     def flush(self) -> None:
-        """See to it that a checkpoint finds all lines before it on disk."""
+        """Flush all lines to disk, before a checkpoint is saved."""
         with naming_full_disk(self.path):
             self._file.flush()
         if self._board is not None:
             self._board.flush()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close the files."""
         with naming_full_disk(self.path):
             self._file.close()
         if self._board is not None:
@@ -320,14 +320,14 @@ class Metrics:
 
 
 def _begin(out: Path, description: dict[str, Any], resume: str | Path) -> bool:
-    """Make the folder fit what is asked; see `begin_run`."""
+    """Prepare the folder; see `begin_run`."""
     source = None if resume in ("auto", "never") else _find_checkpoint(Path(resume), description)
     if not _is_of(out, description):
         if out.is_file() or (out.is_dir() and any(_is_worth_keeping(path) for path in out.iterdir())):
             if not (out / "config.json").is_file():
-                raise InputError(f"{out} is there already and is no run. Choose a new or an empty folder.")
+                raise InputError(f"{out} exists already and is not a run. Choose a new or an empty folder.")
             raise InputError(
-                f"{out} holds something else than this run (another configuration, other scenes or another version; "
+                f"{out} holds another run (another configuration, other scenes or another version; "
                 f"see {out / 'config.json'}). Choose another folder, or delete this one."
             )
         _forget(out, "metrics.jsonl", "tensorboard")
@@ -346,23 +346,23 @@ def _begin(out: Path, description: dict[str, Any], resume: str | Path) -> bool:
 
 
 def _find_checkpoint(path: Path, description: dict[str, Any]) -> Path:
-    """Return a checkpoint that is named by itself or by its folder, if it is of the run that is described."""
+    """Return a checkpoint given by its path or by its folder, if it belongs to the run described."""
     file = path / CHECKPOINT if path.is_dir() else path
     if not file.is_file():
         raise NotFoundError(
             f"There is no checkpoint {file}. Name one, or the folder of an unfinished run: a finished one keeps only "
-            f"the checkpoints that --config.keep-every asks for.{nearby(path)}"
+            f"the checkpoints of --config.keep-every.{nearby(path)}"
         )
     if not _is_of(file.parent, description):
         raise InputError(
-            f"{file} is not of this run: {file.parent / 'config.json'} is not there, or says another configuration, "
-            "other scenes or another version. A checkpoint goes on only as it was begun."
+            f"{file} is not of this run: {file.parent / 'config.json'} is missing, or names another configuration, "
+            "other scenes or another version. A checkpoint can be resumed only with the settings of its run."
         )
     return file
 
 
 def _is_of(folder: Path, description: dict[str, Any]) -> bool:
-    """Say whether a folder holds the run that is described, whatever else its configuration file says."""
+    """Return whether a folder holds the run described; further keys of its configuration file are ignored."""
     try:
         held = read_json(folder / "config.json")
     except (UserError, OSError):
@@ -371,18 +371,18 @@ def _is_of(folder: Path, description: dict[str, Any]) -> bool:
 
 
 def _is_worth_keeping(path: Path) -> bool:
-    """Say whether a file in a run's folder is more than what a run writes before its first checkpoint."""
+    """Return whether a file is anything but what a run writes before its first checkpoint."""
     return path.name not in ("config.json", "metrics.jsonl", "tensorboard") and path.suffix != ".partial"
 
 
 def _forget(out: Path, *patterns: str) -> None:
-    """Delete what a run has left."""
+    """Delete the files of a run that match."""
     for path in (path for pattern in patterns for path in sorted(out.glob(pattern))):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _code_sha256() -> str:
-    """Return one SHA-256 of all that the package computes with, whatever version it says it is."""
+    """Return one SHA-256 over the package's code and tables: it also tells edited copies of a version apart."""
     package = Path(__file__).parent
     files = sorted(path for suffix in ("py", "csv") for path in package.rglob(f"*.{suffix}"))
     lines = "".join(f"{path.relative_to(package).as_posix()} {sha256_of(path)}\n" for path in files)
@@ -390,10 +390,10 @@ def _code_sha256() -> str:
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
-    """Return what JSON says as a value of a type: a configuration, a tuple, one of some words, a number, None.
+    """Convert JSON to a value of a type hint: a dataclass, a tuple, a literal, an optional, a number or text.
 
     Raises:
-        InputError: It is of another type.
+        InputError: The value is of another type.
     """
     if isinstance(hint, type) and is_dataclass(hint):
         hints = get_type_hints(hint)
@@ -421,7 +421,7 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _scalars(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Walk through the numbers of a line, those within others as outer/inner."""
+    """Yield the numbers of a line; nested ones are named outer/inner."""
     for name, value in row.items():
         if isinstance(value, dict):
             yield from _scalars(value, f"{prefix}{name}/")

@@ -1,4 +1,4 @@
-"""Work shared among threads of one core each: many small products gain nothing from a second core, their blocks do."""
+"""Threads of one core each: small matrix products gain nothing from a second core, but blocks of them do."""
 
 import os
 from collections.abc import Callable
@@ -13,18 +13,17 @@ _pools: dict[int, ThreadPoolExecutor] = {}
 
 
 def in_shares(work: Callable[[int, int], T], device: torch.device) -> list[T]:
-    """Do the shares of some work at the same time.
+    """Run the shares of some work in parallel, without recording gradients.
 
     Args:
-        work: Called with the index of a share and the number of shares, on a thread of its own where there are several.
-            No gradients are recorded there.
-        device: Where its tensors are. On a CPU there is a share for each of `torch.get_num_threads()`, elsewhere one.
+        work: Called with the index of a share and the number of shares, each in its own thread.
+        device: Device of its tensors. On a CPU there are `torch.get_num_threads()` shares, elsewhere one.
 
     Returns:
-        What each share returned, in order.
+        The result of each share, in order.
 
     Raises:
-        Exception: What the first share that failed has raised; all are over by then.
+        Exception: The error of the first share that failed, after all have ended.
     """
     num_shares = torch.get_num_threads() if device.type == "cpu" else 1
     if num_shares == 1:
@@ -43,18 +42,18 @@ def _without_gradients(work: Callable[[int, int], T], share: int, num_shares: in
 
 
 def _pool(num_threads: int) -> ThreadPoolExecutor:
-    """Threads that stay, each told once to use a single core."""
+    """Return a pool of persistent threads, each set to use a single core."""
     if num_threads not in _pools:
         _pools[num_threads] = ThreadPoolExecutor(num_threads, "share", _use_one_core)
         started: list[Future[None]] = [_pools[num_threads].submit(lambda: None) for _ in range(num_threads)]
         for future in started:
             future.result()
-        torch.set_num_threads(num_threads)  # what is asked for last holds for threads that are yet to start
+        torch.set_num_threads(num_threads)  # the last setting holds for threads that start later
     return _pools[num_threads]
 
 
 def _use_one_core() -> None:
-    torch.get_num_threads()  # a thread's first look takes over the number of all others; what it asks for then stays
+    torch.get_num_threads()  # the first call in a thread adopts the global number; set afterwards, it stays
     torch.set_num_threads(1)
 
 

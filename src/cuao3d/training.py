@@ -1,4 +1,4 @@
-"""Training: one loop minimises whatever a learner says of its batches, alone or with other processes."""
+"""Training: one loop that minimises the loss of a learner, in one process or several."""
 
 import math
 import time
@@ -32,36 +32,36 @@ STUDENT_GROUP, NOISE_GROUP = "student", "noise levels"
 """Names of the optimiser's groups."""
 
 RATE_OF_GROUP = {STUDENT_GROUP: "rate", NOISE_GROUP: "sigma_rate"}
-"""What `metrics.jsonl` calls the rate of each group."""
+"""Key in `metrics.jsonl` of each group's learning rate."""
 
 
 @dataclass(frozen=True)
 class TrainConfig(BatchConfig):
-    """How a student is trained, whatever it learns."""
+    """How a student is trained, whatever its targets."""
 
     architecture: str = "MinkUNet18A"
-    """Name of the student's network."""
+    """Network of the student."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Numbers that the network computes with; weights, statistics and losses are fp32 either way."""
+    """Precision of the network; weights, batch statistics and losses are fp32 either way."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """Optimiser; `sgd` has momentum 0.9."""
     learning_rate: float = 1e-4
-    """Learning rate at the start."""
+    """Initial learning rate."""
     weight_decay: float = 0.0
     """Weight decay of the student."""
     schedule: Literal["constant", "exponential", "poly", "cosine"] = "exponential"
-    """How the rate falls: to `final_rate` (exponential), to 0 as (1 - t)^0.9 (poly), to 0 as a half wave (cosine)."""
+    """Decay of the learning rate: to `final_rate` (exponential), to 0 as (1 - t)^0.9 (poly), to 0 as a half cosine."""
     final_rate: float = 0.1
-    """Learning rate at the end of the exponential schedule, as a fraction of the start."""
+    """Learning rate at the end of the exponential schedule, as a fraction of the initial one."""
     clip_norm: float | None = None
-    """Largest norm of the student's gradient; None: not clipped."""
+    """Norm to which the student's gradient is clipped; None: no clipping."""
     checkpoint_every: int = 200
-    """Steps between the checkpoints from which an interrupted run goes on, and between looks at the held-out scenes."""
+    """Steps between checkpoints, from which an interrupted run resumes, and between validations on held-out scenes."""
     keep_every: int | None = None
-    """Steps between the checkpoints that are kept; None: only the last one is, until the run is finished."""
+    """Steps between checkpoints that are kept for good; None: only the last one is kept, until the run is finished."""
 
     def validate(self) -> None:
-        """Refuse numbers that no training could use, and unknown networks; raises InputError."""
+        """Check that all numbers are usable and the network exists; raises InputError."""
         super().validate()
         check_least(self, learning_rate=0, weight_decay=0, final_rate=1e-9, clip_norm=1e-12)
         check_least(self, checkpoint_every=1, keep_every=1)
@@ -71,12 +71,12 @@ class TrainConfig(BatchConfig):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a training went."""
+    """Result of a training."""
 
     seconds: float
-    """Time spent, that before an interruption included."""
+    """Training time, including that before an interruption."""
     best_step: int | None = None
-    """Steps after which the student did best on the held-out scenes and was kept; None: there are none."""
+    """Steps after which the student did best on the held-out scenes and was kept; None: no scene was held out."""
     best_loss: float | None = None
     """Its loss on them."""
 
@@ -91,24 +91,24 @@ def train(
     device: str = "cpu",
     on_step: OnStep | None = None,
 ) -> Outcome:
-    """Minimise a learner's loss; goes on from the folder's checkpoint if there is one.
+    """Minimise a learner's loss; resume from the folder's checkpoint if there is one.
 
-    Where scenes are held out, the learner ends with the weights that had the lowest sum of losses on them.
+    With held-out scenes, the learner ends with the weights that had the lowest sum of losses on them.
 
     Args:
-        learner: Called with a batch, returns its loss, a mean over the supervised voxels, and what to report of it.
-            Its `finished()` is the student as it is used later.
-        groups: Parameter groups, each with a `name` and its rate at the start: `STUDENT_GROUP`, the only one whose
-            gradient is clipped, and, where noise levels are learned, `NOISE_GROUP`.
+        learner: Maps a batch to its loss, a mean over the supervised voxels, and a dictionary of metrics. Its
+            `finished()` returns the student for inference.
+        groups: Parameter groups, each with a `name` and its initial learning rate: `STUDENT_GROUP`, the only one whose
+            gradient is clipped, and, if noise levels are learned, `NOISE_GROUP`.
         batches: The batches of each step.
         config: Configuration of the run.
         out: Folder of the run, for metrics and checkpoints.
-        device: Where to train.
-        on_step: Told after each step.
+        device: Device to train on.
+        on_step: Called after each step.
 
     Raises:
         InputError: The training diverged.
-        OSError: There is no space left for a checkpoint.
+        DiskFullError: There is no space left for a checkpoint.
     """
     rates = {group["name"]: group["lr"] for group in groups}
     learner.to(device).train()
@@ -144,11 +144,11 @@ def train(
 
 
 def rate_fraction(progress: float, config: TrainConfig) -> float:
-    """Return the learning rate as a fraction of the one at the start.
+    """Return the learning rate as a fraction of the initial one.
 
     Args:
         progress: Steps done as a fraction of all.
-        config: Its `schedule` and `final_rate` count.
+        config: Its `schedule` and `final_rate` are used.
     """
     match config.schedule:
         case "exponential":
@@ -164,13 +164,13 @@ def rate_fraction(progress: float, config: TrainConfig) -> float:
 def make_student(
     heads: dict[str, int], config: TrainConfig, *, head: HeadKind = "linear", noise: bool = False
 ) -> Student:
-    """Make a student whose initial weights follow from the seed.
+    """Make a student whose initial weights are determined by the seed.
 
     Args:
         heads: Width of each head.
-        config: Its `architecture` and `seed` count.
+        config: Its `architecture`, `seed` and `voxel_size` are used.
         head: Kind of the heads.
-        noise: Whether it learns how unsure it is, voxel by voxel.
+        noise: Whether it learns its uncertainty for each voxel.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -180,7 +180,7 @@ def make_student(
 
 
 def student_group(student: Student, config: TrainConfig) -> dict[str, Any]:
-    """Return the optimiser's settings for a student."""
+    """Return the optimiser's parameter group of a student."""
     return {
         "name": STUDENT_GROUP,
         "params": list(student.parameters()),
@@ -190,7 +190,7 @@ def student_group(student: Student, config: TrainConfig) -> dict[str, Any]:
 
 
 def supervised_features(student: Student, batch: Batch, config: TrainConfig) -> Float[Tensor, "N H"]:
-    """Run the student on a batch of bare geometry and return its features where the batch has targets."""
+    """Run the student on a batch, geometry only, and return its features at the supervised voxels."""
     device = batch.coordinates.device
     constant = torch.ones(len(batch.coordinates), 3, device=device)
     with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
@@ -199,7 +199,7 @@ def supervised_features(student: Student, batch: Batch, config: TrainConfig) -> 
 
 
 def _add_gradients(model: nn.Module, optimizer: torch.optim.Optimizer, parts: Sequence[Batch]) -> dict[str, Any]:
-    """Set the gradients of a step: of the mean over the voxels of all its parts and processes. Return its metrics."""
+    """Compute the gradients of a step's mean loss over all micro-batches and processes. Return its metrics."""
     optimizer.zero_grad()
     reports = []
     voxels = sum(gather([len(batch.supervised) for batch in parts]))
@@ -210,27 +210,27 @@ def _add_gradients(model: nn.Module, optimizer: torch.optim.Optimizer, parts: Se
             waits = model.no_sync()
         with waits:
             loss, report = model(batch)
-            (loss * (weight * num_ranks())).backward()  # the mean over processes is taken of their gradients
+            (loss * (weight * num_ranks())).backward()  # gradients are averaged over processes
         reports.append((weight, {"loss": loss.item(), **report}))
     return _weighted_sum(gather(reports)) | {"voxels": voxels}
 
 
 def _clip(optimizer: torch.optim.Optimizer, config: TrainConfig) -> None:
-    """Clip the gradient of the student, and of nothing else."""
+    """Clip the gradient of the student only."""
     for group in optimizer.param_groups:
         if group["name"] == STUDENT_GROUP and config.clip_norm is not None:
             nn.utils.clip_grad_norm_(group["params"], config.clip_norm)
 
 
 def _check_loss(row: dict[str, Any], out: Path, config: TrainConfig) -> None:
-    """Stop where the loss of a step, or of the held-out scenes after it, is not finite."""
-    said, name = row.get("validation", row), "held-out loss" if "validation" in row else "loss"
-    if not math.isfinite(said["loss"]):
-        raise _diverged(f"at step {row['step']} the {name} is {said['loss']}", said["losses"], out, config)
+    """Raise InputError if the loss of a step, or of the held-out scenes after it, is not finite."""
+    losses, name = row.get("validation", row), "held-out loss" if "validation" in row else "loss"
+    if not math.isfinite(losses["loss"]):
+        raise _diverged(f"at step {row['step']} the {name} is {losses['loss']}", losses["losses"], out, config)
 
 
 def _check_weights(learner: nn.Module, row: dict[str, Any], out: Path, config: TrainConfig) -> None:
-    """Stop where the weights are not finite: they must not be kept."""
+    """Raise InputError if the weights are not finite: they must not be saved."""
     if not all(bool(tensor.isfinite().all()) for tensor in learner.state_dict().values()):
         raise _diverged(f"after step {row['step']} not all weights are finite", row["losses"], out, config)
 
@@ -246,13 +246,13 @@ def _look_at_held_out(learner: nn.Module, batches: Batches, device: str) -> dict
     learner.train()
     reports = gather(reports)
     voxels = sum(count for count, _ in reports)
-    said = _weighted_sum([(count / voxels, report) for count, report in reports])
-    losses: dict[str, Any] = {name: said[name] for name in ("losses", "words") if name in said}
-    return {"loss": sum(said["losses"].values()) + said.get("words", 0.0), **losses}
+    mean = _weighted_sum([(count / voxels, report) for count, report in reports])
+    losses: dict[str, Any] = {name: mean[name] for name in ("losses", "words") if name in mean}
+    return {"loss": sum(mean["losses"].values()) + mean.get("words", 0.0), **losses}
 
 
 def _keep_best(best: run.Best | None, row: dict[str, Any], learner: nn.Module, out: Path) -> run.Best:
-    """Return what did best on the held-out scenes so far; where that is the learner as it is now, write its student."""
+    """Return the best learner on the held-out scenes so far; if it is the current one, write its student."""
     loss = row["validation"]["loss"]
     if best is not None and best.loss <= loss:
         return best
@@ -279,7 +279,7 @@ def _save_checkpoints(
 
 
 def _weighted_sum(reports: Sequence[tuple[float, dict[str, Any]]]) -> dict[str, Any]:
-    """Add weighted reports, number by number."""
+    """Sum weighted reports, key by key."""
     return {
         name: _weighted_sum([(weight, report[name]) for weight, report in reports])
         if isinstance(value, dict)
@@ -289,17 +289,17 @@ def _weighted_sum(reports: Sequence[tuple[float, dict[str, Any]]]) -> dict[str, 
 
 
 def _diverged(what: str, losses: dict[str, float], out: Path, config: TrainConfig) -> InputError:
-    """Say what went wrong, by whose loss, and what to do."""
+    """Make the error for a diverged training: what happened, whose loss, and what to do."""
     culprits = {name: loss for name, loss in losses.items() if not math.isfinite(loss)} or losses
     return InputError(
         f"Training in {out} diverged: {what} ({', '.join(f'{name} {loss:g}' for name, loss in culprits.items())}). "
         f"Lower --config.learning-rate (now {config.learning_rate:g}) or set --config.clip-norm. The last checkpoint "
-        "is from before that."
+        "is from before the divergence."
     )
 
 
 def _line(row: dict[str, Any]) -> str:
-    """Say a step's losses and noise levels, and the memory used so far, in one short line."""
+    """Format a step's losses and noise levels, and the peak memory, in one short line."""
     sigmas = row.get("sigmas", {})
     parts = [
         f"{name} {loss:.3f}" + (f" (σ {sigmas[name]:.2f})" if name in sigmas else "")

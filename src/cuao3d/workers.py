@@ -1,6 +1,6 @@
-"""Independent jobs side by side, each in a process of its own with its share of the processor's cores.
+"""Independent jobs in parallel processes, each with its share of the processor's cores.
 
-A small network gains little from a second thread, but two of them gain all of it.
+A small network gains little from a second thread; two networks in parallel use two cores fully.
 """
 
 import multiprocessing
@@ -20,24 +20,24 @@ from cuao3d.progress import OnStep
 T = TypeVar("T")
 
 POLL_SECONDS = 0.2
-"""Time between two looks at how far the jobs are."""
+"""Time between two progress updates."""
 
 
 def side_by_side(
     jobs: Sequence[Callable[[OnStep], T]], num_workers: int, on_step: Callable[[int, int, int, str], None]
 ) -> list[T]:
-    """Do jobs at the same time and return what each of them returns.
+    """Run jobs in parallel and return their results, in order.
 
-    Processes are spawned, so a script that asks for several workers needs `if __name__ == "__main__":`.
+    Processes are spawned, so a script that uses several workers needs `if __name__ == "__main__":`.
 
     Args:
-        jobs: Each is called with a function to tell its progress to; it must be picklable, and what it returns too.
-        num_workers: How many run at a time; 1: in this process, one after the other.
-        on_step: Told the index of a job, its steps done, their total, and a line.
+        jobs: Each is called with a progress callback. Jobs and their results must be picklable.
+        num_workers: Number of processes; 1: run in this process, one job after another.
+        on_step: Called with the index of a job, its steps done, their total, and a line of text.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C was pressed; the jobs are ended where they are.
-        Exception: What the first job in the row that failed has raised; the others are done by then.
+        KeyboardInterrupt: Ctrl-C was pressed; the jobs are terminated.
+        Exception: The error of the first job in the list that failed, after the others have ended.
     """
     num_workers = min(num_workers, len(jobs))
     if num_workers <= 1:
@@ -63,7 +63,7 @@ def side_by_side(
 
 @contextmanager
 def _deaf_to_interrupts() -> Iterator[None]:
-    """Start processes that ignore Ctrl-C: it is this one that is interrupted, and that ends them."""
+    """Let processes started here ignore Ctrl-C: this process handles it and terminates them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
