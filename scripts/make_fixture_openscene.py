@@ -20,7 +20,7 @@ from rich.progress import track
 from cuao3d.files import write_whole
 from cuao3d.labels import convert, label_set
 from cuao3d.readers import splits
-from cuao3d.readers.openscene import CLOUD_SUFFIX, ENDING, INTRINSICS, SOURCES, Source
+from cuao3d.readers.openscene import CLOUD_SUFFIX, ENDING, INTRINSICS, SOURCES, Processing
 from cuao3d.scene import UNLABELLED, Camera, Frame, Scene, Split
 from cuao3d.worlds.rooms import make_room
 from make_fixture_matterport import SPACING, moved
@@ -79,7 +79,7 @@ def _content(scene: Scene, labels_name: str) -> tuple[NDArray[Any], Any, NDArray
     return scene.points.numpy(), colors, labels.double().numpy()
 
 
-def _write_view(frame: Frame, folder: Path, view: str, source: Source) -> None:
+def _write_view(frame: Frame, folder: Path, view: str, source: Processing) -> None:
     for kind in ("color", "depth", "pose"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     Image.fromarray(eight_bit(frame)).save(folder / "color" / f"{view}.jpg", quality=95)

@@ -12,6 +12,7 @@ from torch import Tensor
 from cuao3d.errors import InputError
 from cuao3d.evaluate import confusion_matrix, measure
 from cuao3d.labels import LabelSet, label_set
+from cuao3d.progress import OnCount
 from cuao3d.query import classify, scores
 from cuao3d.scene import UNLABELLED
 from cuao3d.store import Store, StoredScene
@@ -26,8 +27,6 @@ MOST_ROWS = 30_000
 
 RIDGE = 1e-2
 """Penalty of the probe, a share of the mean variance of its standardised inputs."""
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Comparison:
     licence: str | None
 
 
-def compare(store: Store, teachers: Sequence[str] = (), *, progress: Progress | None = None) -> list[Comparison]:
+def compare(store: Store, teachers: Sequence[str] = (), *, progress: OnCount | None = None) -> list[Comparison]:
     """Compare the teachers of a store. Scores are on the original points, those without features count as wrong.
 
     The probe is a ridge regression to the classes on standardised features, in closed form: it has no rate and no seed

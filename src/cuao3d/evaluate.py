@@ -15,6 +15,7 @@ from torch import Tensor
 from cuao3d.errors import InputError
 from cuao3d.labels import LabelSet, convert, label_set
 from cuao3d.predictor import Predict
+from cuao3d.progress import OnCount
 from cuao3d.query import classify, scores
 from cuao3d.scene import UNLABELLED, Split
 from cuao3d.store import Store, StoredScene
@@ -33,7 +34,6 @@ the mean of both as they are (the released code; but no cosine loss tells the st
 
 PredictClasses = Callable[[StoredScene], Mapping[str, Int64[Tensor, "S"]]]
 """Names the class of every sample of a scene, 255 for none, in one or several ways that are scored apart."""
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def zero_shot(
     split: Split | None = "val",
     ensemble: Ensemble = "unit-average",
     seen_only: bool = False,
-    progress: Progress | None = None,
+    progress: OnCount | None = None,
 ) -> tuple[Row, ...]:
     """Segment the scenes of a store by the names of the classes, in a single pass without augmentation.
 
@@ -165,7 +165,7 @@ def count(
     *,
     split: Split | None = "val",
     seen_only: bool = False,
-    progress: Progress | None = None,
+    progress: OnCount | None = None,
 ) -> dict[str, Int64[Tensor, "rows K"]]:
     """Compare predictions with labels on all original points of a store.
 

@@ -5,7 +5,7 @@ evaluated on the small map, at the pixels of visible points only, and summed str
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple, get_args
@@ -17,13 +17,12 @@ from torch.nn import functional
 
 from cuao3d.errors import InputError, UserError
 from cuao3d.geometry import group_mean, visible_points, voxelize
+from cuao3d.progress import OnCount
 from cuao3d.scene import Problem, Scene
 from cuao3d.teachers import Teacher
 from cuao3d.teachers.views import BATCH, describe_views
 
 Mode = Literal["bicubic", "bilinear"]
-Progress = Callable[[int, int], None]
-"""Called after each view with the number of views done and their total."""
 
 TIE = 1e-12
 """Squared distances that round to the same multiple of this are equal, square metres."""
@@ -94,7 +93,7 @@ def sample_cells(points: Float[Tensor, "N 3"], cell: float) -> Samples:
     return Samples(order[first], voxels.voxel_of_point)
 
 
-def see(scene: Scene, samples: Samples, *, border: int = 10, progress: Progress | None = None) -> Visibility:
+def see(scene: Scene, samples: Samples, *, border: int = 10, progress: OnCount | None = None) -> Visibility:
     """Find the samples and pixels of every view.
 
     Only depth is read. A frame whose depth cannot be read is left out and reported: it must not cost the scene.
@@ -145,7 +144,7 @@ def lift(
     *,
     mode: Mode = "bicubic",
     batch_size: int = BATCH,
-    progress: Progress | None = None,
+    progress: OnCount | None = None,
 ) -> Float[Tensor, "V C"]:
     """Describe each seen sample by the mean of a teacher's features over the views that see it; see `lift_measured`."""
     return lift_measured(scene, visibility, teacher, mode=mode, batch_size=batch_size, progress=progress).features
@@ -160,7 +159,7 @@ def lift_measured(
     mode: Mode = "bicubic",
     batch_size: int = BATCH,
     skip_unreadable: bool = False,
-    progress: Progress | None = None,
+    progress: OnCount | None = None,
 ) -> Lifted:
     """Describe each seen sample by the mean of a teacher's features over the views that see it.
 

@@ -14,6 +14,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+OnCount = Callable[[int, int], None]
+"""Called with the number of items that are done and their total."""
+
 OnStep = Callable[[int, int, str], None]
 """Called after each step with the number of steps done, their total and a line of losses, noise levels and memory."""
 

@@ -71,8 +71,8 @@ class Best:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Progress of a training."""
+class TrainingState:
+    """TrainingState of a training."""
 
     step: int
     """Steps done."""
@@ -239,7 +239,7 @@ def kept_name(step: int) -> str:
     return f"checkpoint-{step:06d}.safetensors"
 
 
-def save_checkpoint(file: Path, learner: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def save_checkpoint(file: Path, learner: nn.Module, optimizer: torch.optim.Optimizer, progress: TrainingState) -> None:
     """Save all that later steps depend on; their randomness is determined by the seed and the step."""
     tensors = {f"learner.{name}": tensor for name, tensor in learner.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
@@ -251,7 +251,7 @@ def save_checkpoint(file: Path, learner: nn.Module, optimizer: torch.optim.Optim
     write_tensors(file, tensors, {"progress": json.dumps(state_of_run)})
 
 
-def restore(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+def restore(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
     """Restore learner and optimiser from the checkpoint of a run, if there is one, bit for bit.
 
     Raises:
@@ -259,7 +259,7 @@ def restore(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> 
     """
     file = out / CHECKPOINT
     if not file.is_file():
-        return Progress(step=0, seconds=0.0)
+        return TrainingState(step=0, seconds=0.0)
     try:
         with safe_open(file, framework="pt") as opened:
             saved = json.loads(opened.metadata()["progress"])
@@ -273,10 +273,10 @@ def restore(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> 
         states["state"].setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict(states)
     best = Best(saved["best_step"], saved["best_loss"], _part(tensors, "best.")) if "best_step" in saved else None
-    return Progress(saved["step"], saved["seconds"], best)
+    return TrainingState(saved["step"], saved["seconds"], best)
 
 
-class Metrics:
+class MetricsFile:
     """Writes a line for each step to `metrics.jsonl`, and the same to TensorBoard if that is installed."""
 
     def __init__(self, out: Path, first: int) -> None:

@@ -116,7 +116,7 @@ def train(
     start = run.restore(out, learner, optimizer)
     best, started = start.best, time.perf_counter() - start.seconds
     model = DistributedDataParallel(learner) if num_ranks() > 1 else learner
-    with closing(run.Metrics(out, start.step)) as metrics, closing(batches.ahead(start.step, device)) as coming:
+    with closing(run.MetricsFile(out, start.step)) as metrics, closing(batches.ahead(start.step, device)) as coming:
         for step, parts in enumerate(coming, start=start.step):
             for group in optimizer.param_groups:
                 group["lr"] = rates[group["name"]] * rate_fraction(step / len(batches), config)
@@ -133,7 +133,7 @@ def train(
                     _check_loss(row, out, config)
                     best = _keep_best(best, row, learner, out)
             metrics.write(row)
-            progress = run.Progress(done, time.perf_counter() - started, best)
+            progress = run.TrainingState(done, time.perf_counter() - started, best)
             _save_checkpoints(out, metrics, learner, optimizer, progress, config)
             if on_step is not None:
                 on_step(done, len(batches), _line(row))
@@ -264,10 +264,10 @@ def _keep_best(best: run.Best | None, row: dict[str, Any], learner: nn.Module, o
 
 def _save_checkpoints(
     out: Path,
-    metrics: run.Metrics,
+    metrics: run.MetricsFile,
     learner: nn.Module,
     optimizer: torch.optim.Optimizer,
-    progress: run.Progress,
+    progress: run.TrainingState,
     config: TrainConfig,
 ) -> None:
     """Save the checkpoints that are due after a step."""

@@ -34,7 +34,7 @@ from cuao3d.fusion import sample_cells
 from cuao3d.geometry import visible_points
 from cuao3d.scene import Camera, Scene
 
-Verdict = Literal["ok", "probably wrong", "unreadable"]
+CaptureVerdict = Literal["ok", "probably wrong", "unreadable"]
 
 CELL = 0.05
 """Edge of the cells whose coverage is counted, metres."""
@@ -77,7 +77,7 @@ class Finding(NamedTuple):
 class Report:
     """What was found out about a scene before anything is computed from it."""
 
-    verdict: Verdict
+    verdict: CaptureVerdict
     """Whether to go on."""
     reasons: tuple[str, ...]
     """Why, a line each; with the verdict "ok", what was left out or could not be tested."""

@@ -30,7 +30,7 @@ KEPT = 1 << 28
 """Bytes of images that are kept for their next reader, so that small captures are not decoded twice."""
 
 
-class Cloud(NamedTuple):
+class MergedCloud(NamedTuple):
     """Points merged from depth images."""
 
     points: Float32[Tensor, "N 3"]
@@ -43,7 +43,7 @@ class Cloud(NamedTuple):
     """Why the other frames could not be read."""
 
 
-def cloud_from_depth(frames: Sequence[Frame], *, voxel_size: float = VOXEL_SIZE) -> Cloud:
+def cloud_from_depth(frames: Sequence[Frame], *, voxel_size: float = VOXEL_SIZE) -> MergedCloud:
     """Back-project all frames and merge what falls into one voxel: mean position and mean colour.
 
     Pixels on depth edges are left out: sensors invent surface between foreground and background there.
@@ -67,10 +67,10 @@ def cloud_from_depth(frames: Sequence[Frame], *, voxel_size: float = VOXEL_SIZE)
                 sums.append(result)
             sums = [_merge(sums)] if sums else []
     if not sums:
-        return Cloud(torch.empty(0, 3), torch.empty(0, 3), (), tuple(problems))
+        return MergedCloud(torch.empty(0, 3), torch.empty(0, 3), (), tuple(problems))
     total = sums[0].sums
     mean = (total[:, :6] / total[:, 6:]).float()
-    return Cloud(mean[:, :3].contiguous(), mean[:, 3:].contiguous(), tuple(readable), tuple(problems))
+    return MergedCloud(mean[:, :3].contiguous(), mean[:, 3:].contiguous(), tuple(readable), tuple(problems))
 
 
 def depth_edges(depth: Float32[Tensor, "H W"], *, step: int = 1) -> Bool[Tensor, "h w"]:

@@ -35,7 +35,7 @@ IGNORED = (UNLABELLED, -100)
 
 
 @dataclass(frozen=True)
-class Source:
+class Processing:
     """What its files do not say of a dataset."""
 
     depth_unit: float = MILLIMETRE
@@ -48,9 +48,9 @@ class Source:
 
 
 SOURCES = {
-    "scannet": Source(labels="scannet20"),
-    "matterport": Source(1 / UNITS_PER_METRE, MATTERPORT_TOLERANCE, center_from_bottom=True, labels="matterport21"),
-    "replica": Source(1 / 6553.5),
+    "scannet": Processing(labels="scannet20"),
+    "matterport": Processing(1 / UNITS_PER_METRE, MATTERPORT_TOLERANCE, center_from_bottom=True, labels="matterport21"),
+    "replica": Processing(1 / 6553.5),
 }
 """Datasets, by how their folders begin."""
 
@@ -101,7 +101,7 @@ class OpenScene:
         self.folders = [folder] * len(self.clouds)
         beginning, _, variant = folder.name.partition("_3d")
         self.dataset = next((name for name in SOURCES if beginning.startswith(name)), beginning)
-        self.source = SOURCES.get(self.dataset, Source())
+        self.source = SOURCES.get(self.dataset, Processing())
         labels = beginning + variant.strip("_")
         named = labels if labels in LABEL_SETS else None
         self.label_set = self.source.labels if labels == self.dataset else named

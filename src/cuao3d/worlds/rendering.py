@@ -22,7 +22,7 @@ AMBIENT = (0.26, 0.09)
 
 
 @dataclass(frozen=True)
-class View:
+class Photo:
     """A rendered photograph."""
 
     camera: Camera
@@ -63,7 +63,7 @@ class Room:
     """Light without a lamp, as `AMBIENT`."""
 
 
-def render(room: Room, camera: Camera, rng: Generator, *, noise: bool = True, units_per_metre: int = 1000) -> View:
+def render(room: Room, camera: Camera, rng: Generator, *, noise: bool = True, units_per_metre: int = 1000) -> Photo:
     """Photograph a room: colours with shading, shadows and sensor noise; depth with noise and holes."""
     rays = pixel_rays(camera)
     origin = camera.world_from_camera[:3, 3].numpy()
@@ -85,7 +85,7 @@ def render(room: Room, camera: Camera, rng: Generator, *, noise: bool = True, un
         color += 0.012 * rng.standard_normal(color.shape, dtype=np.float32)
         depth = _sensor_depth(z, rays, normals, rng)
     shape = (camera.height, camera.width)
-    return View(
+    return Photo(
         camera,
         (np.clip(color, 0, 1) * 255 + 0.5).astype(np.uint8).reshape(*shape, 3),
         np.round(depth * units_per_metre).astype(np.uint16).reshape(shape),

@@ -15,7 +15,7 @@ from cuao3d.scene import Camera, Scene, Split
 from cuao3d.worlds.furniture import SHAPES
 from cuao3d.worlds.joinery import Array, Generator, material
 from cuao3d.worlds.layout import Layout
-from cuao3d.worlds.rendering import Room, View
+from cuao3d.worlds.rendering import Photo, Room
 from cuao3d.worlds.survey import as_scene, look_at, sample_surfaces, scan, somewhere, take_views
 
 KINDS = ("bedroom", "living room", "kitchen", "bathroom", "office")
@@ -128,7 +128,7 @@ def furnish(rng: Generator, kind: str) -> Room:
     return layout.built(world_from_room, lights, rng.uniform(0.6, 1.3, (num_lights, 1)) * tint)
 
 
-def photograph(room: Room, rng: Generator, num_views: int, *, noise: bool = True) -> list[View]:
+def photograph(room: Room, rng: Generator, num_views: int, *, noise: bool = True) -> list[Photo]:
     """Take views of a room, each aimed at a piece of furniture."""
     return take_views(room, _aim(room, rng, num_views), rng, noise=noise)
 

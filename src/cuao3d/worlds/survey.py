@@ -13,10 +13,10 @@ from torch import Tensor
 
 from cuao3d.scene import UNLABELLED, Camera, Frame, Scene, Split
 from cuao3d.worlds.joinery import Array, Generator
-from cuao3d.worlds.rendering import Room, View, albedo, render, seen_by
+from cuao3d.worlds.rendering import Photo, Room, albedo, render, seen_by
 
 
-class Samples(NamedTuple):
+class SurfaceSamples(NamedTuple):
     """Points on the surfaces of a room."""
 
     points: Array
@@ -25,7 +25,7 @@ class Samples(NamedTuple):
     """Triangle that each lies on."""
 
 
-class Cloud(NamedTuple):
+class Scan(NamedTuple):
     """What a scan of a room gives."""
 
     points: Array
@@ -67,26 +67,30 @@ def look_at(eye: Array, target: Array, roll: float = 0.0) -> Array:
 
 def take_views(
     room: Room, cameras: Sequence[Camera], rng: Generator, *, noise: bool = True, units_per_metre: int = 1000
-) -> list[View]:
+) -> list[Photo]:
     """Photograph a room by each camera; as many at a time as PyTorch has threads."""
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         jobs = zip(cameras, rng.spawn(len(cameras)), strict=True)
         return list(pool.map(lambda job: render(room, *job, noise=noise, units_per_metre=units_per_metre), jobs))
 
 
-def sample_surfaces(room: Room, rng: Generator, spacing: float) -> Samples:
+def sample_surfaces(room: Room, rng: Generator, spacing: float) -> SurfaceSamples:
     """Sample all surfaces of a room evenly, one point in each `spacing` x `spacing` metres on average."""
     _, doubled = _crosses(room)
     count = int(doubled.sum() / 2 / spacing**2)
     triangle = rng.choice(len(doubled), count, p=doubled / doubled.sum())
     a, b = np.sort(rng.random((2, count)), axis=0)
     weights = np.stack([a, b - a, 1 - b], axis=1)
-    return Samples((room.triangles[triangle] * weights[..., None]).sum(1), triangle)
+    return SurfaceSamples((room.triangles[triangle] * weights[..., None]).sum(1), triangle)
 
 
 def scan(
-    room: Room, samples: Samples, cameras: Sequence[Camera], *, normals_towards: Literal["camera", "middle"] = "camera"
-) -> Cloud:
+    room: Room,
+    samples: SurfaceSamples,
+    cameras: Sequence[Camera],
+    *,
+    normals_towards: Literal["camera", "middle"] = "camera",
+) -> Scan:
     """Keep the labelled samples that some camera sees, and measure them.
 
     Args:
@@ -109,14 +113,14 @@ def scan(
     normals = cross[triangle] / doubled[triangle, None]
     normals = np.where(((eye - points) * normals).sum(1, keepdims=True) < 0, -normals, normals)
     colors = np.clip(albedo(room, triangle, points), 0, 1) ** (1 / 2.2)
-    return Cloud(points, room.labels[triangle], normals, colors)
+    return Scan(points, room.labels[triangle], normals, colors)
 
 
 def as_scene(
     name: str,
     frame_names: Sequence[str],
-    views: Sequence[View],
-    cloud: Cloud,
+    views: Sequence[Photo],
+    cloud: Scan,
     *,
     label_set: str,
     split: Split,

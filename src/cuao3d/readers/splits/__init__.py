@@ -11,18 +11,18 @@ from typing import Literal, get_args
 
 from cuao3d.scene import Split
 
-Source = Literal["scannet", "matterport"]
+Benchmark = Literal["scannet", "matterport"]
 
 FOLDER = Path(__file__).parent
 
 
 @cache
-def scenes(source: Source, split: Split) -> tuple[str, ...]:
+def scenes(source: Benchmark, split: Split) -> tuple[str, ...]:
     """Return the scenes (Matterport: the buildings) of a split, in the official order."""
     return tuple((FOLDER / f"{source}_{split}.txt").read_text(encoding="utf-8").split())
 
 
-def split_of(source: Source, scene: str) -> Split:
+def split_of(source: Benchmark, scene: str) -> Split:
     """Return the split that a scene (Matterport: a building) belongs to; "train" if the lists do not know it."""
     split: Split
     for split in get_args(Split):
@@ -32,7 +32,7 @@ def split_of(source: Source, scene: str) -> Split:
 
 
 @cache
-def categories(source: Source) -> tuple[dict[str, str], ...]:
+def categories(source: Benchmark) -> tuple[dict[str, str], ...]:
     """Return the rows of a dataset's table of categories.
 
     ScanNet's have `id`, `raw_category` (the name that annotators chose) and `nyu40id`; Matterport's `index` (the number
