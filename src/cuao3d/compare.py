@@ -1,4 +1,4 @@
-"""Teachers side by side on one's own scenes: time, size, agreement between views, quality where there are labels."""
+"""Comparison of teachers on a store: time, size, agreement between views and, where there are labels, mIoU."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,7 +31,7 @@ RIDGE = 1e-2
 
 @dataclass(frozen=True)
 class Comparison:
-    """A line of the comparison."""
+    """A row of the comparison."""
 
     teacher: str
     num_channels: int

@@ -38,11 +38,11 @@ QUESTIONS = (
     "where are the books",
     "work at a computer",
 )
-"""What the demo asks; none is the name of a class."""
+"""Questions of the demo; none is a class name."""
 
 
 SEED_STRIDE = 1000
-"""Seeds of rooms that belong to one seed of the demo: training rooms from its start on, held-out ones from its half."""
+"""Number of room seeds for each seed of the demo; training rooms use the first half, held-out rooms the second."""
 
 
 SHIPPED_STUDENT = Path(__file__).parent / "students" / "rooms"
@@ -51,18 +51,18 @@ SHIPPED_STUDENT = Path(__file__).parent / "students" / "rooms"
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """How much the demo does."""
+    """Size of the demo."""
 
     num_train_rooms: int = 20
-    """Rooms that the students learn from."""
+    """Number of training rooms."""
     num_val_rooms: int = 15
-    """Rooms that scores are measured on; the five kinds take turns."""
+    """Number of held-out rooms to score on; the five kinds of room alternate."""
     num_views: int = 12
     """Views of each room."""
     num_steps: int = 250
-    """Steps of each student."""
+    """Training steps of each student."""
     supervised: bool = False
-    """Whether the supervised ceiling is trained too."""
+    """Whether to train the supervised upper bound too."""
 
 
 QUICK = DemoConfig(num_train_rooms=5, num_val_rooms=5, num_views=5, num_steps=12)
@@ -72,16 +72,16 @@ FULL = DemoConfig(num_train_rooms=40, num_val_rooms=25, num_views=16, num_steps=
 
 
 def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_workers: int = 1) -> dict[str, Any]:
-    """Make rooms, lift three teachers, distil two students, score and ask them, and write it all down.
+    """Make rooms, lift three teachers, distil two students, score them, ask questions, and write a report.
 
     Args:
         out: Folder for `report.html`, `results.json`, `scene.ply`, the store and the runs.
-        seed: Decides the rooms and the students.
-        config: How much to do.
+        seed: Random seed of the rooms and the students.
+        config: Size of the demo.
         num_workers: Processes that share the rooms, then the students; see `side_by_side`.
 
     Returns:
-        What `results.json` holds.
+        The content of `results.json`.
     """
     config = config or DemoConfig()
     if not 0 <= seed < TEACHER_SEEDS // SEED_STRIDE:

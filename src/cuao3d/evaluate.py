@@ -1,4 +1,4 @@
-"""Zero-shot segmentation, scored: one confusion matrix, one function for every read-out, always on the original points.
+"""Evaluation of zero-shot segmentation: one function for every read-out, always on the original points.
 
 `docs/method.md` says where scores and read-outs differ from those of the released code.
 """
@@ -21,24 +21,23 @@ from cuao3d.scene import UNLABELLED, Split
 from cuao3d.store import Store, StoredScene
 
 BACKGROUND = ("wall", "floor", "ceiling", "other", "otherfurniture", "otherstructure", "otherprop")
-"""Classes that f-mIoU leaves out."""
+"""Classes that f-mIoU excludes."""
 
 Policy = Literal["strict", "official"]
-"""What becomes of points without a prediction. `strict`: wrong in every score. `official`: left out of IoU, wrong in
-mAcc."""
+"""How points without a prediction count. `strict`: wrong everywhere. `official`: excluded from IoU, wrong in mAcc."""
 
 Readout = Literal["fused", "distilled", "2d3d"]
 Ensemble = Literal["unit-average", "surer", "average"]
-"""How 2D and 3D are joined: the mean of both unit features (ours), the feature of the surer of the two (OpenScene), or
-the mean of both as they are (the released code; but no cosine loss tells the student how long its own should be)."""
+"""How 2D and 3D features are combined: the mean of both after normalisation (ours), the feature with the higher score
+(OpenScene), or the plain mean (the released code; a cosine loss leaves the length of the student's features free)."""
 
 PredictClasses = Callable[[StoredScene], Mapping[str, Int64[Tensor, "S"]]]
-"""Names the class of every sample of a scene, 255 for none, in one or several ways that are scored apart."""
+"""Predicts the class of every sample of a scene, 255 for none, by one or several read-outs that are scored apart."""
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Scores of one confusion matrix, 0 to 1; means over no class are NaN."""
+    """Scores of one confusion matrix, 0 to 1; a mean over no class is NaN."""
 
     miou: float
     """Mean IoU of the classes that are present, that is, occur among the labels."""
@@ -47,27 +46,27 @@ class Metrics:
     fmiou: float
     """Mean IoU of the classes that are present, without `BACKGROUND`."""
     miou_all: float
-    """Sum of the IoUs divided by the number of all classes, as officially, even where one is absent."""
+    """Mean IoU over all classes as in the official code: absent classes count as 0."""
     macc_all: float
-    """Likewise for the recalls."""
+    """Mean recall over all classes, likewise."""
     iou: tuple[float, ...]
     """IoU of each class; NaN where it is absent."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a results table. Scores are percentages; points without a prediction count as wrong unless official."""
+    """A row of a results table, in percent. Points without a prediction count as wrong unless the score is official."""
 
     model: str
-    """What was evaluated; "none" for the lifted features themselves."""
+    """Name of the student; "none" for lifted features."""
     readout: str
     """fused, distilled or 2d3d; supervised for the upper bound."""
     dataset: str
-    """Where the scenes come from."""
+    """Name of the dataset."""
     label_set: str
-    """Name of the classes."""
+    """Name of the label set."""
     split: str
-    """Part of the dataset; "all" for all of it."""
+    """Split of the dataset, or "all"."""
     points: Literal["all", "seen"]
     """Which labelled points are scored: all, or those that some view saw."""
     miou: float
@@ -85,9 +84,9 @@ class Row:
     coverage: float
     """Labelled points that have a prediction."""
     chance_miou: float
-    """`miou` that the same predictions reach when they are shuffled among the points."""
+    """`miou` of the same predictions shuffled among the points."""
     constant_miou: float
-    """`miou` of calling every point by the most frequent class."""
+    """`miou` of predicting the most frequent class everywhere."""
     iou: dict[str, float]
     """IoU of each present class, strict."""
 
@@ -111,17 +110,17 @@ def zero_shot(
 
     Args:
         store: Scenes with labels.
-        classes: What the scenes are segmented into; their labels are converted if they speak another set.
+        classes: Label set to score in; labels in another set are converted.
         class_vectors: Unit vector of each class, in the teacher's text space.
-        teacher: Whose lifted features are `fused`.
-        readouts: What is evaluated. All but `fused` need `predict`.
+        teacher: Teacher whose lifted features the `fused` read-out uses.
+        readouts: Read-outs to score. All but `fused` need `predict`.
         predict: The student's features; see `student_features`.
         model: Name of the student, for the rows.
         dataset: Name of the dataset, for the rows.
-        split: Part of the store to evaluate; None for all of it.
-        ensemble: Which 2D3D.
+        split: Split to evaluate; None for all scenes.
+        ensemble: How `2d3d` combines features.
         seen_only: Score only points whose sample at least one view sees.
-        progress: Told after each scene.
+        progress: Called after each scene.
 
     Raises:
         InputError: A read-out lacks its student, or no scene of the split has labels.
@@ -170,15 +169,15 @@ def count(
     """Compare predictions with labels on all original points of a store.
 
     Args:
-        store: Scenes; those without labels are passed over.
-        classes: The classes that predictions number.
-        predict_classes: Class of each sample, in one or several ways.
-        split: Part of the store; None for all of it.
+        store: The scenes; those without labels are skipped.
+        classes: The classes that predictions index.
+        predict_classes: Returns the class of each sample for each read-out.
+        split: Split to evaluate; None for all scenes.
         seen_only: Count only points whose sample at least one view sees.
-        progress: Told after each scene.
+        progress: Called after each scene.
 
     Returns:
-        For each way a confusion matrix as of `confusion_matrix`, summed over the scenes.
+        A confusion matrix for each read-out, summed over the scenes; see `confusion_matrix`.
 
     Raises:
         InputError: No scene of the split has labels.
@@ -205,11 +204,11 @@ def count(
 def confusion_matrix(
     predicted: Int64[Tensor, "N"], labels: Int64[Tensor, "N"], num_classes: int
 ) -> Int64[Tensor, "rows K"]:
-    """Count how often each class is predicted where another is true.
+    """Count predictions by predicted and true class.
 
     Args:
         predicted: Predicted class of each point; 255 for none.
-        labels: True class of each point; points of 255 are left out.
+        labels: True class of each point; 255 is ignored.
         num_classes: Number K of classes.
 
     Returns:
@@ -232,8 +231,8 @@ def measure(
 
     Args:
         confusion: As of `confusion_matrix`.
-        policy: What becomes of points without a prediction.
-        background: Classes that f-mIoU leaves out.
+        policy: How points without a prediction count.
+        background: Classes that f-mIoU excludes.
     """
     counts = confusion.double()
     correct = counts.diagonal()
@@ -254,13 +253,13 @@ def measure(
 
 
 def chance(confusion: Int64[Tensor, "rows K"]) -> Float[Tensor, "rows K"]:
-    """Return the confusion matrix to expect if the predictions were shuffled among the points."""
+    """Return the expected confusion matrix of the same predictions shuffled among the points."""
     counts = confusion.double()
     return counts.sum(dim=1, keepdim=True) * counts.sum(dim=0, keepdim=True) / counts.sum().clamp(min=1)
 
 
 def constant(confusion: Int64[Tensor, "rows K"]) -> Int64[Tensor, "rows K"]:
-    """Return the confusion matrix of calling every point by the most frequent class, which is mostly the wall."""
+    """Return the confusion matrix of predicting the most frequent class (mostly wall) everywhere."""
     of_class = confusion.sum(dim=0)
     counts = torch.zeros_like(confusion)
     counts[of_class.argmax()] = of_class
@@ -277,7 +276,7 @@ def make_row(
     split: str,
     points: Literal["all", "seen"] = "all",
 ) -> Row:
-    """Turn a confusion matrix into a line of a results table, in percent."""
+    """Turn a confusion matrix into a row of a results table, in percent."""
     background = torch.tensor([name in BACKGROUND for name in classes.names])
     strict = measure(confusion, background=background)
     official = measure(confusion, policy="official")

@@ -1,4 +1,4 @@
-"""How a training went, step by step: read back from its folder, and drawn."""
+"""Training history: read from the folder of a run, and drawn."""
 
 import json
 import math
@@ -23,7 +23,7 @@ PALETTE = (
 
 @dataclass(frozen=True)
 class History:
-    """How training went; one number per step in `steps`."""
+    """Training history; one number per step in `steps`."""
 
     steps: tuple[int, ...]
     """Steps that were written down."""
@@ -42,7 +42,7 @@ class History:
 
 
 def read_history(run: Path | str) -> History:
-    """Read how a student was trained from the folder of its run.
+    """Read the training history from the folder of a run.
 
     Raises:
         NotFoundError: The folder holds no `metrics.jsonl`.

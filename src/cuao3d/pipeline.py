@@ -1,4 +1,4 @@
-"""The whole path: data -> store -> student -> scores -> answers -> report. Stages are wired together only here."""
+"""The pipeline: the only place where stages are wired together, from data to scores and answers."""
 
 import math
 import time
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from cuao3d.report import Cloud, Heat
 
 ALL_SEEN = 0.995
-"""Share of a scene's points from which an answer speaks of all of it."""
+"""Coverage from which an answer is about the whole scene."""
 
 
 def fuse(
@@ -52,20 +52,20 @@ def fuse(
     num_workers: int = 1,
     load: Callable[[], Sequence[Teacher]] | None = None,
 ) -> Store:
-    """Lift every scene of a dataset into a store. Scenes that are done are passed over; a broken one is reported.
+    """Lift every scene of a dataset into a store. Finished scenes are skipped; a broken one is reported.
 
     Args:
-        dataset: Where the scenes come from.
-        teachers: Who describes their views; none for points alone.
+        dataset: The scenes.
+        teachers: The teachers; empty for points alone.
         out: Folder of the store.
         cell: Edge of a sample cell, metres.
-        settings: What else decides the scenes; a store made with other settings is refused, not mixed with.
+        settings: Further settings that the result depends on; a store made with others is refused.
         batch_size: Views shown to a teacher at a time, if it takes several.
         num_workers: Processes that share the scenes; see `side_by_side`. The store is the same whatever their number.
         load: How each of several processes gets the teachers; they are copied to it unless given.
 
     Raises:
-        InputError: A teacher is not what it should be, no scene could be read, or the folder holds something else.
+        InputError: A teacher is invalid, no scene could be read, or the folder holds something else.
     """
     cards = cards_of(teachers)
     _check_cards(cards)
@@ -88,10 +88,10 @@ def fuse(
 
 
 def import_student(checkpoint: Path | str, out: Path | str) -> Checkpoint:
-    """Write a student from an official checkpoint, with what is known of its teachers; nothing in the file is run.
+    """Write a student from an official checkpoint, with the cards of its teachers. No code in the file is run.
 
     Args:
-        checkpoint: A `.pth.tar` or `.pth` of OpenScene or CUA-O3D, or a student of ours.
+        checkpoint: A `.pth.tar` or `.pth` of OpenScene or CUA-O3D, or a student in our format.
         out: File to write; it ends in .safetensors. `Predictor.open` and every `--run` take it.
 
     Returns:
@@ -122,13 +122,13 @@ def evaluate(
     dataset: str = "",
     seen_only: bool = False,
 ) -> tuple[Row, ...]:
-    """Score the lifted features of a store or, with a student, the student and both together; see `zero_shot`.
+    """Score a store's lifted features or, with a student, `distilled` and `2d3d`; see `zero_shot`.
 
     Args:
         store: Scenes with labels.
-        predictor: Who segments them. A student whose teacher the store does not hold is scored alone.
-        labels: Name of a label set, of the package or of the store, or the path of a CSV.
-        split: Part of the store to evaluate; None for all of it.
+        predictor: Segments the scenes. Where the store lacks its teacher's features, only `distilled` is scored.
+        labels: Name of a label set in the package or the store, or the path of a CSV.
+        split: Split to evaluate; None for all scenes.
         model: Name of the student, for the rows.
         dataset: Name of the dataset, for the rows; the store's unless given.
         seen_only: Score only points whose sample at least one view sees.
@@ -156,7 +156,7 @@ def evaluate(
 
 
 def compare_teachers(store: Store, teachers: Sequence[str] = ()) -> list[Comparison]:
-    """Put teachers of a store side by side; see `compare`."""
+    """Compare the teachers of a store; see `compare`."""
     with progress_bar() as bar:
         task = bar.add_task("comparing", total=None)
         return compare(store, teachers, progress=lambda done, total: bar.update(task, completed=done, total=total))
@@ -165,14 +165,14 @@ def compare_teachers(store: Store, teachers: Sequence[str] = ()) -> list[Compari
 def answer(
     store: Store, predictor: Predictor, words: Sequence[str], out: Path, *, scene: str | None = None
 ) -> list[str]:
-    """Ask a store free-text questions and write what the best scene answers.
+    """Ask a store free-text questions and write the answers of the scene that answers best.
 
     Args:
         store: Scenes to ask.
-        predictor: Who answers.
+        predictor: Answers the questions.
         words: The questions.
-        out: File to write: `.ply` is the cloud, hot where it answers; `.json` lists the places; `.html` shows them.
-        scene: Which scene; of all of them the one that answers best unless given.
+        out: File to write: `.ply`, the cloud as a heat map; `.json`, the places; `.html`, a page with pictures.
+        scene: Name of the scene; unless given, the one that answers best.
 
     Returns:
         A line for each question.
@@ -223,7 +223,7 @@ def places(scene: StoredScene, answer: Answer) -> list[dict[str, Any]]:
 
 
 def in_words(answer: Answer, found: Sequence[Mapping[str, Any]]) -> str:
-    """Say where the answer is, and of how much of the scene that can be said."""
+    """Say where the answer is, and which part of the scene it covers."""
     part = "" if answer.coverage > ALL_SEEN else f"the {100 * answer.coverage:.0f} % that was seen"
     if answer.verdict == "absent" or not found:
         return f"not in {part or 'this scene'}"
@@ -234,7 +234,7 @@ def in_words(answer: Answer, found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def as_heat(scene: StoredScene, answer: Answer, *, of_gallery: bool = True) -> "Heat":
-    """Return what a page shows of an answer; `of_gallery`: the scene is the one that the page shows."""
+    """Return the heat map of an answer; `of_gallery`: its scene is the one that the page is about."""
     from cuao3d.report import Heat
 
     shown = None if of_gallery else as_cloud(scene)
@@ -242,7 +242,7 @@ def as_heat(scene: StoredScene, answer: Answer, *, of_gallery: bool = True) -> "
 
 
 def as_cloud(scene: StoredScene) -> "Cloud":
-    """Return what is drawn of a scene."""
+    """Return the point cloud of a scene, to be drawn."""
     from cuao3d.report import Cloud
 
     return Cloud(scene.name, scene.points, scene.colors, scene.normals, scene.cameras)
@@ -261,7 +261,7 @@ def write_cloud(path: Path, points: Tensor, colors: Tensor) -> None:
 
 
 def _check_cards(cards: Mapping[str, TeacherCard]) -> None:
-    """Check what would only be noticed after all the lifting: the losses of teachers, and their text encoders.
+    """Check losses and text encoders of teachers before any scene is lifted.
 
     Raises:
         InputError: There is no such loss, or the text encoder cannot be loaded or does not fit the features.
@@ -323,7 +323,7 @@ def _fuse_scene(scene: Scene, teachers: Sequence[Teacher], store: Store, batch_s
 
 
 def _as_json(scene: StoredScene, answers: Sequence[Answer], store: Store, predictor: Predictor) -> dict[str, Any]:
-    """Return what a JSON file says of the answers."""
+    """Return the answers as JSON."""
     about = {
         "teacher": predictor.teacher,
         "student": predictor.student is not None,
@@ -347,11 +347,11 @@ def _as_json(scene: StoredScene, answers: Sequence[Answer], store: Store, predic
 
 
 def _colors(scene: StoredScene, answers: Sequence[Answer]) -> Tensor:
-    """Colour points by the hottest answer; those that no view saw have a colour of their own."""
+    """Colour points by their most relevant answer; points that no view saw have their own colour."""
     hottest = torch.stack([_glow(answer) for answer in answers]).amax(dim=0)
     return heat_colors(hottest, scene.colors, answers[0].seen)
 
 
 def _glow(answer: Answer) -> Tensor:
-    """Return how hot to draw each point (N,); a scene without the answer stays cold."""
+    """Return the heat of each point (N,), 0 to 1; an absent answer is cold everywhere."""
     return torch.zeros_like(answer.relevance) if answer.verdict == "absent" else heat(answer.relevance)

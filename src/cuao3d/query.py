@@ -1,4 +1,4 @@
-"""Queries: features and words -> scores, labels, heat, parts, and an honest "not in this scene"."""
+"""Text queries on features: scores, labels, relevance, connected parts, and a verdict that may be "absent"."""
 
 import math
 from collections.abc import Sequence
@@ -18,27 +18,27 @@ from cuao3d.scene import UNLABELLED
 from cuao3d.text import TextEncoder
 
 CONTRAST = ("object", "things", "stuff", "texture", "a wall in a scene", "a floor in a scene")
-"""What a score must beat to say anything: words that fit anything (LERF's canonical phrases), and what most points of a
-room are."""
+"""Words that a query's score must exceed: phrases that fit anything (LERF's canonical phrases), and the most frequent
+classes of rooms."""
 
 HERE, ABSENT = 0.3, 0.05
-"""Relevance from which a query is in the scene, and below which it is not; between them nobody can tell.
+"""Relevance from which a query is `here`, and below which it is `absent`; between them it is `unsure`.
 
-How often they are right on lifted features: `scripts/calibrate_verdicts.py`.
+`scripts/calibrate_verdicts.py` measures how often the verdicts are right.
 """
 
 MIN_POINTS = 20
-"""Points that must answer a query before it is said to be in the scene."""
+"""Number of points that must reach a relevance for a verdict."""
 
 NEAR = 0.5
 """A contrast word counts against a query if their distance is at least this share of the query's median distance to
 contrast words; nearer ones mean the same."""
 
 SAME = 1e-3
-"""Distance of words, one minus their cosine, below which they are one."""
+"""Distance (one minus the cosine) below which two words are the same."""
 
 CHUNK = 1 << 20
-"""Feature values looked at at a time, so that a row is read from memory once for its product and its norm."""
+"""Feature values processed at once, so that a row is read from memory once for both its product and its norm."""
 
 
 Verdict = Literal["here", "unsure", "absent"]
@@ -46,21 +46,21 @@ Verdict = Literal["here", "unsure", "absent"]
 
 @dataclass(frozen=True)
 class Answer:
-    """What a scene answers to a query."""
+    """Answer of a scene to a query."""
 
     words: str
     """The query."""
     verdict: Verdict
-    """Whether the part of the scene that was seen holds what was asked for."""
+    """Whether the seen part of the scene contains what was asked for."""
     peak: float
-    """Relevance that `min_points` points reach; the verdict rests on it, and scenes are compared by it."""
+    """Relevance that `min_points` points reach; it decides the verdict and ranks scenes."""
     scores: Float32[Tensor, "V"]
     """Cosine between each point and the query; 0 where no view saw it."""
     relevance: Float32[Tensor, "V"]
-    """How much each point prefers the query to the contrast words: 1 = equals the query, 0 = no more than these, or no
-    view saw it."""
+    """Margin of the query over the contrast words at each point: 1 = as similar as the query itself, 0 = no more than a
+    contrast word, or not seen."""
     answers: Bool[Tensor, "V"]
-    """Points that answer the query: at least half as relevant as the best ones. None if it is absent."""
+    """Points that answer the query: at least half as relevant as the peak. All False if it is absent."""
     seen: Bool[Tensor, "V"]
     """Points that have a feature. The verdict says nothing about the others."""
 
@@ -72,7 +72,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Questions:
-    """Queries as vectors, each with the words that a feature must prefer it to."""
+    """Encoded queries, each with its contrast words."""
 
     words: tuple[str, ...]
     """The queries."""
@@ -81,14 +81,14 @@ class Questions:
     contrast: Float[Tensor, "K C"]
     """Unit vectors of the contrast words."""
     applies: Bool[Tensor, "Q K"]
-    """Which contrast words count against which query: those that mean something else."""
+    """Which contrast words count against which query: those with another meaning."""
 
     @staticmethod
     def read(encoder: TextEncoder, queries: Sequence[str]) -> "Questions":
         """Encode queries.
 
-        An encoder with a fixed vocabulary (`vectors`, as a `Table` has) may lack the usual contrast words; all that it
-        knows is the contrast then. A contrast word that is near a query does not count against it: "a wall" would
+        An encoder with a fixed vocabulary (`vectors`, as `Table` has) may lack the usual contrast words; its whole
+        vocabulary is the contrast then. A contrast word that is near a query does not count against it: "a wall" would
         otherwise be compared with "a wall in a scene", and never be found.
 
         Args:
@@ -134,7 +134,7 @@ def scores(features: Float[Tensor, "V C"], text: Float[Tensor, "K C"]) -> Float3
     """Return the cosine between each feature and each text; 0 for a feature of zeros.
 
     Args:
-        features: Features of points, of any length and precision.
+        features: Features of points, of any norm and precision.
         text: Vectors of words.
     """
     directions = functional.normalize(text.to(features.device, torch.float32), dim=1).T.contiguous()
@@ -148,12 +148,12 @@ def scores(features: Float[Tensor, "V C"], text: Float[Tensor, "K C"]) -> Float3
 
 
 def classify(class_scores: Float[Tensor, "V K"]) -> Int64[Tensor, "V"]:
-    """Return the class with the highest score; 255 where all scores are 0, as they are without a feature."""
+    """Return the class with the highest score; 255 where all scores are 0, which means that there is no feature."""
     return torch.where((class_scores != 0).any(dim=1), class_scores.argmax(dim=1), UNLABELLED)
 
 
 def heat(values: Float[Tensor, "V"]) -> Float[Tensor, "V"]:
-    """Stretch relevance over [0, 1] for display: the hottest hundredth is hot; the median and all below 0 are cold."""
+    """Stretch relevance to [0, 1] for display: from the median (or 0, if that is higher) to the 99th percentile."""
     if not len(values):
         return values
     ordered = values.sort().values
@@ -167,10 +167,10 @@ def parts(points: Float[Tensor, "P 3"], *, radius: float = 0.1, min_points: int 
     Args:
         points: Positions of the points that answer a query, metres.
         radius: Points no farther apart than this are connected, metres.
-        min_points: Smaller groups are no parts.
+        min_points: Smaller groups are ignored.
 
     Returns:
-        The part of each point, the largest part being 0; -1 for points of none.
+        The part of each point, 0 being the largest; -1 for points in no part.
     """
     if not len(points):
         return torch.zeros(0, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page of what was distilled, how well it understands, and what it cost."""
+"""The report: one self-contained HTML page with scores, answers, pictures, training curves, time and memory."""
 
 import base64
 import io
@@ -98,7 +98,7 @@ class Gallery(Cloud):
 
 
 def write_report(path: Path | str, results: Mapping[str, Any], gallery: Gallery) -> None:
-    """Write one HTML file that needs nothing else: what there is in the results and the gallery, and no more.
+    """Write one self-contained HTML file with what the results and the gallery contain.
 
     Args:
         path: File to write; it appears when it is complete.

@@ -30,16 +30,16 @@ def check(
     every: int | None = None,
     official: bool = False,
 ) -> int:
-    """Look a capture over before anything is computed: exit code 0 = ok, 1 = probably wrong, 2 = unreadable.
+    """Check a capture before anything is computed. Exit code 0: ok, 1: probably wrong, 2: unreadable.
 
     Args:
         path: Folder of the capture, or of a dataset.
-        json: Also write the findings here; docs/check.md says what they mean.
-        html: Also write a page with pictures; of several scenes one each, with the scene's name in the file's.
-        picture: Also draw how well the views agree (PNG); of several scenes the first.
-        fix: Write the options that cure what was found to the capture.json beside the data.
-        teachers: Teachers as `fuse` takes them: also say what lifting by them would take.
-        cell: Edge of a sample cell of that lifting, metres.
+        json: Also write the findings to this file; docs/check.md explains them.
+        html: Also write a page with pictures; with several scenes, one page each, named after the scene.
+        picture: Also draw how well the views agree (PNG); with several scenes, the first.
+        fix: Write options that correct what was found to the capture.json beside the data.
+        teachers: Also estimate time and size of lifting with these teachers, named as in `fuse`.
+        cell: Edge of a sample cell for that estimate, metres.
         annotations: Label set in which the labels of the data are read: a name such as scannet200, or your own CSV.
         tolerance: Part of the measured depth by which a point may lie off it and still be visible, such as 0.05.
         every: Use only every n-th frame, where the dataset is a recording, such as raw ScanNet.

@@ -1,4 +1,4 @@
-"""`cuao3d compare`: the teachers of a store side by side."""
+"""`cuao3d compare`: compare the teachers of a store."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def compare(store: Positional[Path], *, teachers: str | None = None, json: Path | None = None) -> int:
-    """Put the teachers of a store side by side: time, size, agreement between views, and quality where labels are.
+    """Compare the teachers of a store: time, size, agreement between views and, where there are labels, mIoU.
 
     Args:
         store: Folder of the store.

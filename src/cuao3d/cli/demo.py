@@ -1,4 +1,4 @@
-"""`cuao3d demo`: the whole path on made rooms."""
+"""`cuao3d demo`: the whole pipeline on made rooms."""
 
 import os
 from collections.abc import Callable
@@ -23,13 +23,13 @@ def demo(
     full: bool = False,
     config: Suppress[Any] = None,
 ) -> int:
-    """Make furnished rooms, lift three small teachers, distil two students, score and ask them, write a report.
+    """Make furnished rooms, lift three small teachers, distil two students, score them, ask questions, write a report.
 
     Args:
         out: Folder for report.html, results.json and scene.ply.
-        seed: Decides the rooms and the students.
-        quick: Do as little as shows that everything works; the scores mean nothing then.
-        full: Do it at length, with the supervised ceiling (up to an hour).
+        seed: Random seed of the rooms and the students.
+        quick: Run the smallest demo that exercises every stage; its scores mean nothing.
+        full: Run the long demo, with the supervised upper bound (up to an hour).
         config: How much to do. --help shows the defaults, and with --quick or --full theirs.
     """
     from dataclasses import replace

@@ -1,4 +1,4 @@
-"""`cuao3d evaluate`: zero-shot segmentation, scored."""
+"""`cuao3d evaluate`: score zero-shot segmentation."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -21,13 +21,13 @@ def evaluate(
     device: str = "cpu",
     json: Path | None = None,
 ) -> int:
-    """Segment the scenes of a store by class names alone and score it: fused, or with a run distilled and 2D3D.
+    """Segment the scenes of a store by class names alone and score the result: fused, or distilled and 2D3D with --run.
 
     Args:
         store: Folder of the store.
         run: Folder of a finished run, or a student's .safetensors.
         labels: Label set to score in: its name, or a CSV of your own.
-        split: Which scenes.
+        split: Split to evaluate.
         teacher: Which teacher names the classes, where several have a text encoder; the first unless given.
         text: Text encoder for the names, such as table:FILE for vectors of your own; the teacher's unless given.
         seen: Score only points whose sample some view saw.

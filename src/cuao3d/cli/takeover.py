@@ -1,4 +1,4 @@
-"""`cuao3d import`: take over checkpoints and features of OpenScene and CUA-O3D."""
+"""`cuao3d import`: import checkpoints and features of OpenScene and CUA-O3D."""
 
 import sys
 from pathlib import Path
@@ -18,17 +18,17 @@ def import_official(
     text: str | None = None,
     cell: float = 0.02,
 ) -> int:
-    """Take over what OpenScene or CUA-O3D left on disk: a checkpoint becomes a student, fused features a store.
+    """Import results of OpenScene or CUA-O3D: a checkpoint becomes a student, fused features become a store.
 
-    Nothing that the files may hold is run.
+    No code in the files is run.
 
     Args:
         sources: A checkpoint (`.pth.tar` or `.pth`, or a student of ours); or the folder of a teacher's fused features,
             or one for each of several teachers.
-        out: Student to write, which ends in .safetensors; or folder of the store to make, or to go on with.
+        out: Student to write (.safetensors); or folder of the store to make or to resume.
         data: For features: folder of the processed scenes that they belong to, such as scannet_3d.
         teacher: For features: name of the teacher of each folder, separated by commas: lseg,dinov2,stable_diffusion
-        text: For features: text encoder that understands the first teacher's, where its name does not say.
+        text: For features: text encoder of the first teacher, if its name does not imply one.
         cell: For features: edge of a sample cell, metres.
     """
     from cuao3d.imported import import_features
