@@ -1,8 +1,9 @@
 """Segment and score in a label set of your own: a CSV with a line for each class.
 
 The columns are `id,name,r,g,b`, and optionally `prompt`, the words that stand for the class ("a {name} in a scene"
-unless given), and `nyu40id`, which tells which true labels belong to it: labels of other sets are converted through
-NYU40. A class without `nyu40id` can be found but not scored against other sets.
+unless given), and `nyu40id`, the NYU40 classes that it covers: labels of other sets are converted through these to be
+scored. A class may cover several (3;10;15;17: cabinet, bookshelf, shelves, dresser), or none; then it is found, but not
+scored.
 
     python examples/07_own_label_set.py
     python examples/07_own_label_set.py STORE my_classes.csv
@@ -22,13 +23,13 @@ CLASSES = """id,name,r,g,b,nyu40id,prompt
 1,wall,174,199,232,1,
 2,floor,152,223,138,2,
 3,bed,255,187,120,4,a bed
-4,storage,31,119,180,3,a cabinet
+4,storage,31,119,180,3;10;15;17,a cabinet
 5,way in or out,214,39,40,8,a door
 """
 
 
 def main(path: str | None = None, labels: str | None = None) -> None:
-    """Name every point of a scene by five classes, and score that."""
+    """Name every point of a scene by five classes, and score the store."""
     with tempfile.TemporaryDirectory() as folder:
         if path is None:
             rooms, teacher = cuao3d.Rooms([0], num_views=6), cuao3d.load_teacher("mini-lseg")

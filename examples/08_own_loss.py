@@ -45,7 +45,8 @@ def main(path: str | None = None, num_steps: int = 20) -> None:
             store = cuao3d.Store.open(path)
         name, card = next(iter(store.teachers.items()))
         config = cuao3d.recipes.mini(teachers={name: card}, num_steps=num_steps)
-        run = cuao3d.distill_student(store, replace(config, losses=("angle",)), Path(folder) / "run")
+        config = replace(config, losses=("angle",), voxel_size=0.2)  # coarse voxels, to be quick
+        run = cuao3d.distill_student(store, config, Path(folder) / "run")
         steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         recorded = json.loads((run / "config.json").read_text())["own_code_sha256"]
     first, last = (math.degrees(steps[index]["losses"][name]) for index in (0, -1))
