@@ -1,7 +1,6 @@
 """`cuao3d check`: is a capture fit to be lifted?"""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from cuao3d.cli.shared import reading_options
 if TYPE_CHECKING:
     from cuao3d.check import Report
     from cuao3d.check.cost import Estimate, Prospect
+    from cuao3d.scene import Scene
 
 
 def check(
@@ -45,53 +45,52 @@ def check(
         every: Use only every n-th frame, where the dataset is a recording, such as raw ScanNet.
         official: Read cameras as the official pipeline does, where it differs; see docs/conventions.md.
     """
-    from cuao3d.check import Report
-    from cuao3d.check import check as check_scene
-    from cuao3d.check.cost import Estimate, Prospect, estimate, prospects
+    from cuao3d.check.dataset import check_dataset
     from cuao3d.check.options import fix as write_fix
     from cuao3d.files import write_json
+    from cuao3d.progress import progress_bar
     from cuao3d.readers import open_dataset
     from cuao3d.readers.options import CAPTURE
     from cuao3d.teachers import parse_teachers
 
     specs = parse_teachers(teachers) if teachers else []
     dataset = open_dataset(path, **reading_options(annotations, tolerance, every, official=official))
-    reports: dict[str, Report] = {}
-    known: list[Prospect] = []
-    estimates: dict[str, Estimate] = {}
-    for index, name in enumerate(dataset.names):
-        try:
-            scene = dataset[index]
-        except (ValueError, OSError) as error:
-            reports[name] = Report("unreadable", (str(error),))
-            _print_report(name, reports[name])
-            continue
-        reports[name] = report = check_scene(scene)
-        _print_report(name, report)
-        if html:
-            from cuao3d.check.page import write_page
+    bar = progress_bar()
+    task = bar.add_task("checking", total=len(dataset))
 
-            write_page(scene, report, html if len(dataset) == 1 else html.with_stem(f"{html.stem}-{name}"))
-        if picture and index == 0:
-            from cuao3d.check.pictures import draw
-
-            draw(scene, report, picture)
+    def say(index: int, scene: "Scene | None", report: "Report") -> None:
+        bar.stop()  # it would draw standard output to standard error
+        _print_report(dataset.names[index], report)
+        if html and scene is not None:
+            _write_page(scene, report, html, only=len(dataset) == 1)
+        if picture and scene is not None and index == 0:
+            _draw(scene, report, picture)
         if fix and report.options:
             folder = dataset.folders[index]
             print(f"  {folder / CAPTURE} now says {write_fix(folder, report.options)}; check again")
-        if specs and report.verdict != "unreadable":
-            known = known or prospects(specs, scene, cell=cell)
-            estimates[name] = estimate(scene, known, cell=cell, seen=report.measurements["coverage"]["seen"])
-    if estimates:
-        _print_estimates(known, list(estimates.values()))
+        bar.update(task, completed=index + 1)
+        bar.start()
+
+    with bar:
+        checked = check_dataset(dataset, teachers=specs, cell=cell, on_scene=say)
+    _print_estimates(checked.teachers, list(checked.estimates.values()))
     if json:
-        scenes = {name: asdict(report) | {"exit_code": report.exit_code} for name, report in reports.items()}
-        for name, one in estimates.items():
-            scenes[name]["estimate"] = asdict(one)
-        header = {"format": "cuao3d-check", "format_version": 1, "teachers": [asdict(teacher) for teacher in known]}
-        write_json(json, header | {"scenes": scenes})
-    code: int = max(report.exit_code for report in reports.values())
-    return code
+        write_json(json, checked.as_json())
+    return checked.exit_code
+
+
+def _write_page(scene: "Scene", report: "Report", path: Path, *, only: bool) -> None:
+    """Write the page of a scene; where there are several, its name is part of the file's."""
+    from cuao3d.check.page import write_page
+
+    write_page(scene, report, path if only else path.with_stem(f"{path.stem}-{scene.name}"))
+
+
+def _draw(scene: "Scene", report: "Report", path: Path) -> None:
+    """Draw how well the views of a scene agree."""
+    from cuao3d.check.pictures import draw
+
+    draw(scene, report, path)
 
 
 def _print_report(name: str, report: "Report") -> None:
@@ -102,7 +101,9 @@ def _print_report(name: str, report: "Report") -> None:
 
 
 def _print_estimates(known: Sequence["Prospect"], estimates: Sequence["Estimate"]) -> None:
-    """Print what lifting all scenes would take."""
+    """Print what lifting all scenes would take, if that was asked for."""
+    if not estimates:
+        return
     table = Table("teacher", box=None)
     for title in ("channels", "s/view, here"):
         table.add_column(title, justify="right")

@@ -53,36 +53,20 @@ def distill(
         config: Every setting of the training. What is not given is the recipe's; --help shows that of the recipe that
             it is given.
     """
-    from functools import partial
-
-    from cuao3d import distill as room
-    from cuao3d.history import draw_history, read_history
-    from cuao3d.progress import Stages, training_bars
-    from cuao3d.ranks import joined, rank
+    from cuao3d.ranks import joined
     from cuao3d.store import Store
 
     check_device(device)
-    opened = Store.open(store)
     options = {
         "--teachers": ("teachers", None if teachers is None else tuple(split_names(teachers))),
         "--voxel-size": ("voxel_size", voxel_size),
         "--steps": ("num_steps", steps),
         "--seed": ("seed", seed),
     }
-    typed = join_options(config or {}, options)
-    with joined(device) as device:
-        settled = _configure(opened, recipe, config_file, typed)
-        train = partial(room.distill, opened, settled, out, resume=resume, device=device)
-        if rank() > 0:
-            train()
-            return 0
-        with Stages()("distilling") as said, training_bars(["distilling"]) as (on_step,):
-            train(on_step=on_step)
-            history = read_history(out)
-            if history.steps:
-                draw_history(history, out / "training.png")
-            course = f"; losses and rates in {out / 'training.png'}" if history.steps else "; no step was taken"
-            said.append(f"{', '.join(settled.teachers)} into {out}{course}")
+    settings = join_options(config or {}, options)
+    opened = Store.open(store)
+    with joined(device) as own:
+        _distill(opened, _configure(opened, recipe, config_file, settings), out, resume, own)
     return 0
 
 
@@ -98,6 +82,25 @@ def configurable_distill(arguments: list[str]) -> Callable[..., int]:
     if file is not None:
         return with_config(distill, read_config(Path(file), DistillConfig), arguments)
     return with_config(distill, recipes.RECIPES.get(recipe or "mini", recipes.mini)(), arguments)
+
+
+def _distill(store: "Store", config: "DistillConfig", out: Path, resume: str, device: str) -> None:
+    """Distil; the first process says how it goes and draws the losses."""
+    from cuao3d import distill as room
+    from cuao3d.history import draw_history, read_history
+    from cuao3d.progress import Stages, training_bars
+    from cuao3d.ranks import rank
+
+    if rank() > 0:
+        room.distill(store, config, out, resume=resume, device=device)
+        return
+    with Stages()("distilling") as said, training_bars(["distilling"]) as (on_step,):
+        room.distill(store, config, out, resume=resume, device=device, on_step=on_step)
+        history, picture = read_history(out), out / "training.png"
+        if history.steps:
+            draw_history(history, picture)
+        course = f"losses and rates in {picture}" if history.steps else "no step was taken"
+        said.append(f"{', '.join(config.teachers)} into {out}; {course}")
 
 
 def _configure(store: "Store", recipe: str, file: Path | None, settings: dict[str, Any]) -> "DistillConfig":

@@ -85,7 +85,9 @@ def minilm_centred(folder: Path | str | None = None, *, centre_file: Path = CENT
         centre_file: safetensors file that holds `text_mean`.
     """
     if not centre_file.is_file():
-        raise NotFoundError(f"{centre_file} is missing; it belongs to the package: pip install --force cuao3d")
+        raise NotFoundError(
+            f"{centre_file} is missing; it belongs to the package: pip install --force-reinstall cuao3d"
+        )
     with safe_open(centre_file, framework="pt") as file:
         mean = file.get_tensor("text_mean")
     return CentredText(MiniLM(folder), mean.float())

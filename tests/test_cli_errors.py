@@ -1,0 +1,182 @@
+"""What the program says when something goes wrong: to a user's mistake, a defect, an interrupt, a closed pipe."""
+
+import ast
+import errno
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from cuao3d.cli import COMMANDS, main
+from cuao3d.demo import DemoConfig
+from cuao3d.distill import DistillConfig
+from cuao3d.errors import DiskFullError, InputError
+from cuao3d.store import Store
+from test_cli import says
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "cuao3d"
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]")
+OF_OTHERS = {"--nproc-per-node", "--force-reinstall", "--debug", "--help", "--config"}
+"""Options of torchrun, of pip and of the program itself, and the beginning of those whose name is put together."""
+
+
+@pytest.fixture
+def breaks(monkeypatch, capsys):
+    """Runs a command that raises an error; returns its exit code and what it printed."""
+
+    def breaks(error, *options, command="compare"):
+        def fail() -> int:
+            """Fail."""
+            raise error
+
+        monkeypatch.setitem(COMMANDS, command, fail)
+        return main([*options, command]), capsys.readouterr().err
+
+    return breaks
+
+
+def test_a_mistake_is_one_line_and_a_defect_a_traceback(breaks):
+    code, said = breaks(InputError("Use [red] or\n  blue."))
+    assert (code, said) == (2, "error Use [red] or blue.\n")
+    code, said = breaks(ValueError("shapes do not fit"))
+    assert code == 1
+    assert "Traceback" in said
+    assert "ValueError: shapes do not fit" in said
+    assert "defect" in said
+
+
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_debug_shows_where_a_mistake_was_noticed(monkeypatch, capsys, place):
+    def fail() -> int:
+        """Fail."""
+        raise InputError("Use blue.")
+
+    monkeypatch.setitem(COMMANDS, "compare", fail)
+    assert main(["--debug", "compare"] if place == "before" else ["compare", "--debug"]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert said.endswith("error Use blue.\n")
+
+
+def test_errors_of_the_disk_name_the_file(breaks, tmp_path):
+    denied = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "store"))
+    assert breaks(denied) == (2, f"error {tmp_path / 'store'}: Permission denied.\n")
+    assert breaks(OSError(errno.ENOSPC, "No space left on device")) == (2, "error No space left on device.\n")
+    assert breaks(DiskFullError("There is no space for a.")) == (2, "error There is no space for a.\n")
+    assert breaks(ConnectionResetError("peer"))[0] == 1
+
+
+def test_what_cannot_be_written_is_named_as_it_was_asked_for(synthetic_store, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    says(
+        capsys,
+        ["distill", synthetic_store.path, "--out", tmp_path / "file" / "run"],
+        f"{tmp_path / 'file'}",
+        "directory",
+    )
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_an_interrupt_says_whether_the_command_goes_on(breaks, command, monkeypatch):
+    monkeypatch.setattr("cuao3d.cli.CONFIGURABLE", {})
+    code, said = breaks(KeyboardInterrupt(), command=command)
+    assert code == 130
+    assert said.startswith("Stopped. ")
+    goes_on = {"demo", "fuse", "distill", "import", "weights"}
+    assert ("starts over" in said) == (command not in goes_on)
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["fuse", "--help"]])
+def test_a_closed_pipe_is_no_error(arguments):
+    program = "import sys; from cuao3d.cli import main; sys.exit(main(sys.argv[1:]))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()  # before it prints: it takes longer to start
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait() != 0
+
+
+def test_what_is_not_there_is_answered_with_what_is(synthetic_store, tmp_path, capsys):
+    runs = tmp_path / "runs"
+    for name in ("one", "two"):
+        (runs / name).mkdir(parents=True)
+        (runs / name / "run.json").touch()
+    (runs / "notes").mkdir()
+    store, out = synthetic_store.path, tmp_path / "heat.ply"
+    for run in (runs, runs / "three"):
+        says(capsys, ["evaluate", store, "--run", run], "is no finished run", f"{runs} holds one/, two/.")
+    says(capsys, ["compare", tmp_path], "is no store", f"{tmp_path} holds store/.")
+    says(capsys, ["compare", tmp_path / "stor"], "is no store", f"{tmp_path} holds store/.")
+    says(capsys, ["fuse", tmp_path / "scan", "--out", out], "no folder", f"{tmp_path} holds runs/, store/.")
+    with pytest.raises(FileNotFoundError, match=r"'cellar' is not in the store .* choose from synthetic\."):
+        Store.open(store)["cellar"]
+
+
+def flags_of(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    return set(FLAG.findall(capsys.readouterr().out))
+
+
+@pytest.fixture
+def flags(capsys, monkeypatch):
+    """The options of each command."""
+    return {command: flags_of(command, capsys, monkeypatch) for command in COMMANDS}
+
+
+def test_every_option_that_is_mentioned_exists(flags):
+    known = set().union(*flags.values()) | OF_OTHERS
+    unknown = {
+        (str(path.relative_to(PACKAGE)), flag)
+        for path in PACKAGE.rglob("*.py")
+        for text in texts(ast.parse(path.read_text(encoding="utf-8")))
+        for flag in FLAG.findall(text)
+        if flag not in known
+    }
+    assert unknown == set()
+
+
+def test_every_command_of_the_documentation_has_the_options_that_it_is_given(flags):
+    shown = [
+        (page.name, *match.groups())
+        for page in PAGES
+        for match in re.finditer(r"cuao3d ([a-z]+)([^`\n#]*)", page.read_text(encoding="utf-8"))
+        if match[1] in COMMANDS
+    ]
+    assert len(shown) > 10
+    wrong = {
+        (page, command, flag)
+        for page, command, line in shown
+        for flag in FLAG.findall(line)
+        if flag not in flags[command] | OF_OTHERS
+    }
+    assert wrong == set()
+
+
+def test_errors_spell_settings_as_options():
+    settings = {field.name for config in (DistillConfig, DemoConfig) for field in fields(config) if "_" in field.name}
+    named = {
+        (str(path.relative_to(PACKAGE)), word)
+        for path in PACKAGE.rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "").endswith("Error")
+        for text in texts(call)
+        for word in re.findall(r"\w+", text)
+        if word in settings
+    }
+    assert named == set()
+
+
+def texts(tree):
+    """The texts in a piece of code; of f-strings their fixed parts."""
+    return [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
