@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,6 +18,7 @@ from cuao3d.check import check
 from cuao3d.check.consistency import depth_errors
 from cuao3d.check.pictures import draw
 from cuao3d.check.registration import agreement_by_offset, find_offset
+from cuao3d.check.upright import find_up
 from cuao3d.errors import InputError
 from cuao3d.scene import Camera, Frame, Problem, ProblemKind, Scene
 from cuao3d.worlds.rooms import KINDS, make_room
@@ -340,3 +342,15 @@ def test_a_picture_is_drawn(room: Scene, tmp_path: Path):
     with Image.open(tmp_path / "check.png") as image:
         assert image.format == "PNG"
         assert min(image.size) > 300
+
+
+def test_up_is_told_though_all_cameras_look_down():
+    # Pitched by 55 degrees their mean up vector lies nearer to where they look than to up; their rows stay level.
+    cameras = []
+    for yaw in (-30.0, 0.0, 30.0):
+        pose = torch.eye(4, dtype=torch.float64)
+        pose[:3, :3] = torch.from_numpy(Rotation.from_euler("ZX", [yaw, -90 - 55], degrees=True).as_matrix())
+        cameras.append(replace(camera_at(0.0), world_from_camera=pose))
+    up = find_up(cameras, [torch.zeros(48, 64)] * 3)
+    assert up["mean"][1] > up["mean"][2] > 0
+    assert (up["axis"], up["facing"], up["certain"]) == ("z", None, False)

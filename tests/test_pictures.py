@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cuao3d.pictures import Dollhouse, draw_points, jpeg, save_png, up_direction
+from cuao3d.geometry import up_direction
+from cuao3d.pictures import Dollhouse, draw_points, jpeg, save_png
 from cuao3d.scene import Camera
 
 SIZE = (96, 72)

@@ -1,5 +1,7 @@
-"""Geometry: projection, visibility, back-projection, voxels and nearest neighbours, as pure functions."""
+"""Geometry: projection, visibility, back-projection, the up direction, voxels and nearest neighbours, as pure functions."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,6 +10,7 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from scipy.spatial import cKDTree
 from torch import Tensor
+from torch.nn import functional
 
 from cuao3d.errors import InputError
 from cuao3d.scene import Camera
@@ -108,6 +111,26 @@ def back_project(depth: Float[Tensor, "H W"], camera: Camera) -> tuple[Float32[T
     points_camera = torch.cat([rays * z[:, None], z[:, None]], dim=1)
     pose = camera.world_from_camera
     return (points_camera @ pose[:3, :3].T + pose[:3, 3]).float(), pixel
+
+
+def up_direction(cameras: Sequence[Camera]) -> Float[Tensor, "3"]:
+    """Guess which way is up from how a scene was photographed: people hold cameras level.
+
+    Args:
+        cameras: Views of the scene.
+
+    Returns:
+        The unit vector to which the rows of the images are most level; the world axis within 15 degrees of it, if any.
+    """
+    axes = torch.stack([camera.world_from_camera[:3, :3] for camera in cameras])
+    right, mean_up = axes[:, :, 0], functional.normalize(-axes[:, :, 1].mean(dim=0), dim=0)
+    tilt = right.T @ right / len(right) - 0.1 * torch.outer(mean_up, mean_up)
+    up: Tensor = torch.linalg.eigh(tilt).eigenvectors[:, 0]
+    up = up * torch.sign(up @ mean_up)
+    axis = int(up.abs().argmax())
+    if up[axis].abs() > math.cos(math.radians(15)):
+        up = torch.eye(3, dtype=up.dtype)[axis] * up[axis].sign()
+    return up.float()
 
 
 def pack(coordinates: Int64[Tensor, "N 3"]) -> Int64[Tensor, "N"]:

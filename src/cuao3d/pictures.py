@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cuao3d.errors import InputError
+from cuao3d.geometry import up_direction
 from cuao3d.scene import Camera
 
 Array = NDArray[np.floating[Any]]
@@ -127,26 +128,6 @@ def draw_points(
 ) -> UInt8[np.ndarray, "H W 3"]:
     """Draw a cloud once; see `Dollhouse`, which draws the same view in many colours."""
     return Dollhouse(points, normals, size=size, cameras=cameras).draw(colors)
-
-
-def up_direction(cameras: Sequence[Camera]) -> Float[Tensor, "3"]:
-    """Guess which way is up from how a scene was photographed: people hold cameras level.
-
-    Args:
-        cameras: Views of the scene.
-
-    Returns:
-        The unit vector to which the rows of the images are most level; the world axis within 15 degrees of it, if any.
-    """
-    axes = torch.stack([camera.world_from_camera[:3, :3] for camera in cameras])
-    right, mean_up = axes[:, :, 0], functional.normalize(-axes[:, :, 1].mean(dim=0), dim=0)
-    tilt = right.T @ right / len(right) - 0.1 * torch.outer(mean_up, mean_up)
-    up: Tensor = torch.linalg.eigh(tilt).eigenvectors[:, 0]
-    up = up * torch.sign(up @ mean_up)
-    axis = int(up.abs().argmax())
-    if up[axis].abs() > math.cos(math.radians(15)):
-        up = torch.eye(3, dtype=up.dtype)[axis] * up[axis].sign()
-    return up.float()
 
 
 def save_png(image: UInt8[np.ndarray, "H W 3"], path: Path | str) -> None:

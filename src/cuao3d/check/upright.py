@@ -8,12 +8,13 @@ from jaxtyping import Float64
 from torch import Tensor
 from torch.nn import functional
 
+from cuao3d.geometry import up_direction
 from cuao3d.scene import Camera
 
 AXES = ("x", "-x", "y", "-y", "z", "-z")
 
 CLEAR = 0.7
-"""The cameras' mean up vector must lie this close to an axis (cosine); beyond 45 degrees another would be closer."""
+"""The cameras' up direction must lie this close to an axis (cosine); beyond 45 degrees another would be closer."""
 
 UPRIGHT = 0.5
 """Length that the mean of the cameras' up vectors must have: below it they point all ways, and tell nothing."""
@@ -47,11 +48,11 @@ def find_up(cameras: list[Camera], depths: list[Tensor]) -> dict[str, Any]:
         whether both agree.
     """
     up = torch.stack([-camera.world_from_camera[:3, 1] for camera in cameras]).mean(dim=0)
-    direction = functional.normalize(up, dim=0)
+    direction = up_direction(cameras)
     index = int(direction.abs().argmax())
     if up.norm() < UPRIGHT or direction[index].abs() < CLEAR:
         return {"axis": None, "mean": up.tolist(), "facing": None, "certain": False}
-    sign = 1.0 if up[index] > 0 else -1.0
+    sign = 1.0 if direction[index] > 0 else -1.0
     along = sign * torch.cat([_normals(camera, depth)[:, index] for camera, depth in zip(cameras, depths, strict=True)])
     num_up, num_down = int((along > LEVEL).sum()), int((along < -LEVEL).sum())
     facing = num_up / (num_up + num_down) if num_up + num_down >= ENOUGH else None
