@@ -120,9 +120,7 @@ def test_half_the_bits_are_computed_in_recorded_and_close(name, precision):
         assert 0 < (one - other).norm() < 0.05 * one.norm()
 
 
-def test_a_device_is_honoured_or_refused(teacher):
-    with pytest.raises(ValueError, match="--device nowhere cannot be used here"):
-        load_teacher(teacher.name, device="nowhere")
+def test_a_device_is_where_a_teacher_runs(teacher):
     moved = load_teacher(teacher.name, device="meta")
     assert {parameter.device.type for parameter in moved.network.parameters()} == {"meta"}
 

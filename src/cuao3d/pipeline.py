@@ -7,7 +7,7 @@ from dataclasses import asdict
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from cuao3d.files import write_json, write_whole
 from cuao3d.formats.ply import cloud_columns, write_ply
 from cuao3d.fusion import lift_measured, sample_cells, see
 from cuao3d.imported import imported_card
-from cuao3d.objective import LossKind
+from cuao3d.objective import find_loss
 from cuao3d.predictor import Predictor
 from cuao3d.progress import OnStep, console, progress_bar
 from cuao3d.query import ABSENT, HERE, Answer, heat, parts
@@ -267,8 +267,10 @@ def _check_cards(cards: Mapping[str, TeacherCard]) -> None:
         InputError: There is no such loss, or the text encoder cannot be loaded or does not fit the features.
     """
     for name, card in cards.items():
-        if card.loss not in get_args(LossKind):
-            raise InputError(f"Teacher {name!r}: there is no loss {card.loss!r}; choose from {get_args(LossKind)}.")
+        try:
+            find_loss(card.loss, card.num_channels)
+        except UserError as error:
+            raise InputError(f"Teacher {name!r}: {error}") from error
         known = known_card(name)
         if card.text is None or (known and (known.text, known.num_channels) == (card.text, card.num_channels)):
             continue

@@ -3,15 +3,16 @@
 import copyreg
 import inspect
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from cuao3d.errors import InputError
+from cuao3d.plugins import file_of, run_file
 from cuao3d.teachers.known import TEACHERS
 from cuao3d.teachers.network import Precision
 from cuao3d.teachers.options import options_of, read_options
-from cuao3d.teachers.plugin import class_in
 from cuao3d.teachers.spec import TeacherSpec, known_options, parse_teacher
 from cuao3d.teachers.teacher import Teacher, card_of
 
@@ -56,7 +57,7 @@ def _named(spec: TeacherSpec) -> Any:
 def _own(spec: TeacherSpec) -> Any:
     """Make a teacher that a file defines."""
     assert spec.file is not None
-    make = class_in(spec.file, spec.name)
+    make = _class_in(spec.file, spec.name)
     known, who = options_of(make), f"{spec.name} of {spec.file}"
     needed = [name for name, one in known.items() if one.default is one.empty and name not in spec.options]
     if needed:
@@ -71,6 +72,17 @@ def _own(spec: TeacherSpec) -> Any:
             f"{unknown[0]}); otherwise the store cannot record it."
         )
     return teacher
+
+
+def _class_in(file: Path, name: str) -> type[Any]:
+    """Run a Python file and return a class that it defines."""
+    module = run_file(file_of(f"{file}:{name}"))
+    found = getattr(module, name, None)
+    if not isinstance(found, type):
+        own = [key for key, one in vars(module).items() if getattr(one, "__module__", None) == module.__name__]
+        classes = ", ".join(key for key in own if isinstance(getattr(module, key), type)) or "none"
+        raise InputError(f"{file} defines no {name}; the classes in it are {classes}.")
+    return found
 
 
 def _move(teacher: Any, device: str, precision: Precision) -> None:

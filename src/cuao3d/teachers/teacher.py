@@ -53,6 +53,15 @@ class TeacherCard:
     """Options that its features were made with, where they are not the defaults; among them its precision."""
 
 
+NAMED_BY = {
+    "text": 'the name of a text encoder, such as "minilm" or "table:FILE"',
+    "loss": 'the name of a loss, such as "cosine"',
+    "weights_sha256": "the SHA-256 of its weights",
+    "licence": "the licence of its weights",
+}
+"""What a teacher may say of itself in a word."""
+
+
 def card_of(teacher: Any) -> TeacherCard:
     """Make the card of a teacher.
 
@@ -70,20 +79,12 @@ def card_of(teacher: Any) -> TeacherCard:
         raise InputError(f"{who} needs num_channels, how many channels its maps have together; got {width!r}.")
     if not callable(teacher):
         raise InputError(f"{who} needs __call__(image), which returns a map of {width} channels.")
-    text = getattr(teacher, "text", None)
-    if text is not None and not isinstance(text, str):
-        raise InputError(
-            f'{teacher.name}: text should name a text encoder, such as "minilm" or "table:FILE", or be None; it is a '
-            f"{type(text).__name__}."
-        )
-    return TeacherCard(
-        int(width),
-        text,
-        getattr(teacher, "loss", TeacherCard.loss),
-        getattr(teacher, "weights_sha256", None),
-        getattr(teacher, "licence", None),
-        options_in_use(teacher),
-    )
+    named: dict[str, Any] = {key: getattr(teacher, key, None) for key in NAMED_BY}
+    for key, value in named.items():
+        if not isinstance(value, str | None):
+            raise InputError(f"{name}: {key} should be {NAMED_BY[key]}, as a string; it is a {type(value).__name__}.")
+    named["loss"] = named["loss"] or TeacherCard.loss
+    return TeacherCard(int(width), **named, options=options_in_use(teacher))
 
 
 def cards_of(teachers: Iterable[Any]) -> dict[str, TeacherCard]:
