@@ -177,7 +177,9 @@ def test_what_is_no_loss_is_refused_before_anything_is_written(file, tmp_path, c
 
 
 def test_unknown_losses_say_which_there_are(registered):
-    with pytest.raises(ValueError, match=r"Unknown loss 'l3'; choose from cosine, .*, own-l2, or give your own function"):
+    with pytest.raises(
+        ValueError, match=r"Unknown loss 'l3'; choose from cosine, .*, own-l2, or give your own function"
+    ):
         find_loss("l3", 4)
     with pytest.raises(FileNotFoundError, match=r"no file nowhere\.py to take loss from"):
         find_loss("nowhere.py:loss", 4)
