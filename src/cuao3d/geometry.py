@@ -1,4 +1,4 @@
-"""Geometry: projection, visibility, back-projection, the up direction, voxels and nearest neighbours; pure functions."""
+"""Geometry: projection, visibility, back-projection, the up direction, voxels, nearest neighbours; pure functions."""
 
 import math
 from collections.abc import Sequence
