@@ -13,11 +13,13 @@ from cuao3d.cli import main
 from cuao3d.formats.ply import read_ply, write_ply
 from cuao3d.labels import label_set
 from cuao3d.readers import open_dataset
-from cuao3d.readers.matterport import Matterport, write_building
-from cuao3d.readers.scannet import ScanNet, write_scan
+from cuao3d.readers.matterport import Matterport
+from cuao3d.readers.scannet import ScanNet
 from cuao3d.readers.sevenscenes import write_capture
 from cuao3d.scene import Scene
 from cuao3d.store import Store
+from make_fixture_matterport import write_building
+from make_fixture_scannet import write_scan
 from written import WRITERS
 
 OWN = "id,name,r,g,b,nyu40id\n3,wall,174,199,232,1\n7,painting,196,156,148,11;5\n9,robot,0,0,0,\n"
@@ -160,7 +162,8 @@ def test_labels_that_the_set_does_not_know_are_left_out_and_named(synthetic_scen
     store = fuse(path, tmp_path / "store", "--annotations", own)
     assert store["cloud"].labels.tolist() == [255] * 4 + labels[4:].tolist()
     said = " ".join(capsys.readouterr().err.split())
-    assert "1 labels of the cloud are left out: own has no ids such as 1191; its own go from 3 to 9." in said
+    assert "1 labels of the cloud are left out: own has no ids such as 1191;" in said
+    assert "its own go from 3 to 9, and no set has ids above 254." in said
 
 
 def test_annotations_that_cannot_be_used_are_named(synthetic_scene, labels, own, tmp_path, capsys):

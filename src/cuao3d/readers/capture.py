@@ -185,7 +185,7 @@ def _labels(points: Points, name: str | None, *, asked: bool) -> tuple[Int64[Ten
     examples = ", ".join(map(str, torch.unique(unknown)[:3].tolist()))
     text = (
         f"{len(unknown)} labels of the cloud are left out: {classes.name} has no ids such as {examples}; its own go "
-        f"from {min(classes.ids)} to {max(classes.ids)}."
+        f"from {min(classes.ids)} to {max(classes.ids)}, and no set has ids above {UNLABELLED - 1}."
     )
     return points.labels.where(known, UNLABELLED), [Problem("labels", text)]
 

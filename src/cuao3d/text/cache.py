@@ -1,7 +1,6 @@
 """Vectors kept on disk, by the hash of the model that made them and by their text."""
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cuao3d.download import cache_folder
-from cuao3d.files import sha256_of, write_json, write_tensors
+from cuao3d.files import read_json, sha256_of, write_json, write_tensors
 from cuao3d.text.encoder import TextEncoder
 
 OF_A_MODEL = (".json", ".safetensors", ".bin", ".txt", ".model")
@@ -86,7 +85,7 @@ def known_sha256(path: Path) -> str:
     now = {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
     note = cache_folder() / "sha256" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:32]}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):  # no note yet, or a damaged one
-        noted = json.loads(note.read_text(encoding="utf-8"))
+        noted = read_json(note)
         if {key: noted[key] for key in now} == now:
             return str(noted["sha256"])
     sha256 = sha256_of(path)
