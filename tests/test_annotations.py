@@ -213,6 +213,16 @@ def test_the_tolerance_is_an_option_an_entry_or_the_layouts_own_and_is_recorded(
         assert f"--tolerance is {float(wrong)}; expected a number between 0 and 1" in said
 
 
+def test_capture_json_is_stronger_than_scene_json_and_than_a_recipe(synthetic_scene, tmp_path):
+    write_capture(replace(synthetic_scene, occlusion_tolerance=0.4), tmp_path / "room")
+    write_scan(synthetic_scene, tmp_path / "scene0000_00")
+    for name, own in (("room", 0.4), ("scene0000_00", 0.25)):
+        assert open_dataset(tmp_path / name)[0].occlusion_tolerance == own
+        (tmp_path / name / "capture.json").write_text('{"occlusion_tolerance": 0.125}')
+        assert open_dataset(tmp_path / name)[0].occlusion_tolerance == 0.125
+        assert open_dataset(tmp_path / name, tolerance=0.5)[0].occlusion_tolerance == 0.5
+
+
 def test_the_tolerance_decides_what_is_seen(synthetic_scene, tmp_path):
     # Depth that is a tenth too large lies 0.1 / 1.1 = 9.09 % of itself off the points.
     path = WRITERS["folder"](synthetic_scene, tmp_path / "room")

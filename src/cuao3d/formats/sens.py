@@ -135,7 +135,7 @@ def open_sens(path: Path, *, every: int = 1) -> Sens:
 
     Args:
         path: The file.
-        every: Only every so manyth frame is taken, from the first one on.
+        every: Only every n-th frame is taken, from the first one on.
 
     Raises:
         InputError: The file is no such recording, or packs its images in a way that cannot be read.

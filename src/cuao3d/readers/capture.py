@@ -144,11 +144,12 @@ def build_scene(
         points = turn_up(points, options)
     problems = [*problems, *points.problems]
     if "labels" not in about:
-        name_of_set = annotations or options.label_set or about.get("label_set")
-        about["labels"], unknown = _labels(points, name_of_set, asked=annotations is not None)
-        about["label_set"] = None if about["labels"] is None else name_of_set
+        about["label_set"] = annotations or options.label_set or about.get("label_set")
+        about["labels"], unknown = _labels(points, about["label_set"], asked=annotations is not None)
         problems += unknown
-    tolerance = options.occlusion_tolerance or about.pop("occlusion_tolerance", OCCLUSION_TOLERANCE)
+    about["occlusion_tolerance"] = (
+        options.occlusion_tolerance or about.get("occlusion_tolerance") or OCCLUSION_TOLERANCE
+    )
     if not frames and not lone:
         more = " ..." if len(problems) > 3 else ""
         raise InputError(f"No usable frame in {folder}: {'; '.join(map(str, problems[:3])) or 'there is none'}{more}")
@@ -160,9 +161,8 @@ def build_scene(
         frames=tuple(frames),
         colors=points.colors,
         normals=points.normals,
-        occlusion_tolerance=tolerance,
         problems=tuple(problems),
-        **about,
+        **about | ({"label_set": None} if about["labels"] is None else {}),
     )
 
 

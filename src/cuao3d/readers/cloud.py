@@ -78,7 +78,7 @@ def depth_edges(depth: Float32[Tensor, "H W"], *, step: int = 1) -> Bool[Tensor,
 
     Args:
         depth: Depth along the optical axis, metres; 0 = missing.
-        step: Only every so manyth pixel of a row and of a column is looked at.
+        step: Only every n-th pixel of a row and of a column is looked at.
     """
     nearest = depth.where(depth > 0, torch.inf)
     farthest = functional.max_pool2d(depth[None], 3, stride=step, padding=1)[0]
