@@ -1,11 +1,11 @@
-"""Which teachers, which weighting: the paper's ablation on the embedded rooms, and docs/ablation.md from its runs.
+"""Run the paper's ablation of teachers and weightings on the embedded rooms, and write docs/ablation.md.
 
 for seed in 0 1; do cuao3d demo --full --seed $seed --out full-$seed; done
 python scripts/ablate.py --tuning full-1/store --table full-0/store --out ablation
 
-Every arm gets the same steps, voxels and batch. Its rate is chosen in runs of half the length on the rooms of one
-store, and the tables are of the rooms of another: one of every arm, one of those that matter most in runs of twice
-the length. What is finished is left as it is, so the queue may be stopped and started again.
+Every arm has the same number of steps, voxel size and batch size. Its learning rate is tuned on the rooms of one store,
+in runs of half the length. The tables report the rooms of another: one table of all arms, and one of the most important
+arms in runs of twice the length. Finished runs are skipped, so the queue can be interrupted and resumed.
 """
 
 import json
@@ -34,7 +34,7 @@ TUNING_SEED = 100
 PLAIN = ("cosine", "l1", "cosine")
 PAPER = ("cosine", "l1", "demeaned-cosine")
 AS_PAPER: dict[str, Any] = {"normalizers": (), "words": None, "balance": 0.0}
-"""What `ours` adds, taken away."""
+"""Switches off what `ours` adds to the paper."""
 ALL = tuple(recipes.MINI_TEACHERS)
 ARMS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "LSeg only": ((LSEG,), {"losses": PLAIN[:1], "weighting": "equal", **AS_PAPER}),
@@ -48,17 +48,17 @@ ARMS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "ours()": (ALL, {}),
     "ours(), LSeg only": ((LSEG,), {}),
 }
-"""The rows of the table: teachers, and what differs from `recipes.mini`."""
+"""Rows of the table: teachers, and differences from `recipes.mini`."""
 
 PAPERS, OURS, ALONE = "all + sigma + demean", "ours()", "ours(), LSeg only"
 FIRST = (next(iter(ARMS)), PAPERS, OURS, ALONE)
-"""Arms whose runs come first, and of which there is a second table."""
+"""Arms that run first, and that the second table lists."""
 
 CEILINGS = (1, 2, 4)
-"""Supervised students, to say how far from convergence the tables are: their steps, in those of the first table."""
+"""Lengths of the supervised runs, in multiples of `steps`: they show how far the tables are from convergence."""
 
 Runs = dict[tuple[str, int], "Job"]
-"""Arm and seed -> its run."""
+"""Run of each (arm, seed)."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ class Job:
 
     @property
     def is_done(self) -> bool:
-        """Whether its score is there."""
+        """Whether it has been scored."""
         return (self.out / "score.json").is_file()
 
     def __call__(self, on_step: OnStep) -> None:
-        """Train and score, unless that was done; a weighting that collapses is a result too."""
+        """Train and score, unless done already; a collapsed weighting counts as a result."""
         if self.is_done:
             return
         store = Store.open(self.store)
@@ -107,19 +107,19 @@ def main(
     page: Path = Path("docs/ablation.md"),
     write_only: bool = False,
 ) -> None:
-    """Run what is missing and write the page of what is there.
+    """Run the missing jobs, and write the page from the finished ones.
 
     Args:
-        tuning: Store on whose rooms the rates are chosen.
-        table: Store whose rooms the tables are of.
+        tuning: Store for tuning the learning rates.
+        table: Store for the runs of the tables.
         out: Folder of the runs.
-        steps: Steps of every run in the first table; those of the second take twice as many.
+        steps: Steps of every run in the first table; runs of the second take twice as many.
         rates: Learning rates to choose from.
-        seeds: Students of each arm in the first table.
-        long_seeds: Students of each arm in the second table.
-        workers: Runs at a time, each with its share of the cores.
+        seeds: Runs per arm in the first table.
+        long_seeds: Runs per arm in the second table.
+        workers: Parallel runs, each with its share of the cores.
         page: Page to write.
-        write_only: Run nothing more; write the page of what is there.
+        write_only: Run nothing; write the page from the finished runs.
     """
     tries = {
         (arm, rate): Job(out / f"tune-{index}-{rate:g}", tuning, _config(arm, rate, steps // 2, TUNING_SEED))
@@ -144,7 +144,7 @@ def main(
         for index, arm in enumerate(ARMS)
         if arm in FIRST
     }
-    for seed in range(seeds):  # seed by seed, the arms that matter most first, so that a stopped queue leaves a table
+    for seed in range(seeds):  # seed by seed, the most important arms first: an interrupted queue leaves a table
         if not write_only:
             _work([runs[arm, seed] for arm in sorted(ARMS, key=lambda arm: arm not in FIRST)], workers)
         _write(page, steps, rates, best, runs, long, ceilings)
@@ -183,43 +183,43 @@ def _write(
     long: Runs,
     ceilings: dict[int, Job],
 ) -> None:
-    """Write the page of the runs that are done."""
+    """Write the page from the finished runs."""
     ceiling = ", ".join(
         f"{_score(job, 'supervised'):.1f} after {count}" for count, job in ceilings.items() if job.is_done
     )
     lines = [
-        "# Which teachers, which weighting",
+        "# Ablation: teachers and weightings",
         "",
-        "The paper's ablation on the embedded rooms, written by `python scripts/ablate.py` from its runs on",
-        f"{time.strftime('%Y-%m-%d')}, {machine()}; a run is on one core. Voxels of "
-        f"{100 * recipes.MINI_VOXEL:g} cm, two rooms a step, the small",
-        "student; scored on all points of 25 held-out rooms. Each arm's rate, of "
-        f"{', '.join(f'{rate:g}' for rate in rates)}, was chosen in",
-        f"runs of {steps // 2} steps on the rooms of another store. Intervals are 95 % of Student's t. The teachers",
-        "are the package's small ones; the names are those of the teachers that they stand for. All arms train as",
-        "`recipes.mini` does, which is `ours()` at this size. How far from convergence the tables are: students that",
-        f"are shown the labels reach {ceiling} steps.",
+        "The paper's ablation on the embedded rooms, written by `python scripts/ablate.py` on",
+        f"{time.strftime('%Y-%m-%d')}, {machine()}; one core per run. Voxels of "
+        f"{100 * recipes.MINI_VOXEL:g} cm, two rooms per step, the small",
+        "student; scored on all points of 25 held-out rooms. Each arm's learning rate was chosen from "
+        f"{', '.join(f'{rate:g}' for rate in rates)}, in",
+        f"runs of {steps // 2} steps on the rooms of another store. Intervals are 95 % (Student's t). The teachers are",
+        "the package's small ones, listed under the names of the teachers that they stand for. All other settings are",
+        "those of `recipes.mini`, which is `ours()` at this size. As a measure of convergence, students trained on",
+        f"ground-truth labels reach {ceiling} steps.",
         "",
         *_table(f"{steps} steps", best, runs),
     ]
     if any("collapsed" in line for line in lines):
-        lines += ["", "Freely learned weights collapse: below zero, a loss is rewarded for growing."]
+        lines += ["", "Freely learned weights collapse: a negative weight rewards a growing loss."]
     if any(job.is_done for job in long.values()):
-        lines += ["", *_table(f"Twice as long: {2 * steps} steps", best, long)]
+        lines += ["", *_table(f"Twice the length: {2 * steps} steps", best, long)]
     page.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _table(title: str, best: dict[str, float], runs: Runs) -> list[str]:
-    """Return the section of some runs: a row for each arm of which one is done, and what sets the arms apart."""
+    """Return a section: a row for each arm with a finished run, and the differences between arms."""
     baseline = next(iter(ARMS))
     done = {arm: [job for (one, _), job in runs.items() if one == arm and job.is_done] for arm in ARMS}
     slowest = max(_seconds(job) for jobs in done.values() for job in jobs if (job.out / "run.json").is_file())
     lines = [
         f"## {title}",
         "",
-        f"A run took {slowest / 60:.1f} minutes at most.",
+        f"The longest run took {slowest / 60:.1f} minutes.",
         "",
-        "| arm | rate | distilled mIoU | each seed, from 0 on | against the first row, seed by seed | 2D3D mIoU |",
+        "| arm | learning rate | distilled mIoU | per seed, from 0 | paired difference from first row | 2D3D mIoU |",
         "|---|---|---|---|---|---|",
     ]
     for arm, jobs in done.items():
@@ -235,24 +235,24 @@ def _table(title: str, best: dict[str, float], runs: Runs) -> list[str]:
                 f"| {'' if arm == baseline else _apart(runs, arm, baseline)} | {_interval(both)} |"
             )
     added = {
-        "What further teachers add, seed by seed, in the paper's way": (PAPERS, baseline),
-        "What they add in ours": (OURS, ALONE),
-        "What our way adds to LSeg alone": (ALONE, baseline),
+        "Gain from further teachers, with the paper's objective": (PAPERS, baseline),
+        "Gain from further teachers, with ours": (OURS, ALONE),
+        "Gain from our objective, with LSeg alone": (ALONE, baseline),
     }
     return [*lines, "", *(f"- {what}: {_apart(runs, *arms)}" for what, arms in added.items())]
 
 
 def _apart(runs: Runs, arm: str, other: str) -> str:
-    """Say what an arm scores above another, over the seeds for which both are done."""
+    """Format the difference between two arms, over the seeds for which both are done."""
     pairs = [(job, runs[other, seed]) for (one, seed), job in runs.items() if one == arm]
     done = [(job, rival) for job, rival in pairs if job.is_done and rival.is_done]
     return _interval([_score(job, "distilled") - _score(rival, "distilled") for job, rival in done], sign=True)
 
 
 def _interval(values: Sequence[float], sign: bool = False) -> str:
-    """Say mean and half width of its 95 % interval."""
+    """Format a mean and the half width of its 95 % interval."""
     if not values:
-        return "not known yet"
+        return "not yet known"
     mean = f"{statistics.mean(values):+.1f}" if sign else f"{statistics.mean(values):.1f}"
     if len(values) < 2:
         return mean

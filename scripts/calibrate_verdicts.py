@@ -1,4 +1,4 @@
-"""Measure how often a question's verdict is right on lifted features of made rooms, at several cut-offs.
+"""Measure how often the verdict of a query is right on lifted features of synthetic rooms, at several thresholds.
 
 cuao3d demo --full --out full-0
 python scripts/calibrate_verdicts.py full-0/store
@@ -22,17 +22,17 @@ QUESTIONS = {
     "where are the books": ("bookshelf",),
     "work at a computer": ("desk",),
 }
-"""Questions that are no class names, and the classes that answer them."""
+"""Queries that are not class names, and the classes that answer them."""
 
 TOO_COMMON = ("wall", "floor", "otherfurniture")
-"""Classes that nobody asks for."""
+"""Classes that are not queried."""
 
 HARDLY_THERE = 2 * MIN_POINTS
-"""Samples below which a thing is neither there nor absent."""
+"""With fewer samples than this, a class counts neither as present nor as absent."""
 
 
 def main(store: Positional[Path]) -> None:
-    """Ask every held-out room for every class and every question; labels say what is really there."""
+    """Query every held-out room for every class and every question; the labels are the ground truth."""
     opened, classes = Store.open(store), label_set("scannet20")
     predictor = Predictor.open(opened)
     wanted = {f"a {name}": (name,) for name in classes.names if name not in TOO_COMMON} | QUESTIONS
@@ -51,12 +51,12 @@ def main(store: Positional[Path]) -> None:
             if right.any():
                 precision[answer.words in QUESTIONS].append(float(right[best.indices].float().mean()))
     there, absent = torch.tensor(reached[True]), torch.tensor(reached[False])
-    print(f"{len(there)} things that are there, {len(absent)} that are not")
-    print(f"of the {MIN_POINTS} best points, right: {_percent(precision[False])} of classes, ", end="")
-    print(f"{_percent(precision[True])} of questions that are no class names")
+    print(f"{len(there)} queries with an answer in the room, {len(absent)} without")
+    print(f"precision of the {MIN_POINTS} best points: {_percent(precision[False])} for class names, ", end="")
+    print(f"{_percent(precision[True])} for other queries")
     for cut in (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5):
         print(
-            f"relevance >= {cut:.2f}: {_percent(there >= cut)} of what is there, {_percent(absent >= cut)} of the rest"
+            f"relevance >= {cut:.2f}: {_percent(there >= cut)} of the present, {_percent(absent >= cut)} of the absent"
         )
 
 

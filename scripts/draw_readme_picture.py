@@ -1,4 +1,4 @@
-"""Draw the picture of the README from the folder of a demo: a photo, the cloud, its classes, an answer.
+"""Draw the picture of the README from a demo's output: a photo, the point cloud, its classes, an answer.
 
 cuao3d demo --out demo-out
 python scripts/draw_readme_picture.py demo-out --out docs/images/demo.png
@@ -22,7 +22,7 @@ from cuao3d.worlds.rooms import make_room
 
 
 def main(demo: tyro.conf.Positional[Path], out: Path, scene: str = "", question: str = "somewhere to sit") -> None:
-    """Write one wide PNG; the scene is a held-out room, the first living room unless named."""
+    """Write one wide PNG; the scene is a held-out room, by default the first living room."""
     store = Store.open(demo / "store")
     name = scene or next(name for name in store.names("val") if "living" in name)
     stored, classes = store[name], label_set("scannet20")

@@ -1,4 +1,4 @@
-"""Write a miniature Matterport3D: buildings of made rooms, a region each, under names from the official lists.
+"""Write a miniature Matterport3D: buildings of synthetic rooms, one per region, named from the official lists.
 
 python scripts/make_fixture_matterport.py --out mini-matterport
 cuao3d check mini-matterport
@@ -26,11 +26,11 @@ from cuao3d.worlds.rooms import make_room
 from make_fixture_scannet import eight_bit, refuse_full
 
 SPACING = 20.0
-"""Distance from one room's origin to the next, metres: no room reaches into another."""
+"""Distance between the origins of two rooms, metres; large enough that rooms do not overlap."""
 
 
 def main(out: Path, num_regions: int = 2, num_views: int = 6) -> None:
-    """Write `out`/v1/scans/ID, one building per split, and the table of categories beside them."""
+    """Write `out`/v1/scans/ID, one building per split, and the category table."""
     buildings = [splits.scenes("matterport", "train")[0], splits.scenes("matterport", "val")[0]]
     for number, name in enumerate(track(buildings, "writing")):
         seeds = range(number * num_regions, (number + 1) * num_regions)
@@ -44,12 +44,12 @@ def main(out: Path, num_regions: int = 2, num_views: int = 6) -> None:
 def write_building(scenes: Sequence[Scene], folder: Path | str) -> None:
     """Write scenes as the regions of a raw building of Matterport3D.
 
-    Reading it gives back points, poses, depth (to a quarter of a millimetre) and labels (as NYU40 knows them); colours
-    of views only as far as JPEG keeps them. A view goes to all regions that its camera stands in.
+    Reading it back restores points, poses, depth (to 0.25 mm) and labels (up to NYU40); the colours of views pass
+    through JPEG. A view belongs to all regions that contain its camera.
 
     Args:
-        scenes: What to write, in one coordinate frame; labels are of sets that come with the package.
-        folder: Where; its name becomes the building's, and it must not hold anything yet.
+        scenes: Scenes to write, in one coordinate frame; their label sets come with the package.
+        folder: Folder to write; its name becomes the building's, and it must be empty or missing.
 
     Raises:
         InputError: The folder is not empty.
@@ -89,7 +89,7 @@ def write_mesh(path: Path, mesh: Mesh) -> None:
 
 
 def _surface(scene: Scene) -> Mesh:
-    """Give each point a triangle with the two nearest points of its class, so that the class survives the vote."""
+    """Give each point a triangle with the two nearest points of its class, so that the majority vote keeps it."""
     num_points = len(scene.points)
     labels = torch.full((num_points,), UNLABELLED)
     if scene.labels is not None and scene.label_set is not None:
@@ -109,7 +109,7 @@ def _surface(scene: Scene) -> Mesh:
 
 
 def _write_view(folder: Path, panorama: str, frame: Frame) -> list[str]:
-    """Write the images of a view; return its lines of the .conf."""
+    """Write the images of a view; return its lines for the .conf file."""
     camera, depth, color = frame.camera, f"{panorama}_d0_0.png", f"{panorama}_i0_0.jpg"
     Image.fromarray(eight_bit(frame)).save(folder / COLOR / color, quality=95)
     units = (frame.read_depth() * UNITS_PER_METRE).round()

@@ -1,4 +1,4 @@
-"""Write a miniature of OpenScene's processed data: made rooms as ScanNet, and as regions of Matterport3D.
+"""Write a miniature of OpenScene's processed data: synthetic rooms as ScanNet, and as regions of Matterport3D.
 
 python scripts/make_fixture_openscene.py --out mini-openscene
 cuao3d check mini-openscene/scannet_3d
@@ -28,7 +28,7 @@ from make_fixture_scannet import eight_bit
 
 
 def main(out: Path, num_scenes: int = 2, num_views: int = 6) -> None:
-    """Write `out`/scannet_3d, `out`/scannet_2d and the same of Matterport3D, with so many rooms of each split."""
+    """Write `out`/scannet_3d, `out`/scannet_2d and the same of Matterport3D, with `num_scenes` rooms per split."""
     sources: tuple[Literal["scannet", "matterport"], ...] = ("scannet", "matterport")
     parts: tuple[Split, ...] = ("train", "val")
     for dataset in sources:
@@ -49,13 +49,13 @@ def write_processed(
 ) -> None:
     """Write scenes as OpenScene's scripts process a dataset, into DATASET_3d/ and DATASET_2d/ of a folder.
 
-    Reading them gives back points, poses, depth (to its unit), labels (as the dataset knows them) and colours (of views
-    only as far as JPEG keeps them).
+    Reading them back restores points, poses, depth (to its unit), labels (in the dataset's set) and colours (those of
+    views pass through JPEG).
 
     Args:
-        scenes: What to write; for Matterport3D they are named ID_region0 and so on, in one frame per building.
-        folder: Where.
-        dataset: Whose layout.
+        scenes: Scenes to write; for Matterport3D they are named ID_region0 and so on, in one frame per building.
+        folder: Folder to write.
+        dataset: Dataset whose layout is used.
     """
     folder, source = Path(folder), SOURCES[dataset]
     for scene in scenes:
@@ -70,7 +70,7 @@ def write_processed(
 
 
 def _content(scene: Scene, labels_name: str) -> tuple[NDArray[Any], Any, NDArray[Any]]:
-    """Return what the file of a scene's points holds."""
+    """Return the content of a scene's point file."""
     labels = torch.full((len(scene.points),), UNLABELLED)
     if scene.labels is not None and scene.label_set is not None:
         target = label_set(labels_name)

@@ -1,4 +1,4 @@
-"""Write a miniature ScanNet: made rooms as raw scans, under names from the official lists.
+"""Write a miniature ScanNet: synthetic rooms as raw scans, named from the official lists.
 
 python scripts/make_fixture_scannet.py --out mini-scannet
 cuao3d check mini-scannet
@@ -39,7 +39,7 @@ def main(
     color: Literal["png", "jpeg"] = "jpeg",
     every: int = 20,
 ) -> None:
-    """Write `out`/scans/ID for so many scans of each split, and the table of categories beside them."""
+    """Write `out`/scans/ID, with a number of scans per split, and the category table."""
     names = [*splits.scenes("scannet", "train")[:num_train], *splits.scenes("scannet", "val")[:num_val]]
     for seed, name in enumerate(track(names, "writing")):
         write_scan(make_room(seed, num_views=num_views), out / "scans" / name, color=color, every=every)
@@ -47,13 +47,13 @@ def main(
 
 
 def write_scan(scene: Scene, folder: Path | str, *, color: Literal["png", "jpeg"] = "jpeg", every: int = 20) -> None:
-    """Write a scene as a raw scan of ScanNet: reading it gives back points, poses, depth (to a millimetre) and labels.
+    """Write a scene as a raw scan of ScanNet; reading it back restores points, poses, depth (to 1 mm) and labels.
 
     Args:
-        scene: What to write; its labels, if it has any, are of scannet20, and its frames share one set of intrinsics.
-        folder: Where; its name becomes the scan's, and it must not hold anything yet.
-        color: How colour is packed in the recording; "png" loses nothing.
-        every: Each view is written so many times, as if the camera had rested.
+        scene: Scene to write; its labels, if any, are of scannet20, and its frames share one set of intrinsics.
+        folder: Folder to write; its name becomes the scan's, and it must be empty or missing.
+        color: Compression of colour in the recording; "png" is lossless.
+        every: Number of times that each view is written, as if the camera had rested.
 
     Raises:
         InputError: The folder is not empty, or the format cannot hold the scene.
@@ -81,10 +81,10 @@ def write_sens(path: Path, frames: Sequence[Frame], *, color: Literal["png", "jp
     """Write views as a recording, with depth in millimetres.
 
     Args:
-        path: The file.
-        frames: The views; all share one set of intrinsics, of which the file keeps single precision.
-        color: How colour is packed. ScanNet's is "jpeg"; "png" loses nothing.
-        every: Each view is written so many times, so that reading every so manyth frame gives each one once.
+        path: File to write.
+        frames: Views with one common set of intrinsics, which the file keeps in single precision.
+        color: Compression of colour: "jpeg", as in ScanNet, or "png", which is lossless.
+        every: Number of times that each view is written, so that reading every `every`-th frame gives each one once.
 
     Raises:
         InputError: There are no views, or they differ in intrinsics.
@@ -115,7 +115,7 @@ def write_sens(path: Path, frames: Sequence[Frame], *, color: Literal["png", "jp
 
 
 def _write_objects(scan: Path, nyu40: Int64[Tensor, "N"]) -> None:
-    """Write one object per class, of one segment, under the first name that annotators could have chosen for it."""
+    """Write one object per class, of one segment, under the first raw category of that class."""
     groups: list[dict[str, Any]] = []
     for index, class_ in enumerate(sorted({*nyu40.tolist()} - {0})):
         name = next(row["raw_category"] for row in splits.categories("scannet") if int(row["nyu40id"]) == class_)
@@ -136,7 +136,7 @@ def _pack_depth(frame: Frame) -> bytes:
 
 
 def at(scan: Path, suffix: str) -> Path:
-    """Return a file of a scan; all begin with its name."""
+    """Return the path of a file of a scan; all begin with the scan's name."""
     return scan.with_name(scan.name + suffix)
 
 

@@ -1,9 +1,9 @@
-"""Measure what the tolerance of occlusion does: on a real capture, and on made rooms whose labels are exact.
+"""Measure the effect of the occlusion tolerance on a real capture, and on synthetic rooms with exact labels.
 
 python scripts/measure_tolerance.py --lounge LOUNGE --rooms 20
 
-LOUNGE is the folder of a capture with `objects.json` and `pointing.py`, which say where things are; left out, only made
-rooms are measured. They have a sensor's noise; in the second half of the table their cameras drift as well.
+LOUNGE is the folder of a capture with `objects.json` and `pointing.py`, which locate its objects; without it, only
+synthetic rooms are measured. They have sensor noise; in the second half of the table their cameras drift as well.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from cuao3d.worlds.rooms import make_room
 TOLERANCES = (0.02, 0.05, 0.1, 0.25)
 FIRST_SEED = 7000
 DRIFT = 0.03, 0.5
-"""Standard deviation of a drifting camera: of its position, metres along each axis, and of its angles, degrees."""
+"""Standard deviation of a drifting camera's position (metres, per axis) and angles (degrees)."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Held:
 
 
 def main(lounge: Path | None = None, rooms: int = 20) -> None:
-    """Print a table for the capture, and one for the rooms without and with drift."""
+    """Print a table for the capture, and one each for the rooms without and with drift."""
     if lounge:
         print(
             "| tolerance | views of samples | seen | agreement of lseg, dino, diffusion | first place right | AUROC |"
@@ -71,7 +71,7 @@ def main(lounge: Path | None = None, rooms: int = 20) -> None:
 
 
 def measure_capture(folder: Path, tolerance: float) -> str:
-    """Lift a capture by the three small teachers and play the pointing game on it."""
+    """Lift a capture with the three small teachers and run the pointing game on it."""
     truth = json.loads((folder / "objects.json").read_text())
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary)
@@ -86,7 +86,7 @@ def measure_capture(folder: Path, tolerance: float) -> str:
 
 
 def measure_rooms(scenes: Sequence[Scene], tolerance: float) -> str:
-    """Lift rooms by the small segmenter and segment them by the names of their classes."""
+    """Lift rooms with the small segmenter and segment them by class names."""
     with tempfile.TemporaryDirectory() as temporary:
         store = fuse(Held(scenes, tolerance), ("mini-lseg",), tolerance, Path(temporary) / "store")
         rows = [pipeline.evaluate(store, Predictor.open(store), seen_only=seen)[0] for seen in (False, True)]
@@ -99,7 +99,7 @@ def fuse(dataset: Dataset, teachers: Sequence[str], tolerance: float, out: Path)
 
 
 def describe(store: Store) -> str:
-    """Count the pairs of a view and a sample that it sees, and the samples; say how well views agree."""
+    """Format the number of (view, visible sample) pairs, the fraction of seen samples, and the agreement of views."""
     scenes = [store[name] for name in store.names()]
     pairs = sum(int(scene.num_views.sum()) for scene in scenes)
     seen = sum(len(scene.seen_samples) for scene in scenes) / sum(len(scene.num_views) for scene in scenes)
@@ -111,7 +111,7 @@ def describe(store: Store) -> str:
 
 
 def drifting(scene: Scene) -> Scene:
-    """Move each camera a little; cloud, depth and colours stay as they were."""
+    """Move each camera a little; cloud, depth and colours are unchanged."""
     rng = np.random.default_rng(len(scene.points))
 
     def move(frame: Frame) -> Frame:

@@ -1,12 +1,12 @@
-"""Break one line of the package at a time, and name the breakages that no test notices.
+"""Mutation testing: break one line of the package at a time, and list the mutants that survive the tests.
 
-`mutants.toml`, beside this file, lists them: a file of `src/cuao3d`, a text that stands in it exactly once, what takes
-its place, and the tests of which one must then fail. Every breakage is made in a copy of the checkout. The tests are
-first run there as it is, and must pass.
+`mutants.toml`, beside this file, lists the mutants: a file of `src/cuao3d`, a text that occurs in it exactly once, its
+replacement, and the tests of which at least one must then fail. Mutants are made in a copy of the checkout, in which
+the tests must first pass unchanged.
 
-    python scripts/mutate.py                          all of them, some ten minutes on one core
-    python scripts/mutate.py --only geometry.         those whose name begins like this
-    python scripts/mutate.py --list                   their names, and what each changes
+    python scripts/mutate.py                          run all, about ten minutes on one core
+    python scripts/mutate.py --only geometry.         run those whose name begins with this
+    python scripts/mutate.py --list                   print the name and change of each
 """
 
 import argparse
@@ -33,35 +33,35 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 LIST = Path(__file__).with_name("mutants.toml")
 
 TIMEOUT = 300
-"""Seconds after which tests are stopped: the breakage hangs them, and so was noticed."""
+"""Seconds after which tests are stopped; a mutant that hangs them counts as killed."""
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One breakage."""
+    """One mutation of a file."""
 
     name: str
-    """That of the file and its own, with a dot between them."""
+    """Name of the file, a dot, and the mutant's own name."""
     file: str
-    """Where it is made, relative to `src/cuao3d`."""
+    """File to mutate, relative to `src/cuao3d`."""
     old: str
     """Part of a line, found exactly once in the file."""
     new: str
-    """What it becomes."""
+    """Its replacement."""
     tests: tuple[str, ...]
-    """Files of tests or single tests, as pytest takes them; one of them must fail."""
+    """Test files or single tests, as arguments of pytest; at least one must fail."""
 
     def apply(self, text: str) -> str:
-        """Break the text of the file."""
+        """Return the mutated text of the file."""
         if (times := text.count(self.old)) != 1:
             raise ValueError(
-                f"{self.name}: {self.old!r} stands {times} times in {self.file}, not once; mend {LIST.name}."
+                f"{self.name}: {self.old!r} occurs {times} times in {self.file}, not once; correct {LIST.name}."
             )
         return text.replace(self.old, self.new)
 
 
 def read_mutants(path: Path = LIST) -> tuple[Mutant, ...]:
-    """Read the list of breakages."""
+    """Read the list of mutants."""
     mutants = []
     for file, entries in tomllib.loads(path.read_text(encoding="utf-8")).items():
         usual, room = entries.pop("tests"), file.removesuffix("/__init__.py").removesuffix(".py")
@@ -72,7 +72,7 @@ def read_mutants(path: Path = LIST) -> tuple[Mutant, ...]:
 
 
 class Copy:
-    """A copy of the checkout, in which lines are broken and mended again."""
+    """A copy of the checkout, in which mutants are applied and reverted."""
 
     clock = count(1_000_000_000)
 
@@ -86,7 +86,7 @@ class Copy:
                 shutil.copyfile(CHECKOUT / name, folder / name)
 
     def try_out(self, mutant: Mutant) -> str | None:
-        """Make a breakage, run its tests, mend it; return what noticed it, or None."""
+        """Apply a mutant, run its tests, revert it; return what killed it, or None."""
         path = self.folder / "src" / "cuao3d" / mutant.file
         whole = path.read_text(encoding="utf-8")
         try:
@@ -104,28 +104,28 @@ class Copy:
         if process.is_alive():
             process.kill()
             process.join()
-            return f"no end after {TIMEOUT} s"
+            return f"timeout after {TIMEOUT} s"
         if process.exitcode == 0:
             return None
-        said = log.read_text(encoding="utf-8", errors="replace")
-        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
+        output = log.read_text(encoding="utf-8", errors="replace")
+        failed = re.search(r"^(?:FAILED|ERROR) (\S+)", output, re.MULTILINE)
         if process.exitcode not in (1, 2) or failed is None:
-            raise RuntimeError(f"pytest {' '.join(tests)} ended with {process.exitcode}:\n{said}")
+            raise RuntimeError(f"pytest {' '.join(tests)} ended with {process.exitcode}:\n{output}")
         return failed[1]
 
     def _write(self, path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
-        now = next(self.clock)  # a time of its own, or Python might take what it compiled from another text
+        now = next(self.clock)  # a unique time, or Python might reuse bytecode of another text
         os.utime(path, (now, now))
 
 
 def _run_pytest(folder: Path, tests: Sequence[str], log: Path) -> None:
-    """Run tests of a copy in a process that was forked, so that torch and its like need not be imported again."""
+    """Run tests of a copy in a forked process, so that torch and other large packages are not imported again."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.chdir(folder)
-    sys.dont_write_bytecode = False  # most of a copy stays as it is, and need be compiled only once
+    sys.dont_write_bytecode = False  # most files of a copy never change, and are compiled only once
     os.environ["PYTHONPATH"] = str(folder / "src")
     os.environ.setdefault("CUAO3D_DATA", str(CHECKOUT.parent / "shared" / "data"))
     sys.path.insert(0, os.environ["PYTHONPATH"])
@@ -135,11 +135,11 @@ def _run_pytest(folder: Path, tests: Sequence[str], log: Path) -> None:
 
 
 def main() -> int:
-    """Try out the breakages that are asked for; exit code 1 if one survives."""
+    """Run the selected mutants; return exit code 1 if one survives."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="NAME", help="name of a breakage, or how several begin")
-    parser.add_argument("--list", action="store_true", help="print the breakages and try none out")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="copies that are worked on at a time")
+    parser.add_argument("--only", default="", metavar="NAME", help="name of a mutant, or a prefix of names")
+    parser.add_argument("--list", action="store_true", help="print the mutants and run none")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="copies that are tested in parallel")
     arguments = parser.parse_args()
     mutants = [mutant for mutant in read_mutants() if mutant.name.startswith(arguments.only)]
     if not mutants:
@@ -152,16 +152,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copies = [Copy(Path(folder) / str(number)) for number in range(arguments.jobs)]
         if failed := copies[0].run(sorted({test for mutant in mutants for test in mutant.tests})):
-            raise RuntimeError(f"{failed} fails although nothing is broken")
+            raise RuntimeError(f"{failed} fails without a mutation")
         survivors = _try_all(mutants, copies)
-    print(f"{len(mutants) - len(survivors)} of {len(mutants)} breakages were noticed.")
+    print(f"{len(mutants) - len(survivors)} of {len(mutants)} mutants were killed.")
     for mutant in survivors:
         print(f"survivor: {mutant.name} ({mutant.file}: {mutant.old} -> {mutant.new})")
     return 1 if survivors else 0
 
 
 def _try_all(mutants: Sequence[Mutant], copies: Sequence[Copy]) -> list[Mutant]:
-    """Try out breakages, each in a copy that is free; print each result, and return those that nothing noticed."""
+    """Run mutants, each in a free copy; print each result, and return the survivors."""
     free: SimpleQueue[Copy] = SimpleQueue()
     for copy in copies:
         free.put(copy)

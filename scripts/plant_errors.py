@@ -1,8 +1,8 @@
-"""Plant the usual mistakes of a capture in made rooms and count how often `cuao3d check` names each.
+"""Plant common capture errors in synthetic rooms and count how often `cuao3d check` names each.
 
 python scripts/plant_errors.py --seeds 20 --clean 200
 
-Rooms are rendered once and kept as NumPy arrays in a folder; mistakes are planted in memory, one at a time.
+Rooms are rendered once and cached as NumPy arrays in a folder; errors are planted in memory, one at a time.
 """
 
 import tempfile
@@ -26,25 +26,25 @@ from cuao3d.worlds.rooms import make_room
 
 NUM_VIEWS = 10
 FIRST_SEED = 5000
-"""Seeds from here on were not looked at while thresholds were chosen."""
+"""Seeds from here on were not used to choose thresholds."""
 
 ROOMS = Path(tempfile.gettempdir()) / "cuao3d-rooms"
 
 OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
 OTHER_SIZES = ((640, 480), (1296, 968), (160, 120))
-"""Images that the wrong intrinsics were made for, in turn; the rooms' are 320 x 240."""
+"""Image sizes that the wrong intrinsics belong to, in turn; the rooms' images are 320 x 240."""
 
 OFFSETS = ((8, 0), (-8, 0), (0, 8), (0, -8))
-"""Columns and rows that colours are moved by, in turn."""
+"""Offsets of the colour image (columns, rows), in turn, pixels."""
 
 
 class Mistake(NamedTuple):
-    """A mistake and what `check` should call it."""
+    """An error to plant, and the cause that `check` should name."""
 
     cause: str | None
-    """None: nothing is wrong."""
+    """Expected cause; None: nothing is wrong."""
     plant: Callable[[Scene, int], Scene]
-    """From a clean scene and its seed to the spoilt one."""
+    """Maps a clean scene and its seed to the corrupted scene."""
 
 
 def with_cameras(scene: Scene, change: Callable[[Camera], Camera]) -> Scene:
@@ -64,7 +64,7 @@ def with_depth(scene: Scene, scale: float) -> Scene:
 
 
 def squeezed(scene: Scene, seed: int) -> Scene:
-    """Resize every image to three quarters of its width: fx and fy differ then by a quarter, and all still fits."""
+    """Resize every image to three quarters of its width: fx and fy then differ by a quarter, but remain correct."""
 
     def squeeze(frame: Frame) -> Frame:
         camera = frame.camera
@@ -85,7 +85,7 @@ def squeezed(scene: Scene, seed: int) -> Scene:
 
 
 def with_swapped_focal(scene: Scene, seed: int) -> Scene:
-    """Exchange fx and fy, in images that were squeezed, without which they would be equal."""
+    """Exchange fx and fy, in squeezed images, as they are equal otherwise."""
     return with_cameras(squeezed(scene, seed), lambda camera: replace(camera, focal=camera.focal.flip(0)))
 
 
@@ -109,7 +109,7 @@ def with_shuffled_poses(scene: Scene, seed: int) -> Scene:
 
 
 def with_moved_colours(scene: Scene, seed: int) -> Scene:
-    """Move colours against depth, both cropped to what is left: a thing in column x of depth is in x + dx of colour."""
+    """Shift colours against depth and crop both to the overlap: column x of depth shows column x + dx of colour."""
     dx, dy = OFFSETS[seed % len(OFFSETS)]
 
     def move(frame: Frame) -> Frame:
@@ -139,7 +139,7 @@ def with_lost_poses(scene: Scene, seed: int) -> Scene:
 
 
 def turned(scene: Scene, world: Tensor) -> Scene:
-    """Turn cloud and poses by a 4 x 4 motion of the world."""
+    """Transform cloud and poses by a rigid motion (4, 4) of the world."""
     rotation = world[:3, :3].float()
     points = scene.points @ rotation.T
     return with_poses(replace(scene, points=points.contiguous()), lambda pose: world @ pose)
@@ -180,16 +180,16 @@ def main(
     rooms: Path = ROOMS,
     only: tuple[str, ...] = (),
 ) -> None:
-    """Print a table: mistake, how often it was named first, what else was said.
+    """Print a table: error, how often it was named first, and other verdicts.
 
     Args:
-        seeds: Rooms per mistake.
+        seeds: Rooms per error.
         first: Seed of the first room.
-        clean: Rooms in which nothing is planted; they are other rooms than those.
-        rooms: Folder where rendered rooms are kept.
-        only: Mistakes to plant; all unless given.
+        clean: Rooms in which nothing is planted; their seeds are different.
+        rooms: Folder of the cached rooms.
+        only: Errors to plant; by default all.
     """
-    print(f"{'planted':28} {'named':>9}   what else was said, and how often")
+    print(f"{'planted':28} {'named':>9}   other verdicts, and how often")
     for name, mistake in MISTAKES.items():
         if not only or name in only:
             _count(name, mistake, range(first, first + seeds), rooms)
@@ -199,14 +199,14 @@ def main(
 
 def _count(name: str, mistake: Mistake, seeds: range, rooms: Path) -> None:
     wanted = () if mistake.cause is None else (mistake.cause,)
-    said = Counter(check(mistake.plant(load_room(seed, rooms), seed)).causes for seed in seeds)
-    right = sum(count for causes, count in said.items() if causes[:1] == wanted)
-    other = ", ".join(f"{' + '.join(causes) or 'ok'}: {count}" for causes, count in said.items() if causes != wanted)
+    found = Counter(check(mistake.plant(load_room(seed, rooms), seed)).causes for seed in seeds)
+    right = sum(count for causes, count in found.items() if causes[:1] == wanted)
+    other = ", ".join(f"{' + '.join(causes) or 'ok'}: {count}" for causes, count in found.items() if causes != wanted)
     print(f"{name:28} {right:4d} / {len(seeds)}   {other}", flush=True)
 
 
 def load_room(seed: int, folder: Path) -> Scene:
-    """Return a made room, rendered at the first call and read from `folder` after that."""
+    """Return a synthetic room, rendered on the first call and cached in `folder`."""
     path = folder / f"{seed}-{NUM_VIEWS}.npz"
     if not path.is_file():
         _save(make_room(seed, num_views=NUM_VIEWS), path)

@@ -1,4 +1,4 @@
-"""Render the views that the mini teachers are trained on: rooms of seeds that nothing else ever uses.
+"""Render the training views of the mini teachers, in rooms whose seeds nothing else uses.
 
 python scripts/render_teacher_rooms.py --out views --num-rooms 260
 """

@@ -1,4 +1,4 @@
-"""Put the three-teacher student of a full demo into the package: half precision, with its card.
+"""Copy the three-teacher student of a full demo into the package, in half precision, with its card.
 
 cuao3d demo --full --seed 0 --out full-0
 python scripts/ship_student.py --store full-0/store --run full-0/runs/three-teachers
@@ -20,17 +20,17 @@ from cuao3d.store import Store
 from cuao3d.student import Student
 
 MAX_BYTES = 8_000_000
-"""Largest student that the wheel takes."""
+"""Largest student allowed in the wheel, bytes."""
 
 
 def main(store: Path, run: Path, out: Path = SHIPPED_STUDENT) -> None:
-    """Write `out` as a run folder, and card.json with the scores of the copy on the store's held-out rooms."""
+    """Write `out` as the folder of a run, and a card.json with the copy's scores on the store's held-out rooms."""
     config, summary = (json.loads((run / name).read_text(encoding="utf-8")) for name in ("config.json", "run.json"))
     student = Student.load(run / "student.safetensors").half()
     student.voxel_size, student.teachers = config["config"]["voxel_size"], summary["teachers"]
     student.save(out / "student.safetensors")
     size = (out / "student.safetensors").stat().st_size
-    assert size <= MAX_BYTES, f"{size} bytes are more than the wheel takes"
+    assert size <= MAX_BYTES, f"{size} bytes exceed the limit of {MAX_BYTES}"
     digest = sha256_of(out / "student.safetensors")
     write_json(out / "config.json", config)
     write_json(out / "run.json", summary | {"student_sha256": digest})
@@ -42,10 +42,10 @@ def main(store: Path, run: Path, out: Path = SHIPPED_STUDENT) -> None:
     ]
     card = {
         "student": "three-teachers",
-        "data": f"{len(lifted.names('train'))} rooms made by cuao3d.worlds.rooms, lifted by the mini teachers",
+        "data": f"{len(lifted.names('train'))} rooms of cuao3d.worlds.rooms, lifted with the mini teachers",
         "data_settings": lifted.settings,
-        "objective": "the teachers' losses, weighted by learned noise levels, and the choice among words "
-        "(docs/method.md, section 5); no label is read",
+        "objective": "the teachers' losses, weighted by learned noise levels, and a softmax loss over words "
+        "(docs/method.md, section 5); no labels are used",
         "command": f"cuao3d distill {store.parent.name}/{store.name} --steps {settings['num_steps']} --out {run.name} "
         f"--seed {settings['seed']}",
         "seconds_of_training": summary["seconds"],

@@ -5,7 +5,7 @@
     python scripts/train_mini_teachers.py mini-dino --views views
     python scripts/train_mini_teachers.py mini-diffusion --views views
 
-The last `NUM_TEST_ROOMS` rooms of the views are never trained on; the card's metrics are measured on them.
+The last `NUM_TEST_ROOMS` rooms of the views are held out; the metrics on the card are measured on them.
 """
 
 import copy
@@ -45,7 +45,7 @@ def main(
     seed: int = 0,
     threads: int = 1,
 ) -> None:
-    """Train one teacher and write `out`/the weights (safetensors) and their card (JSON)."""
+    """Train one teacher and write its weights (safetensors) and card (JSON) to `out`."""
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     images, labels = np.load(views / "images.npy", mmap_mode="r"), np.load(views / "labels.npy", mmap_mode="r")
@@ -96,7 +96,7 @@ Parts = tuple[nn.Module, Callable[..., Tensor], Callable[..., dict[str, float]],
 
 
 def segmenter(num_pixels_of_class: Tensor) -> Parts:
-    """LSeg's objective: the pixel's cosine with every class name, as logits, against its class."""
+    """Set up LSeg's objective: cross-entropy over each pixel's cosines with all class names."""
     network = Segmenter()
     words = class_vectors(MiniLM(), label_set("scannet20"))
     mean = words.mean(dim=0)
@@ -105,7 +105,7 @@ def segmenter(num_pixels_of_class: Tensor) -> Parts:
     weight /= weight.mean()
 
     def cosines(hidden: Tensor) -> Tensor:
-        head = network.head.weight[:, :, 0, 0]  # |W h| from the Gram matrix: no embedding is made
+        head = network.head.weight[:, :, 0, 0]  # |W h| from the Gram matrix, without forming embeddings
         norm = torch.einsum("bihw,ij,bjhw->bhw", hidden, head.T @ head, hidden).clamp(min=1e-8).sqrt()
         return torch.einsum("bihw,ik->bkhw", hidden, head.T @ words.T) / norm[:, None]
 
@@ -144,7 +144,7 @@ def segmenter(num_pixels_of_class: Tensor) -> Parts:
 
 
 def transformer(_: Tensor) -> Parts:
-    """Self-distillation: predict a slow copy's features of hidden patches."""
+    """Set up self-distillation: predict the features of masked patches from a slowly moving copy."""
     network = PatchTransformer()
     network.predictor = nn.ModuleDict(
         {
@@ -190,7 +190,7 @@ def transformer(_: Tensor) -> Parts:
         }
 
     class Shipped(nn.Module):
-        """The slow copy is what is used; the predictor stays behind."""
+        """Ships the slow copy, without the predictor."""
 
         def state_dict(self) -> dict[str, Tensor]:  # type: ignore[override]
             return {key: value for key, value in slow.state_dict().items() if not key.startswith("predictor")}
@@ -205,7 +205,7 @@ def transformer(_: Tensor) -> Parts:
 
 
 def denoiser(_: Tensor) -> Parts:
-    """DDPM: predict the noise that was added to an image."""
+    """Set up DDPM: predict the noise that was added to an image."""
     network = Denoiser()
 
     def loss(image: Tensor, _label: Tensor) -> Tensor:
@@ -231,7 +231,7 @@ def denoiser(_: Tensor) -> Parts:
 
 
 def sample(images: np.ndarray, labels: np.ndarray, batch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Draw views at random: a crop of a random size, mirrored or not, brightness and tint varied."""
+    """Draw a batch of augmented views: random crop, mirroring, brightness and tint."""
     crops, truths = [], []
     for index in rng.integers(len(images), size=batch):
         height = 240 if rng.random() < 0.5 else int(rng.integers(150, 240))
@@ -250,17 +250,17 @@ def sample(images: np.ndarray, labels: np.ndarray, batch: int, rng: np.random.Ge
 
 
 def as_tensor(images: np.ndarray) -> Tensor:
-    """Turn uint8 (B, H, W, 3) into values about 0, (B, 3, H, W)."""
+    """Convert uint8 (B, H, W, 3) to floats in [-1, 1], (B, 3, H, W)."""
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def resize(images: Tensor) -> Tensor:
-    """Resize by area averages, as the teachers do."""
+    """Resize by area averaging, as the teachers do."""
     return F.interpolate(images, IMAGE_SIZE, mode="area").contiguous(memory_format=torch.channels_last)
 
 
 def ridge_accuracy(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> float:
-    """Return the accuracy of a ridge-regression probe of the classes."""
+    """Return the accuracy of a ridge-regression probe."""
     x, y, x_test, y_test = x[y < 20], y[y < 20], x_test[y_test < 20], y_test[y_test < 20]
     x, x_test = F.pad(x, (0, 1), value=1.0).double(), F.pad(x_test, (0, 1), value=1.0).double()
     weight = torch.linalg.solve(x.T @ x + 1e-2 * torch.eye(x.shape[1]).double(), x.T @ F.one_hot(y, 20).double())

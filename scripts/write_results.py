@@ -1,4 +1,4 @@
-"""Write docs/results.md from the results of demos: figures are read, never typed.
+"""Write docs/results.md from the results of demos.
 
 for seed in 0 1 2; do cuao3d demo --seed $seed --out demo-$seed; cuao3d demo --full --seed $seed --out full-$seed; done
 python scripts/write_results.py --demos demo-0 demo-1 demo-2 --fulls full-0 full-1 full-2
@@ -30,25 +30,25 @@ def main(
     out: Path = Path("docs/results.md"),
     note: str = "",
 ) -> None:
-    """Collect `results.json` of several seeds and write the page and its figure.
+    """Collect the `results.json` of several seeds, and write the page and its figure.
 
     Args:
         demos: Folders of demos.
         fulls: Folders of full demos.
-        before: Folders of demos of an earlier version, to put beside those of today.
+        before: Folders of demos of an earlier version, for comparison.
         out: Page to write.
-        note: Sentence that says how they were run.
+        note: Sentence about how they were run.
     """
     groups = {"demo": [_read(path) for path in demos], "full": [_read(path) for path in fulls]}
     lines = [
         "# Results on the embedded rooms",
         "",
-        *([] if groups["full"] else ["`cuao3d demo --full` has not been run to its end with this version.", ""]),
-        "Every figure on this page was written by `python scripts/write_results.py` from the `results.json` files of",
-        f"`cuao3d demo` and `cuao3d demo --full`; written on {time.strftime('%Y-%m-%d')}.",
+        *([] if groups["full"] else ["`cuao3d demo --full` has not been completed with this version.", ""]),
+        "All figures on this page were written by `python scripts/write_results.py`, from the `results.json` files of",
+        f"`cuao3d demo` and `cuao3d demo --full`, on {time.strftime('%Y-%m-%d')}.",
         *([note] if note else []),
-        "Scores are percentages on all original points of held-out rooms, single pass; what no view sees counts as",
-        "wrong. mIoU and mAcc are means over the classes that are present; f-mIoU leaves out wall, floor and other.",
+        "Scores are percentages over all original points of held-out rooms, single pass; points that no view sees",
+        "count as wrong. mIoU and mAcc are means over the classes present; f-mIoU leaves out wall, floor and other.",
         "",
     ]
     for name, results in groups.items():
@@ -71,11 +71,13 @@ def _group(name: str, results: list[dict[str, Any]]) -> list[str]:
         f"## `{command}`",
         "",
         f"Seed{'s' * (len(results) > 1)} {', '.join(str(result['seed']) for result in results)}; "
-        f"{config['num_train_rooms']} training and {config['num_val_rooms']} other rooms, {config['num_views']} views",
-        f"each, {config['num_steps']} steps a student, voxels of {100 * first['voxel_size']:.0f} cm (the paper: 2 cm);",
+        f"{config['num_train_rooms']} training and {config['num_val_rooms']} held-out rooms, "
+        f"{config['num_views']} views",
+        f"each, {config['num_steps']} steps per student, voxels "
+        f"of {100 * first['voxel_size']:.0f} cm (the paper: 2 cm);",
         f"{first['machine']}.",
         "",
-        "| model | read-out | mIoU | each seed | mAcc | f-mIoU | official mIoU | target mIoU |",
+        "| model | read-out | mIoU | per seed | mAcc | f-mIoU | official mIoU | target mIoU |",
         "|---|---|---|---|---|---|---|---|",
     ]
     keys = [(row["model"], row["readout"], row["split"]) for row in first["rows"] + first.get("ceiling", [])]
@@ -84,7 +86,7 @@ def _group(name: str, results: list[dict[str, Any]]) -> list[str]:
         target = TARGETS[name].get(key[1], "") if key[0] != "single-teacher" else ""
         means = [_mean([row[score] for row in rows]) for score in ("miou", "macc", "fmiou", "miou_official")]
         each = ", ".join(f"{row['miou']:.1f}" for row in rows)
-        model = key[0] if key[1] != "supervised" else f"ceiling: labels used, {key[2]} rooms"
+        model = key[0] if key[1] != "supervised" else f"ceiling: trained on labels, {key[2]} rooms"
         lines.append(
             f"| {model} | {key[1]} | **{means[0]:.1f}** | {each} | {means[1]:.1f} | {means[2]:.1f} | {means[3]:.1f} "
             f"| {f'>= {target}' if target else ''} |"
@@ -100,10 +102,10 @@ def _group(name: str, results: list[dict[str, Any]]) -> list[str]:
         f"| floor: wall everywhere | | {constant:.1f} | | | | | |",
         f"| floor: fused labels shuffled | | {shuffled:.1f} | | | | | |",
         "",
-        f"Three teachers against one, distilled, the same steps: {_mean(gains):+.1f} mIoU "
+        f"Three teachers against one, distilled, with equal steps: {_mean(gains):+.1f} mIoU "
         f"({', '.join(f'{gain:+.1f}' for gain in gains)}). {_verdict(gains)}",
         "",
-        "| stage | seconds, median of seeds | peak memory, MB |",
+        "| stage | seconds, median over seeds | peak memory, MB |",
         "|---|---|---|",
     ]
     seconds = _seconds(results)
@@ -114,24 +116,24 @@ def _group(name: str, results: list[dict[str, Any]]) -> list[str]:
 
 
 def _verdict(gains: list[float]) -> str:
-    """Say whether the paper's claim, that further teachers help, holds at 95 % confidence."""
+    """State whether the paper's claim that further teachers help holds at 95 % confidence."""
     if len(gains) < 2:
-        return "One seed shows no more."
+        return "One seed allows no conclusion."
     half = float(scipy.stats.t.ppf(0.975, len(gains) - 1)) * statistics.stdev(gains) / len(gains) ** 0.5
     found = "does too" if _mean(gains) > half else "loses by them" if _mean(gains) < -half else "shows no difference"
     return f"The paper's student gains from the other teachers; ours {found} (95 %: ± {half:.1f})."
 
 
 def _beside(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str]:
-    """Put demos of an earlier version beside those of today, stage by stage and score by score."""
+    """Compare demos of an earlier version with current ones, by stage and by score."""
     (old_steps, old_voxel), (steps, voxel) = (
         (side[0]["config"]["num_steps"], 100 * side[0]["voxel_size"]) for side in (before, now)
     )
     old, new = _seconds(before), _seconds(now)
     lines = [
         f"Before (the version of {before[0]['date']}: {old_steps} steps, voxels of {old_voxel:.0f} cm) and now "
-        f"({steps} steps, {voxel:.0f} cm), medians",
-        "of seeds for seconds, means for mIoU, each seed in brackets:",
+        f"({steps} steps, {voxel:.0f} cm):",
+        "seconds are medians over seeds, mIoU means, with single seeds in brackets.",
         "",
         "| | before | now |",
         "|---|---|---|",
@@ -148,7 +150,7 @@ def _beside(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> list[str
 
 
 def _seconds(results: list[dict[str, Any]]) -> dict[str, float]:
-    """Median seconds of each stage, and of all together."""
+    """Return the median seconds of each stage, and of their sum."""
     taken = [{stage["name"]: stage["seconds"] for stage in result["stages"]} for result in results]
     return {
         **{name: statistics.median(seconds[name] for seconds in taken) for name in taken[0]},
@@ -157,7 +159,7 @@ def _seconds(results: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _figure(results: list[dict[str, Any]], path: Path) -> None:
-    """Draw the evolution of every teacher's sigma."""
+    """Plot every teacher's sigma over the steps."""
     figure, axes = plt.subplots(figsize=(6, 3), constrained_layout=True)
     for index, teacher in enumerate(results[0]["sigma_steps"]["sigmas"]):
         for result in results:
@@ -172,14 +174,14 @@ def _figure(results: list[dict[str, Any]], path: Path) -> None:
 
 
 def _published() -> list[str]:
-    """Return the published figures that a reader wants to see next to ours; they are of other data."""
+    """Return a section with published figures, which are measured on other data."""
     with PUBLISHED.open(encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["table"] == "zero-shot" and row["readout"]]
     lines = [
         "## Published figures, for orientation",
         "",
-        "These are of ScanNet and Matterport3D with the full-size teachers (`docs/published.csv`); the rooms above are",
-        "another, smaller world, so the two do not compare.",
+        "These are for ScanNet and Matterport3D with the full-size teachers (`docs/published.csv`). The rooms above",
+        "are smaller and simpler, so the figures are not comparable.",
         "",
         "| method | read-out | data | mIoU | mAcc |",
         "|---|---|---|---|---|",

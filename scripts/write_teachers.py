@@ -1,4 +1,4 @@
-"""Write the tables of docs/teachers.md from what the package knows: python scripts/write_teachers.py."""
+"""Write the tables of docs/teachers.md from the package's cards: python scripts/write_teachers.py."""
 
 from pathlib import Path
 

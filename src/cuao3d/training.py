@@ -224,9 +224,9 @@ def _clip(optimizer: torch.optim.Optimizer, config: TrainConfig) -> None:
 
 def _check_loss(row: dict[str, Any], out: Path, config: TrainConfig) -> None:
     """Raise InputError if the loss of a step, or of the held-out scenes after it, is not finite."""
-    losses, name = row.get("validation", row), "held-out loss" if "validation" in row else "loss"
-    if not math.isfinite(losses["loss"]):
-        raise _diverged(f"at step {row['step']} the {name} is {losses['loss']}", losses["losses"], out, config)
+    metrics, name = row.get("validation", row), "held-out loss" if "validation" in row else "loss"
+    if not math.isfinite(metrics["loss"]):
+        raise _diverged(f"at step {row['step']} the {name} is {metrics['loss']}", metrics["losses"], out, config)
 
 
 def _check_weights(learner: nn.Module, row: dict[str, Any], out: Path, config: TrainConfig) -> None:

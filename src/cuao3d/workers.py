@@ -45,24 +45,24 @@ def side_by_side(
     spawn = multiprocessing.get_context("spawn")
     num_threads = max(1, (os.cpu_count() or 1) // num_workers)
     with ExitStack() as stack:
-        with _deaf_to_interrupts():
+        with _ignoring_interrupts():
             others = multiprocessing.active_children()
-            told = stack.enter_context(spawn.Manager()).Queue()
+            progress = stack.enter_context(spawn.Manager()).Queue()
             pool = stack.enter_context(ProcessPoolExecutor(num_workers, spawn, torch.set_num_threads, (num_threads,)))
-            running = [pool.submit(job, partial(_tell, told, index)) for index, job in enumerate(jobs)]
+            running = [pool.submit(job, partial(_tell, progress, index)) for index, job in enumerate(jobs)]
         try:
             while wait(running, timeout=POLL_SECONDS).not_done:
-                _pass_on(told, on_step)
+                _pass_on(progress, on_step)
         except KeyboardInterrupt:
             for process in set(multiprocessing.active_children()) - set(others):
                 process.terminate()
             raise
-        _pass_on(told, on_step)
+        _pass_on(progress, on_step)
         return [future.result() for future in running]
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
+def _ignoring_interrupts() -> Iterator[None]:
     """Let processes started here ignore Ctrl-C: this process handles it and terminates them."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -74,10 +74,10 @@ def _deaf_to_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _tell(told: Any, index: int, done: int, total: int, line: str) -> None:
-    told.put((index, done, total, line))
+def _tell(progress: Any, index: int, done: int, total: int, line: str) -> None:
+    progress.put((index, done, total, line))
 
 
-def _pass_on(told: Any, on_step: Callable[[int, int, int, str], None]) -> None:
-    while not told.empty():
-        on_step(*told.get())
+def _pass_on(progress: Any, on_step: Callable[[int, int, int, str], None]) -> None:
+    while not progress.empty():
+        on_step(*progress.get())

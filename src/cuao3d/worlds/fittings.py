@@ -1,7 +1,7 @@
-"""What stands in `houses`: the furniture of rooms said in Matterport's classes, and what rooms lack.
+"""Procedural objects of `houses`: the furniture of rooms, labelled with Matterport's classes, and further objects.
 
-Objects stand in the frame of `furniture`; those that hang from the ceiling have it at z = 0. Classes are of
-matterport160, the finest of Matterport's sets.
+Coordinates are as in `furniture`; objects that hang from the ceiling have it at z = 0. Classes are of matterport160,
+Matterport's finest label set.
 """
 
 from collections.abc import Callable
@@ -22,11 +22,11 @@ _CLASS_OF_ROOMS = {id_: CLASS.get(name, UNLABELLED) for id_, name in zip(_ROOMS.
 _CLASS_OF_ROOMS[joinery.REFRIGERATOR] = CLASS["refridgerator"]  # as Matterport spells it
 
 _ROUND = 12
-"""Triangles of a box; a block with more of them is round."""
+"""Number of triangles of a box; a block with more of them is round."""
 
 
 def bed(rng: Generator) -> Furniture:
-    """A bed of `furniture`; its round parts are pillows."""
+    """Make the bed of `furniture`; its round parts are labelled as pillows."""
     item = _of_rooms(furniture.bed)(rng)
     item.labels = [
         CLASS["pillow"] if len(block) > _ROUND else label
@@ -36,7 +36,7 @@ def bed(rng: Generator) -> Furniture:
 
 
 def door(rng: Generator) -> Furniture:
-    """A door of `furniture` whose panes stand off the leaf, so that no ray has to choose between the two."""
+    """Make the door of `furniture`, with its panes off the leaf so that they do not coincide for a ray."""
     item = _of_rooms(furniture.door)(rng)
     for block in item.triangles:
         if np.ptp(block[..., 1]) == 0:
@@ -45,7 +45,7 @@ def door(rng: Generator) -> Furniture:
 
 
 def sofa(rng: Generator) -> Furniture:
-    """A sofa of `furniture` with pillows that lean on its back."""
+    """Make the sofa of `furniture`, with pillows that lean on its back."""
     item = _of_rooms(furniture.sofa)(rng)
     half = float(np.concatenate(item.triangles)[..., 0].max()) - 0.45
     for x in rng.uniform(-half, half, rng.integers(1, 4)):
@@ -55,7 +55,7 @@ def sofa(rng: Generator) -> Furniture:
 
 
 def night_stand(rng: Generator) -> Furniture:
-    """A small cabinet with drawers, on which a lamp stands."""
+    """Make a small cabinet with drawers, with a lamp on top."""
     item = Furniture(rng, CLASS["night stand"])
     look, metal, half, height = material(rng, "front"), material(rng, "metal"), rng.uniform(0.2, 0.28), 0.55
     item.legs(half - 0.04, (0.05, 0.32), 0.12, look, 0.04)
@@ -68,22 +68,22 @@ def night_stand(rng: Generator) -> Furniture:
 
 
 def sideboard(rng: Generator) -> Furniture:
-    """A sideboard of `furniture`; what may stand on it is a television."""
+    """Make the sideboard of `furniture`; the object that may stand on it is labelled as a television."""
     return _of_rooms(furniture.sideboard, {joinery.OTHER: "television"})(rng)
 
 
 def desk(rng: Generator) -> Furniture:
-    """A desk of `furniture` with its computer."""
+    """Make the desk of `furniture`, with its computer."""
     return _of_rooms(furniture.desk, {UNLABELLED: "computer"})(rng)
 
 
 def dresser(rng: Generator) -> Furniture:
-    """A chest of drawers of `furniture`."""
+    """Make the chest of drawers of `furniture`."""
     return _of_rooms(furniture.dresser, {joinery.CABINET: "dresser"})(rng)
 
 
 def table(rng: Generator) -> Furniture:
-    """A table of `furniture`, laid: a coffee table with books, a dining table with a vase or a pot."""
+    """Make the table of `furniture`: a coffee table with books, or a dining table with a vase or a pot."""
     item = _of_rooms(furniture.table)(rng)
     corners = np.concatenate(item.triangles).reshape(-1, 3)
     (x, y, top), middle = rng.uniform(-0.15, 0.15, 3), float(np.ptp(corners[:, 1])) / 2
@@ -100,45 +100,45 @@ def table(rng: Generator) -> Furniture:
 
 
 def counter(rng: Generator) -> Furniture:
-    """A worktop of `furniture`; the tap of its sink is a faucet."""
+    """Make the worktop of `furniture`; the tap of its sink is labelled as a faucet."""
     return _with_faucet(_of_rooms(furniture.counter)(rng))
 
 
 def sink(rng: Generator) -> Furniture:
-    """A wash-basin of `furniture`; its tap is a faucet."""
+    """Make the wash-basin of `furniture`; its tap is labelled as a faucet."""
     return _with_faucet(_of_rooms(furniture.sink)(rng))
 
 
 def standing_lamp(rng: Generator) -> Furniture:
-    """A lamp on a stand."""
+    """Make a lamp on a stand."""
     item = Furniture(rng, CLASS["lamp"])
     joinery.floor_lamp(item, material(rng, "metal"), material(rng, "linen"))
     return item
 
 
 def plant(rng: Generator) -> Furniture:
-    """A plant in a pot."""
+    """Make a plant in a pot."""
     item = Furniture(rng, CLASS["plant"])
     joinery.potted_plant(item, CLASS["pot"])
     return item
 
 
 def garbage_bin(rng: Generator) -> Furniture:
-    """An open bin."""
+    """Make an open bin."""
     item = Furniture(rng, CLASS["garbage bin"])
     joinery.waste_bin(item, material(rng, "metal"))
     return item
 
 
 def radiator(rng: Generator) -> Furniture:
-    """A radiator with ribs."""
+    """Make a radiator with ribs."""
     item = Furniture(rng, CLASS["radiator"])
     joinery.radiator(item, material(rng, "appliance"))
     return item
 
 
 def hanging_lamp(rng: Generator) -> Furniture:
-    """A shade on a cord, a flat lamp, or a ring of bulbs; it hangs from the ceiling."""
+    """Make a shade on a cord, a flat lamp, or a ring of bulbs; it hangs from the ceiling."""
     item = Furniture(rng, CLASS["lamp"])
     metal, cloth, shape, drop = material(rng, "metal"), material(rng, "linen"), rng.integers(3), rng.uniform(0.5, 0.8)
     if shape == 1:
@@ -156,7 +156,7 @@ def hanging_lamp(rng: Generator) -> Furniture:
 
 
 def mirror(rng: Generator) -> Furniture:
-    """A glass in a frame on the wall, oblong or as tall as a person; it is plain, since nothing here mirrors."""
+    """Make a framed mirror on the wall, oblong or as tall as a person; it is plain: the renderer has no reflections."""
     item = Furniture(rng, CLASS["mirror"])
     frame, glass, tall = material(rng, "wood"), material(rng, "glass"), rng.random() < 0.4
     half, low, high = (0.3, 0.3, 1.8) if tall else (rng.uniform(0.3, 0.55), 1.15, rng.uniform(1.75, 2.0))
@@ -166,7 +166,7 @@ def mirror(rng: Generator) -> Furniture:
 
 
 def towels(rng: Generator) -> Furniture:
-    """One or two towels over a rail on the wall."""
+    """Make one or two towels over a rail on the wall."""
     item = Furniture(rng, CLASS["towel"])
     half, high, metal = rng.uniform(0.25, 0.4), rng.uniform(1.1, 1.4), material(rng, "metal")
     item.box((-half, half), (0.08, 0.1), (high, high + 0.02), metal)
@@ -179,7 +179,7 @@ def towels(rng: Generator) -> Furniture:
 
 
 def television(rng: Generator) -> Furniture:
-    """A flat screen on the wall."""
+    """Make a flat screen on the wall."""
     item = Furniture(rng, CLASS["television"])
     half, low = rng.uniform(0.45, 0.75), rng.uniform(0.95, 1.15)
     item.box((-0.15, 0.15), (0, 0.05), (low + 0.2, low + 0.45), material(rng, "metal"))
@@ -188,7 +188,7 @@ def television(rng: Generator) -> Furniture:
 
 
 def wall_shelf(rng: Generator) -> Furniture:
-    """Two or three boards on the wall, with vases, boxes and books on them."""
+    """Make two or three boards on the wall, with vases, boxes and books on them."""
     item = Furniture(rng, CLASS["shelves"])
     look, half, depth = material(rng, "wood"), rng.uniform(0.35, 0.6), rng.uniform(0.2, 0.26)
     for low in (1.0, 1.35, 1.7)[: rng.integers(2, 4)]:
@@ -207,7 +207,7 @@ def wall_shelf(rng: Generator) -> Furniture:
 
 
 def fireplace(rng: Generator) -> Furniture:
-    """A chimney piece: two jambs, a mantel with a vase or a pot on it, a dark hearth behind."""
+    """Make a chimney piece: two jambs, a mantel with a vase or a pot on it, a dark hearth behind."""
     item = Furniture(rng, CLASS["fireplace"])
     stone, soot, half, high = material(rng, "hearth"), material(rng, "soot"), rng.uniform(0.55, 0.8), 1.1
     for side in (-half, half - 0.22):
@@ -221,7 +221,7 @@ def fireplace(rng: Generator) -> Furniture:
 
 
 def stool(rng: Generator) -> Furniture:
-    """A round or a square stool; free-standing."""
+    """Make a round or a square stool; free-standing."""
     item = Furniture(rng, CLASS["stool"])
     look, cloth, half, seat = material(rng, "wood"), material(rng, "cloth"), rng.uniform(0.16, 0.2), 0.45
     item.legs(half - 0.04, (0.03, 2 * half - 0.03), seat, look, 0.04)
@@ -233,7 +233,7 @@ def stool(rng: Generator) -> Furniture:
 
 
 def bench(rng: Generator) -> Furniture:
-    """A long low seat without a back."""
+    """Make a long low seat without a back."""
     item = Furniture(rng, CLASS["bench"])
     half, look = rng.uniform(0.5, 0.75), material(rng, "wood")
     item.legs(half - 0.08, (0.05, 0.33), 0.4, look, 0.07)
@@ -243,7 +243,7 @@ def bench(rng: Generator) -> Furniture:
 
 
 def boxes(rng: Generator) -> Furniture:
-    """One to three boxes, piled up."""
+    """Make one to three boxes, piled up."""
     item, low = Furniture(rng, CLASS["box"]), 0.0
     for half in np.sort(rng.uniform(0.15, 0.3, rng.integers(1, 4)))[::-1]:
         tall = rng.uniform(0.2, 0.35)
@@ -253,7 +253,7 @@ def boxes(rng: Generator) -> Furniture:
 
 
 def clothes(rng: Generator) -> Furniture:
-    """Clothes that hang from a rail on two posts."""
+    """Make clothes that hang from a rail on two posts."""
     item = Furniture(rng, CLASS["clothes"])
     metal, half, high = material(rng, "metal"), rng.uniform(0.45, 0.7), rng.uniform(1.45, 1.65)
     for side in (-half, half - 0.04):
@@ -269,7 +269,7 @@ def clothes(rng: Generator) -> Furniture:
 
 
 def passage(rng: Generator) -> Furniture:
-    """An opening without a door, and the beginning of the corridor behind it."""
+    """Make an opening without a door, and the start of the corridor behind it."""
     item = Furniture(rng, CLASS["wall"], clearance=0.7)
     half, high, deep = rng.uniform(0.5, 0.8), rng.uniform(2.05, 2.3), rng.uniform(1.2, 2.0)
     wall, side = material(rng, "house wall"), half + rng.uniform(0.05, 0.4)
@@ -288,7 +288,7 @@ def passage(rng: Generator) -> Furniture:
 
 
 def stairs(rng: Generator) -> Furniture:
-    """Some steps along the wall, with a banister on its open side."""
+    """Make some steps along the wall, with a banister on its open side."""
     item = Furniture(rng, CLASS["stairs"])
     look, rail, steps, wide = (
         material(rng, "wood"),
@@ -307,7 +307,7 @@ def stairs(rng: Generator) -> Furniture:
 
 
 def column(rng: Generator, height: float) -> Furniture:
-    """A round or a square column from the floor to the ceiling."""
+    """Make a round or a square column from the floor to the ceiling."""
     item = Furniture(rng, CLASS["column"])
     look, radius = material(rng, "stone"), rng.uniform(0.12, 0.18)
     item.box((-radius - 0.04, radius + 0.04), (-radius - 0.04, radius + 0.04), (0, 0.12), look)
@@ -320,7 +320,7 @@ def column(rng: Generator, height: float) -> Furniture:
 
 
 def air_vent(rng: Generator) -> Furniture:
-    """A grille that hangs from the ceiling by a hand's breadth of duct."""
+    """Make a grille that hangs from the ceiling on a short piece of duct."""
     item = Furniture(rng, CLASS["air vent"])
     metal, half = material(rng, "metal"), rng.uniform(0.2, 0.32)
     item.box((-half, half), (-0.2, 0.2), (-0.05, 0), metal)
@@ -332,7 +332,7 @@ def air_vent(rng: Generator) -> Furniture:
 def _of_rooms(
     make: Callable[[Generator], Furniture], classes: dict[int, str] | None = None
 ) -> Callable[[Generator], Furniture]:
-    """Say the classes of an object of `furniture` in matterport160; by name, but for those told."""
+    """Relabel an object of `furniture` with matterport160, by class name except for `classes`."""
     class_of = {**_CLASS_OF_ROOMS, **{label: CLASS[name] for label, name in (classes or {}).items()}}
 
     def made(rng: Generator) -> Furniture:
@@ -345,14 +345,14 @@ def _of_rooms(
 
 
 def _with_faucet(item: Furniture) -> Furniture:
-    """Call the last two blocks of an object with a basin, its tap, a faucet."""
+    """Label the tap of an object with a basin, its last two blocks, as a faucet."""
     if item.labels[-1] == CLASS["sink"]:
         item.labels[-2:] = [CLASS["faucet"]] * 2
     return item
 
 
 def _vessel(item: Furniture, x: float, y: float, z: float, scale: float = 1.0) -> None:
-    """Stand a slender vase or a round pot on something."""
+    """Add a slender vase or a round pot that stands at a position."""
     look, tall = material(item.rng, "vessel"), scale * item.rng.uniform(0.22, 0.32)
     if item.rng.random() < 0.5:
         radii, class_ = (0.05, 0.08, 0.035, 0.06), "vase"
@@ -373,4 +373,4 @@ HOUSE_SHAPES: dict[str, Callable[[Generator], Furniture]] = {
         )
     },
 }  # fmt: skip
-"""Every object that a house may hold, by name; columns, which need the height of the room, aside."""
+"""Every object that a house may hold, by name, except columns, which need the height of the room."""

@@ -1,8 +1,8 @@
-"""Procedural furniture of made rooms: labelled, textured triangles, at least three shapes per class.
+"""Procedural furniture of synthetic rooms: labelled, textured triangles, at least three shapes per class.
 
-An object stands in its own frame: x to its right, y away from the wall (its back is at y = 0), z up, metres. Objects
-that resemble one another differ by relief, size or place and not by colour alone: a door has a frame and a handle, a
-window is recessed, a picture stands off the wall, a curtain is a wave.
+Every object has its own frame: x to its right, y away from the wall (its back is at y = 0), z up, metres. Similar
+classes differ in geometry, size or placement, not by colour alone: a door has a frame and a handle, a window is
+recessed, a picture stands off the wall, a curtain is wavy.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,7 @@ from cuao3d.worlds.joinery import (
 
 
 def wardrobe(rng: Generator) -> Furniture:
-    """A cabinet with doors, on short legs or a plinth."""
+    """Make a cabinet with doors, on short legs or a plinth."""
     item = Furniture(rng, CABINET)
     look, dark, metal = material(rng, "front"), material(rng, "wood"), material(rng, "metal")
     width, depth, height = rng.uniform(0.8, 1.5), rng.uniform(0.45, 0.6), rng.uniform(1.4, 1.9)
@@ -59,7 +59,7 @@ def wardrobe(rng: Generator) -> Furniture:
 
 
 def dresser(rng: Generator) -> Furniture:
-    """A chest of drawers; the small ones are bedside tables."""
+    """Make a chest of drawers; the small ones are bedside tables."""
     item = Furniture(rng, CABINET)
     look, dark, metal = material(rng, "front"), material(rng, "wood"), material(rng, "metal")
     width, depth, height = rng.uniform(0.45, 1.1), rng.uniform(0.4, 0.5), rng.uniform(0.5, 0.95)
@@ -71,7 +71,7 @@ def dresser(rng: Generator) -> Furniture:
 
 
 def sideboard(rng: Generator) -> Furniture:
-    """A long low cabinet with doors and one open bay."""
+    """Make a long low cabinet with doors and one open bay."""
     item = Furniture(rng, CABINET)
     look, dark, metal = material(rng, "front"), material(rng, "wood"), material(rng, "metal")
     width, depth, height = rng.uniform(1.2, 1.7), rng.uniform(0.4, 0.5), rng.uniform(0.5, 0.7)
@@ -87,7 +87,7 @@ def sideboard(rng: Generator) -> Furniture:
 
 
 def wall_cabinet(rng: Generator) -> Furniture:
-    """A cabinet that hangs on the wall."""
+    """Make a cabinet that hangs on the wall."""
     item = Furniture(rng, CABINET)
     look, dark, metal = material(rng, "front"), material(rng, "wood"), material(rng, "metal")
     width, depth, low = rng.uniform(0.6, 1.4), rng.uniform(0.3, 0.38), rng.uniform(1.4, 1.5)
@@ -97,7 +97,7 @@ def wall_cabinet(rng: Generator) -> Furniture:
 
 
 def bed(rng: Generator) -> Furniture:
-    """A single, double or box bed with mattress, blanket and pillows; its head is at the wall."""
+    """Make a single, double or box bed with mattress, blanket and pillows; its head is at the wall."""
     item = Furniture(rng, BED)
     frame, linen, blanket = material(rng, "wood"), material(rng, "linen"), material(rng, "cloth")
     width, length = rng.uniform(0.9, 1.8), rng.uniform(1.9, 2.1)
@@ -122,7 +122,7 @@ def bed(rng: Generator) -> Furniture:
 
 
 def chair(rng: Generator) -> Furniture:
-    """A dining chair with slats, an office chair, or an armchair; it looks along +y."""
+    """Make a dining chair with slats, an office chair, or an armchair; it looks along +y."""
     item = Furniture(rng, CHAIR)
     shape, half, seat = rng.integers(3), rng.uniform(0.2, 0.24), rng.uniform(0.42, 0.47)
     cloth, frame = material(rng, "cloth"), material(rng, "wood")
@@ -155,7 +155,7 @@ def chair(rng: Generator) -> Furniture:
 
 
 def sofa(rng: Generator) -> Furniture:
-    """A sofa with arms, a corner sofa, or one without arms."""
+    """Make a sofa with arms, a corner sofa, or one without arms."""
     item = Furniture(rng, SOFA)
     cloth, cushion, feet = material(rng, "cloth"), material(rng, "cloth"), material(rng, "wood")
     shape, width, depth, seat = rng.integers(3), rng.uniform(1.5, 2.2), rng.uniform(0.8, 0.95), rng.uniform(0.4, 0.45)
@@ -179,7 +179,7 @@ def sofa(rng: Generator) -> Furniture:
 
 
 def table(rng: Generator) -> Furniture:
-    """A dining table, a round table on one foot, or a low coffee table with a shelf; free-standing."""
+    """Make a dining table, a round table on one foot, or a low coffee table with a shelf; free-standing."""
     item = Furniture(rng, TABLE)
     look = material(rng, "wood")
     shape = rng.integers(3)
@@ -201,7 +201,7 @@ def table(rng: Generator) -> Furniture:
 
 
 def desk(rng: Generator) -> Furniture:
-    """A desk with drawers, with side panels, or with a hutch; a monitor and a keyboard stand on it."""
+    """Make a desk with drawers, with side panels, or with a hutch; a monitor and a keyboard stand on it."""
     item = Furniture(rng, DESK)
     look, metal = material(rng, "front"), material(rng, "metal")
     shape = rng.integers(3)
@@ -229,7 +229,7 @@ def desk(rng: Generator) -> Furniture:
 
 
 def door(rng: Generator) -> Furniture:
-    """A panelled, glazed or double door: a frame that stands out, a leaf set back, a handle."""
+    """Make a panelled, glazed or double door: a frame that stands out, a leaf set back, a handle."""
     item = Furniture(rng, DOOR, clearance=0.7)
     look, frame, metal = material(rng, "front"), material(rng, "wood"), material(rng, "metal")
     shape, height = rng.integers(3), rng.uniform(1.98, 2.1)
@@ -253,7 +253,7 @@ def door(rng: Generator) -> Furniture:
 
 
 def window(rng: Generator) -> Furniture:
-    """A window with one, two or four panes, recessed in the wall above a sill."""
+    """Make a window with one, two or four panes, recessed in the wall above a sill."""
     item = Furniture(rng, WINDOW)
     frame, sky = material(rng, "front"), material(rng, "outdoors")
     half, low, high = rng.uniform(0.45, 0.85), rng.uniform(0.85, 1.0), rng.uniform(1.95, 2.15)
@@ -275,7 +275,7 @@ def window(rng: Generator) -> Furniture:
 
 
 def bookshelf(rng: Generator) -> Furniture:
-    """A tall, a low wide or a cube shelf, filled with books."""
+    """Make a tall, a low wide or a cube shelf, filled with books."""
     item = Furniture(rng, BOOKSHELF)
     look = material(rng, "wood")
     shape = rng.integers(3)
@@ -302,7 +302,7 @@ def bookshelf(rng: Generator) -> Furniture:
 
 
 def picture(rng: Generator) -> Furniture:
-    """A landscape, a portrait or a row of three: a canvas in a frame that stands off the wall."""
+    """Make a landscape, a portrait or a row of three: a canvas in a frame that stands off the wall."""
     item = Furniture(rng, PICTURE)
     frame = material(rng, "wood")
     shape, middle = rng.integers(3), rng.uniform(1.45, 1.65)
@@ -315,7 +315,7 @@ def picture(rng: Generator) -> Furniture:
 
 
 def counter(rng: Generator) -> Furniture:
-    """A worktop with a splashback on base cabinets, with or without a sink in it, or a tall bar."""
+    """Make a worktop with a splashback on base cabinets, with or without a sink in it, or a tall bar."""
     item = Furniture(rng, COUNTER)
     look, stone, metal = material(rng, "front"), material(rng, "stone"), material(rng, "metal")
     width, depth = rng.uniform(1.4, 2.4), rng.uniform(0.58, 0.65)
@@ -344,7 +344,7 @@ def counter(rng: Generator) -> Furniture:
 
 
 def curtain(rng: Generator) -> Furniture:
-    """A pair, a single cloth or a short pair, folded in waves under a rod; made to hang before a window."""
+    """Make a pair of curtains, a single one or a short pair, folded in waves under a rod, to hang before a window."""
     item = Furniture(rng, CURTAIN)
     cloth, metal = material(rng, "curtain"), material(rng, "metal")
     shape, half, top = rng.integers(3), rng.uniform(0.6, 1.0), rng.uniform(2.2, 2.35)
@@ -358,7 +358,7 @@ def curtain(rng: Generator) -> Furniture:
 
 
 def refrigerator(rng: Generator) -> Furniture:
-    """A fridge with the freezer above or below, side by side, or a small one; long handles."""
+    """Make a fridge with the freezer above or below, side by side, or a small one; long handles."""
     item = Furniture(rng, REFRIGERATOR)
     look, metal = material(rng, "appliance"), material(rng, "metal")
     shape = rng.integers(3)
@@ -382,7 +382,7 @@ def refrigerator(rng: Generator) -> Furniture:
 
 
 def bathtub(rng: Generator) -> Furniture:
-    """A built-in, a free-standing oval or a panelled tub, with a shower curtain on a rod before it or not."""
+    """Make a built-in, a free-standing oval or a panelled tub, with a shower curtain on a rod before it or not."""
     item = Furniture(rng, BATHTUB)
     white, metal = material(rng, "ceramic"), material(rng, "metal")
     length, depth, height = rng.uniform(1.5, 1.8), rng.uniform(0.7, 0.8), rng.uniform(0.5, 0.6)
@@ -413,7 +413,7 @@ def bathtub(rng: Generator) -> Furniture:
 
 
 def toilet(rng: Generator) -> Furniture:
-    """A toilet with a tank, hung from the wall, or with its lid up."""
+    """Make a toilet with a tank, hung from the wall, or with its lid up."""
     item = Furniture(rng, TOILET)
     white, shape, seat = material(rng, "ceramic"), rng.integers(3), rng.uniform(0.4, 0.44)
     foot = 0.0 if shape != 1 else 0.14
@@ -434,7 +434,7 @@ def toilet(rng: Generator) -> Furniture:
 
 
 def sink(rng: Generator) -> Furniture:
-    """A wash-basin on a pedestal, on a cabinet, or a bowl on a shelf."""
+    """Make a wash-basin on a pedestal, on a cabinet, or a bowl on a shelf."""
     item = Furniture(rng, SINK)
     white, metal, look = material(rng, "ceramic"), material(rng, "metal"), material(rng, "front")
     shape, half, top = rng.integers(3), rng.uniform(0.26, 0.36), rng.uniform(0.8, 0.88)
@@ -455,7 +455,7 @@ def sink(rng: Generator) -> Furniture:
 
 
 def clutter(rng: Generator) -> Furniture:
-    """Other furniture: a floor lamp, a plant in a pot, a waste bin or a radiator."""
+    """Make other furniture: a floor lamp, a plant in a pot, a waste bin or a radiator."""
     item = Furniture(rng, OTHER)
     shape, metal, cloth = rng.integers(4), material(rng, "metal"), material(rng, "linen")
     if shape == 0:

@@ -1,8 +1,8 @@
-"""A second embedded domain: regions of made houses, photographed as Matterport3D's tripod does, with exact labels.
+"""A second embedded domain: regions of synthetic houses, with views as from Matterport3D's tripods and exact labels.
 
-Rooms of houses are larger and higher than `rooms`, have corners cut off, corridors, columns and beams, ceilings that
-are seen and labelled, other furniture and colours. Each house has its own taste, which its materials follow. Everything
-follows from the seed.
+Rooms of houses are larger and higher than `rooms`. They have cut-off corners, corridors, columns and beams, visible and
+labelled ceilings, and other furniture and colours. The materials of a house share a style. Everything is determined by
+the seed.
 """
 
 import math
@@ -38,12 +38,12 @@ EYE_HEIGHT = 1.5
 """Height of the tripod's cameras, metres."""
 
 NUM_HEADINGS, PITCHES = 6, (30, 0, -30)
-"""Directions of a tripod's views: headings 60 degrees apart, and pitches, degrees."""
+"""Directions of a tripod's views, degrees: headings 60 degrees apart, and pitches."""
 
 NUM_PER_TRIPOD = NUM_HEADINGS * len(PITCHES)
 
 POINT_SPACING = 0.035
-"""Mean distance of the cloud's points, metres."""
+"""Mean spacing of the cloud's points, metres."""
 
 _SIZES = {
     "bedroom": (3.8, 5.4, 3.4, 4.6),
@@ -56,7 +56,7 @@ _SIZES = {
 }
 """Bounds of the long and of the short side of each kind, metres."""
 
-# What stands in each kind of region, in the order in which it finds its place: name, chance that it is there.
+# Objects of each kind of region, in order of placement: name, probability.
 _OPENINGS = (("door", 1), ("passage", 0.6), ("window", 1), ("curtain", 0.8))
 _CONTENTS: dict[str, tuple[tuple[str, float], ...]] = {
     "bedroom": (
@@ -102,7 +102,7 @@ _OWN_LOOK = {CLASS[name] for name in ("plant", "pot", "counter", "column", "fire
 
 
 class Houses(Sequence[Scene]):
-    """A dataset of regions of made houses, rendered when asked for."""
+    """A dataset of regions of synthetic houses, rendered on access."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class Houses(Sequence[Scene]):
         label_set: str = "matterport21",
     ) -> None:
         if any(seed >= TEACHER_SEEDS for seed in seeds):
-            raise InputError(f"Seeds from {TEACHER_SEEDS} on are kept for training teachers; choose smaller ones.")
+            raise InputError(f"Seeds from {TEACHER_SEEDS} on are reserved for training teachers; choose smaller ones.")
         _check_label_set(label_set)
         self.seeds = tuple(seeds)
         self.split: Split = split
@@ -142,24 +142,23 @@ def make_house(
     noise: bool = True,
     label_set: str = "matterport21",
 ) -> Scene:
-    """Furnish a region of a house, photograph it from tripods and scan it.
+    """Furnish a region of a house, render it from tripods and scan it.
 
     A tripod takes 18 views, heading by heading, at each heading up, level and down. A region has as many tripods as
     `num_views` needs; the last one may be cut short.
 
     Args:
-        seed: Decides everything; the kind of region is `KINDS[seed % 7]`.
-        name: Name of the scene; the seed unless told.
-        split: Part of the dataset that the region belongs to.
+        seed: Determines everything; the kind of region is `KINDS[seed % 7]`.
+        name: Name of the scene; by default it contains the seed.
+        split: Split that the region belongs to.
         num_views: Number of 320 x 256 views.
-        noise: Whether images and depth have a sensor's noise and holes; depth without noise is exact to 0.25 mm.
-        label_set: What labels are said in; one of Matterport's. As in Matterport, what a set has no class for is
-            unlabelled: mirrors and lamps in matterport21, say.
+        noise: Whether images and depth have sensor noise and holes; depth without noise is exact to 0.25 mm.
+        label_set: Label set of the scene, one of Matterport's. As in Matterport, objects without a class in it are
+            unlabelled, such as mirrors and lamps in matterport21.
 
     Returns:
-        The scene: frames, called TRIPOD_iCAMERA_HEADING, whose depth is whole quarters of a millimetre, and points
-        sampled from all surfaces that were seen from the tripods or from one more that has no frames, with exact
-        normals and classes.
+        The scene: frames, named TRIPOD_iCAMERA_HEADING, with depth in steps of 0.25 mm, and points sampled from all
+        surfaces that are visible from the tripods or from an extra one without frames, with exact normals and classes.
 
     Raises:
         InputError: There is no such label set.
@@ -183,7 +182,7 @@ def make_house(
         occlusion_tolerance=matterport.OCCLUSION_TOLERANCE,
     )
     assert scene.labels is not None
-    return replace(scene, labels=_said_in(scene.labels, label_set))
+    return replace(scene, labels=_translate(scene.labels, label_set))
 
 
 def furnish_house(rng: Generator, kind: str) -> Room:
@@ -213,7 +212,7 @@ def furnish_house(rng: Generator, kind: str) -> Room:
 
 
 def panoramas(room: Room, rng: Generator, num_tripods: int) -> dict[str, Camera]:
-    """Set up tripods in a region, apart from one another.
+    """Place tripods in a region, apart from one another.
 
     Returns:
         The cameras by name, TRIPOD_iCAMERA_HEADING: tripod by tripod, heading by heading (clockwise from above), at
@@ -236,20 +235,20 @@ def panoramas(room: Room, rng: Generator, num_tripods: int) -> dict[str, Camera]
 
 
 class _Taste(NamedTuple):
-    """What the things of a house have in common."""
+    """Style that the objects of a house share."""
 
     wood: Array
     """RGB of its woods."""
     cloths: Array
     """RGB of its three cloths, (3, 3)."""
     tint: Array
-    """Factor RGB on everything plain."""
+    """RGB factor of all other colours."""
     texture_of_texture: dict[str, str]
-    """What takes the place of some textures."""
+    """Replacements of some textures."""
 
     @classmethod
     def drawn(cls, rng: Generator) -> "_Taste":
-        """Draw a taste: woods from pale to black, cloths of neighbouring hues, and which textures there are."""
+        """Draw a style: woods from pale to black, cloths of neighbouring hues, and a choice of textures."""
         hue = rng.random()
         cloths = [rgb(hue + rng.normal(0, 0.1), rng.uniform(0.15, 0.7), rng.uniform(0.25, 0.85)) for _ in range(3)]
         wood = rgb(rng.uniform(0.03, 0.11), rng.uniform(0.15, 0.7), rng.uniform(0.2, 0.9))
@@ -259,7 +258,7 @@ class _Taste(NamedTuple):
 
 
 def _made(make: Callable[[Generator], Furniture], taste: _Taste, rng: Generator) -> Furniture:
-    """Make an object in the taste of the house, but for leaves and stones, walls and floors."""
+    """Make an object in the style of the house, except for leaves, stones, walls and floors."""
     item = make(rng)
     looks = zip(item.labels, item.materials, strict=True)
     item.materials = [look if label in _OWN_LOOK else _restyled(look, taste) for label, look in looks]
@@ -267,7 +266,7 @@ def _made(make: Callable[[Generator], Furniture], taste: _Taste, rng: Generator)
 
 
 def _restyled(look: Material, taste: _Taste) -> Material:
-    """Draw the colours of a material towards those of the house; pictures and the world outside stay as they are."""
+    """Shift the colours of a material towards those of the house; pictures and the outside are unchanged."""
     texture = TEXTURES[look.texture]
     if texture in ("painting", "outdoors"):
         return look
@@ -296,7 +295,7 @@ def _cut_corner(layout: Layout, look: Material) -> None:
 
 
 def _add_beams(layout: Layout) -> None:
-    """Run beams below the ceiling, wherever nothing else is."""
+    """Add beams below the ceiling where nothing is in the way."""
     look, half, deep = material(layout.rng, "wood"), layout.rng.uniform(0.06, 0.12), layout.rng.uniform(0.12, 0.25)
     x, y, z = layout.size
     for middle in np.arange(0.6, x - 0.4, layout.rng.uniform(0.9, 1.4)):
@@ -306,7 +305,7 @@ def _add_beams(layout: Layout) -> None:
 
 
 def _lay_rug(layout: Layout) -> None:
-    """Lay a rug, under whatever stands there."""
+    """Add a rug, also under furniture."""
     item = Furniture(layout.rng, CLASS["rug"])
     half = layout.rng.uniform(0.2, 0.35, 2) * layout.size[:2]
     low, high = layout.size[:2] / 2 - half, layout.size[:2] / 2 + half
@@ -316,7 +315,7 @@ def _lay_rug(layout: Layout) -> None:
 
 
 def _lit(layout: Layout, lamps: list[Array]) -> Room:
-    """Light a region by its lamps and windows and put it somewhere in the world."""
+    """Light a region by its lamps and windows, and draw its pose in the world."""
     rng = layout.rng
     lights = [lamp - np.array([0, 0, 1.05]) for lamp in lamps] or [layout.size * np.array([0.5, 0.5, 0.8])]
     colors = [np.array([1.0, 0.9, 0.75]) * rng.uniform(0.7, 1.3) for _ in lights]
@@ -329,7 +328,7 @@ def _lit(layout: Layout, lamps: list[Array]) -> Room:
 
 
 def _stand(room: Room, rng: Generator, num_tripods: int) -> list[Array]:
-    """Choose where tripods stand (3,), in room coordinates: away from walls and furniture, and from one another."""
+    """Choose positions (3,) of tripods, in room coordinates, away from walls, furniture and one another."""
     places = np.c_[rng.uniform(0.5, room.size[:2] - 0.5, (400, 2)), np.full(400, EYE_HEIGHT)]
     low = room.boxes[room.boxes[:, 0, 2] < EYE_HEIGHT + 0.3][:, :, :2]
     beside = np.maximum(low[:, 0] - places[:, None, :2], places[:, None, :2] - low[:, 1])
@@ -342,8 +341,8 @@ def _stand(room: Room, rng: Generator, num_tripods: int) -> list[Array]:
     return chosen
 
 
-def _said_in(labels: Int64[Tensor, "N"], name: str) -> Int64[Tensor, "N"]:
-    """Say labels of matterport160 in another set: by name where it is as fine as Matterport's 40, or else by NYU40."""
+def _translate(labels: Int64[Tensor, "N"], name: str) -> Int64[Tensor, "N"]:
+    """Translate labels from matterport160: by name to a set at least as fine as Matterport's 40, else by NYU40."""
     source, target = label_set("matterport160"), label_set(name)
     if name in ("matterport21", "nyu40"):
         return convert(labels, source, target)
@@ -354,4 +353,4 @@ def _said_in(labels: Int64[Tensor, "N"], name: str) -> Int64[Tensor, "N"]:
 
 def _check_label_set(name: str) -> None:
     if name not in matterport.LABEL_SETS:
-        raise InputError(f"Houses have no labels of {name!r}; choose from {list(matterport.LABEL_SETS)}.")
+        raise InputError(f"Houses have no labels in {name!r}; choose from {list(matterport.LABEL_SETS)}.")

@@ -1,4 +1,4 @@
-"""What furniture is made of: materials, and labelled, textured triangles put together."""
+"""Building blocks of furniture: materials, and labelled, textured triangles."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ TEXTURES = (
     "plain", "wood", "tiles", "stripes", "fabric", "painting", "outdoors", "planks", "checks", "bricks", "marble",
 )  # fmt: skip
 
-# Colours (hue, saturation, value) that a class is usually seen in, and its usual textures. They overlap on purpose.
+# Usual colours (hue, saturation, value) and textures of each style. They overlap on purpose.
 _WOODS = ((0.07, 0.55, 0.45), (0.09, 0.45, 0.65), (0.06, 0.6, 0.3), (0.1, 0.3, 0.8))
 _WHITES = ((0.1, 0.04, 0.9), (0.6, 0.03, 0.85), (0.1, 0.12, 0.82))
 _CLOTHS = ((0.6, 0.5, 0.45), (0.0, 0.55, 0.5), (0.3, 0.3, 0.45), (0.08, 0.35, 0.6), (0.0, 0.02, 0.35), (0.75, 0.3, 0.5))
@@ -41,7 +41,7 @@ STYLES: dict[str, tuple[tuple[tuple[float, float, float], ...], tuple[str, ...]]
     "outdoors": (((0.55, 0.25, 0.95), (0.57, 0.4, 0.9)), ("outdoors",)),
     "screen": (((0.6, 0.3, 0.12), (0.6, 0.6, 0.5)), ("plain",)),
     "plant": (((0.33, 0.6, 0.35), (0.28, 0.5, 0.45)), ("fabric",)),
-    # What only houses have.
+    # Styles of houses only.
     "house wall": (
         ((0.12, 0.2, 0.82), (0.25, 0.25, 0.6), (0.58, 0.35, 0.5), (0.04, 0.35, 0.65), (0.1, 0.03, 0.92)),
         ("plain", "plain", "plain", "stripes", "bricks"),
@@ -80,7 +80,7 @@ class Material(NamedTuple):
     scale: float
     """Size of the texture's pattern, metres."""
     phase: float
-    """Shift of the pattern, so that two objects never show the same one."""
+    """Offset of the pattern, so that no two objects look the same."""
 
 
 def material(rng: Generator, style: str) -> Material:
@@ -107,7 +107,7 @@ class Furniture:
 
     rng: Generator
     label: int
-    """Class of the parts that say no other."""
+    """Class of parts that have none of their own."""
     triangles: list[Array] = field(default_factory=list)
     """Blocks of (T, 3, 3) corners, metres."""
     labels: list[int] = field(default_factory=list)
@@ -115,9 +115,9 @@ class Furniture:
     materials: list[Material] = field(default_factory=list)
     """Material of each block."""
     opening: tuple[float, float, float, float] | None = None
-    """Hole that the object needs in the wall behind it: x from, x to, z from, z to; metres."""
+    """Hole that the object needs in the wall behind it: x min, x max, z min, z max; metres."""
     clearance: float = 0.0
-    """Room to keep free in front of it, metres."""
+    """Space to keep free in front of it, metres."""
 
     def add(self, triangles: Array, look: Material, label: int | None = None) -> None:
         """Add a block of triangles (T, 3, 3)."""
@@ -228,7 +228,7 @@ def fronts(
 
 
 def reveal(item: Furniture, opening: tuple[float, float, float, float], back: float, look: Material) -> None:
-    """Line the sides of a hole in the wall."""
+    """Add the inner faces of a hole in the wall."""
     left, right, low, high = opening
     thin = 0.02
     item.box((left - thin, left), (back, 0), (low, high), look)

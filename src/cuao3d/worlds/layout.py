@@ -1,4 +1,4 @@
-"""Where the things of a made room stand: at walls or freely, where they do not collide, in a shell with openings."""
+"""Layout of a synthetic room: objects along walls or free-standing, without collisions, in a shell with openings."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -11,19 +11,19 @@ from cuao3d.worlds.joinery import FLOOR, WALL, Array, Furniture, Generator, Mate
 from cuao3d.worlds.rendering import AMBIENT, Room
 
 FLUSH = ("door", "window", "picture", "wall_cabinet", "passage", "mirror", "television", "fireplace", "wall_shelf")
-"""What is fixed to the wall; anything else may stand a little off it."""
+"""Objects fixed to the wall; all others may stand a little off it."""
 
 FREE_STANDING = ("table", "stool", "column")
-"""What stands away from the walls."""
+"""Objects that stand away from the walls."""
 
 
 class Layout:
-    """Where things stand, in room coordinates (a corner of the floor at the origin).
+    """Placement of objects, in room coordinates (a corner of the floor at the origin).
 
     Args:
-        rng: Draws the things and their places.
+        rng: Source of all randomness.
         size: Inner extent (x, y, z), metres.
-        shapes: What can be placed, by name.
+        shapes: Objects that can be placed, by name.
     """
 
     def __init__(self, rng: Generator, size: Array, shapes: Mapping[str, Callable[[Generator], Furniture]]) -> None:
@@ -36,7 +36,7 @@ class Layout:
         self.windows: list[tuple[int, float]] = []
 
     def furnish(self, contents: Sequence[tuple[str, float]]) -> None:
-        """Place what is drawn of (name of a shape, its chance), each where there is room for it."""
+        """Draw from (name of a shape, its probability) and place each object where there is space."""
         for name, chance in contents:
             if self.rng.random() >= chance:
                 continue
@@ -48,7 +48,7 @@ class Layout:
                 self.place_at_wall(name)
 
     def place_at_wall(self, name: str) -> None:
-        """Stand an object with its back to a wall, if a free place is found."""
+        """Place an object with its back to a wall, if there is space."""
         item = self.shapes[name](self.rng)
         lower, upper = bounds(item)
         for _ in range(40):
@@ -78,7 +78,7 @@ class Layout:
                 self.put(self.shapes["curtain"](self.rng), rotation, position, ignore_windows=True)
 
     def place_freely(self, name: str) -> None:
-        """Stand an object somewhere on the floor, turned at will, with chairs around it if it is a high table."""
+        """Place an object on the floor, at a random angle, with chairs around it if it is a high table."""
         item = self.shapes[name](self.rng)
         lower, upper = bounds(item)
         for _ in range(40):
@@ -93,7 +93,7 @@ class Layout:
                 return
 
     def hang(self, name: str) -> Array | None:
-        """Hang an object from the ceiling, if a free place is found; return the place (3,)."""
+        """Hang an object from the ceiling, if there is space; return its position (3,)."""
         item = self.shapes[name](self.rng)
         for _ in range(20):
             position = np.array([*self.rng.uniform(0.25, 0.75, 2) * self.size[:2], self.size[2]])
@@ -113,10 +113,10 @@ class Layout:
         """Add floor, ceiling and four walls with their openings, and a skirting board.
 
         Args:
-            floor: Look of the floor.
-            ceiling: Look of the ceiling.
-            walls: Look of each wall.
-            skirting: Look of the skirting board.
+            floor: Material of the floor.
+            ceiling: Material of the ceiling.
+            walls: Material of each wall.
+            skirting: Material of the skirting board.
             labels: Classes of walls, floor and ceiling.
         """
         x, y, z = self.size
@@ -162,7 +162,7 @@ class Layout:
         )
 
     def at_wall(self, wall: int, along: float, back: float) -> tuple[Array, Array]:
-        """Return rotation and position of an object at `along` metres of a wall, `back` metres off it."""
+        """Return rotation and position of an object `along` metres along a wall and `back` metres off it."""
         angle = wall * np.pi / 2
         corner = np.array([(0, 0), (self.size[0], 0), self.size[:2], (0, self.size[1])][wall])
         direction, inward = turn(angle)[:2, 0], turn(angle)[:2, 1]
@@ -174,7 +174,7 @@ class Layout:
         self._draw_up(position, wall * np.pi / 2, 0.0)
 
     def _draw_up(self, center: Array, angle: float, reach: float) -> None:
-        """Put a chair `reach` metres from `center` in direction +y of `angle`, looking back at it."""
+        """Add a chair `reach` metres from `center` along +y rotated by `angle`, facing the centre."""
         item = self.shapes["chair"](self.rng)
         away = reach + bounds(item)[1][1] + self.rng.uniform(0.04, 0.2)
         position = center + turn(angle) @ np.array([self.rng.normal(0, 0.08), away, 0.0])
@@ -186,7 +186,7 @@ class Layout:
         corners = np.concatenate(blocks).reshape(-1, 3)
         lower, upper = corners.min(0), corners.max(0)
         inner_lower, inner_upper = lower.copy(), upper.copy()
-        if item.opening:  # what lies inside the wall does not count
+        if item.opening:  # ignore what lies inside the wall
             inner_lower[:2], inner_upper[:2] = np.maximum(lower[:2], 0), np.minimum(upper[:2], self.size[:2])
         if (inner_lower[:2] < -0.01).any() or (inner_upper[:2] > self.size[:2] + 0.01).any():
             return False
@@ -202,7 +202,7 @@ class Layout:
         return True
 
     def add(self, triangles: Array, label: int, look: Material) -> None:
-        """Add triangles (T, 3, 3), in room coordinates, wherever they are."""
+        """Add triangles (T, 3, 3), in room coordinates, without a collision test."""
         self.triangles.append(triangles)
         self.labels.append(label)
         self.materials.append(look)
@@ -211,7 +211,7 @@ class Layout:
 def _around(
     openings: list[tuple[float, float, float, float]], length: float, height: float
 ) -> list[tuple[float, float, float, float]]:
-    """Cut a wall into rectangles (x from, x to, z from, z to) that leave its openings free."""
+    """Cut a wall into rectangles (x min, x max, z min, z max) that leave its openings free."""
     x = sorted({0.0, length, *(edge for hole in openings for edge in hole[:2])})
     z = sorted({0.0, height, *(edge for hole in openings for edge in hole[2:])})
     panels = []

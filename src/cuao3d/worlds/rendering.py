@@ -1,4 +1,4 @@
-"""What a camera sees of a furnished room: ray casting, solid textures, lamps, and a sensor's noise."""
+"""Rendering of synthetic rooms: ray casting, solid textures, lamps and sensor noise."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,20 +18,20 @@ _LATTICE = torch.from_numpy(np.random.default_rng(7).random((32, 32, 32)).astype
 _LATTICE = torch.nn.functional.pad(_LATTICE[None, None], (0, 1, 0, 1, 0, 1), mode="circular")
 
 AMBIENT = (0.26, 0.09)
-"""Light that is everywhere, and how much more (or less) of it falls on what looks up (or down)."""
+"""Ambient light, and how much more (or less) of it reaches surfaces that face up (or down)."""
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A rendered photograph."""
+    """A rendered view."""
 
     camera: Camera
     image: NDArray[np.uint8]
     """RGB, (H, W, 3)."""
     depth: NDArray[np.uint16]
-    """Whole units along the optical axis, (H, W), 0 = missing."""
+    """Depth along the optical axis, in units of 1 / `units_per_metre`, (H, W), 0 = missing."""
     units_per_metre: int
-    """How fine depth is."""
+    """Depth units per metre."""
     labels: NDArray[np.uint8]
     """Class of each pixel, (H, W), 255 = unlabelled."""
     normals: NDArray[np.float32]
@@ -60,11 +60,11 @@ class Room:
     """Their RGB strengths, (L, 3)."""
     embree: rtcore_scene.EmbreeScene
     ambient: tuple[float, float] = AMBIENT
-    """Light without a lamp, as `AMBIENT`."""
+    """Ambient light, as in `AMBIENT`."""
 
 
 def render(room: Room, camera: Camera, rng: Generator, *, noise: bool = True, units_per_metre: int = 1000) -> Photo:
-    """Photograph a room: colours with shading, shadows and sensor noise; depth with noise and holes."""
+    """Render a room: colours with shading, shadows and sensor noise; depth with noise and holes."""
     rays = pixel_rays(camera)
     origin = camera.world_from_camera[:3, 3].numpy()
     hit = room.embree.run(
@@ -96,7 +96,7 @@ def render(room: Room, camera: Camera, rng: Generator, *, noise: bool = True, un
 
 
 def seen_by(room: Room, camera: Camera, points: Array) -> NDArray[np.integer[Any]]:
-    """Find the points that a camera sees, by a ray each."""
+    """Find the points that a camera sees, by one ray per point."""
     local = camera.camera_from_world(torch.from_numpy(points)).numpy()
     z = np.maximum(local[:, 2], 1e-6)
     reach = np.array([camera.width, camera.height]) / 2 / camera.focal.numpy()
@@ -161,10 +161,10 @@ def albedo(room: Room, triangle: NDArray[np.integer[Any]], points: Array) -> Arr
 
 
 def _light(room: Room, points: Array, normals: Array) -> Array:
-    """Return the light that reaches each point, RGB: an ambient part and each lamp, shadowed by what is between."""
+    """Return the light at each point, RGB: ambient light and the lamps, with shadows."""
     total = np.repeat((room.ambient[0] + room.ambient[1] * normals[:, 2:]), 3, axis=1)
     start = (points + normals * 2e-3).astype(np.float32)
-    to_lamp = np.ones(len(points), dtype=np.float32)  # in units of the ray: it ends at the lamp
+    to_lamp = np.ones(len(points), dtype=np.float32)  # in units of the ray's length: it ends at the lamp
     for position, strength in zip(room.lights, room.light_colors, strict=True):
         toward = position.astype(np.float32) - start
         squared = _dot(toward, toward)
@@ -176,7 +176,7 @@ def _light(room: Room, points: Array, normals: Array) -> Array:
 
 
 def _sensor_depth(z: Array, rays: Array, normals: Array, rng: Generator) -> Array:
-    """Return depth as a structured-light sensor gives it: noise that grows with distance, holes at grazing angles."""
+    """Simulate a structured-light depth sensor: noise that grows with distance, holes at grazing angles."""
     noisy = z + rng.normal(0, 1, z.shape) * (0.001 + 0.0015 * np.maximum(z - 0.4, 0) ** 2)
     facing = np.abs(_dot(normals, rays)) / np.sqrt(_dot(rays, rays))
     holes = (facing < 0.12) | (z < 0.3) | (z > 8) | (rng.random(z.shape) < 0.01)

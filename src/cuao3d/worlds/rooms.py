@@ -1,8 +1,8 @@
-"""The embedded dataset: furnished rooms made by code, rendered to RGB-D by ray casting, with exact labels.
+"""The embedded dataset: procedural furnished rooms, rendered to RGB-D by ray casting, with exact labels.
 
-Five kinds of room in turn hold all of ScanNet's 20 classes. Everything follows from the seed; each room draws its own
-style (colours, textures, lights, exposure, yaw and offset), so rooms of different seeds never share one. Teachers are
-trained on seeds from `TEACHER_SEEDS` on; nothing else uses those.
+Five kinds of room cover all 20 classes of ScanNet. Everything is determined by the seed. Each room draws its own style
+(colours, textures, lights, exposure, yaw and offset), so no two seeds share one. Teachers are trained on seeds from
+`TEACHER_SEEDS` on; nothing else uses these.
 """
 
 from collections.abc import Sequence
@@ -22,18 +22,18 @@ KINDS = ("bedroom", "living room", "kitchen", "bathroom", "office")
 """Kinds of room; a room's kind is its seed modulo 5."""
 
 TEACHER_SEEDS = 1_000_000
-"""Seeds from here on are kept for training teachers."""
+"""Seeds from here on are reserved for training teachers."""
 
 WIDTH, HEIGHT, FOCAL = 320, 240, 288.935
 """Size, pixels, and focal length, pixels, of the rendered views: those of ScanNet at 320 x 240."""
 
 POINT_SPACING = 0.025
-"""Mean distance of the cloud's points, metres."""
+"""Mean spacing of the cloud's points, metres."""
 
 UNUSED_VIEWS = 4
-"""Views that the scan of a room has and its frames lack: some points are seen by no frame, as in real captures."""
+"""Extra views of the scan without a frame: some points are seen by no frame, as in real captures."""
 
-# What stands in each kind of room: name, chance that it is there; an item may be listed several times.
+# Objects of each kind of room: name, probability; an item may be listed several times.
 _CONTENTS: dict[str, tuple[tuple[str, float], ...]] = {
     "bedroom": (
         ("door", 1), ("window", 1), ("bed", 1), ("wardrobe", 0.9), ("curtain", 0.9), ("dresser", 0.9), ("desk", 0.5),
@@ -65,11 +65,11 @@ _SIZES["office"] = (3.4, 4.6)
 
 
 class Rooms(Sequence[Scene]):
-    """A dataset of made rooms, rendered when asked for."""
+    """A dataset of synthetic rooms, rendered on access."""
 
     def __init__(self, seeds: Sequence[int], *, split: Split = "train", num_views: int = 12) -> None:
         if any(seed >= TEACHER_SEEDS for seed in seeds):
-            raise InputError(f"Seeds from {TEACHER_SEEDS} on are kept for training teachers; choose smaller ones.")
+            raise InputError(f"Seeds from {TEACHER_SEEDS} on are reserved for training teachers; choose smaller ones.")
         self.seeds = tuple(seeds)
         self.split: Split = split
         self.num_views = num_views
@@ -85,18 +85,18 @@ class Rooms(Sequence[Scene]):
 def make_room(
     seed: int, *, name: str | None = None, split: Split = "train", num_views: int = 12, noise: bool = True
 ) -> Scene:
-    """Furnish a room, photograph it and scan it.
+    """Furnish a room, render its views and scan it.
 
     Args:
-        seed: Decides everything; the kind of room is `KINDS[seed % 5]`.
-        name: Name of the scene; the seed unless told.
-        split: Part of the dataset that the room belongs to.
+        seed: Determines everything; the kind of room is `KINDS[seed % 5]`.
+        name: Name of the scene; by default it contains the seed.
+        split: Split that the room belongs to.
         num_views: Number of 320 x 240 views, each aimed at a piece of furniture.
-        noise: Whether images and depth have a sensor's noise and holes; depth without noise is exact to a millimetre.
+        noise: Whether images and depth have sensor noise and holes; depth without noise is exact to a millimetre.
 
     Returns:
-        The scene: frames whose depth is whole millimetres, and points sampled from all surfaces that were seen
-        from somewhere in the room, with exact normals and classes (scannet20).
+        The scene: frames with depth in whole millimetres, and points sampled from all surfaces that are visible from
+        the frames or a few extra views, with exact normals and classes (scannet20).
     """
     rng = np.random.default_rng([seed, 2025])
     room = furnish(rng, KINDS[seed % len(KINDS)])
@@ -115,7 +115,7 @@ def make_room(
 
 
 def furnish(rng: Generator, kind: str) -> Room:
-    """Build a room of one of `KINDS` and place its furniture where it does not collide."""
+    """Build a room of one of `KINDS` and place its furniture without collisions."""
     low, high = _SIZES[kind]
     size = np.array([rng.uniform(low, high), rng.uniform(low, high) * 0.92, rng.uniform(2.4, 2.7)])
     layout = Layout(rng, size, SHAPES)
@@ -129,12 +129,12 @@ def furnish(rng: Generator, kind: str) -> Room:
 
 
 def photograph(room: Room, rng: Generator, num_views: int, *, noise: bool = True) -> list[Photo]:
-    """Take views of a room, each aimed at a piece of furniture."""
+    """Render views of a room, each aimed at a piece of furniture."""
     return take_views(room, _aim(room, rng, num_views), rng, noise=noise)
 
 
 def _build_shell(layout: Layout, kind: str) -> None:
-    """Draw the looks of floor, ceiling, walls and skirting board, and build them."""
+    """Draw the materials of floor, ceiling, walls and skirting board, and build them."""
     rng = layout.rng
     skirting = material(rng, "front")
     tiled = kind == "bathroom" or (kind == "kitchen" and rng.random() < 0.4)
@@ -145,7 +145,7 @@ def _build_shell(layout: Layout, kind: str) -> None:
 
 
 def _aim(room: Room, rng: Generator, num_views: int) -> list[Camera]:
-    """Choose cameras at eye height in free places, each aimed at a piece of furniture in turn."""
+    """Choose cameras at eye height in free space, aimed at one piece of furniture after another."""
     targets = rng.permutation(len(room.boxes))
     cameras: list[Camera] = []
     while len(cameras) < num_views:

@@ -1,4 +1,4 @@
-"""How a made room becomes a scene: somewhere in the world, photographed by given cameras and scanned by them."""
+"""Survey of a synthetic room: draw its pose, render its views, scan it, and make a scene of them."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,11 +22,11 @@ class SurfaceSamples(NamedTuple):
     points: Array
     """(N, 3), metres, in world coordinates."""
     triangle: NDArray[np.integer[Any]]
-    """Triangle that each lies on."""
+    """Triangle that each point lies on."""
 
 
 class Scan(NamedTuple):
-    """What a scan of a room gives."""
+    """Point cloud from the scan of a room."""
 
     points: Array
     """(N, 3), metres, in world coordinates."""
@@ -35,11 +35,11 @@ class Scan(NamedTuple):
     normals: Array
     """Unit surface normals (N, 3), world axes."""
     colors: Array
-    """RGB in [0, 1], (N, 3), without light or shadow."""
+    """RGB albedo in [0, 1], (N, 3)."""
 
 
 def somewhere(rng: Generator) -> Array:
-    """Draw the place of a room in the world: world_from_room (4, 4), a yaw and an offset of metres."""
+    """Draw the pose of a room in the world: world_from_room (4, 4), a yaw and an offset, metres."""
     yaw, offset = rng.uniform(0, 2 * np.pi), rng.uniform(-3, 3, 3)
     world_from_room = np.eye(4)
     world_from_room[:2, :2] = [[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]]
@@ -68,14 +68,14 @@ def look_at(eye: Array, target: Array, roll: float = 0.0) -> Array:
 def take_views(
     room: Room, cameras: Sequence[Camera], rng: Generator, *, noise: bool = True, units_per_metre: int = 1000
 ) -> list[Photo]:
-    """Photograph a room by each camera; as many at a time as PyTorch has threads."""
+    """Render a room from each camera, in as many threads as PyTorch uses."""
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         jobs = zip(cameras, rng.spawn(len(cameras)), strict=True)
         return list(pool.map(lambda job: render(room, *job, noise=noise, units_per_metre=units_per_metre), jobs))
 
 
 def sample_surfaces(room: Room, rng: Generator, spacing: float) -> SurfaceSamples:
-    """Sample all surfaces of a room evenly, one point in each `spacing` x `spacing` metres on average."""
+    """Sample all surfaces of a room uniformly, on average one point per `spacing` x `spacing` metres."""
     _, doubled = _crosses(room)
     count = int(doubled.sum() / 2 / spacing**2)
     triangle = rng.choice(len(doubled), count, p=doubled / doubled.sum())
@@ -91,13 +91,13 @@ def scan(
     *,
     normals_towards: Literal["camera", "middle"] = "camera",
 ) -> Scan:
-    """Keep the labelled samples that some camera sees, and measure them.
+    """Turn the labelled samples that some camera sees into a point cloud.
 
     Args:
         room: The room.
         samples: Points on its surfaces.
-        cameras: Where it is scanned from.
-        normals_towards: Whether normals look towards the first camera that sees them or the middle of the room.
+        cameras: Cameras of the scan.
+        normals_towards: Whether normals face the first camera that sees the point, or the middle of the room.
     """
     points, triangle = samples
     middle = room.world_from_room[:3, :3] @ (room.size / 2) + room.world_from_room[:3, 3]
@@ -126,7 +126,7 @@ def as_scene(
     split: Split,
     occlusion_tolerance: float,
 ) -> Scene:
-    """Put views and scan of a room together; arguments that have no type of their own are as in `Scene`."""
+    """Make a scene of the views and the scan of a room; the other arguments are fields of `Scene`."""
     frames = tuple(
         Frame(
             frame_name,
@@ -150,7 +150,7 @@ def as_scene(
 
 
 def _crosses(room: Room) -> tuple[Array, Array]:
-    """Return the normal of each triangle (T, 3), as long as twice its area, and that length (T,)."""
+    """Return the normal of each triangle (T, 3), with twice its area as length, and that length (T,)."""
     edges = room.triangles[:, 1:] - room.triangles[:, :1]
     cross = np.cross(edges[:, 0], edges[:, 1])
     return cross, np.linalg.norm(cross, axis=1)
