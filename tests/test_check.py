@@ -15,11 +15,12 @@ from torch.nn import functional
 
 from conftest import camera_at
 from cuao3d.check import check
-from cuao3d.check.consistency import depth_errors
+from cuao3d.check.consistency import land
 from cuao3d.check.pictures import draw
 from cuao3d.check.registration import agreement_by_offset, find_offset
 from cuao3d.check.upright import find_up
 from cuao3d.errors import InputError
+from cuao3d.geometry import back_project
 from cuao3d.scene import Camera, Frame, Problem, ProblemKind, Scene
 from cuao3d.worlds.rooms import KINDS, make_room
 
@@ -62,6 +63,13 @@ def with_poses(scene: Scene, change: Callable[[Tensor], Tensor]) -> Scene:
 def with_depth(scene: Scene, scale: float) -> Scene:
     frames = [replace(frame, read_depth=lambda frame=frame: frame.read_depth() * scale) for frame in scene.frames]
     return replace(scene, frames=tuple(frames))
+
+
+def depth_errors(first: Camera, first_depth: Tensor, second: Camera, second_depth: Tensor) -> Tensor:
+    """Depth of the first view's pixels in the second, less what was measured there, metres."""
+    points, _ = back_project(first_depth, first)
+    landed, measured = land(points, second, second_depth)
+    return landed.depth - measured
 
 
 @pytest.mark.data

@@ -7,7 +7,6 @@ which pixel depends on the view alone, so it is worked out once and any colourin
 import io
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -116,23 +115,6 @@ class Dollhouse:
         painted += (1 - self._coverage)[:, None] * np.asarray(background, dtype=np.float32)
         picture: NDArray[np.uint8] = (painted.clip(0, 1) * 255 + 0.5).astype(np.uint8)
         return picture.reshape(height, width, 3)
-
-
-def draw_points(
-    points: Float[Tensor, "N 3"],
-    colors: Float[Tensor, "N 3"],
-    *,
-    normals: Float[Tensor, "N 3"] | None = None,
-    size: tuple[int, int] = (640, 480),
-    cameras: Sequence[Camera] = (),
-) -> UInt8[np.ndarray, "H W 3"]:
-    """Draw a cloud once; see `Dollhouse`, which draws the same view in many colours."""
-    return Dollhouse(points, normals, size=size, cameras=cameras).draw(colors)
-
-
-def save_png(image: UInt8[np.ndarray, "H W 3"], path: Path | str) -> None:
-    """Write a picture as a PNG file."""
-    Image.fromarray(image).save(path, format="PNG", optimize=True)
 
 
 def jpeg(image: UInt8[np.ndarray, "H W 3"], *, quality: int = 88) -> bytes:

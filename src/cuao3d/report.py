@@ -133,11 +133,6 @@ def write_report(path: Path | str, results: Mapping[str, Any], gallery: Gallery)
     write_text(path, page)
 
 
-def cluster_colors(features: Float[Tensor, "V C"], num_clusters: int = 12, *, seed: int = 0) -> Float[Tensor, "V 3"]:
-    """Colour features by their K-Means segment, the largest segment first in the palette."""
-    return _palette()[clusters(features, num_clusters, seed=seed)]
-
-
 def clusters(features: Float[Tensor, "V C"], num_clusters: int = 12, *, seed: int = 0) -> Int64[Tensor, "V"]:
     """Group features by K-Means of their directions in their leading principal subspace; segment 0 is the largest."""
     projected = functional.normalize(_principal(features, NUM_PRINCIPAL), dim=1).numpy()

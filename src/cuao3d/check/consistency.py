@@ -56,26 +56,6 @@ SIZE_TOLERANCE = 0.04
 """Part by which twice a principal point may miss an image size: that of real sensors lies this close to the middle."""
 
 
-def depth_errors(
-    first: Camera, first_depth: Float[Tensor, "H W"], second: Camera, second_depth: Float[Tensor, "h w"]
-) -> Float64[Tensor, "n"]:
-    """Compare the surface that one view saw with what another measured there.
-
-    Args:
-        first: Camera of the view whose pixels are moved.
-        first_depth: Its depth, metres; 0 = missing.
-        second: Camera of the view that they are moved into.
-        second_depth: Its depth, metres; 0 = missing.
-
-    Returns:
-        For each valid pixel of the first view that falls on a valid pixel of the second: its depth there minus the
-        depth measured there, metres. Negative contradicts the second view, positive may be hidden from it.
-    """
-    points, _ = back_project(first_depth, first)
-    landed, measured = land(points, second, second_depth)
-    return landed.depth - measured
-
-
 @dataclass(frozen=True)
 class Reading:
     """A way to read a capture; each but the first undoes a usual mistake."""

@@ -32,10 +32,6 @@ class Normalizer:
         scaled = differences * self.scale
         return scaled if self.rotation is None else scaled @ self.rotation
 
-    def undo(self, features: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
-        """Map normalised features back to the teacher's space."""
-        return self.undo_linear(features) + self.shift
-
     def undo_linear(self, differences: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
         """Map differences between normalised features, such as a head's rows, back to the teacher's space."""
         turned = differences if self.rotation is None else differences @ self.rotation.T
