@@ -278,6 +278,16 @@ def test_random_weights_differ_from_step_to_step_sum_to_the_number_of_losses_and
     assert torch.equal(resumed.weights, drawn[3])
 
 
+def test_random_weights_of_one_seed_are_not_those_of_the_next_a_step_later():
+    drawn = set()
+    for seed in range(3):
+        weighting = make_weighting("random", 3, seed=seed)
+        for _ in range(3):
+            weighting(torch.ones(3))
+            drawn.add(tuple(weighting.weights.tolist()))
+    assert len(drawn) == 9
+
+
 def test_free_weights_fall_until_they_collapse_and_say_so():
     weighting = make_weighting("free", 2)
     optimizer = torch.optim.Adam(weighting.parameters(), lr=0.1)

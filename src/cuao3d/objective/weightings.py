@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
@@ -184,7 +185,9 @@ class RandomWeighting(nn.Module):
     def forward(self, losses: Float[Tensor, "T"]) -> Float[Tensor, ""]:
         """Draw weights and return the weighted sum of the losses."""
         if self.training:
-            generator = torch.Generator().manual_seed((self.seed << 32) + int(self.num_calls))
+            # A generator on a CPU looks at 32 bits of its seed.
+            (seed,) = np.random.SeedSequence((self.seed, int(self.num_calls))).generate_state(1).tolist()
+            generator = torch.Generator().manual_seed(seed)
             drawn = torch.randn(len(losses), generator=generator)
             self.weights = (functional.softmax(drawn, dim=0) * len(losses)).to(losses.device)
             self.num_calls += 1
