@@ -14,6 +14,7 @@ from cuao3d.cli import main
 from cuao3d.formats.ply import read_ply
 from cuao3d.fusion import Samples, Visibility, lift_measured, sample_cells, see
 from cuao3d.labels import label_set
+from cuao3d.predictor import Predictor
 from cuao3d.readers import open_dataset
 from cuao3d.scene import Scene
 from cuao3d.store import Store, TeacherCard
@@ -34,27 +35,36 @@ def class_of(name: str, classes: str) -> int:
     return label_set(classes).names.index(name)
 
 
-def store_of(
-    folder: Path, samples: Tensor, features: Sequence[Tensor | None], *, labels: Tensor | None, classes: str
-) -> Store:
-    """A store with one scene of the given samples, each of which stands for two points.
+def store_of(folder: Path, classes: str) -> Store:
+    """A store without scenes, whose teacher's features are compared with a table of classes."""
+    card = TeacherCard(len(label_set(classes)), text=table_of(classes, folder))
+    return Store.create(folder / "store", cell=0.05, teachers={"words": card})
+
+
+def add_scene(
+    store: Store,
+    name: str,
+    samples: Tensor,
+    features: Sequence[Tensor | None],
+    *,
+    labels: Tensor | None = None,
+    classes: str = "nyu40",
+    split: str = "val",
+) -> None:
+    """Add a scene of the given samples, each of which stands for two points.
 
     Neither the points nor those samples that are seen come in the order of the samples. A feature of None: not seen.
     `labels` has one for each of the two points, in the classes.
     """
-    generator = torch.Generator().manual_seed(0)
-    order = torch.randperm(2 * len(samples), generator=generator)
+    order = torch.randperm(2 * len(samples), generator=torch.Generator().manual_seed(0))
     points = (samples[:, None] + torch.tensor([0.0, 0.01])[:, None]).flatten(0, 1)[order]
     sample_of_point = torch.arange(len(samples)).repeat_interleave(2)[order]
     index_of_sample = torch.stack([torch.nonzero(sample_of_point == sample)[-1, 0] for sample in range(len(samples))])
     ids = None if labels is None else torch.tensor(label_set(classes).ids)[labels].flatten()[order]
-    card = TeacherCard(len(label_set(classes)), text=table_of(classes, folder))
-    store = Store.create(folder / "store", cell=0.05, teachers={"words": card})
-    scene = Scene("known", points, (), labels=ids, label_set=None if ids is None else classes, split="val")
+    scene = Scene(name, points, (), labels=ids, label_set=None if ids is None else classes, split=split)
     num_views = torch.tensor([0 if feature is None else 3 for feature in features])
     rows = torch.stack([feature for feature in features if feature is not None])
     store.add_scene(scene, Samples(index_of_sample, sample_of_point), Visibility((), num_views), {"words": rows})
-    return store
 
 
 def one_hot(name: str, classes: str) -> Tensor:
@@ -63,41 +73,68 @@ def one_hot(name: str, classes: str) -> Tensor:
 
 @pytest.fixture
 def heaps(tmp_path: Path) -> tuple[Store, dict[str, Tensor]]:
-    """A heap of chair at x = 0, one of sofa at x = 2, and the points that are each; of seven samples one is unseen."""
-    grid = torch.cartesian_prod(torch.arange(8.0), torch.arange(6.0), torch.zeros(1)) * GAP
-    samples = torch.cat([grid, grid + torch.tensor([2.0, 0, 0])])
-    things = ["chair"] * len(grid) + ["sofa"] * len(grid)
+    """Three heaps of samples: chair at x = 0, sofa at x = 2, faint chair at x = 4; of seven samples one is unseen.
+
+    Also says which points of the scene each is. Another scene, before it in the alphabet, has but faint chairs.
+    """
+    chair, sofa, toilet = (one_hot(name, "nyu40") for name in ("chair", "sofa", "toilet"))
+    faint = 0.95 * chair + 0.31 * toilet  # its relevance is 0.64: the cosine with chair less that with toilet
+    small, large = (torch.cartesian_prod(torch.arange(n), torch.arange(6), torch.tensor([0])) * GAP for n in (8, 12))
+    samples = torch.cat([small, small + torch.tensor([2.0, 0, 0]), large + torch.tensor([4.0, 0, 0])])
+    said = [chair] * len(small) + [sofa] * len(small) + [faint] * len(large)
     seen = torch.arange(len(samples)) % 7 != 3
-    features = [one_hot(thing, "nyu40") if one else None for thing, one in zip(things, seen, strict=True)]
-    store = store_of(tmp_path, samples, features, labels=None, classes="nyu40")
+    features = [feature if one else None for feature, one in zip(said, seen, strict=True)]
+    store = store_of(tmp_path, "nyu40")
+    add_scene(store, "cellar", large, [faint] * len(large))
+    add_scene(store, "known", samples, features)
     scene = store["known"]
-    is_seen = seen[scene.sample_of_point]
-    return store, {"chair": is_seen & (scene.points[:, 0] < 1), "sofa": is_seen & (scene.points[:, 0] > 1)}
+    heap = (scene.points[:, 0] / 2).round().where(seen[scene.sample_of_point], -1)
+    return store, {name: heap == number for number, name in enumerate(("chair", "sofa", "faint"))}
 
 
-def test_a_place_is_made_of_just_the_points_that_answer(heaps, tmp_path):
+def test_places_are_made_of_just_the_points_that_answer_and_the_best_comes_first(heaps, tmp_path):
     store, points_of = heaps
     assert main(["query", str(store.path), "sofa", "chair", "--out", str(tmp_path / "out.json")]) == 0
-    answers = json.loads((tmp_path / "out.json").read_text())["answers"]
-    for thing, is_thing in points_of.items():
-        (place,) = answers[thing]["places"]
-        own = store["known"].points[is_thing]
-        assert place["num_points"] == len(own) == 82
-        assert place["center"] == pytest.approx(own.mean(dim=0).tolist(), abs=1e-3)
-        assert place["size"] == pytest.approx((own.amax(dim=0) - own.amin(dim=0)).tolist(), abs=1e-3)
-        assert place["relevance"] == pytest.approx(1)
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["scene"] == "known"
+    for thing, expected in (("sofa", ["sofa"]), ("chair", ["chair", "faint"])):
+        places = written["answers"][thing]["places"]
+        assert len(places) == len(expected)
+        for place, name in zip(places, expected, strict=True):
+            own = store["known"].points[points_of[name]]
+            assert place["num_points"] == len(own)
+            assert place["center"] == pytest.approx(own.mean(dim=0).tolist(), abs=1e-3)
+            assert place["size"] == pytest.approx((own.amax(dim=0) - own.amin(dim=0)).tolist(), abs=1e-3)
+            assert place["relevance"] == pytest.approx(0.64 if name == "faint" else 1, abs=2e-3)
 
 
 def test_the_cloud_glows_at_just_the_points_that_answer(heaps, tmp_path):
     store, points_of = heaps
-    assert main(["query", str(store.path), "sofa", "--out", str(tmp_path / "out.ply")]) == 0
-    columns = read_ply(tmp_path / "out.ply")
-    torch.testing.assert_close(
-        torch.stack([torch.from_numpy(columns[axis].copy()) for axis in "xyz"], dim=1), store["known"].points
-    )
-    colors = torch.stack([torch.from_numpy(columns[name].astype("int64")) for name in ("red", "green", "blue")], dim=1)
+    out = tmp_path / "out.ply"
+    assert main(["query", str(store.path), "sofa", "--scene", "known", "--out", str(out)]) == 0
+    columns = {name: torch.from_numpy(column.copy()) for name, column in read_ply(out).items()}
+    assert torch.equal(torch.stack([columns[axis] for axis in "xyz"], dim=1), store["known"].points)
+    colors = torch.stack([columns[name].long() for name in ("red", "green", "blue")], dim=1)
     (hot,) = colors[points_of["sofa"]].unique(dim=0)
     assert torch.equal((colors == hot).all(dim=1), points_of["sofa"])
+
+
+def test_a_predictor_that_is_asked_again_answers_anew_point_by_point(heaps):
+    store, points_of = heaps
+    scene, predictor = store["known"], Predictor.open(store)
+    unseen = ~(points_of["chair"] | points_of["sofa"] | points_of["faint"])
+    relevance = {
+        "chair": points_of["chair"] + 0.64 * points_of["faint"],
+        "sofa": points_of["sofa"].float(),
+    }
+    for word in ("sofa", "chair", "sofa"):
+        (answer,) = predictor.ask(scene, [word])
+        torch.testing.assert_close(answer.relevance.clamp(min=0), relevance[word], atol=2e-3, rtol=0)
+        assert torch.equal(answer.answers, relevance[word] > 0.5)
+        assert torch.equal(answer.seen, ~unseen)
+    chair, sofa = (class_of(name, "nyu40") for name in ("chair", "sofa"))
+    expected = torch.full((len(scene.points),), 255).where(unseen, chair).where(~points_of["sofa"], sofa)
+    assert torch.equal(predictor.segment(scene, label_set("nyu40")), expected)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +159,9 @@ def test_scores_of_the_command_by_hand(tmp_path, classes, background):
     labels = torch.tensor([[class_of(first, classes), class_of(second, classes)] for first, second, _ in planned])
     features = [None if said is None else one_hot(said, classes) for *_, said in planned]
     samples = torch.arange(len(planned))[:, None] * torch.tensor([GAP, 0, 0])
-    store = store_of(tmp_path, samples, features, labels=labels, classes=classes)
+    store = store_of(tmp_path, classes)
+    add_scene(store, "known", samples, features, labels=labels, classes=classes)
+    add_scene(store, "learned", samples, features, labels=labels.flip(0), classes=classes, split="train")
     assert main(["evaluate", str(store.path), "--labels", classes, "--json", str(tmp_path / "rows.json")]) == 0
     (row,) = json.loads((tmp_path / "rows.json").read_text())["rows"]
     num_classes, num_points = len(background) + 2, 4 * len(background) + 14
@@ -147,12 +186,14 @@ def test_2d3d_joins_unit_features_unless_told(tmp_path):
     ] * 3
     labels = torch.tensor([[class_of(name, "scannet20")] * 2 for _, name in planned])
     samples = torch.arange(len(planned))[:, None] * torch.tensor([GAP, 0, 0])
-    store = store_of(tmp_path, samples, [feature for feature, _ in planned], labels=labels, classes="scannet20")
+    store = store_of(tmp_path, "scannet20")
+    add_scene(store, "known", samples, [feature for feature, _ in planned], labels=labels, classes="scannet20")
     student = Student({"words": 20}, "MinkUNet14Mini")
     student.heads["words"].weight.data.zero_()
     student.heads["words"].bias = 0.6 * picture + 0.1 * sofa
+    student.voxel_size, student.teachers = 0.05, {"words": asdict(store.teachers["words"])}
     file = tmp_path / "constant.safetensors"
-    student.save(file, voxel_size=0.05, teachers={"words": asdict(store.teachers["words"])})
+    student.save(file)
     assert main(["evaluate", str(store.path), "--run", str(file), "--json", str(tmp_path / "rows.json")]) == 0
     distilled, joined = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert (distilled["readout"], joined["readout"]) == ("distilled", "2d3d")
