@@ -199,7 +199,7 @@ def manifest(store: Store) -> dict:
 
 def test_the_tolerance_is_an_option_an_entry_or_the_layouts_own_and_is_recorded(synthetic_scene, tmp_path, capsys):
     path = WRITERS["folder"](synthetic_scene, tmp_path / "room")
-    assert manifest(fuse(path, tmp_path / "a"))["occlusion_tolerance"] == 0.05
+    assert manifest(fuse(path, tmp_path / "a"))["occlusion_tolerance"] == 0.1
     (path / "capture.json").write_text('{"occlusion_tolerance": 0.125}')
     assert manifest(fuse(path, tmp_path / "b"))["occlusion_tolerance"] == 0.125
     assert manifest(fuse(path, tmp_path / "c", "--tolerance", 0.5))["occlusion_tolerance"] == 0.5

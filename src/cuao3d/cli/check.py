@@ -41,7 +41,7 @@ def check(
         teachers: Also estimate time and size of lifting with these teachers, named as in `fuse`.
         cell: Edge of a sample cell for that estimate, metres.
         annotations: Label set in which the labels of the data are read: a name such as scannet200, or your own CSV.
-        tolerance: Part of the measured depth by which a point may lie off it and still be visible, such as 0.05.
+        tolerance: Part of the measured depth by which a point may lie off it and still be visible, such as 0.1.
         every: Use only every n-th frame, where the dataset is a recording, such as raw ScanNet.
         official: Read cameras as the official pipeline does, where it differs; see docs/conventions.md.
     """

@@ -44,7 +44,7 @@ def fuse(
         batch_size: Views shown to a teacher at a time; halved where memory runs out.
         workers: Processes that share the scenes; each loads the teachers. The store is the same whatever their number.
         annotations: Label set in which the labels of the data are read: a name such as scannet200, or your own CSV.
-        tolerance: Part of the measured depth by which a point may lie off it and still be visible, such as 0.05.
+        tolerance: Part of the measured depth by which a point may lie off it and still be visible, such as 0.1.
         every: Use only every n-th frame, where the dataset is a recording, such as raw ScanNet.
         official: Read cameras as the official pipeline does, where it differs; see docs/conventions.md.
     """

@@ -100,7 +100,7 @@ def fraction(entry: object, where: str) -> float:
         InputError: It is something else; the message begins with `where`.
     """
     if not _is_number(entry) or not 0 < entry < 1:
-        raise InputError(f"{where} is {shown(entry)}; expected a number between 0 and 1, such as 0.05 for 5 %.")
+        raise InputError(f"{where} is {shown(entry)}; expected a number between 0 and 1, such as 0.1 for 10 %.")
     return float(entry)
 
 

@@ -29,9 +29,9 @@ from cuao3d.readers.options import (
 )
 from cuao3d.scene import UNLABELLED, Frame, Problem, Scene
 
-OCCLUSION_TOLERANCE = 0.05
+OCCLUSION_TOLERANCE = 0.1
 """Default for captures of one's own: a point is visible where its depth in the camera differs from the measured one by
-at most this part of it. Measured in `docs/conventions.md`; the recipes of ScanNet and Matterport3D have their own."""
+at most this part of it. Chosen by the measurement in `docs/conventions.md`; ScanNet and Matterport3D have their own."""
 
 NO_LABEL = (UNLABELLED, 0, -1, -100)
 """What stands for no label in files, where it is no id of their label set."""
