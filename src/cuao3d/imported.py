@@ -53,6 +53,9 @@ def import_features(
         settings: What else decides the scenes.
         on_scene: Told after each scene.
 
+    Returns:
+        The store, with every scene that has features of all teachers.
+
     Raises:
         NotFoundError: There is no such folder.
         InputError: No scene has features, or `out` holds something else.

@@ -62,6 +62,9 @@ class Predictor:
             text: Text encoder that reads words; the one on the teacher's card unless given.
             device: Where the student runs, such as "cuda".
 
+        Returns:
+            The predictor; text encoder and student are loaded.
+
         Raises:
             NotFoundError: There is no such store, run or file.
             InputError: No teacher has a text encoder, its vectors do not fit the features, or the student's voxels are
@@ -91,13 +94,21 @@ class Predictor:
         return f"Answered by {who}; words by {self.text}." + (f" {self.teacher} is {about}." if about else "")
 
     def features(self, scene: StoredScene) -> Float[Tensor, "S C"]:
-        """Describe every sample of a scene; zeros where nothing is known (see `known`)."""
+        """Return the feature of every sample of a scene; zeros where it has none (see `known`).
+
+        Args:
+            scene: A scene of any store whose cells are no coarser than the student's voxels.
+        """
         if self.student is None:
             return scene.spread(scene.features(self.teacher).float())
         return describe(self.student, scene.sample_points, self.teacher, self.voxel_size, self.device)
 
     def known(self, scene: StoredScene) -> Bool[Tensor, "S"]:
-        """Return which samples have a feature: those that a view saw or, with a student, all of them."""
+        """Return which samples have a feature: those that a view saw or, with a student, all of them.
+
+        Args:
+            scene: A scene of any store.
+        """
         return scene.seen if self.student is None else torch.ones(len(scene.num_views), dtype=torch.bool)
 
     def ask(self, scene: StoredScene, queries: Sequence[str]) -> tuple[Answer, ...]:
@@ -129,10 +140,17 @@ class Predictor:
         )
 
     def segment(self, scene: StoredScene, classes: LabelSet) -> Int64[Tensor, "N"]:
-        """Name the class of every point of a scene by the words of a label set alone.
+        """Name the class of every point of a scene by the prompts of a label set alone.
+
+        Args:
+            scene: A scene of any store whose cells are no coarser than the student's voxels.
+            classes: The label set.
 
         Returns:
-            A row of the label set for each point; 255 where nothing is known.
+            A row of the label set, 0 to K - 1, for each point; 255 where the point has no feature.
+
+        Raises:
+            InputError: The text encoder does not know a word.
         """
         vectors = class_vectors(self.encoder, classes)
         return classify(scores(self.features(scene), vectors)).cpu()[scene.sample_of_point]

@@ -187,6 +187,9 @@ def with_teachers(config: DistillConfig, teachers: Teachers) -> DistillConfig:
     Args:
         config: Configuration whose other settings are kept.
         teachers: Teachers to learn from; new ones get the loss of their card, and no normaliser.
+
+    Returns:
+        The configuration with these teachers.
     """
     if tuple(teachers) == config.teachers:
         return config

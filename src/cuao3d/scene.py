@@ -75,9 +75,13 @@ class Camera:
         return points.double() @ camera_from_world[:3, :3].T + camera_from_world[:3, 3]
 
     def resized(self, width: int, height: int) -> "Camera":
-        """Return this camera for its image resized to `width` x `height` pixels.
+        """Return this camera for its image resized.
 
         The centres of the corner pixels stay where they are, as in the official intrinsics.
+
+        Args:
+            width: New width, pixels.
+            height: New height, pixels.
         """
         scale = torch.tensor([width / self.width, height / self.height], dtype=torch.float64)
         corner = torch.tensor([(width - 1) / (self.width - 1), (height - 1) / (self.height - 1)], dtype=torch.float64)

@@ -125,7 +125,14 @@ class StoredScene:
         return values
 
     def features(self, teacher: str) -> Float[Tensor, "V C"]:
-        """Return a teacher's fp16 features of `seen_samples`; mapped from disk at the first call and kept."""
+        """Return a teacher's fp16 features of `seen_samples`; mapped from disk at the first call and kept.
+
+        Args:
+            teacher: Name of the teacher, as in `Store.teachers`.
+
+        Raises:
+            NotFoundError: The scene has no features of this teacher.
+        """
         if teacher not in self._features:
             path = self.folder / _features_file(teacher)
             if not path.is_file():
@@ -138,16 +145,17 @@ class StoredScene:
 
 
 class Store:
-    """Scenes and their lifted features in a folder. Made by `create`, read by `open`."""
+    """Scenes and their lifted features in a folder. Made by `create`, read by `open`.
+
+    Attributes:
+        path: Folder of the store.
+        cell: Edge of a sample cell, metres.
+        teachers: Card of each teacher whose features every scene holds; may be empty.
+        settings: How the scenes were lifted.
+    """
 
     def __init__(self, path: Path, cell: float, teachers: dict[str, TeacherCard], settings: dict[str, Setting]) -> None:
-        self.path = path
-        self.cell = cell
-        """Edge of a sample cell, metres."""
-        self.teachers = teachers
-        """Card of each teacher whose features every scene holds; may be empty."""
-        self.settings = settings
-        """How the scenes were lifted."""
+        self.path, self.cell, self.teachers, self.settings = path, cell, teachers, settings
 
     @classmethod
     def create(
@@ -165,6 +173,9 @@ class Store:
             cell: Edge of a sample cell, metres.
             teachers: Card of each teacher whose features the scenes will hold.
             settings: Whatever else decides the features: the dataset, the lifting.
+
+        Returns:
+            The store, with the scenes that it holds already.
 
         Raises:
             InputError: The folder holds something else.
@@ -191,6 +202,12 @@ class Store:
     def open(cls, path: Path | str) -> "Store":
         """Open a store to read it.
 
+        Args:
+            path: Folder of the store.
+
+        Returns:
+            The store; its scenes are read when asked for.
+
         Raises:
             NotFoundError: There is no store.
             InputError: Its `store.json` is damaged or of another version.
@@ -214,16 +231,19 @@ class Store:
             raise InputError(f"{path / 'store.json'} is damaged ({error}). Make the store again.") from None
 
     def names(self, split: Split | None = None) -> tuple[str, ...]:
-        """Return the finished scenes, in alphabetical order; those of one split if asked."""
+        """Return the names of the finished scenes of a `split`, or of all, in alphabetical order."""
         manifests = sorted((self.path / "scenes").glob("*/manifest.json"))
         return tuple(path.parent.name for path in manifests if split is None or _read_json(path).get("split") == split)
 
     def has(self, name: str) -> bool:
-        """Say whether a scene is finished."""
+        """Say whether the scene `name` is finished."""
         return (self._folder(name) / "manifest.json").is_file()
 
     def __getitem__(self, name: str) -> StoredScene:
-        """Read a finished scene; its features are mapped when asked for.
+        """Return a finished scene; its features are mapped when asked for.
+
+        Args:
+            name: Name of the scene.
 
         Raises:
             NotFoundError: There is no such scene, or it is not finished.
@@ -314,16 +334,30 @@ class Store:
         write_json(folder / "manifest.json", manifest)
 
     def label_set(self, name: str) -> LabelSet:
-        """Read a label set by its name, which may be that of one that the store keeps, or by the path of a CSV."""
+        """Return a label set.
+
+        Args:
+            name: Name of a set of the package or of one that the store keeps, or the path of a CSV.
+
+        Raises:
+            InputError: There is no such set, or its CSV is wrong.
+        """
         return find_label_set(self.path / LABELS, name)
 
     def lifting(self, name: str) -> dict[str, Lifting]:
-        """Return how the lifting of a finished scene went, by teacher; of those for which it was measured."""
+        """Return how the lifting of the scene `name` went, by teacher; of those for which it was measured."""
         path = self._folder(name) / LIFTING_FILE
         return {teacher: Lifting(**about) for teacher, about in _read_json(path).items()} if path.is_file() else {}
 
     def summary(self, name: str) -> SceneSummary:
-        """Return what the manifest of a finished scene says of it; neither its points nor its features are read."""
+        """Return what the manifest of a finished scene says of it; neither its points nor its features are read.
+
+        Args:
+            name: Name of the scene.
+
+        Raises:
+            InputError: The manifest is damaged.
+        """
         path = self._folder(name) / "manifest.json"
         manifest = _read_json(path)
         try:
@@ -334,6 +368,9 @@ class Store:
 
     def verify(self, name: str) -> None:
         """Read every byte of a finished scene and compare with its manifest.
+
+        Args:
+            name: Name of the scene.
 
         Raises:
             InputError: A file is not the one that was written.

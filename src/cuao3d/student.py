@@ -150,7 +150,11 @@ class Student(nn.Module):
         return {name: self.heads[name](hidden) for name in names}
 
     def unsureness(self, coords: Int[Tensor, "V 4"], feats: Float[Tensor, "V 3"]) -> dict[str, Float[Tensor, "V"]]:
-        """Predict the uncertainty about each teacher's features, as a standard deviation per voxel.
+        """Return the uncertainty about each teacher's features, by teacher a standard deviation per voxel.
+
+        Args:
+            coords: Voxels, as in `forward`.
+            feats: Input features of each voxel.
 
         Raises:
             InputError: The student was not trained with the weighting `heteroscedastic`.
@@ -163,7 +167,11 @@ class Student(nn.Module):
         return dict(zip(self.heads, sigmas.unbind(dim=1), strict=True))
 
     def hidden(self, coords: Int[Tensor, "V 4"], feats: Float[Tensor, "V 3"]) -> Float[Tensor, "V H"]:
-        """Compute the features that the heads read; see `forward`."""
+        """Return the features that the heads read; `coords` and `feats` as in `forward`.
+
+        Raises:
+            InputError: The features are not three finite numbers a voxel.
+        """
         if feats.shape != (len(coords), NUM_INPUTS):
             raise InputError(
                 f"{len(coords)} voxels need features of shape ({len(coords)}, {NUM_INPUTS}); got {tuple(feats.shape)}."
@@ -191,14 +199,14 @@ class Student(nn.Module):
         return x
 
     def use_backend(self, backend: str) -> Student:
-        """Switch the convolutions to another of `sparse.BACKENDS`, and return the student."""
+        """Return this student with its convolutions switched to `backend`, one of `sparse.BACKENDS`."""
         for module in self.modules():
             if isinstance(module, ConvNorm):
                 module.backend = backend
         return self
 
     def save(self, path: Path | str) -> None:
-        """Write weights, architecture, heads, voxel size and teachers to a safetensors file, whole or not at all."""
+        """Write weights, architecture, heads, voxel size and teachers to `path` (.safetensors), atomically."""
         plan = {
             "architecture": self.architecture,
             "heads": self.num_channels,
@@ -213,13 +221,13 @@ class Student(nn.Module):
 
     @staticmethod
     def load(path: Path | str) -> Student:
-        """Read a student: our `.safetensors`, or a `.pth.tar` of OpenScene or CUA-O3D."""
-        return read_checkpoint(path).student
+        """Return the student in `path`: our `.safetensors`, or a `.pth.tar` of OpenScene or CUA-O3D.
 
-    @staticmethod
-    def from_official(state_dict: Mapping[str, Tensor]) -> Student:
-        """Make a student from the tensors of an OpenScene or CUA-O3D checkpoint."""
-        return convert_official(state_dict).student
+        Raises:
+            NotFoundError: There is no such file.
+            InputError: It holds something else, or only a part of a student.
+        """
+        return read_checkpoint(path).student
 
 
 class ConvNorm(nn.Module):

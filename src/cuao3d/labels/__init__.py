@@ -48,7 +48,11 @@ class LabelSet:
         return len(self.ids)
 
     def classes(self, labels: Int64[Tensor, "N"]) -> Int64[Tensor, "N"]:
-        """Return the row in this set of each label; 255 where the set has no such id."""
+        """Return the row in this set, 0 to K - 1, of each label; 255 where the set has no such id.
+
+        Args:
+            labels: Ids of this set; 255 is unlabelled.
+        """
         table = torch.full((UNLABELLED + 1,), UNLABELLED)
         table[list(self.ids)] = torch.arange(len(self))
         known = (labels >= 0) & (labels <= UNLABELLED)
@@ -60,6 +64,9 @@ def label_set(name: str | Path) -> LabelSet:
 
     Args:
         name: One of `LABEL_SETS`, or the path of a CSV.
+
+    Returns:
+        The set, its classes in the order of the CSV.
 
     Raises:
         InputError: There is no such set, or its CSV is wrong.

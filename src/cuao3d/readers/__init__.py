@@ -84,6 +84,9 @@ def open_dataset(path: Path | str, *, tolerance: float | None = None, **options:
             `capture.json` or of its dataset.
         options: Arguments for the reader of this layout, such as `annotations`, `every` or `official`.
 
+    Returns:
+        The dataset: `names`, a length, and by index scenes, which are read when asked for.
+
     Raises:
         NotFoundError: There is no such folder or file, or it has none of the layouts in `DATASETS`.
         InputError: The reader of this layout does not take an option, or not this value.

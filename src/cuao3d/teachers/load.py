@@ -27,6 +27,9 @@ def load_teacher(spec: TeacherSpec | str, *, device: str = "cpu", precision: Pre
         device: Where it runs.
         precision: What it computes in.
 
+    Returns:
+        The teacher, ready to describe images.
+
     Raises:
         InputError: There is no teacher of that name, it has no such option, the object is no teacher, or it cannot be
             moved to the device or compute in the precision.

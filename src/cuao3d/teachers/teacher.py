@@ -31,7 +31,14 @@ class Teacher(Protocol):
     """Channels of its maps, concatenated."""
 
     def __call__(self, image: Float[Tensor, "3 H W"], /) -> Float[Tensor, "C h w"] | tuple[Tensor, ...]:
-        """Describe an image (RGB in [0, 1]) by a low-resolution map, or by several whose channels add up."""
+        """Describe an image.
+
+        Args:
+            image: RGB in [0, 1].
+
+        Returns:
+            A low-resolution map of the whole image, or several whose channels add up to `num_channels`.
+        """
         ...
 
 

@@ -62,6 +62,9 @@ def load_text_encoder(spec: str) -> TextEncoder:
             "siglip2:WHERE", a folder in transformers' format or the name of weights; "table:FILE" or
             "table:FILE@NAMES", vectors made elsewhere. A teacher's `text` is such a spec.
 
+    Returns:
+        The encoder.
+
     Raises:
         InputError: There is no such kind, or what lies there is something else.
         NotFoundError: There is nothing.

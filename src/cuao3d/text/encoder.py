@@ -23,7 +23,11 @@ class TextEncoder(Protocol):
         """Channels of the vectors."""
 
     def __call__(self, texts: Sequence[str], /) -> Float[Tensor, "K C"]:
-        """Encode texts, one row each."""
+        """Return a unit vector for each text.
+
+        Args:
+            texts: The texts.
+        """
 
 
 class ModelEncoder:

@@ -65,7 +65,16 @@ _SIZES["office"] = (3.4, 4.6)
 
 
 class Rooms(Sequence[Scene]):
-    """A dataset of synthetic rooms, rendered on access."""
+    """A dataset of synthetic rooms, rendered on access.
+
+    Args:
+        seeds: A room for each; see `make_room`.
+        split: Part of the dataset that all of them belong to.
+        num_views: Number of 320 x 240 views of each room.
+
+    Raises:
+        InputError: A seed is one of those kept for training the small teachers, from 1,000,000 on.
+    """
 
     def __init__(self, seeds: Sequence[int], *, split: Split = "train", num_views: int = 12) -> None:
         if any(seed >= TEACHER_SEEDS for seed in seeds):
@@ -79,6 +88,11 @@ class Rooms(Sequence[Scene]):
         return len(self.seeds)
 
     def __getitem__(self, index: int) -> Scene:  # type: ignore[override]
+        """Return a room; see `make_room`.
+
+        Args:
+            index: Its place among the seeds.
+        """
         return make_room(self.seeds[index], name=self.names[index], split=self.split, num_views=self.num_views)
 
 
