@@ -96,7 +96,9 @@ def test_code_is_refused_and_never_run(where: str, kind: str, tmp_path: Path):
         "in an array": np.array([evil], dtype=object),
     }[where]
     path = save(content, tmp_path / "evil.pth", kind=kind)
-    with pytest.raises(ValueError, match=r"evil\.pth: refused, because .* may run code \(.*(mkdir|not a numeric type).*\)\.$"):
+    with pytest.raises(
+        ValueError, match=r"evil\.pth: refused, because .* may run code \(.*(mkdir|not a numeric type).*\)\.$"
+    ):
         read_torch(path)
     assert not (tmp_path / "made").exists()
 

@@ -126,11 +126,7 @@ def zero_shot(
         InputError: A read-out lacks its student, or no scene of the split has labels.
     """
     readouts = tuple(readouts)
-    unknown = [readout for readout in readouts if readout not in get_args(Readout)]
-    if unknown:
-        raise InputError(f"Unknown read-out {unknown[0]!r}; choose from {get_args(Readout)}.")
-    if predict is None and set(readouts) != {"fused"}:
-        raise InputError("The distilled and 2d3d read-outs need a student; without a run only fused can be evaluated.")
+    _check_readouts(readouts, has_student=predict is not None)
 
     def predict_classes(scene: StoredScene) -> dict[str, Tensor]:
         predicted = {}
@@ -299,6 +295,15 @@ def make_row(
         constant_miou=100 * measure(constant(confusion)).miou,
         iou={name: 100 * iou for name, iou in zip(classes.names, strict.iou, strict=True) if not math.isnan(iou)},
     )
+
+
+def _check_readouts(readouts: tuple[str, ...], *, has_student: bool) -> None:
+    """Raise InputError for an unknown read-out, or one that lacks its student."""
+    unknown = [readout for readout in readouts if readout not in get_args(Readout)]
+    if unknown:
+        raise InputError(f"Unknown read-out {unknown[0]!r}; choose from {get_args(Readout)}.")
+    if not has_student and set(readouts) != {"fused"}:
+        raise InputError("The distilled and 2d3d read-outs need a student; without a run only fused can be evaluated.")
 
 
 def _fused(scene: StoredScene, teacher: str, class_vectors: Tensor) -> Tensor:

@@ -55,15 +55,14 @@ def check(
 
     specs = parse_teachers(teachers) if teachers else []
     dataset = open_dataset(path, **reading_options(annotations, tolerance, every, official=official))
-    bar = progress_bar()
-    task = bar.add_task("checking", total=len(dataset))
+    task = (bar := progress_bar()).add_task("checking", total=len(dataset))
 
     def say(index: int, scene: "Scene | None", report: "Report") -> None:
         bar.stop()  # it would draw standard output to standard error
         _print_report(dataset.names[index], report)
-        if html and scene is not None:
+        if html and scene:
             _write_page(scene, report, html, only=len(dataset) == 1)
-        if picture and scene is not None and index == 0:
+        if picture and scene and index == 0:
             _draw(scene, report, picture)
         if fix and report.options:
             folder = dataset.folders[index]

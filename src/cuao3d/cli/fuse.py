@@ -12,6 +12,7 @@ from cuao3d.cli.shared import check_device, reading_options
 from cuao3d.errors import InputError
 
 if TYPE_CHECKING:
+    from cuao3d.store import Store
     from cuao3d.teachers import Teacher, TeacherSpec
     from cuao3d.teachers.network import Precision
 
@@ -73,13 +74,18 @@ def fuse(
             num_workers=workers,
             load=load,
         )
-        scenes = [store.summary(name) for name in store.names()]
-        for line in (problem for scene in scenes for problem in scene.problems):
-            print(f"left out: {line}", file=sys.stderr)
-        seen, total = sum(scene.num_seen for scene in scenes), sum(scene.num_samples for scene in scenes)
-        names = ", ".join(store.teachers) or "none"
-        said.append(f"{len(scenes)} scenes, {seen} of {total} samples seen, teachers {names}")
+        said.append(_summarise(store))
     return 0
+
+
+def _summarise(store: "Store") -> str:
+    """Print what was left out of the scenes of a store; return their number and coverage."""
+    scenes = [store.summary(name) for name in store.names()]
+    for line in (problem for scene in scenes for problem in scene.problems):
+        print(f"left out: {line}", file=sys.stderr)
+    seen, total = sum(scene.num_seen for scene in scenes), sum(scene.num_samples for scene in scenes)
+    teachers = ", ".join(store.teachers) or "none"
+    return f"{len(scenes)} scenes, {seen} of {total} samples seen, teachers {teachers}"
 
 
 def _load_teachers(specs: Sequence["TeacherSpec"], device: str, precision: "Precision") -> list["Teacher"]:
