@@ -80,13 +80,7 @@ class StableDiffusion(NetworkTeacher):
             raise NotInstalledError("Stable Diffusion needs diffusers: pip install 'cuao3d[teachers]'") from None
         folder = weights or find(name)
         _check_family(folder)
-        of_unet = _settings(folder / "unet" / "config.json", "block_out_channels", "in_channels", "cross_attention_dim")
-        of_vae = _settings(folder / "vae" / "config.json", "block_out_channels", "latent_channels")
-        if of_unet["in_channels"] != of_vae["latent_channels"]:
-            raise InputError(
-                f"The U-Net of {folder} reads {of_unet['in_channels']} channels, its VAE gives "
-                f"{of_vae['latent_channels']}: this is no plain text-to-image model."
-            )
+        of_unet, of_vae = _parts(folder)
         # The noise schedule is that of the training, whichever sampler the checkpoint names to walk it.
         schedule = _settings(folder / "scheduler" / "scheduler_config.json")
         self.scheduler = diffusers.DDPMScheduler.from_config(schedule)
@@ -234,6 +228,18 @@ def _check_family(folder: Path) -> None:
             f"{path} is of a {index.get('_class_name', 'model without a name')}. This teacher reads Stable Diffusion "
             "1.x and 2.x (StableDiffusionPipeline), not SDXL, Stable Diffusion 3 or models for inpainting."
         )
+
+
+def _parts(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the settings of the U-Net and of the VAE, which must fit each other."""
+    of_unet = _settings(folder / "unet" / "config.json", "block_out_channels", "in_channels", "cross_attention_dim")
+    of_vae = _settings(folder / "vae" / "config.json", "block_out_channels", "latent_channels")
+    if of_unet["in_channels"] != of_vae["latent_channels"]:
+        raise InputError(
+            f"The U-Net of {folder} reads {of_unet['in_channels']} channels, its VAE gives "
+            f"{of_vae['latent_channels']}: this is no plain text-to-image model."
+        )
+    return of_unet, of_vae
 
 
 def _settings(path: Path, *needed: str) -> dict[str, Any]:
