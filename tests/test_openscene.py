@@ -128,7 +128,7 @@ def test_labels_of_an_unknown_set_are_not_guessed(tmp_path: Path):
     put(tmp_path / "matterport_3d_30" / "val" / "a.pth", np.zeros((2, 3)), 0, np.array([0, 3]))
     (scene,) = open_dataset(tmp_path)
     assert (scene.labels, scene.label_set, scene.colors) == (None, None, None)
-    assert "does not say of which set" in scene.problems[0].text
+    assert "does not tell their label set" in scene.problems[0].text
     assert OpenScene(tmp_path, annotations="nyu40")[0].labels.tolist() == [1, 4]  # ids of that set begin at 1
     with pytest.raises(ValueError, match=r"--annotations is 'nyu41'; choose from"):
         OpenScene(tmp_path, annotations="nyu41")

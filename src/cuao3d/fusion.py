@@ -102,7 +102,7 @@ def see(scene: Scene, samples: Samples, *, border: int = 10, progress: OnCount |
         scene: Where to look; its `occlusion_tolerance` decides what is hidden.
         samples: The points to look for.
         border: Width of the image margin that is not used, pixels.
-        progress: Told after each frame.
+        progress: Called after each frame.
     """
     points = scene.points[samples.index_of_sample]
     num_views = torch.zeros(len(points), dtype=torch.int64)
@@ -172,7 +172,7 @@ def lift_measured(
         batch_size: Frames shown at a time, to a teacher that takes several.
         skip_unreadable: Leave out frames whose colours cannot be read, as if they had never been seen; the result's
             `visibility` says which. Lift the first teacher this way and give that visibility to the others.
-        progress: Told after each view.
+        progress: Called after each view.
 
     Raises:
         InputError: The mode is unknown, the teacher gives other maps than it promised, or a frame's colours cannot be
@@ -226,7 +226,7 @@ def _read_image(scene: Scene, index: int, unreadable: dict[int, Problem] | None)
 
 
 def _without(visibility: Visibility, unreadable: dict[int, Problem]) -> Visibility:
-    """Return a visibility as if some frames had not been there; `unreadable` says of each why."""
+    """Return the visibility without some frames; `unreadable` has the reason for each."""
     num_views = visibility.num_views.clone()
     for view in visibility.views:
         if view.frame in unreadable:

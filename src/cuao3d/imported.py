@@ -24,7 +24,7 @@ CHUNK = 1 << 15
 """Features that are brought to single precision at a time."""
 
 OnScene = Callable[[int, int, str], None]
-"""Told after each scene: how many are done, of how many, its name and what was left out of it."""
+"""Called after each scene with the number done, the total, and a line with its name and what was left out."""
 
 
 def import_features(
@@ -37,12 +37,12 @@ def import_features(
     settings: Mapping[str, Setting] | None = None,
     on_scene: OnScene | None = None,
 ) -> Store:
-    """Make a store of the fused features of a dataset's scenes; what is finished is passed over.
+    """Make a store from fused features of a dataset's scenes; finished scenes are skipped.
 
     A scene's files are NAME.pt, or NAME_0.pt, NAME_1.pt and so on, each for points of its own: a point takes the mean
     over the files that have it, a sample the mean over the points of its cell that have a feature. With several
     teachers, samples count that all of them describe. A feature of zeros, or one that is not finite, is none. Scenes
-    without features, or with damaged ones, are left out and said.
+    without features, or with damaged ones, are left out and reported.
 
     Args:
         folders: The folder of each teacher's files, by its name in any spelling; see `canonical`.
@@ -51,7 +51,7 @@ def import_features(
         cell: Edge of a sample cell, metres.
         text: Text encoder of teachers whose own is not known here; see `load_text_encoder`.
         settings: What else decides the scenes.
-        on_scene: Told after each scene.
+        on_scene: Called after each scene.
 
     Returns:
         The store, with every scene that has features of all teachers.
@@ -80,7 +80,7 @@ def import_features(
         if on_scene:
             on_scene(index + 1, len(dataset), line)
     if len(problems) == len(dataset):
-        raise InputError(f"No scene could be taken over. {problems[0] if problems else 'The dataset is empty.'}")
+        raise InputError(f"No scene could be imported. {problems[0] if problems else 'The dataset is empty.'}")
     return store
 
 
@@ -107,7 +107,7 @@ def _cloud_of(dataset: Dataset, index: int) -> str:
 
 
 def imported_card(teacher: str, num_channels: int, text: str | None = None) -> TeacherCard:
-    """Return the card of a teacher as far as it is known by its name.
+    """Return the card of an imported teacher: what is known by its name, and the width of its features.
 
     Args:
         teacher: Name of the teacher.

@@ -1,4 +1,4 @@
-"""Python files of one's own: a teacher or a loss that is named `FILE.py:NAME`."""
+"""Plug-ins: a teacher or a loss from a Python file of the user's, named `FILE.py:NAME`."""
 
 import hashlib
 import importlib.util

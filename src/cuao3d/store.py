@@ -34,7 +34,7 @@ FORMAT_VERSION = 1
 LIFTING_FILE = "lifting.json"
 LABELS = "labels"
 CELL = 0.02
-"""Edge of a sample cell unless told otherwise, metres."""
+"""Default edge of a sample cell, metres."""
 
 Setting = str | int | float | bool | None
 
@@ -53,7 +53,7 @@ class Lifting:
 
 @dataclass(frozen=True)
 class SceneSummary:
-    """What a scene's manifest says of it."""
+    """Summary of a scene from its manifest."""
 
     num_points: int
     """Points of its cloud."""
@@ -86,7 +86,7 @@ class StoredScene:
     normals: Float32[Tensor, "N 3"] | None
     """Unit surface normals, world axes."""
     cameras: tuple[Camera, ...]
-    """Cameras of the scene's frames; they tell, for one, which way is up."""
+    """Cameras of the scene's frames; they also tell which way is up."""
     index_of_sample: Int64[Tensor, "S"]
     """Which point each sample is."""
     sample_of_point: Int64[Tensor, "N"]

@@ -86,7 +86,7 @@ class Report:
     causes: tuple[str, ...] = ()
     """What is wrong, in a word for each of the first reasons; empty unless the verdict is "probably wrong"."""
     options: dict[str, Any] = field(default_factory=dict)
-    """What a `capture.json` beside the data should say; `capture_options` joins it to what is there."""
+    """Options for the `capture.json` beside the data; `capture_options` merges them with the existing ones."""
 
     @property
     def exit_code(self) -> int:
@@ -218,7 +218,7 @@ def _coverage(scene: Scene, views: list[View]) -> dict[str, Any]:
 
 
 def _photos(views: list[View]) -> dict[str, Any]:
-    """Find the photographs that are blurred, dark or bright beside the others; of a few, none is."""
+    """Find photographs that are blurred, dark or bright compared with the others; none where there are only a few."""
     sharpness = np.array([view.photo.sharpness for view in views])
     brightness = np.array([view.photo.brightness for view in views])
     usual_sharpness, usual = float(np.median(sharpness)), float(np.median(brightness))

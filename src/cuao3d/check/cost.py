@@ -43,7 +43,7 @@ class Estimate:
 
 
 def prospects(specs: Sequence[TeacherSpec | str], scene: Scene, *, cell: float) -> list[Prospect]:
-    """Measure teachers on one view; of those whose weights are not here, say what is known.
+    """Measure teachers on one view; for those whose weights are not here, return what their cards tell.
 
     Args:
         specs: Of `parse_teachers`, or as they are written.

@@ -1,4 +1,4 @@
-"""Check every scene of a dataset, and say what lifting them all would take."""
+"""Check of every scene of a dataset, and an estimate of what lifting them all would take."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -50,7 +50,7 @@ def check_dataset(
         dataset: Where the scenes come from.
         teachers: Teachers whose costs to estimate, of `parse_teachers` or as they are written.
         cell: Edge of a sample cell of that lifting, metres.
-        on_scene: Told of each scene when it is checked.
+        on_scene: Called after each scene.
 
     Raises:
         InputError: A teacher is unknown.

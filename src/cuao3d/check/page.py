@@ -42,7 +42,7 @@ def write_page(scene: Scene, report: Report, path: Path | str) -> None:
 
     Args:
         scene: The scene that was checked; its views are read again.
-        report: What `check` said of it.
+        report: Its report from `check`.
         path: File to write; it appears when it is complete.
     """
     num_wrong = len(report.causes) if report.verdict != "unreadable" else 1

@@ -21,7 +21,7 @@ def draw(scene: Scene, report: Report, path: Path | str) -> None:
 
     Args:
         scene: The scene that was checked.
-        report: What `check` said of it; its `pairs` are drawn, also as they would be without the likeliest mistake.
+        report: Its report from `check`; the `pairs` are drawn, also as they would be without the likeliest mistake.
         path: PNG to write.
 
     Raises:

@@ -63,7 +63,7 @@ DATASETS: dict[str, type[Reader]] = {
     "scannet": ScanNet,
     "matterport": Matterport,
     "openscene": OpenScene,
-    # Captures of one's own, and other datasets of rooms; by files that only they have.
+    # Users' captures and other datasets of rooms, recognised by files that only they have.
     "scannetpp": ScanNetpp,
     "arkitscenes": ArkitScenes,
     "tum": Tum,

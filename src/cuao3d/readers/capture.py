@@ -30,7 +30,7 @@ from cuao3d.readers.options import (
 from cuao3d.scene import UNLABELLED, Frame, Problem, Scene
 
 OCCLUSION_TOLERANCE = 0.1
-"""Default for captures of one's own: a point is visible where its depth in the camera differs from the measured one by
+"""Default for users' captures: a point is visible where its depth in the camera differs from the measured one by
 at most this part of it. Chosen by the measurement in `docs/conventions.md`; ScanNet and Matterport3D have their own."""
 
 NO_LABEL = (UNLABELLED, 0, -1, -100)
@@ -167,7 +167,7 @@ def build_scene(
 
 
 def _labels(points: Points, name: str | None, *, asked: bool) -> tuple[Int64[Tensor, "N"] | None, list[Problem]]:
-    """Return the labels of a cloud as ids of a label set, 255 where it has no such id; also say what is left out."""
+    """Return the labels of a cloud as ids of a label set, 255 for unknown ids; also return what was left out."""
     if points.labels is None:
         unused = f"--annotations {name} is not used: the cloud has no labels (a column named label)."
         return None, [Problem("labels", unused)] if asked else []
@@ -195,7 +195,7 @@ def open_frames(names: Iterable[str], open_one: Callable[[str], Frame]) -> tuple
 
     Args:
         names: Names of the views.
-        open_one: Opens the view of a name; raises UserError or OSError that says what is wrong with it.
+        open_one: Opens the view with a name; raises UserError or OSError with the reason if it cannot.
 
     Returns:
         The views, and the problem of each view that was left out.

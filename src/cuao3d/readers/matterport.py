@@ -1,4 +1,4 @@
-"""Matterport3D as it is downloaded: undistorted views, cameras and labelled regions of raw buildings."""
+"""Raw Matterport3D: undistorted views, cameras and labelled regions of buildings."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Captures in nerfstudio's format, which many converters write: one `transforms.json` says what each image is."""
+"""Captures in nerfstudio's format, which many converters write: one `transforms.json` describes all images."""
 
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,10 @@ class Nerfstudio(Captures):
     ```
     FOLDER/transforms.json
       fl_x, fl_y, cx, cy           pixels; for all frames, or in each
-      w, h                         size of the images; read from them if not said
+      w, h                         size of the images; optional, read from the images
       k1, k2, p1, p2, k3           optional: distortion, OpenCV's; images are undistorted when they are read
-      depth_unit_scale_factor      optional: unit of the depth images, metres; 0.001 unless said
-      ply_file_path                optional: cloud or mesh; unless said the only .ply of the folder, or mesh.ply
+      depth_unit_scale_factor      optional: unit of the depth images, metres; default 0.001
+      ply_file_path                optional: cloud or mesh; default: the only .ply of the folder, or mesh.ply
       frames                       a list of
         file_path                    the image
         transform_matrix             camera to world, OpenGL axes (x right, y up, z backward)
@@ -124,7 +124,7 @@ def _entries(folder: Path, meta: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def _read_ply(
     folder: Path, meta: dict[str, Any], *, has_depth: bool
 ) -> tuple[Points | None, NDArray[np.float32] | None, list[Problem]]:
-    """Read the cloud and the mesh of the capture, as far as there are any; also say what is not used."""
+    """Read the cloud and the mesh of the capture, if present; also return what is not used."""
     if "ply_file_path" in meta:
         ply: Path | None = inside(folder, meta["ply_file_path"], f"{folder / TRANSFORMS}, ply_file_path")
     else:

@@ -36,7 +36,7 @@ IGNORED = (UNLABELLED, -100)
 
 @dataclass(frozen=True)
 class Processing:
-    """What its files do not say of a dataset."""
+    """Properties of a dataset that its files do not tell."""
 
     depth_unit: float = MILLIMETRE
     """What 1 means in a depth image, metres."""
@@ -150,7 +150,7 @@ class OpenScene:
         return split_of("matterport", _building(name)) if self.dataset == "matterport" else "train"
 
     def _frames(self, name: str, cloud: Points, options: CaptureOptions) -> tuple[list[Frame], list[Problem]]:
-        """Open the views of a scene, if there are any; also say what is left out."""
+        """Open the views of a scene, if there are any; also return what was left out."""
         folder = next((self.views / each for each in (name, _building(name)) if (self.views / each).is_dir()), None)
         if folder is None or not (folder / "color").is_dir():
             return [], []
@@ -176,7 +176,7 @@ class OpenScene:
         return frames, problems + left_out
 
     def _lenses(self, folder: Path, colors: Sequence[Path]) -> Callable[[Path], Lens]:
-        """Return what says the lens of a colour image: a file for each, or one for all."""
+        """Return the file with the intrinsics of a colour image: one per image, or one for all."""
         if (folder / "intrinsic").is_dir():
             return lambda color: self._own_lens(folder / "intrinsic" / f"{color.stem}.txt", color)
         size, shared = usual_size(colors, image_size), self.views / INTRINSICS
@@ -265,7 +265,7 @@ def _labels(labels: NDArray[Any], path: Path, name: str | None) -> tuple[Int64[T
     if not labels.ndim or np.isin(labels, IGNORED).all():
         return None, []
     if name is None:
-        unknown_set = f"The labels of {path.name} are not used: its folder's name does not say of which set they are."
+        unknown_set = f"The labels of {path.name} are not used: the name of its folder does not tell their label set."
         return None, [Problem("labels", unknown_set)]
     ids = np.array(label_set(name).ids)
     known = np.isin(labels, np.arange(len(ids)))

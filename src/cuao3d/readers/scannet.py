@@ -1,4 +1,4 @@
-"""ScanNet as it is downloaded: recordings, clouds and labels of raw scans, read without exporting anything."""
+"""Raw ScanNet: recordings, point clouds and labels of scans, read without exporting anything."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -131,7 +131,7 @@ def _at(scan: Path, suffix: str) -> Path:
 
 
 def _frames(sens: Sens, size: tuple[int, int], *, official: bool) -> tuple[list[Frame], list[Problem]]:
-    """Make a frame of each recorded one that has a pose; also say what is left out."""
+    """Make a frame of each recorded frame with a pose; also return what was left out."""
     frames, problems = [], [Problem("file", sens.problem)] if sens.problem else []
     for recorded in sens.frames:
         name, pose = f"{recorded.index:06d}", recorded.world_from_camera

@@ -124,7 +124,7 @@ def _intrinsics_of(folder: Path) -> Path:
 
 
 def _read_about(path: Path) -> dict[str, Any]:
-    """Read what the capture says of itself; all of it is optional."""
+    """Read the capture's own description of itself; every entry is optional."""
     content = read_json(path) if path.is_file() else {}
     about: dict[str, Any] = {}
     if content.get("label_set") is not None:

@@ -34,7 +34,7 @@ class RADIO(PatchTeacher):
 
     It has no `text`. The adaptors that lead from RADIO to the space of a teacher's words (for C-RADIOv4 that of
     SigLIP 2) are not part of the architecture in transformers, and the published folders, as far as is known, hold the
-    backbone alone; so words cannot be asked of these features. Adaptors that a folder does hold are passed over.
+    backbone alone; so these features have no text encoder. Adaptors in a folder are ignored.
 
     Models called C-RADIO may be used commercially under the licence below; those called RADIO are not for commercial
     use, under a licence of their own.

@@ -15,7 +15,7 @@ PLUG_IN = re.compile(r"(?P<file>.*\.py):(?P<name>\w+)(?::(?P<option>.*))?")
 
 @dataclass(frozen=True)
 class TeacherSpec:
-    """A teacher as it is asked for."""
+    """A parsed teacher spec."""
 
     name: str
     """Name in `TEACHERS`, or of a class in `file`."""

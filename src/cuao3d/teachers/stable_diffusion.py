@@ -39,8 +39,8 @@ class StableDiffusion(NetworkTeacher):
     back to 20 x 15, 40 x 30 and 80 x 60, with 1280, 1280 and 640 channels. Up-block 3 has no upsampler: 80 x 60 again.
     What comes after the last block that is read is never computed, nor kept in memory.
 
-    The latent is drawn from what the VAE says of the image, and noise is added to it. Both draws come from a generator
-    seeded by the image's 8-bit pixels: the same image gives the same features, whatever came before or beside it.
+    The latent is drawn from the VAE's distribution for the image, and noise is added to it. Both draws come from a
+    generator seeded by the image's 8-bit pixels: the same image gives the same features in any order or batch.
     """
 
     loss = "demeaned-cosine"
@@ -143,7 +143,7 @@ class StableDiffusion(NetworkTeacher):
 
 
 class _Network(nn.Module):
-    """Encoder of the VAE, and the U-Net as far as it is read."""
+    """Encoder of the VAE, and the U-Net up to the last block that is read."""
 
     words: Tensor
     """Embedding of the prompt."""

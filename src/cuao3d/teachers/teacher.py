@@ -66,14 +66,14 @@ NAMED_BY = {
     "weights_sha256": "the SHA-256 of its weights",
     "licence": "the licence of its weights",
 }
-"""What a teacher may say of itself in a word."""
+"""Optional attributes of a teacher that are one word."""
 
 
 def card_of(teacher: Any) -> TeacherCard:
     """Make the card of a teacher.
 
     Raises:
-        InputError: The object is no teacher; says what is missing or wrong.
+        InputError: The object is not a teacher; the message names what is missing or wrong.
     """
     who = f"{type(teacher).__name__} is no teacher: it"
     name, width = getattr(teacher, "name", None), getattr(teacher, "num_channels", None)

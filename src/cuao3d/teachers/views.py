@@ -1,4 +1,4 @@
-"""Views past a teacher: images are read ahead, shown in batches, and fewer at a time where memory runs out."""
+"""Running a teacher over views: images are prefetched and batched; a batch that does not fit in memory is halved."""
 
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
