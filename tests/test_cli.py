@@ -1,5 +1,6 @@
 """The program as its users meet it: what it prints, what it writes, and what it says to mistakes."""
 
+import errno
 import hashlib
 import json
 import shutil
@@ -11,8 +12,10 @@ import torch
 
 from cuao3d.cli import COMMANDS, main
 from cuao3d.files import sha256_of
+from cuao3d.store import LIFTING_FILE
 from cuao3d.student import Student
 from test_student import as_official
+from written import write_folder
 
 
 @pytest.fixture
@@ -81,6 +84,49 @@ def test_fusing_again_changes_nothing(room_folder, store):
     before = {path: path.stat().st_mtime_ns for path in store.rglob("*.safetensors")}
     assert main(["fuse", str(room_folder), "--teachers", "mini-lseg", "--cell", "0.05", "--out", str(store)]) == 0
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*.safetensors")} == before
+
+
+PLUG_IN = """
+class Gray:
+    name, num_channels = "gray", 1
+
+    def __init__(self):
+        self.mean = lambda image: image.mean(dim=0, keepdim=True)  # which cannot be pickled
+
+    def __call__(self, image):
+        return self.mean(image)
+"""
+
+
+def test_the_store_is_the_same_whatever_the_number_of_workers(synthetic_scene, tmp_path):
+    for name in ("a", "b", "c"):
+        write_folder(synthetic_scene, tmp_path / "data" / name)
+    (tmp_path / "plug_in.py").write_text(PLUG_IN)
+    teachers = f"mini-dino,{tmp_path / 'plug_in.py'}:Gray"
+    for workers in ("1", "2"):
+        command = ["fuse", str(tmp_path / "data"), "--teachers", teachers, "--workers", workers]
+        assert main([*command, "--out", str(tmp_path / workers)]) == 0
+    one, two = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (tmp_path / "1", tmp_path / "2")
+    )
+    assert sum(path.name == "gray.features.safetensors" for path in one) == 3
+    assert {path: one[path] for path in one if path.name != LIFTING_FILE} == {
+        path: two[path] for path in two if path.name != LIFTING_FILE
+    }
+
+
+def test_a_full_disk_stops_the_lifting(room_folder, tmp_path, capsys, monkeypatch):
+    def fill(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("cuao3d.files.save_file", fill)
+    says(
+        capsys,
+        ["fuse", room_folder, "--teachers", "none", "--out", tmp_path / "store"],
+        "no space",
+        "points.safetensors",
+    )
 
 
 def test_a_good_capture_passes_the_check(room_folder, tmp_path):

@@ -15,7 +15,7 @@ from torch import Tensor
 from cuao3d import __version__
 from cuao3d.colors import heat_colors
 from cuao3d.compare import Comparison, compare
-from cuao3d.errors import InputError, TeacherError, UserError
+from cuao3d.errors import DiskFullError, InputError, TeacherError, UserError
 from cuao3d.evaluate import Readout, Row, zero_shot
 from cuao3d.files import write_json, write_whole
 from cuao3d.formats.ply import cloud_columns, write_ply
@@ -75,12 +75,18 @@ def fuse(
     store = Store.create(out, cell=cell, teachers=cards, settings=settings)
     shares = [range(first, len(dataset), num_workers) for first in range(num_workers)]
     load = partial(list, teachers) if load is None or num_workers == 1 else load
+    num_done = [0] * num_workers
     with progress_bar() as bar:
         task = bar.add_task("lifting", total=len(dataset))
+
+        def say(share: int, done: int, total: int, line: str) -> None:
+            num_done[share] = done
+            bar.update(task, completed=sum(num_done), description=f"lifting {line}")
+
         broken_of_share = side_by_side(
             [partial(_fuse_share, dataset, share, load, store, batch_size) for share in shares if share],
             num_workers,
-            lambda share, done, total, name: bar.update(task, advance=1, description=f"lifting {name}"),
+            say,
         )
     broken = sorted(chain.from_iterable(broken_of_share))
     for line in broken:
@@ -305,28 +311,43 @@ def _fuse_share(
 ) -> list[str]:
     """Lift some scenes of a dataset; return a line for each that is broken."""
     teachers, broken = load(), []
-    for done, index in enumerate(share, start=1):
+    for done, index in enumerate(share):
         name = dataset.names[index]
+        say = partial(on_step, done, len(share))
+        say(name)
         if not store.has(name):
             try:
-                _fuse_scene(dataset[index], teachers, store, batch_size)
-            except TeacherError:
+                _fuse_scene(dataset[index], teachers, store, batch_size, say)
+            except (TeacherError, DiskFullError):
                 raise  # it would break every other scene too
-            except (ValueError, OSError) as error:
+            except (UserError, OSError) as error:
                 broken.append(f"{name}: {error}")
-        on_step(done, len(share), name)
+        on_step(done + 1, len(share), name)
     return broken
 
 
-def _fuse_scene(scene: Scene, teachers: Sequence[Teacher], store: Store, batch_size: int) -> None:
+def _fuse_scene(
+    scene: Scene, teachers: Sequence[Teacher], store: Store, batch_size: int, say: Callable[[str], None]
+) -> None:
     """Lift one scene into a store."""
+
+    def progress(what: str) -> Callable[[int, int], None]:
+        return lambda done, total: say(f"{scene.name}, {what}, view {done} of {total}")
+
     samples = sample_cells(scene.points, store.cell)
-    visibility = see(scene, samples)
+    visibility = see(scene, samples, progress=progress("visibility"))
     features: dict[str, Tensor] = {}
     lifting = {}
     for teacher in teachers:
         begin = time.perf_counter()
-        lifted = lift_measured(scene, visibility, teacher, batch_size=batch_size, skip_unreadable=not features)
+        lifted = lift_measured(
+            scene,
+            visibility,
+            teacher,
+            batch_size=batch_size,
+            skip_unreadable=not features,
+            progress=progress(teacher.name),
+        )
         features[teacher.name], visibility = lifted.features, lifted.visibility
         agreement = None if math.isnan(lifted.agreement) else round(lifted.agreement, 4)
         lifting[teacher.name] = Lifting(round(time.perf_counter() - begin, 3), len(visibility.views), agreement)
