@@ -39,14 +39,14 @@ def test_names_are_unique():
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
 
 
-def test_a_line_that_is_not_there_once_is_told():
+def test_a_line_that_does_not_occur_once_is_reported():
     mutant = replace(MUTANTS[0], old="x = 1")
     for text, times in (("", 0), ("x = 1\nx = 1\n", 2)):
-        with pytest.raises(ValueError, match=rf"'x = 1' stands {times} times in {re.escape(mutant.file)}"):
+        with pytest.raises(ValueError, match=rf"'x = 1' occurs {times} times in {re.escape(mutant.file)}"):
             mutant.apply(text)
 
 
-def test_a_line_is_broken_while_its_tests_run_and_mended_afterwards(tmp_path, monkeypatch):
+def test_a_line_is_broken_while_its_tests_run_and_restored_afterwards(tmp_path, monkeypatch):
     copy, path = object.__new__(mutate.Copy), tmp_path / "src" / "cuao3d" / "a.py"
     copy.folder = tmp_path
     path.parent.mkdir(parents=True)
