@@ -95,12 +95,12 @@ class Copy:
         finally:
             self._write(path, whole)
 
-    def run(self, tests: Sequence[str]) -> str | None:
+    def run(self, tests: Sequence[str], timeout: float | None = TIMEOUT) -> str | None:
         """Run tests until one fails; return its name, or None if all pass."""
         log = self.folder.with_suffix(".log")
         process = multiprocessing.get_context("fork").Process(target=_run_pytest, args=(self.folder, tests, log))
         process.start()
-        process.join(TIMEOUT)
+        process.join(timeout)
         if process.is_alive():
             process.kill()
             process.join()
@@ -151,7 +151,7 @@ def main() -> int:
     torch.testing.assert_close(torch.zeros(1), torch.zeros(1))
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copies = [Copy(Path(folder) / str(number)) for number in range(arguments.jobs)]
-        if failed := copies[0].run(sorted({test for mutant in mutants for test in mutant.tests})):
+        if failed := copies[0].run(sorted({test for mutant in mutants for test in mutant.tests}), timeout=None):
             raise RuntimeError(f"{failed} fails without a mutation")
         survivors = _try_all(mutants, copies)
     print(f"{len(mutants) - len(survivors)} of {len(mutants)} mutants were killed.")
