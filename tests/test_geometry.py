@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import camera_at, golden_camera
-from cuao3d.geometry import back_project, group_mean, nearest, pack, project, unpack, visible_points, voxelize
+from cuao3d.geometry import Packing, back_project, group_mean, nearest, project, visible_points, voxelize
 
-COORDINATE = st.integers(-(2**18), 2**18 - 1)
+COORDINATE = st.integers(-(2**18), 2**18)
 
 
 def test_projection_is_the_pinhole_formula():
@@ -92,12 +92,23 @@ def test_voxels_equal_the_official_ones(golden):
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.lists(st.tuples(COORDINATE, COORDINATE, COORDINATE), min_size=1, max_size=20))
-def test_packed_keys_unpack_and_sort_like_the_coordinates(rows):
+@given(st.lists(st.tuples(st.integers(0, 3), COORDINATE, COORDINATE, COORDINATE), min_size=1, max_size=20))
+def test_packed_keys_are_as_different_as_the_cells_and_sort_like_them(rows):
     coordinates = torch.tensor(rows)
-    keys = pack(coordinates)
-    assert torch.equal(unpack(keys), coordinates)
+    cloud, cells = coordinates[:, 0], coordinates[:, 1:]
+    packing = Packing.of(cells, cloud)
+    keys = packing.keys(cells, cloud)
+    assert len(keys.unique()) == len(set(rows))
+    assert 0 <= int(keys.min()) <= int(keys.max()) < packing.num_cells
     assert torch.equal(torch.argsort(keys, stable=True), torch.tensor(sorted(range(len(rows)), key=rows.__getitem__)))
+    alone = Packing.of(cells).keys(cells)
+    by_cell = sorted(range(len(rows)), key=lambda index: rows[index][1:])
+    assert torch.equal(torch.argsort(alone, stable=True), torch.tensor(by_cell))
+
+
+def test_no_points_have_no_voxels():
+    voxels = voxelize(torch.zeros(0, 3), 0.1)
+    assert (len(voxels.coordinates), len(voxels.voxel_of_point)) == (0, 0)
 
 
 def test_voxels_too_small_for_the_extent_are_refused():

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from cuao3d.sparse import MAX_COORDINATE, KernelMap, VoxelSet, convolve, multiply, runs, sort_voxels
+from cuao3d.geometry import MAX_COORDINATE
+from cuao3d.sparse import KernelMap, VoxelSet, convolve, multiply, runs, sort_voxels
 
 GOLDEN = Path(__file__).parent / "golden"
 REACH = 3
@@ -256,7 +257,7 @@ def test_a_full_cube_has_as_many_pairs_as_counted_by_hand():
         (torch.zeros(3, 3, dtype=torch.int64), "must be integers"),
         (torch.zeros(0, 4, dtype=torch.int64), "no voxels"),
         (torch.tensor([[0, 0, 0, MAX_COORDINATE + 1]]), "must lie within"),
-        (torch.tensor([[-1, 0, 0, 0]]), r"batch indices in \[0, 65536\)"),
+        (torch.tensor([[-1, 0, 0, 0]]), r"Batch indices must lie in \[0, 65536\)"),
         (torch.tensor([[0, 1, 2, 3]] * 3 + [[0, 0, 0, 0]]), "2 of 4 voxels are duplicates"),
         (
             torch.tensor([[0, -(2**18), -(2**18), -(2**18)], [0, 2**18, 2**18, 2**18], [99, 0, 0, 0]]),

@@ -15,8 +15,8 @@ from torch.nn import functional
 from cuao3d.errors import InputError
 from cuao3d.scene import Camera
 
-COORDINATE_BITS = 19
-"""Bits per voxel coordinate in a packed key: coordinates lie in [-2^18, 2^18)."""
+MAX_COORDINATE = 1 << 18
+"""Largest absolute voxel coordinate."""
 
 
 @dataclass(frozen=True)
@@ -133,26 +133,59 @@ def up_direction(cameras: Sequence[Camera]) -> Float[Tensor, "3"]:
     return up.float()
 
 
-def pack(coordinates: Int64[Tensor, "N 3"]) -> Int64[Tensor, "N"]:
-    """Turn integer coordinates into sortable keys; ascending keys are lexicographic coordinates.
+@dataclass(frozen=True)
+class Packing:
+    """Integer cells as 64-bit keys, whose order is that of (cloud, x, y, z).
 
-    Raises:
-        InputError: A coordinate lies outside [-2^18, 2^18).
+    A key counts the cells of a box around each cloud, so clouds may lie far from each other.
     """
-    limit = 1 << (COORDINATE_BITS - 1)
-    if coordinates.numel() and (int(coordinates.min()) < -limit or int(coordinates.max()) >= limit):
-        raise InputError(
-            f"Voxel coordinates must lie in [{-limit}, {limit}); these reach from {int(coordinates.min())} to "
-            f"{int(coordinates.max())}. Use larger voxels, or check that the points are in metres."
-        )
-    x, y, z = (coordinates + limit).unbind(1)
-    return (x << (2 * COORDINATE_BITS)) | (y << COORDINATE_BITS) | z
 
+    low: Int64[Tensor, "B 3"]
+    """Lowest cell of each cloud's box."""
+    shape: tuple[int, int, int, int]
+    """Clouds, and cells of the largest box along x, y and z."""
 
-def unpack(keys: Int64[Tensor, "N"]) -> Int64[Tensor, "N 3"]:
-    """Invert `pack`: turn keys back into coordinates."""
-    limit, mask = 1 << (COORDINATE_BITS - 1), (1 << COORDINATE_BITS) - 1
-    return torch.stack([keys >> (2 * COORDINATE_BITS), keys >> COORDINATE_BITS, keys], dim=1).bitwise_and(mask) - limit
+    @staticmethod
+    def of(cells: Int64[Tensor, "V 3"], cloud: Int64[Tensor, "V"] | None = None, *, margin: int = 0) -> "Packing":
+        """Find boxes that hold these cells.
+
+        Args:
+            cells: Integer coordinates.
+            cloud: Cloud of each cell; unless given they are all of one.
+            margin: Free cells on either side: so far a key can be moved along an axis before it is that of another row.
+
+        Raises:
+            InputError: The coordinates are too large for voxels, or the clouds too many for a key.
+        """
+        if not len(cells):
+            return Packing(cells.new_zeros(1, 3), (1, 1, 1, 1))
+        if cloud is None:
+            low, high = (end[None] for end in torch.aminmax(cells, dim=0))
+        else:
+            none, cloud_of_value = cells.new_zeros(int(cloud.max()) + 1, 3), cloud[:, None].expand(-1, 3)
+            low = none.scatter_reduce(0, cloud_of_value, cells, "amin", include_self=False)
+            high = none.scatter_reduce(0, cloud_of_value, cells, "amax", include_self=False)
+        lowest, highest = int(low.min()), int(high.max())
+        if lowest < -MAX_COORDINATE or highest > MAX_COORDINATE:
+            raise InputError(
+                f"Voxel coordinates must lie within +-{MAX_COORDINATE}; these reach from {lowest} to {highest}. Use "
+                "larger voxels, centre the scene, or check that the points are in metres."
+            )
+        shape = (len(low), *((high - low).amax(dim=0) + 1 + 2 * margin).tolist())
+        if math.prod(shape) >= 2**63:
+            raise InputError(f"{shape[0]} clouds of {shape[1:]} cells do not fit into one batch; split it.")
+        return Packing(low - margin, shape)
+
+    @property
+    def num_cells(self) -> int:
+        """Number of keys."""
+        return math.prod(self.shape)
+
+    def keys(self, cells: Int64[Tensor, "V 3"], cloud: Int64[Tensor, "V"] | None = None) -> Int64[Tensor, "V"]:
+        """Return the keys of cells, each in the box of its cloud."""
+        x, y, z = (cells - (self.low if cloud is None else self.low.index_select(0, cloud))).unbind(dim=1)
+        row = x if cloud is None else cloud * self.shape[1] + x
+        return (row * self.shape[2] + y) * self.shape[3] + z
 
 
 def voxelize(points: Float[Tensor, "N 3"], voxel_size: float) -> Voxels:
@@ -165,13 +198,12 @@ def voxelize(points: Float[Tensor, "N 3"], voxel_size: float) -> Voxels:
     Returns:
         The occupied voxels and the voxel of each point.
     """
-    keys = pack(torch.floor(points.double() / voxel_size).long())
-    ordered, order = torch.sort(keys)
+    cells = torch.floor(points.double() / voxel_size).long()
+    ordered, order = torch.sort(Packing.of(cells).keys(cells))
     first = torch.ones_like(ordered, dtype=torch.bool)
     first[1:] = ordered[1:] != ordered[:-1]
-    voxel_of_point = torch.empty_like(order)
-    voxel_of_point[order] = torch.cumsum(first, dim=0) - 1
-    return Voxels(unpack(ordered[first]), voxel_of_point)
+    voxel_of_point = torch.empty_like(order).scatter_(0, order, torch.cumsum(first, dim=0) - 1)
+    return Voxels(cells.index_select(0, order[first]), voxel_of_point)
 
 
 def nearest(queries: Float[Tensor, "Q 3"], points: Float[Tensor, "N 3"]) -> Int64[Tensor, "Q"]:

@@ -9,12 +9,11 @@ from cuao3d.sparse.naive import convolve_naively
 from cuao3d.sparse.precision import add_product, autocast, widen
 from cuao3d.sparse.runs import convolve_runs
 from cuao3d.sparse.spconv import convolve_by_spconv
-from cuao3d.sparse.voxels import MAX_COORDINATE, KernelMap, VoxelSet, sort_voxels
+from cuao3d.sparse.voxels import KernelMap, VoxelSet, sort_voxels
 from cuao3d.threads import in_shares
 
 __all__ = [
     "BACKENDS",
-    "MAX_COORDINATE",
     "KernelMap",
     "VoxelSet",
     "add_product",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,11 +12,13 @@ from jaxtyping import Int, Integer
 from torch import Tensor
 
 from cuao3d.errors import InputError
+from cuao3d.geometry import Packing
 
-MAX_COORDINATE = 2**18
-"""Largest absolute voxel coordinate."""
 MAX_BATCH = 2**16
 """Batch indices lie below this."""
+
+MARGIN = 2
+"""Free cells around the occupied ones: the neighbours of a kernel up to 5 fall on no key of a voxel elsewhere."""
 
 
 def sort_voxels(coords: Int[Tensor, "V 4"]) -> tuple[VoxelSet, Int[Tensor, "V"]]:
@@ -40,12 +41,10 @@ def sort_voxels(coords: Int[Tensor, "V 4"]) -> tuple[VoxelSet, Int[Tensor, "V"]]
     if len(coords) == 0:
         raise InputError("There are no voxels: coords is empty.")
     coords = coords.long()
-    if coords[:, 1:].abs().max() > MAX_COORDINATE or coords[:, 0].min() < 0 or coords[:, 0].max() >= MAX_BATCH:
-        raise InputError(
-            f"Voxel coordinates must lie within +-{MAX_COORDINATE} and batch indices in [0, {MAX_BATCH}); got "
-            f"{coords.amin(dim=0).tolist()} to {coords.amax(dim=0).tolist()}. Centre the scene, or use larger voxels."
-        )
-    keys, order = torch.sort(_Packing.of(coords).keys(coords))
+    if coords[:, 0].min() < 0 or coords[:, 0].max() >= MAX_BATCH:
+        lowest, highest = int(coords[:, 0].min()), int(coords[:, 0].max())
+        raise InputError(f"Batch indices must lie in [0, {MAX_BATCH}); these reach from {lowest} to {highest}.")
+    keys, order = torch.sort(_pack(coords)[1])
     num_duplicates = int((keys[1:] == keys[:-1]).sum())
     if num_duplicates:
         raise InputError(
@@ -66,8 +65,7 @@ class VoxelSet:
 
     def __init__(self, coords: Int[Tensor, "V 4"]) -> None:
         self.coords = coords
-        self._packing = _Packing.of(coords)
-        self._keys = self._packing.keys(coords)
+        self._packing, self._keys = _pack(coords)
         self._neighbours: dict[int, KernelMap] = {}
 
     def __len__(self) -> int:
@@ -82,7 +80,7 @@ class VoxelSet:
         """Return the map of a submanifold convolution with an odd kernel size up to 5: these voxels to themselves."""
         if size not in self._neighbours:
             radius = size // 2
-            starts = self._keys[:, None] - radius + self._packing.columns(-radius, radius + 1)
+            starts = self._keys[:, None] - radius + _columns(self._packing, -radius, radius + 1)
             windows = self._find_windows(starts, size)
             self._neighbours[size] = KernelMap(windows, adjoint=windows, mirrored=True)
         return self._neighbours[size]
@@ -91,7 +89,7 @@ class VoxelSet:
     def down(self) -> KernelMap:
         """Map of a strided convolution with kernel 2: from these voxels to `coarse`."""
         corners = self.coarse.coords << _each_axis(1, self.coords)
-        starts = self._packing.keys(corners)[:, None] + self._packing.columns(0, 2)
+        starts = self._packing.keys(corners[:, 1:], corners[:, 0])[:, None] + _columns(self._packing, 0, 2)
         parity = self.coords[:, 1:] & 1
         parents = Windows(
             row=torch.arange(len(self), device=parity.device),
@@ -114,7 +112,7 @@ class VoxelSet:
     def _coarsened(self) -> tuple[Tensor, Tensor]:
         """Sorted coordinates of the coarser cells and, per voxel, the row of the cell it lies in."""
         halved = self.coords >> _each_axis(1, self.coords)
-        keys, order = torch.sort(_Packing.of(halved).keys(halved), stable=True)
+        keys, order = torch.sort(_pack(halved)[1], stable=True)
         opens_cell = F.pad(keys.diff() > 0, (1, 0), value=True)
         parent = torch.empty_like(order).scatter_(0, order, opens_cell.cumsum(dim=0) - 1)
         return halved[order[opens_cell]], parent
@@ -155,47 +153,6 @@ class VoxelSet:
 
 
 @dataclass(frozen=True)
-class _Packing:
-    """Order-preserving 64-bit keys of coordinates, with a margin of free cells around the bounding box.
-
-    With the margin, no neighbour within a kernel of size 5 shares its key with a voxel elsewhere.
-    """
-
-    low: Tensor
-    """(batches, 3) lowest cell of each cloud's bounding box: clouds may lie far from each other."""
-    shape: tuple[int, int, int, int]
-    """Number of clouds, and of cells along x, y and z."""
-
-    @staticmethod
-    def of(coords: Tensor) -> _Packing:
-        """Make the packing of some coordinates."""
-        batch, cells = coords[:, :1].expand(-1, 3), coords[:, 1:]
-        none = cells.new_zeros(int(batch.max()) + 1, 3)
-        low = none.scatter_reduce(0, batch, cells, "amin", include_self=False)
-        high = none.scatter_reduce(0, batch, cells, "amax", include_self=False)
-        shape = (len(low), *((high - low).amax(dim=0) + 5).tolist())
-        if math.prod(shape) >= 2**63:
-            raise InputError(f"{shape[0]} clouds of {shape[1:]} cells do not fit into one batch; split it.")
-        return _Packing(low - 2, shape)
-
-    @property
-    def num_cells(self) -> int:
-        """Number of keys."""
-        return math.prod(self.shape)
-
-    def keys(self, coords: Tensor) -> Tensor:
-        """Keys (V,) of coordinates (V, 4)."""
-        batch = coords[:, 0]
-        x, y, z = (coords[:, 1:] - self.low.index_select(0, batch)).unbind(dim=1)
-        return ((batch * self.shape[1] + x) * self.shape[2] + y) * self.shape[3] + z
-
-    def columns(self, low: int, high: int) -> Tensor:
-        """Return the key offset of each move (dx, dy), both in [low, high), dy fastest: (columns,)."""
-        steps = torch.arange(low, high, device=self.low.device)
-        return ((steps[:, None] * self.shape[2] + steps) * self.shape[3]).flatten()
-
-
-@dataclass(frozen=True)
 class _Cells:
     """Dense look-up table over all keys."""
 
@@ -205,7 +162,7 @@ class _Cells:
     """Occupancy of the cell and the four above it, as bits."""
 
     @staticmethod
-    def of(keys: Tensor, packing: _Packing) -> _Cells:
+    def of(keys: Tensor, packing: Packing) -> _Cells:
         """Fill the table."""
         occupied = torch.zeros(packing.num_cells + 4, dtype=torch.uint8, device=keys.device)
         occupied[keys] = 1
@@ -214,6 +171,19 @@ class _Cells:
         for i in range(1, 5):
             windows |= occupied[i : len(occupied) - 4 + i] << i
         return _Cells(rank, windows)
+
+
+def _pack(coords: Tensor) -> tuple[Packing, Tensor]:
+    """Return the packing of coordinates (V, 4), with free cells around them, and their keys (V,)."""
+    cells, cloud = coords[:, 1:], coords[:, 0]
+    packing = Packing.of(cells, cloud, margin=MARGIN)
+    return packing, packing.keys(cells, cloud)
+
+
+def _columns(packing: Packing, low: int, high: int) -> Tensor:
+    """What to add to a key to move by (dx, dy), both from low to below high, dy fastest: (columns,)."""
+    steps = torch.arange(low, high, device=packing.low.device)
+    return ((steps[:, None] * packing.shape[2] + steps) * packing.shape[3]).flatten()
 
 
 def _each_axis(value: int, coords: Tensor) -> Tensor:
