@@ -8,8 +8,9 @@ import torch
 from conftest import ColorTeacher
 from cuao3d.cli import main
 from cuao3d.compare import BLOCK, _held_out, _miou, _without_points, compare
-from cuao3d.fusion import lift, lift_measured, sample_cells, see
+from cuao3d.fusion import Visibility, lift, lift_measured, sample_cells, see
 from cuao3d.labels import label_set
+from cuao3d.scene import Scene
 from cuao3d.store import Lifting, Store, TeacherCard
 
 
@@ -107,6 +108,20 @@ def test_points_that_are_counted_in_groups_score_as_each_on_its_own(store, in_bl
     expected = [hits[label] / union[label] for label in hits]
     labelled = _without_points(scene, scene.labels, ["color"])
     assert _miou([(labelled, predicted)], classes, in_blocks=in_blocks) == pytest.approx(100 * sum(expected) / 2)
+
+
+def test_the_probe_is_scored_where_it_did_not_learn(tmp_path):
+    # In the block from 0 to 1 m a feature means one class, in the next the other: what is learned there is wrong here.
+    points = torch.rand(400, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([2.0, 1.0, 1.0])
+    kind, in_next = torch.arange(400) % 2, points[:, 0] > 1
+    labels = torch.where(in_next, 1 - kind, kind)
+    store = Store.create(tmp_path, cell=0.001, teachers={"color": TeacherCard(2)})
+    samples = sample_cells(points, store.cell)
+    scene = Scene("turned", points, (), labels=labels, label_set="scannet20")
+    visibility = Visibility((), torch.ones(400, dtype=torch.int64))
+    store.add_scene(scene, samples, visibility, {"color": torch.eye(2)[kind[samples.index_of_sample]]})
+    (row,) = compare(store)
+    assert (row.probe_miou, row.probe_split) == (0, "other blocks")
 
 
 def test_the_probe_learns_from_no_block_that_it_is_scored_on():

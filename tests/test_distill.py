@@ -317,21 +317,41 @@ def test_every_voxel_counts_alike_whichever_scene_it_is_of(tmp_path, monkeypatch
     assert row["loss"] == pytest.approx(sum(row["losses"].values()) + row["words"], rel=1e-5)
 
 
-@pytest.mark.parametrize(("balance", "ratio"), [(0.5, 2.0), (1.0, 4.0)])
-def test_balance_draws_rare_words_more_often(tmp_path, monkeypatch, toy_words, balance, ratio):
-    toy_words(6)
-    shown = {}
+@pytest.fixture
+def shown(monkeypatch) -> dict[str, TrainingScene]:
+    """What batches are drawn from, by scene."""
+    scenes_by_name: dict[str, TrainingScene] = {}
 
     class Spy(Batches):
         def __init__(self, scenes, *rest):
-            shown.update({scene.name: scene.chances for scene in scenes})
+            scenes_by_name.update({scene.name: scene for scene in scenes})
             super().__init__(scenes, *rest)
 
     monkeypatch.setattr("cuao3d.distill.Batches", Spy)
+    return scenes_by_name
+
+
+@pytest.mark.parametrize(("balance", "ratio"), [(0.5, 2.0), (1.0, 4.0)])
+def test_balance_draws_rare_words_more_often(tmp_path, shown, toy_words, balance, ratio):
+    toy_words(6)
     config = replace(CONFIG, words="nyu40", balance=balance, num_steps=1)
     distill(two_words(tmp_path / "store"), config, tmp_path / "run")
-    torch.testing.assert_close(shown["few"] / shown["many"][0], torch.full((10,), ratio))
-    torch.testing.assert_close(shown["many"], shown["many"][:1].expand(40))
+    few, many = shown["few"].chances, shown["many"].chances
+    torch.testing.assert_close(few / many[0], torch.full((10,), ratio))
+    torch.testing.assert_close(many, many[:1].expand(40))
+
+
+def test_rows_without_a_finite_feature_are_taken_out_of_all_teachers_alike(tmp_path, shown):
+    store = make_store(tmp_path / "store")
+    spoil(store, "bb", "height", slice(3, 5))
+    spoil(store, "bb", "place", slice(4, 8))
+    scene = store["bb"]
+    kept = torch.tensor([row for row in range(len(scene.seen_samples)) if row not in range(3, 8)])
+    with pytest.warns(UserWarning, match="Scene bb"):
+        distill(store, replace(CONFIG, num_steps=1), tmp_path / "run")
+    assert torch.equal(shown["bb"].rows, scene.seen_samples[kept])
+    for name, target in zip(CONFIG.teachers, shown["bb"].targets, strict=True):
+        assert torch.equal(target, scene.features(name)[kept])
 
 
 def test_a_student_without_noise_says_how_to_get_it(plain_run):
