@@ -19,6 +19,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 __version__ = version("cuao3d")
 
 _HOME = {
+    "UserError": "errors",
+    "InputError": "errors",
+    "NotFoundError": "errors",
+    "NotInstalledError": "errors",
+    "DiskFullError": "errors",
     "Camera": "scene",
     "Frame": "scene",
     "Scene": "scene",
@@ -54,9 +59,13 @@ __all__ = [
     "LOSSES",
     "Answer",
     "Camera",
+    "DiskFullError",
     "DistillConfig",
     "Frame",
+    "InputError",
     "LabelSet",
+    "NotFoundError",
+    "NotInstalledError",
     "Predictor",
     "Rooms",
     "Row",
@@ -66,6 +75,7 @@ __all__ = [
     "Student",
     "Teacher",
     "TextEncoder",
+    "UserError",
     "__version__",
     "distill_student",
     "evaluate_store",
@@ -84,6 +94,11 @@ if TYPE_CHECKING:
     from cuao3d import recipes as recipes
     from cuao3d.distill import DistillConfig as DistillConfig
     from cuao3d.distill import distill as distill_student
+    from cuao3d.errors import DiskFullError as DiskFullError
+    from cuao3d.errors import InputError as InputError
+    from cuao3d.errors import NotFoundError as NotFoundError
+    from cuao3d.errors import NotInstalledError as NotInstalledError
+    from cuao3d.errors import UserError as UserError
     from cuao3d.evaluate import Row as Row
     from cuao3d.imported import import_features as import_features
     from cuao3d.labels import LabelSet as LabelSet

@@ -64,7 +64,11 @@ class DistillConfig(TrainConfig):
     """Initial learning rate of the noise levels; None: the student's. It follows the same schedule."""
 
     def validate(self) -> None:
-        """Check that all numbers are usable; raises InputError."""
+        """Check that all numbers are usable.
+
+        Raises:
+            InputError: One of them is not.
+        """
         super().validate()
         check_least(self, balance=0, sigma_lr=0)
 

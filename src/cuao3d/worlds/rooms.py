@@ -72,6 +72,9 @@ class Rooms(Sequence[Scene]):
         split: Part of the dataset that all of them belong to.
         num_views: Number of 320 x 240 views of each room.
 
+    Attributes:
+        names: Name of each room.
+
     Raises:
         InputError: A seed is one of those kept for training the small teachers, from 1,000,000 on.
     """
