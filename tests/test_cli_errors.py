@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cuao3d.cli import COMMANDS, main
+from cuao3d.cli import COMMANDS, CONFIGURABLE, main
+from cuao3d.cli.settings import options_of
 from cuao3d.demo import DemoConfig
 from cuao3d.distill import DistillConfig
 from cuao3d.errors import DiskFullError, InputError
@@ -119,6 +120,34 @@ def test_what_is_not_there_is_answered_with_what_is(synthetic_store, tmp_path, c
     says(capsys, ["fuse", tmp_path / "scan", "--out", out], "no folder", f"{tmp_path} holds runs/, store/.")
     with pytest.raises(FileNotFoundError, match=r"'cellar' is not in the store .* choose from synthetic\."):
         Store.open(store)["cellar"]
+
+
+def test_an_option_that_is_not_there_is_answered_with_those_that_are(capsys):
+    says(capsys, ["compare", "store", "--foo"], "no option --foo of cuao3d compare", "There are --teachers, --json.")
+    says(capsys, ["fuse", "scan", "--cel=1"], "--cel", "Did you mean --cell?")
+    says(capsys, ["demo", "--config.zyxw", "1"], "--config.zyxw", "--config.num-views", "--config.no-supervised")
+    says(capsys, ["distill", "--config.lerning_rate", "1"], "Did you mean --config.learning-rate?")
+    says(capsys, ["weights", "list", "--foo"], "There are none.")
+
+
+def test_options_without_effect_or_sense_are_refused(synthetic_store, tmp_path, capsys):
+    scan, out = synthetic_store.path, tmp_path / "out"
+    says(capsys, ["check", scan, "--cell", "0.1"], "--cell", "--teachers")
+    says(capsys, ["check", scan, "--cell", "0", "--teachers", "mini-dino"], "--cell is 0")
+    says(capsys, ["import", tmp_path / "a.pth", "--out", tmp_path / "a.safetensors", "--text", "clip"], "--text")
+    says(capsys, ["import", tmp_path / "a.pth", "--out", tmp_path / "a.safetensors", "--cell", "1"], "--cell")
+    for option, value in (("--cell", "-1"), ("--cell", "nan"), ("--workers", "0"), ("--batch-size", "0")):
+        says(capsys, ["fuse", scan, "--out", out, option, value], option, value)
+    for command in ("query", "evaluate", "fuse", "distill"):
+        words = ["a sofa"] if command == "query" else []
+        rest = [] if command == "evaluate" else ["--out", out]
+        says(capsys, [command, scan, *words, *rest, "--device", "abacus"], "--device abacus", "cpu")
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_the_options_are_those_of_the_help(command, flags):
+    made = CONFIGURABLE[command]([command]) if command in CONFIGURABLE else COMMANDS[command]
+    assert set(options_of(made)) == flags[command] - OF_OTHERS
 
 
 def flags_of(command, capsys, monkeypatch):

@@ -20,6 +20,7 @@ from cuao3d.cli.distill import configurable_distill, distill
 from cuao3d.cli.evaluate import evaluate
 from cuao3d.cli.fuse import fuse
 from cuao3d.cli.query import query
+from cuao3d.cli.settings import refuse_unknown_options
 from cuao3d.cli.takeover import import_official
 from cuao3d.cli.weights import weights
 from cuao3d.errors import UserError
@@ -92,6 +93,8 @@ def _run(command: str, words: list[str]) -> int:
     commands = {name: _unwrapped(function) for name, function in COMMANDS.items()}
     if command in CONFIGURABLE:
         commands[command] = CONFIGURABLE[command](words)
+    if command in commands:
+        refuse_unknown_options(commands[command], command, words)
     code: int = tyro.extras.subcommand_cli_from_dict(
         commands, prog="cuao3d", description=DESCRIPTION, args=words, use_underscores=False
     )

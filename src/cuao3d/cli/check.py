@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from cuao3d.cli.shared import reading_options
+from cuao3d.cli.shared import check_positive, reading_options
+from cuao3d.errors import InputError
 
 if TYPE_CHECKING:
     from cuao3d.check import Report
@@ -24,7 +25,7 @@ def check(
     picture: Path | None = None,
     fix: bool = False,
     teachers: str | None = None,
-    cell: float = 0.02,
+    cell: float | None = None,
     annotations: str | None = None,
     tolerance: float | None = None,
     every: int | None = None,
@@ -39,20 +40,22 @@ def check(
         picture: Also draw how well the views agree (PNG); with several scenes, the first.
         fix: Write options that correct what was found to the capture.json beside the data.
         teachers: Also estimate time and size of lifting with these teachers, named as in `fuse`.
-        cell: Edge of a sample cell for that estimate, metres.
+        cell: Edge of a sample cell for that estimate, metres; 0.02 unless given.
         annotations: Label set in which the labels of the data are read: a name such as scannet200, or your own CSV.
         tolerance: Part of the measured depth by which a point may lie off it and still be visible, such as 0.1.
         every: Use only every n-th frame, where the dataset is a recording, such as raw ScanNet.
         official: Read cameras as the official pipeline does, where it differs; see docs/conventions.md.
     """
     from cuao3d.check.dataset import check_dataset
-    from cuao3d.check.options import fix as write_fix
     from cuao3d.files import write_json
     from cuao3d.progress import progress_bar
     from cuao3d.readers import open_dataset
-    from cuao3d.readers.options import CAPTURE
+    from cuao3d.store import CELL
     from cuao3d.teachers import parse_teachers
 
+    if cell is not None and not teachers:
+        raise InputError("--cell has no effect without --teachers: a check alone samples no cells.")
+    check_positive(cell=(edge := CELL if cell is None else cell))
     specs = parse_teachers(teachers) if teachers else []
     dataset = open_dataset(path, **reading_options(annotations, tolerance, every, official=official))
     task = (bar := progress_bar()).add_task("checking", total=len(dataset))
@@ -60,36 +63,39 @@ def check(
     def say(index: int, scene: "Scene | None", report: "Report") -> None:
         bar.stop()  # it would draw standard output to standard error
         _print_report(dataset.names[index], report)
-        if html and scene:
-            _write_page(scene, report, html, only=len(dataset) == 1)
-        if picture and scene and index == 0:
-            _draw(scene, report, picture)
+        if scene:
+            _draw(scene, report, html, picture if index == 0 else None, only=len(dataset) == 1)
         if fix and report.options:
-            folder = dataset.folders[index]
-            print(f"  {folder / CAPTURE} now says {write_fix(folder, report.options)}; check again")
+            _fix(dataset.folders[index], report)
         bar.update(task, completed=index + 1)
         bar.start()
 
     with bar:
-        checked = check_dataset(dataset, teachers=specs, cell=cell, on_scene=say)
+        checked = check_dataset(dataset, teachers=specs, cell=edge, on_scene=say)
     _print_estimates(checked.teachers, list(checked.estimates.values()))
     if json:
         write_json(json, checked.as_json())
     return checked.exit_code
 
 
-def _write_page(scene: "Scene", report: "Report", path: Path, *, only: bool) -> None:
-    """Write the page of a scene; where there are several, its name is part of the file's."""
-    from cuao3d.check.page import write_page
+def _draw(scene: "Scene", report: "Report", page: Path | None, picture: Path | None, *, only: bool) -> None:
+    """Write the page and the picture of a scene; with several scenes, the page's name contains the scene's."""
+    if page:
+        from cuao3d.check.page import write_page
 
-    write_page(scene, report, path if only else path.with_stem(f"{path.stem}-{scene.name}"))
+        write_page(scene, report, page if only else page.with_stem(f"{page.stem}-{scene.name}"))
+    if picture:
+        from cuao3d.check.pictures import draw
+
+        draw(scene, report, picture)
 
 
-def _draw(scene: "Scene", report: "Report", path: Path) -> None:
-    """Draw how well the views of a scene agree."""
-    from cuao3d.check.pictures import draw
+def _fix(folder: Path, report: "Report") -> None:
+    """Write the options that correct what was found."""
+    from cuao3d.check.options import fix
+    from cuao3d.readers.options import CAPTURE
 
-    draw(scene, report, path)
+    print(f"  {folder / CAPTURE} now says {fix(folder, report.options)}; check again")
 
 
 def _print_report(name: str, report: "Report") -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from cuao3d.cli.shared import print_rows
+from cuao3d.cli.shared import check_device, print_rows
 
 
 def evaluate(
@@ -39,6 +39,7 @@ def evaluate(
     from cuao3d.predictor import Predictor
     from cuao3d.store import Store
 
+    check_device(device)
     opened = Store.open(store)
     predictor = Predictor.open(opened, run=run, teacher=teacher, text=text, device=device)
     rows = pipeline.evaluate(

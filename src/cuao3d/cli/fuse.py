@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from cuao3d.cli.shared import check_device, reading_options
-from cuao3d.errors import InputError
+from cuao3d.cli.shared import check_device, check_positive, reading_options
 
 if TYPE_CHECKING:
     from cuao3d.store import Store
@@ -54,8 +53,7 @@ def fuse(
     from cuao3d.readers import open_dataset
     from cuao3d.teachers import parse_teachers
 
-    if workers < 1:
-        raise InputError(f"--workers is {workers}; expected at least 1.")
+    check_positive(cell=cell, batch_size=batch_size, workers=workers)
     check_device(device)
     specs = parse_teachers(teachers)
     reading = reading_options(annotations, tolerance, every, official=official)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from cuao3d.cli.shared import check_device
 from cuao3d.errors import InputError
 
 
@@ -36,6 +37,7 @@ def query(
 
     if not words:
         raise InputError('Say what to look for: cuao3d query STORE "somewhere to sit" --out heat.html')
+    check_device(device)
     opened = Store.open(store)
     predictor = Predictor.open(opened, run=run, teacher=teacher, text=text, device=device)
     found = pipeline.answer(opened, predictor, words, out, scene=scene)

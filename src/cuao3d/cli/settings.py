@@ -2,6 +2,8 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from cuao3d.errors import InputError
@@ -31,10 +33,56 @@ def with_config(command: Callable[..., int], config: Any, arguments: list[str]) 
     configured.__signature__ = signature.replace(parameters=list(parameters.values()))  # type: ignore[attr-defined]
     configured.__annotations__ = command.__annotations__ | {"config": type(default)}
     configured.__doc__ = command.__doc__
-    vars(configured).pop(
-        "__wrapped__", None
-    )  # of a decorator that checks types: tyro looks through it, at no signature
+    vars(configured).pop("__wrapped__", None)  # that of a type checker, through which tyro would look
     return configured
+
+
+def options_of(command: Callable[..., int]) -> list[str]:
+    """Return the options of a command, those of its configuration included."""
+    parameters = inspect.signature(command).parameters.values()
+    own = [parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    options = []
+    for parameter in own:
+        if is_dataclass(parameter.default):
+            options += _flags(parameter.default, f"--{parameter.name}.")
+        elif parameter.name != "config":
+            options += _flag("--", parameter.name, isinstance(parameter.default, bool))
+    return options
+
+
+def refuse_unknown_options(command: Callable[..., int], name: str, arguments: list[str]) -> None:
+    """Check the options that were typed; an unknown one is answered with those that exist.
+
+    Raises:
+        InputError: There is no such option.
+    """
+    options = options_of(command)
+    for word in arguments:
+        typed = word.partition("=")[0].replace("_", "-")
+        if typed.startswith("--") and typed not in (*options, "--help"):
+            prefix = PREFIX if typed.startswith(PREFIX) else "--"
+            like = [option for option in options if option.startswith(PREFIX) == (prefix == PREFIX)]
+            near = get_close_matches(typed.removeprefix(prefix), [option.removeprefix(prefix) for option in like], n=1)
+            hint = f"Did you mean {prefix}{near[0]}?" if near else f"There are {', '.join(like) or 'none'}."
+            raise InputError(f"There is no option {typed} of cuao3d {name}. {hint}")
+
+
+def _flags(config: Any, prefix: str) -> list[str]:
+    """Return the options of a configuration."""
+    flags: list[str] = []
+    for setting in fields(config):
+        value = getattr(config, setting.name)
+        if is_dataclass(value):
+            flags += _flags(value, f"{prefix}{setting.name}.")
+        else:
+            flags += _flag(prefix, setting.name, isinstance(value, bool))
+    return flags
+
+
+def _flag(prefix: str, name: str, is_switch: bool) -> list[str]:
+    """Return the option of a setting; of a switch also the one that turns it off."""
+    names = [name, f"no-{name}"] if is_switch else [name]
+    return [(prefix + one).replace("_", "-") for one in names]
 
 
 def typed_settings(arguments: list[str]) -> list[str]:
