@@ -61,6 +61,17 @@ def test_a_sample_takes_the_mean_over_its_points_that_have_a_feature(tmp_path: P
     assert card == TeacherCard(2, "lseg", "cosine", licence=CARDS["lseg"].licence)
 
 
+def test_a_teacher_goes_by_one_name_however_it_is_spelled(tmp_path: Path):
+    dataset = write_cloud(tmp_path)
+    folder = write_features(tmp_path / "sd", f"{NAME}_0.pt", {0: (1, 2)})
+    store = import_features({"stable-diffusion": folder}, dataset, tmp_path / "store", text={"sd": "minilm"})
+    assert list(store.teachers) == ["stable_diffusion"]
+    assert (store.teachers["stable_diffusion"].loss, store.teachers["stable_diffusion"].text) == (
+        "demeaned-cosine",
+        "minilm",
+    )
+
+
 def test_several_files_of_a_scene_add_up(tmp_path: Path):
     # Point 0 is in two files: (1 + 5) / 2 = 3. Its sample has also point 1: (3 + 9) / 2 = 6.
     dataset = write_cloud(tmp_path)

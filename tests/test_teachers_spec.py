@@ -5,11 +5,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from cuao3d.cli import main
+from cuao3d.compare import compare
+from cuao3d.distill import DistillConfig, _settle
 from cuao3d.download import CARDS, find, is_here
+from cuao3d.errors import InputError
+from cuao3d.fusion import Visibility, sample_cells
 from cuao3d.imported import imported_card
+from cuao3d.scene import Scene
+from cuao3d.store import Store, TeacherCard
 from cuao3d.student import _teacher_of_head
 from cuao3d.teachers import TEACHERS, canonical, card_of, known_card, load_teacher, parse_teachers
+from cuao3d.teachers.options import read_options
 from cuao3d.teachers.spec import known_options
+from cuao3d.text import load_text_encoder
 
 SPELLINGS = {
     "lseg": [("lseg", None, {}, None)],
@@ -114,6 +123,53 @@ def test_a_stores_own_spelling_comes_first():
     assert canonical("sd", ["lseg", "stable_diffusion"]) == "stable_diffusion"
     assert canonical("sd", ["sd", "stable_diffusion"]) == "sd"
     assert canonical("dinov9", ["lseg"]) == "dinov9"
+
+
+def test_stores_runs_and_comparisons_find_their_teachers_in_any_spelling(tmp_path):
+    cards = {"stable_diffusion": TeacherCard(4, loss="l1"), "resnet-1.5": TeacherCard(4)}
+    store = Store.create(tmp_path / "store", teachers=cards)
+    settled = _settle(DistillConfig(teachers=("resnet_1_5", "sd")), store)
+    assert (settled.teachers, settled.losses) == (("resnet-1.5", "stable_diffusion"), ("cosine", "l1"))
+    with pytest.raises(InputError, match="holds no finished scene"):
+        compare(store, ["stable-diffusion", "resnet_1.5"])
+    with pytest.raises(InputError, match=r"has no features of resnet-2, only of stable_diffusion, resnet-1\.5"):
+        compare(store, ["resnet-2"])
+
+
+def test_a_scene_names_the_teachers_that_it_has_features_of(tmp_path):
+    store = Store.create(tmp_path / "store", cell=0.1, teachers={"resnet-1.5": TeacherCard(4), "half": TeacherCard(4)})
+    points = torch.rand(50, 3)
+    samples = sample_cells(points, store.cell)
+    count = len(samples.index_of_sample)
+    visibility = Visibility((), torch.ones(count, dtype=torch.int64))
+    features = {name: torch.ones(count, 4) for name in store.teachers}
+    store.add_scene(Scene("a", points, ()), samples, visibility, features)
+    assert torch.equal(store["a"].features("resnet-1.5"), torch.ones(count, 4).half())
+    with pytest.raises(FileNotFoundError, match=r"resnet.*half.*resnet-1\.5"):
+        store["a"].features("resnet")
+
+
+def test_weights_and_text_encoders_may_be_spelled_in_any_way(capsys):
+    assert main(["weights", "list", "stable_diffusion", "dinov2_small"]) == 0
+    told = capsys.readouterr().out
+    assert "stable-diffusion-v1-5" in told
+    assert "dinov2-small" in told
+    with pytest.raises(FileNotFoundError, match="nowhere holds no model"):
+        load_text_encoder("minilm_centred:nowhere")
+
+
+@pytest.mark.parametrize(
+    ("teacher", "options", "values"),
+    [
+        ("lseg", {"mirror": "none", "long_side": "64"}, {"mirror": "none", "long_side": 64}),
+        ("dinov2", {"long_side": "none", "normalisation": "clip"}, {"long_side": None, "normalisation": "clip"}),
+        ("stable_diffusion", {"image_size": "none", "blocks": "1+2"}, {"image_size": None, "blocks": (1, 2)}),
+        ("stable_diffusion", {"image_size": "480x640", "prompt": "none"}, {"image_size": (480, 640), "prompt": "none"}),
+        ("stable_diffusion", {"image_size": "480+640", "blocks": "3"}, {"image_size": (480, 640), "blocks": (3,)}),
+    ],
+)
+def test_values_are_of_the_types_that_constructors_take(teacher, options, values):
+    assert read_options(options, known_options(teacher), teacher) == values
 
 
 def test_weights_are_found_in_any_spelling(tmp_path, monkeypatch):
