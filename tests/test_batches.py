@@ -200,7 +200,9 @@ def test_held_out_scenes_are_some_of_those_named_and_follow_from_the_seed(num_sc
         replace(CONFIG, num_held_out=num_held_out, seed=seed),
     )
     if 0 < num_scenes <= num_held_out:
-        with pytest.raises(ValueError, match=r"cannot be held out: none is left to train on\. Lower num_held_out"):
+        with pytest.raises(
+            ValueError, match=r"cannot be held out: none is left to train on\. Lower --config\.num-held-out"
+        ):
             hold_out(names, config)
         return
     found = hold_out(names, config)

@@ -114,7 +114,7 @@ def test_what_is_not_there_is_answered_with_what_is(synthetic_store, tmp_path, c
     (runs / "notes").mkdir()
     store, out = synthetic_store.path, tmp_path / "heat.ply"
     for run in (runs, runs / "three"):
-        says(capsys, ["evaluate", store, "--run", run], "is no finished run", f"{runs} holds one/, two/.")
+        says(capsys, ["evaluate", store, "--run", run], "is not a finished run", f"{runs} holds one/, two/.")
     says(capsys, ["compare", tmp_path], "is no store", f"{tmp_path} holds store/.")
     says(capsys, ["compare", tmp_path / "stor"], "is no store", f"{tmp_path} holds store/.")
     says(capsys, ["fuse", tmp_path / "scan", "--out", out], "no folder", f"{tmp_path} holds runs/, store/.")

@@ -144,7 +144,7 @@ def test_a_finished_run_is_left_as_it_is_and_an_interrupted_one_goes_on(store, t
 
     with pytest.raises(KeyboardInterrupt):
         distill(store, CONFIG, tmp_path, on_step=stop_after_three)
-    with pytest.raises(FileNotFoundError, match=r"is no finished run .*Start or resume it: cuao3d distill"):
+    with pytest.raises(FileNotFoundError, match=r"is not a finished run .*Start or resume it: cuao3d distill"):
         load_run(tmp_path)
     distill(store, CONFIG, tmp_path, on_step=stop_after_three)
     assert steps == [1, 2, 3, 3, 4]
@@ -408,7 +408,7 @@ def test_samples_whose_features_are_no_numbers_are_named_and_not_learned_from(tm
     spoil(store, "bb", "height", slice(3, 5))
     spoil(store, "bb", "place", slice(4, 8))
     spoil(store, "ccc", "place", slice(None))
-    with pytest.warns(UserWarning, match="no numbers") as warned:
+    with pytest.warns(UserWarning, match="non-finite features") as warned:
         run = distill(store, CONFIG, tmp_path / "run")
     num_seen = len(store["ccc"].seen_samples)
     said = [str(warning.message) for warning in warned]
@@ -425,7 +425,10 @@ def test_a_store_of_no_numbers_at_all_is_refused(tmp_path):
     store = make_store(tmp_path / "store")
     for name in store.names("train"):
         spoil(store, name, "place", slice(None))
-    with pytest.warns(UserWarning, match="no numbers"), pytest.raises(ValueError, match=r"too few training scenes"):
+    with (
+        pytest.warns(UserWarning, match="non-finite features"),
+        pytest.raises(ValueError, match=r"too few training scenes"),
+    ):
         distill(store, CONFIG, tmp_path / "run")
 
 

@@ -163,7 +163,7 @@ def load_run(path: Path) -> Run:
     """
     if not (path / "run.json").is_file():
         raise NotFoundError(
-            f"{path} is no finished run (no {path / 'run.json'}). Start or resume it: cuao3d distill STORE "
+            f"{path} is not a finished run (no {path / 'run.json'}). Start or resume it: cuao3d distill STORE "
             f"--out {path}.{nearby(path, 'run.json')}"
         )
     summary, settings = (read_json(path / name, _CURE) for name in ("run.json", "config.json"))
