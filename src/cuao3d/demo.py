@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cuao3d import __version__, recipes
+from cuao3d.batches import check_least
 from cuao3d.colors import class_colors
 from cuao3d.distill import distill
 from cuao3d.errors import InputError
@@ -21,7 +22,7 @@ from cuao3d.labels import label_set
 from cuao3d.pipeline import as_cloud, as_heat, evaluate, fuse, places, write_cloud
 from cuao3d.predictor import Predictor
 from cuao3d.probe import score, supervise
-from cuao3d.progress import OnStep, Stages, machine, training_bars
+from cuao3d.progress import OnStep, Stages, machine, training_bars, waiting
 from cuao3d.readers import Dataset
 from cuao3d.report import Gallery, Heat, write_report
 from cuao3d.scene import Scene, Split
@@ -86,6 +87,7 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_work
     config = config or DemoConfig()
     if not 0 <= seed < TEACHER_SEEDS // SEED_STRIDE:
         raise InputError(f"The seed must lie in [0, {TEACHER_SEEDS // SEED_STRIDE}); it is {seed}.")
+    check_least(config, num_train_rooms=1, num_val_rooms=1, num_views=1, num_steps=1)
     stages = Stages(num_workers)
     store = _make_rooms(out / "store", seed, config, stages, num_workers)
     runs, supervised = _train_students(store, out / "runs", seed, config, stages, num_workers)
@@ -114,7 +116,7 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_work
         "date": time.strftime("%Y-%m-%d"),
     }
     write_json(out / "results.json", results)  # before anything is drawn: the figures must not be lost with a picture
-    with stages("asking and drawing") as said:
+    with stages("asking and drawing") as said, waiting("asking and drawing"):
         gallery, results["answers"] = _gallery(store, runs, config)
         write_cloud(
             out / "scene.ply", gallery.points, class_colors(gallery.predictions["distilled"], label_set("scannet20"))

@@ -72,7 +72,7 @@ def training_bars(titles: Sequence[str]) -> Iterator[list[OnStep]]:
     """
     title, line = TextColumn("{task.fields[title]}"), TextColumn("{task.description}")
     columns = (title, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), line)
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         tasks = [progress.add_task("", total=None, title=title) for title in titles]
         yield [partial(_move, progress, task) for task in tasks]
 
@@ -80,7 +80,19 @@ def training_bars(titles: Sequence[str]) -> Iterator[list[OnStep]]:
 def progress_bar() -> Progress:
     """Return a progress bar that disappears when it is done."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+@contextmanager
+def waiting(title: str) -> Iterator[None]:
+    """Show a moving bar while something takes its time that has no steps.
+
+    Args:
+        title: What is being done.
+    """
+    with progress_bar() as bar:
+        bar.add_task(title, total=None)
+        yield
 
 
 def peak_memory(whose: int = resource.RUSAGE_SELF) -> float:

@@ -43,7 +43,7 @@ CONFIGURABLE: dict[str, Callable[[list[str]], Any]] = {"demo": configurable_demo
 AFTER_STOP = {
     "demo": "Finished rooms and students are kept; the same command goes on from there.",
     "fuse": "Finished scenes are kept; the same command goes on with the next one.",
-    "distill": "With --resume auto, the default, the same command goes on from the last checkpoint.",
+    "distill": "With --resume auto, the default, the same command goes on from the last checkpoint, if it saved one.",
     "import": "Finished scenes are kept; the same command goes on with the next one.",
     "weights": "Files that arrived whole are kept; the same command fetches the others.",
 }

@@ -37,11 +37,13 @@ def evaluate(
     from cuao3d import pipeline
     from cuao3d.files import write_json
     from cuao3d.predictor import Predictor
+    from cuao3d.progress import waiting
     from cuao3d.store import Store
 
     check_device(device)
     opened = Store.open(store)
-    predictor = Predictor.open(opened, run=run, teacher=teacher, text=text, device=device)
+    with waiting("opening the predictor"):
+        predictor = Predictor.open(opened, run=run, teacher=teacher, text=text, device=device)
     rows = pipeline.evaluate(
         opened,
         predictor,

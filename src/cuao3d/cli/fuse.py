@@ -49,7 +49,7 @@ def fuse(
         official: Read cameras as the official pipeline does, where it differs; see docs/conventions.md.
     """
     from cuao3d import pipeline
-    from cuao3d.progress import Stages
+    from cuao3d.progress import Stages, waiting
     from cuao3d.readers import open_dataset
     from cuao3d.teachers import parse_teachers
 
@@ -59,12 +59,14 @@ def fuse(
     reading = reading_options(annotations, tolerance, every, official=official)
     dataset = open_dataset(path, **reading)
     load = partial(_load_teachers, specs, device, precision)
+    with waiting("loading the teachers"):
+        loaded = load()
     with Stages()("lifting") as said:
         reading |= {"annotations": Path(annotations).name} if annotations else {}  # a CSV may move
         settings = {"data": path.resolve().name, **reading}
         store = pipeline.fuse(
             dataset,
-            load(),
+            loaded,
             out,
             cell=cell,
             settings=settings,

@@ -33,13 +33,15 @@ def query(
     """
     from cuao3d import pipeline
     from cuao3d.predictor import Predictor
+    from cuao3d.progress import waiting
     from cuao3d.store import Store
 
     if not words:
         raise InputError('Say what to look for: cuao3d query STORE "somewhere to sit" --out heat.html')
     check_device(device)
     opened = Store.open(store)
-    predictor = Predictor.open(opened, run=run, teacher=teacher, text=text, device=device)
+    with waiting("opening the predictor"):
+        predictor = Predictor.open(opened, run=run, teacher=teacher, text=text, device=device)
     found = pipeline.answer(opened, predictor, words, out, scene=scene)
     print(predictor.about)
     for line in found:

@@ -32,7 +32,7 @@ def import_official(
     """
     from cuao3d.imported import import_features
     from cuao3d.pipeline import import_student
-    from cuao3d.progress import Stages, console, progress_bar
+    from cuao3d.progress import Stages, console, progress_bar, waiting
     from cuao3d.readers import open_dataset
     from cuao3d.store import CELL
     from cuao3d.teachers import canonical
@@ -41,7 +41,9 @@ def import_official(
     if data is None and not names and len(sources) == 1 and not sources[0].is_dir():
         if text is not None or cell is not None:
             raise InputError(f"--{'cell' if text is None else 'text'} has no effect on a checkpoint; leave it out.")
-        print(f"{import_student(sources[0], out).describe()}\nwritten to {out}")
+        with waiting("reading the checkpoint"):
+            read = import_student(sources[0], out)
+        print(f"{read.describe()}\nwritten to {out}")
         return 0
     if data is None or not names or len(set(names)) != len(sources):
         raise InputError(
