@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from cuao3d.errors import PoseError
 from cuao3d.files import read_json
 from cuao3d.formats.entries import (
     by_number,
@@ -16,8 +17,10 @@ from cuao3d.formats.entries import (
     nearest_in_time,
     number,
     only_file,
+    pose_entry,
     positive,
     read_numbers,
+    read_pose,
     read_rows,
     whole,
 )
@@ -309,3 +312,15 @@ def test_a_lost_pose_and_an_unreadable_image_are_told_apart(synthetic_scene: Sce
     scene = open_dataset(path)[0]
     assert len(scene.frames) == 1
     assert [problem.kind for problem in scene.problems] == ["pose", "frame"]
+
+
+def test_a_pose_that_cannot_be_read_is_a_problem_of_the_pose(tmp_path: Path):
+    assert pose_entry([[1, 0, 0, 5], [0, 1, 0, 6], [0, 0, 1, 7]], "a.json: pose", rows=3)[:3, 3].tolist() == [5, 6, 7]
+    with pytest.raises(PoseError, match=r"^a\.json: pose should be a list of 4 rows of 4 numbers"):
+        pose_entry([[1, 2], [3, 4]], "a.json: pose")
+    path = tmp_path / "0.txt"
+    for content in (None, "1 2\n3 4\n", "nan " * 16):
+        if content is not None:
+            path.write_text(content)
+        with pytest.raises(PoseError, match=r"0\.txt"):
+            read_pose(path)
