@@ -188,16 +188,16 @@ def test_a_cut_off_checkpoint_is_named(checkpoint, tmp_path):
     whole = checkpoint.read_bytes()
     for size in (0, 100, len(whole) // 2, len(whole) - 10):
         (tmp_path / "cut.ckpt").write_bytes(whole[:size])
-        with pytest.raises(ValueError, match=r"cut\.ckpt is no checkpoint, or it was cut short"):
+        with pytest.raises(ValueError, match=r"cut\.ckpt: not a PyTorch checkpoint, or only a part of one"):
             load_lseg(tmp_path / "cut.ckpt")
     (tmp_path / "cut.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}")
-    with pytest.raises(ValueError, match=r"cut\.safetensors is no checkpoint"):
+    with pytest.raises(ValueError, match=r"cut\.safetensors: not a safetensors file, or only a part of one"):
         load_lseg(tmp_path / "cut.safetensors")
 
 
 def test_something_else_is_named(tensors, tmp_path):
     (tmp_path / "notes.ckpt").write_text("This is not a checkpoint.")
-    with pytest.raises(ValueError, match=r"notes\.ckpt is no checkpoint"):
+    with pytest.raises(ValueError, match=r"notes\.ckpt: not a PyTorch checkpoint"):
         load_lseg(tmp_path / "notes.ckpt")
     with pytest.raises(FileNotFoundError, match=r"nothing\.ckpt is not there"):
         load_lseg(tmp_path / "nothing.ckpt")
@@ -229,13 +229,11 @@ class Evil:
 def test_code_in_a_checkpoint_is_refused_and_never_run(tensors, tmp_path):
     evil = {"state_dict": tensors, "callbacks": Evil(tmp_path / "made")}
     torch.save(evil, tmp_path / "evil.ckpt")
-    with pytest.raises(
-        ValueError, match=r"evil\.ckpt holds code beside tensors, and is not loaded: it names \w+\.mkdir"
-    ):
+    with pytest.raises(ValueError, match=r"evil\.ckpt: refused, because .* may run code \(it names \w+\.mkdir\)"):
         load_lseg(tmp_path / "evil.ckpt")
     (tmp_path / "plain.ckpt").write_bytes(pickle.dumps(evil["callbacks"], protocol=2))
     torch.save(evil, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
     for name in ("plain.ckpt", "old.ckpt"):
-        with pytest.raises(ValueError, match=rf"{name} is no checkpoint"):
+        with pytest.raises(ValueError, match=rf"{name}: (refused, because .* may run code|not a PyTorch checkpoint)"):
             load_lseg(tmp_path / name)
     assert not (tmp_path / "made").exists()

@@ -1,5 +1,6 @@
 """Facts about what PyTorch saved: tensors and arrays come back from every format, and nothing in a file is ever run."""
 
+import argparse
 import os
 import pickle
 import zipfile
@@ -9,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from cuao3d.pickles import read_torch
+from cuao3d.errors import InputError, NotFoundError
+from cuao3d.pickles import check_weights, load_into, read_torch
 from written import damage
 
 ARRAYS = {
@@ -96,9 +99,8 @@ def test_code_is_refused_and_never_run(where: str, kind: str, tmp_path: Path):
         "in an array": np.array([evil], dtype=object),
     }[where]
     path = save(content, tmp_path / "evil.pth", kind=kind)
-    with pytest.raises(
-        ValueError, match=r"evil\.pth: refused, because .* may run code \(.*(mkdir|not a numeric type).*\)\.$"
-    ):
+    reason = r"\(.*(mkdir|not a numeric type).*\)"
+    with pytest.raises(ValueError, match=rf"evil\.pth: refused, because .* may run code {reason}\. Get the original"):
         read_torch(path)
     assert not (tmp_path / "made").exists()
 
@@ -134,3 +136,56 @@ def test_damaged_files_are_read_or_refused(kind: str, tmp_path: Path):
     content = {"array": ARRAYS["float32"], "tensor": torch.zeros(3), "numbers": [1, 2.5, "three"]}
     path = save(content, tmp_path / "a.pt", kind=kind)
     assert damage(path, lambda: read_torch(path), times=400) > 0.2
+
+
+@pytest.mark.parametrize("kind", ["zip", "before PyTorch 1.6"])
+def test_weights_are_checked_without_being_read(kind: str, tmp_path: Path):
+    check_weights(save({"weight": torch.zeros(3)}, tmp_path / "a.bin", kind=kind))
+    evil = save({"weight": torch.zeros(3), "extra": Evil(tmp_path / "made")}, tmp_path / "evil.bin", kind=kind)
+    with pytest.raises(InputError, match=r"evil\.bin: refused, because .* may run code"):
+        check_weights(evil)
+    assert not (tmp_path / "made").exists()
+    (tmp_path / "cut.bin").write_bytes((tmp_path / "a.bin").read_bytes()[:100])
+    with pytest.raises(InputError, match=r"cut\.bin: not a PyTorch checkpoint"):
+        check_weights(tmp_path / "cut.bin")
+
+
+def test_safetensors_are_checked_too(tmp_path: Path):
+    save_file({"weight": torch.zeros(30)}, tmp_path / "a.safetensors")
+    check_weights(tmp_path / "a.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:-1])
+    with pytest.raises(InputError, match=r"cut\.safetensors: not a safetensors file, or only a part of one"):
+        check_weights(tmp_path / "cut.safetensors")
+    for name in ("none.safetensors", "none.bin"):
+        with pytest.raises(NotFoundError, match=name):
+            check_weights(tmp_path / name)
+
+
+def test_what_nobody_needs_is_replaced_and_all_else_refused(tmp_path: Path):
+    settings = argparse.Namespace(rate=0.1, model=argparse.Namespace(depth=3))
+    path = save({"state_dict": {"weight": torch.ones(2)}, "settings": settings}, tmp_path / "a.ckpt")
+    content = read_torch(path, unneeded=("argparse.", "numpy."))
+    assert content["state_dict"]["weight"].tolist() == [1, 1]
+    assert not isinstance(content["settings"], argparse.Namespace)
+    for unneeded in ((), ("os.",)):
+        with pytest.raises(InputError, match=r"it names argparse\.Namespace"):
+            read_torch(path, unneeded=unneeded)
+    evil = save({"settings": settings, "extra": Evil(tmp_path / "made")}, tmp_path / "evil.ckpt")
+    with pytest.raises(InputError, match=r"it names \w+\.mkdir"):
+        read_torch(evil, unneeded=("argparse.",))
+
+
+def test_a_module_takes_all_its_tensors_or_says_which_do_not_fit():
+    module = torch.nn.Linear(2, 3)
+    tensors = {"weight": torch.ones(3, 2), "bias": torch.arange(3.0)}
+    load_into(module, tensors, what="a layer")
+    assert module.bias.tolist() == [0, 1, 2]
+    load_into(module, tensors, what="a layer", assign=True)
+    assert module.weight.data_ptr() == tensors["weight"].data_ptr()
+    with pytest.raises(InputError) as raised:
+        load_into(module, {"bias": torch.ones(4), "more": torch.ones(1)}, what="a layer", names={"bias": "b"})
+    assert str(raised.value) == (
+        "The tensors do not fit a layer: missing weight (3, 2); extra more (1,); b is (4,), not (3,)."
+    )
+    with pytest.raises(InputError, match=r"extra t7 \(1,\); and 4 more\.$"):
+        load_into(torch.nn.Identity(), {f"t{index}": torch.ones(1) for index in range(12)}, what="nothing")

@@ -362,7 +362,7 @@ def test_a_pickle_that_holds_code_is_refused_and_not_run(copied, tmp_path, part,
     (copied / part / f"{safe}.safetensors").unlink()
     file = copied / part / f"{pickled}.bin"
     save({"weight": Code(tmp_path / "ran")}, file)
-    with pytest.raises(ValueError, match=rf"{part}/{pickled}\.bin cannot be read: .* holds code, which is never run"):
+    with pytest.raises(ValueError, match=rf"{part}/{pickled}\.bin: refused, because .* may run code"):
         StableDiffusion(copied)
     assert not (tmp_path / "ran").exists()
 
@@ -411,10 +411,10 @@ DAMAGES = {
     ),
     "no U-Net": ("unet", shutil.rmtree, FileNotFoundError, r"no \S*unet/config\.json"),
     "no weights": (f"unet/{WEIGHTS}", Path.unlink, FileNotFoundError, rf"no \S*unet/{WEIGHTS}, nor any of .*\.fp16"),
-    "cut U-Net": (f"unet/{WEIGHTS}", cut_short, ValueError, rf"unet/{WEIGHTS} cannot be read: it is broken"),
-    "cut VAE": (f"vae/{WEIGHTS}", cut_short, ValueError, rf"vae/{WEIGHTS} cannot be read: it is broken"),
-    "a pointer": (f"unet/{WEIGHTS}", write("version https://git-lfs\n"), ValueError, rf"unet/{WEIGHTS} cannot be read"),
-    "lost tensor": (f"unet/{WEIGHTS}", lose_a_tensor, ValueError, r"unet/config\.json: lacks 1 .* as conv_in\.bias"),
+    "cut U-Net": (f"unet/{WEIGHTS}", cut_short, ValueError, rf"unet/{WEIGHTS}: not a safetensors file"),
+    "cut VAE": (f"vae/{WEIGHTS}", cut_short, ValueError, rf"vae/{WEIGHTS}: not a safetensors file"),
+    "a pointer": (f"unet/{WEIGHTS}", write("version https://git-lfs\n"), ValueError, rf"{WEIGHTS}: not a safetensors"),
+    "lost tensor": (f"unet/{WEIGHTS}", lose_a_tensor, ValueError, r"unet/config\.json: missing conv_in\.bias"),
     "other tensor": (f"unet/{WEIGHTS}", crop_a_tensor, ValueError, rf"unet/{WEIGHTS} does not fit .* up_blocks\.3"),
     "other blocks": (
         "unet/config.json",
@@ -426,13 +426,13 @@ DAMAGES = {
         "text_encoder/model.safetensors",
         lose_a_tensor,
         ValueError,
-        r"text_encoder/model\.safetensors does not fit .*: lacks 1 ",
+        r"text_encoder/model\.safetensors does not fit .*: missing ",
     ),
     "other words": (
         "text_encoder/model.safetensors",
         crop_a_tensor,
         ValueError,
-        r"text_encoder/model\.safetensors does not fit .*: lacks 1 ",
+        r"text_encoder/model\.safetensors does not fit .*: \S+ is \(1,\), not \(8,\)\.",
     ),
     "no vocabulary": ("tokenizer/vocab.json", Path.unlink, FileNotFoundError, r"no \S*tokenizer/vocab\.json"),
     "no merges": ("tokenizer/merges.txt", Path.unlink, FileNotFoundError, r"no \S*tokenizer/merges\.txt"),

@@ -294,7 +294,7 @@ def test_missing_extra_and_misshapen_tensors_are_named(small_official):
     del small_official["bn0.bn.bias"]
     small_official["block9.0.conv1.kernel"] = torch.zeros(27, 2, 2)
     small_official["conv0p1s1.kernel"] = torch.zeros(27, 3, 16)
-    with pytest.raises(ValueError, match="does not fit MinkUNet14Mini") as error:
+    with pytest.raises(ValueError, match="The tensors do not fit MinkUNet14Mini") as error:
         convert_official(small_official)
     assert "missing bn0.bn.bias (16,)" in str(error.value)
     assert "extra block9.0.conv1.kernel (27, 2, 2)" in str(error.value)

@@ -396,14 +396,17 @@ MISFITS = {
     ),
     "weights-cut-short": (
         lambda folder: truncate(folder / "model.safetensors"),
-        r"dinov2/model\.safetensors is damaged or was not downloaded to its end",
+        r"dinov2/model\.safetensors: not a safetensors file, or only a part of one",
     ),
     "a-page-instead-of-weights": (
         lambda folder: (folder / "model.safetensors").write_text("version https://git-lfs\n"),
-        r"dinov2/model\.safetensors is damaged",
+        r"dinov2/model\.safetensors: not a safetensors file",
     ),
-    "pickle-with-code": (pickle_with_code, r"dinov2/pytorch_model\.bin is a pickle with more than tensors in it"),
-    "pickle-cut-short": (truncated_pickle, r"dinov2/pytorch_model\.bin is damaged"),
+    "pickle-with-code": (pickle_with_code, r"dinov2/pytorch_model\.bin: refused, because .* may run code"),
+    "pickle-cut-short": (
+        truncated_pickle,
+        r"dinov2/pytorch_model\.bin: not a PyTorch checkpoint, or only a part of one",
+    ),
     "empty-index": (
         lambda folder: (folder / "model.safetensors").rename(folder / "model.safetensors.index.json").write_text("{}"),
         r"index\.json does not say which file holds which tensor",

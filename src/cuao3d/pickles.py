@@ -1,4 +1,4 @@
-"""Safe reading of PyTorch files: tensors, plain values and NumPy arrays, without running code from the pickle.
+"""Checkpoints: files of tensors, read without running any code that they may hold, and loaded into modules.
 
 NumPy's own functions are never called: stand-ins below replace those that a file names, and make arrays of numbers and
 nothing else. NumPy 1 and NumPy 2 name different modules; both are supported.
@@ -8,22 +8,26 @@ import pickle
 import re
 import warnings
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 
 from cuao3d.errors import InputError, NotFoundError
 
 
-def read_torch(path: Path, *, mapped: bool = False) -> Any:
+def read_torch(path: Path, *, mapped: bool = False, unneeded: Sequence[str] = ()) -> Any:
     """Read a file of `torch.save`, in the current format or the one before PyTorch 1.6.
 
     Args:
         path: The file.
         mapped: Memory-map tensors instead of reading them; use them before the file changes.
+        unneeded: Packages, such as "argparse.", whose objects are replaced by empty ones. Only in the current format.
 
     Returns:
         Its content: tensors, numbers and text in lists, tuples and dicts. NumPy arrays are supported at the top level
@@ -33,27 +37,113 @@ def read_torch(path: Path, *, mapped: bool = False) -> Any:
         NotFoundError: There is no such file.
         InputError: It is damaged, or holds other objects.
     """
-    if not path.is_file():
-        raise NotFoundError(f"There is no file {path}.")
-    try:
-        mmap = mapped and zipfile.is_zipfile(path)  # older files are not zip archives, and cannot be mapped
-        with torch.serialization.safe_globals(_STAND_INS), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a damaged file gets one error, below
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as error:
-        if "operand" in str(error):
-            raise _damaged(path, error) from error
-        raise InputError(
-            f"{path}: refused, because it is not only tensors and numbers but may run code ({_reason(error)})."
-        ) from error
-    except Exception as error:  # damaged bytes may raise anything
-        raise _damaged(path, error) from error
-    match content:
+    match content := _load(path, "cpu", mapped=mapped, unneeded=unneeded):
         case tuple() | list():
             return type(content)(_plain(entry) for entry in content)
         case dict():
             return {key: _plain(entry) for key, entry in content.items()}
     return _plain(content)
+
+
+def check_weights(path: Path) -> None:
+    """Check that a file of weights can be read safely, without reading its tensors.
+
+    Args:
+        path: The file: safetensors by its suffix, otherwise one of `torch.save`.
+
+    Raises:
+        NotFoundError: There is no such file.
+        InputError: It is damaged, or holds other objects than tensors.
+    """
+    if path.suffix != ".safetensors":
+        _load(path, "meta")
+        return
+    if not path.is_file():
+        raise NotFoundError(f"There is no file {path}.")
+    try:
+        with safe_open(path, framework="pt"):
+            pass
+    except SafetensorError as error:
+        raise InputError(f"{path}: not a safetensors file, or only a part of one ({error}). Get it again.") from error
+
+
+def load_into(
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    what: str,
+    names: Mapping[str, str] | None = None,
+    assign: bool = False,
+) -> None:
+    """Load all tensors of a module, or say which do not fit.
+
+    Args:
+        module: Takes the tensors.
+        tensors: By the names of the module's own.
+        what: What to call the module.
+        names: What to call its tensors, where a file has other names for them.
+        assign: Take the tensors themselves instead of copying their values.
+
+    Raises:
+        InputError: A tensor is missing, extra or of another shape.
+    """
+    expected, found = (
+        {name: tuple(tensor.shape) for name, tensor in some.items()} for some in (module.state_dict(), tensors)
+    )
+    called = {name: name for name in expected} | dict(names or {})
+    problems = [
+        *(f"missing {called[name]} {shape}" for name, shape in expected.items() if name not in found),
+        *(f"extra {name} {shape}" for name, shape in found.items() if name not in expected),
+        *(
+            f"{called[name]} is {found[name]}, not {shape}"
+            for name, shape in expected.items()
+            if found.get(name, shape) != shape
+        ),
+    ]
+    if problems:
+        raise InputError(f"The tensors do not fit {what}: {some_of(problems)}.")
+    module.load_state_dict(dict(tensors), assign=assign)
+
+
+def some_of(problems: Sequence[str], most: int = 8) -> str:
+    """Join problems for a message: the first ones, and how many more there are."""
+    more = f"; and {len(problems) - most} more" if len(problems) > most else ""
+    return "; ".join(problems[:most]) + more
+
+
+def _load(path: Path, place: str, *, mapped: bool = False, unneeded: Sequence[str] = ()) -> Any:
+    """Load a file of `torch.save` without running code; its tensors go to a device, "meta" for their shapes alone."""
+    if not path.is_file():
+        raise NotFoundError(f"There is no file {path}.")
+    try:
+        is_zip = zipfile.is_zipfile(path)  # older files are not zip archives, and cannot be mapped
+        stand_ins = _STAND_INS
+        if unneeded and is_zip:
+            named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+            nothing = [(_Nothing, name) for name in named if name.startswith(tuple(unneeded))]
+            stand_ins = [each for each in _STAND_INS if not each[1].startswith(tuple(unneeded))] + nothing
+        with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a damaged file gets one error, below
+            return torch.load(path, map_location=place, weights_only=True, mmap=mapped and is_zip)
+    except pickle.UnpicklingError as error:
+        if "operand" in str(error):
+            raise _damaged(path, error) from error
+        raise InputError(
+            f"{path}: refused, because it is not only tensors and numbers but may run code ({_reason(error)}). "
+            "Get the original again, or its safetensors."
+        ) from error
+    except Exception as error:  # damaged bytes raise anything
+        raise _damaged(path, error) from error
+
+
+class _Nothing:
+    """Stands in for what nobody needs: accepts everything, holds nothing."""
+
+    def __new__(cls, *_: object) -> "_Nothing":
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        pass
 
 
 class _Type:
@@ -105,7 +195,7 @@ def _plain(entry: Any) -> Any:
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
-    return InputError(f"{path}: not a PyTorch checkpoint, or only a part of one ({_reason(error)}).")
+    return InputError(f"{path}: not a PyTorch checkpoint, or only a part of one ({_reason(error)}). Get it again.")
 
 
 def _reason(error: Exception) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import write_tensors
 from cuao3d.heads import Head, HeadKind, Heads, tensor_name
-from cuao3d.pickles import read_torch
+from cuao3d.pickles import load_into, read_torch
 from cuao3d.ranks import mean_over_ranks, num_ranks
 from cuao3d.sparse import KernelMap, VoxelSet, convolve, multiply, sort_voxels
 from cuao3d.teachers import canonical, known_card
@@ -395,11 +395,12 @@ def convert_official(state_dict: Mapping[str, Tensor]) -> Checkpoint:
     heads = {teacher: state_dict[original[name]] for name, teacher in teacher_of.items()}
     student = Student({teacher: kernel.shape[-1] for teacher, kernel in heads.items()}, _closest_architecture(body))
     ours_of = {_official_name(ours): ours for ours in student.state_dict() if not ours.startswith("heads.")}
-    _fill(
+    load_into(
         student,
         {ours_of.get(name, name): tensor for name, tensor in body.items()}
         | {f"heads.{tensor_name(teacher)}.weight": kernel for teacher, kernel in heads.items()},
-        name_in_file={ours: theirs for theirs, ours in ours_of.items()},
+        what=student.architecture,
+        names={ours: theirs for theirs, ours in ours_of.items()},
     )
     left_over = tuple(original[name] for name in original.keys() - body.keys() - teacher_of.keys())
     used = tuple(name for name in state_dict if name not in left_over)
@@ -422,7 +423,7 @@ def _read_ours(path: Path) -> Checkpoint:
     )
     for name in plan.get("biased", ()):
         student.heads[name].bias = torch.zeros(plan["heads"][name])
-    _fill(student, tensors)
+    load_into(student, tensors, what=student.architecture)
     student.voxel_size, student.teachers = plan.get("voxel_size"), plan.get("teachers", {})
     return Checkpoint(student, tuple(tensors), ())
 
@@ -433,24 +434,6 @@ def _state_dict(content: Any) -> Mapping[str, Tensor]:
     if not isinstance(state_dict, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state_dict.values()):
         raise InputError("holds no state dict of tensors.")
     return cast(Mapping[str, Tensor], state_dict)
-
-
-def _fill(student: Student, tensors: Mapping[str, Tensor], name_in_file: Mapping[str, str] | None = None) -> None:
-    """Load all tensors of a student; raise InputError if any is missing, extra or of another shape."""
-    names = name_in_file or {}
-    expected = {name: tuple(tensor.shape) for name, tensor in student.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    problems = [f"missing {names.get(name, name)} {expected[name]}" for name in expected if name not in found]
-    problems += [f"extra {name} {found[name]}" for name in found if name not in expected]
-    problems += [
-        f"{names.get(name, name)} is {found[name]}, not {expected[name]}"
-        for name in expected
-        if name in found and found[name] != expected[name]
-    ]
-    if problems:
-        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise InputError(f"does not fit {student.architecture}: {shown}.")
-    student.load_state_dict(dict(tensors))
 
 
 def _closest_architecture(body: Mapping[str, Tensor]) -> str:

@@ -1,18 +1,16 @@
 """Models of the transformers library: opened from a folder on this machine, offline, and only if every tensor fits."""
 
 import hashlib
-import pickle
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from cuao3d.errors import InputError, NotFoundError, NotInstalledError
 from cuao3d.files import read_json, sha256_of
+from cuao3d.pickles import check_weights, some_of
 
 PILLOW_MODES = {2: "bilinear", 3: "bicubic"}
 """How images are resized, by the numbers that Pillow and so `preprocessor_config.json` give it."""
@@ -59,7 +57,7 @@ def open_model(folder: Path, classes: Mapping[str, str], *, unused: Sequence[str
         )
     with quiet(transformers):
         for file in weight_files(folder):
-            _check_readable(file)
+            check_weights(file)
         try:
             model, report = getattr(transformers, name).from_pretrained(
                 folder,
@@ -73,9 +71,8 @@ def open_model(folder: Path, classes: Mapping[str, str], *, unused: Sequence[str
             )
         except Exception as error:  # The weights can be read, so what the settings ask for cannot be built.
             raise InputError(f"{settings} describes no {name} that can be built: {error}") from error
-    problems = _problems(report, unused)
-    if problems:
-        raise InputError(f"{_weights(folder)} does not fit {settings}: {'; '.join(problems)}.")
+    if problems := misfits(report, unused):
+        raise InputError(f"{_weights(folder)} does not fit {settings}: {some_of(problems)}.")
     return model.eval().requires_grad_(False)
 
 
@@ -145,6 +142,25 @@ def import_transformers() -> Any:
     return transformers
 
 
+def misfits(report: Mapping[str, Any], unused: Sequence[str] = ()) -> list[str]:
+    """Name the tensors of a loading report that are missing, of another shape, or unknown.
+
+    Args:
+        report: What `from_pretrained` returns as its loading info.
+        unused: How the names of tensors start that do not matter.
+    """
+    missing, unknown = (
+        [name for name in sorted(report[key]) if not name.startswith(tuple(unused))]
+        for key in ("missing_keys", "unexpected_keys")
+    )
+    mismatched = [found for found in sorted(report["mismatched_keys"]) if not found[0].startswith(tuple(unused))]
+    return [
+        *(f"missing {name}" for name in missing),
+        *(f"{name} is {tuple(found)}, not {tuple(wanted)}" for name, found, wanted in mismatched),
+        *(f"unknown {name}" for name in unknown),
+    ]
+
+
 @contextmanager
 def quiet(transformers: Any) -> Iterator[None]:
     """Keep transformers from drawing bars, and from reporting what we turn into errors."""
@@ -167,38 +183,6 @@ def _weights(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise NotFoundError(f"No weights in {folder}: expected {names[0]}, or one of {', '.join(names[1:])}.")
-
-
-def _check_readable(file: Path) -> None:
-    """Open a file of weights without reading its tensors."""
-    try:
-        if file.suffix == ".safetensors":
-            with safe_open(file, framework="pt"):
-                return
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.load(file, map_location="meta", weights_only=True)
-    except pickle.UnpicklingError:
-        raise InputError(
-            f"{file} is a pickle with more than tensors in it, which could run any code; it is not read. "
-            "Get the model's safetensors."
-        ) from None
-    except (SafetensorError, RuntimeError, EOFError) as error:
-        raise InputError(f"{file} is damaged or was not downloaded to its end ({error}). Download it again.") from error
-
-
-def _problems(report: Mapping[str, Any], unused: Sequence[str]) -> list[str]:
-    """Name the tensors that are missing, of another shape, or unknown; at most eight of each kind."""
-    missing, unknown = (
-        [name for name in sorted(report[key]) if not name.startswith(tuple(unused))]
-        for key in ("missing_keys", "unexpected_keys")
-    )
-    misfits = [misfit for misfit in sorted(report["mismatched_keys"]) if not misfit[0].startswith(tuple(unused))]
-    return [
-        *(f"missing {name}" for name in missing[:8]),
-        *(f"{name} is {tuple(found)}, not {tuple(wanted)}" for name, found, wanted in misfits[:8]),
-        *(f"unknown {name}" for name in unknown[:8]),
-    ]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ checkpoint, so its tensors are taken as they are. Its text side is `cuao3d.text.
 """
 
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from cuao3d.download import CARDS, find
 from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import sha256_of
+from cuao3d.pickles import check_weights, load_into, read_torch
 from cuao3d.teachers.network import Level, NetworkTeacher
 
 Mirror = Literal["mean", "sum", "none"]
@@ -119,13 +119,11 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         folder = "a folder" if path.is_dir() else "not there"
         raise NotFoundError(f"{path} is {folder}; LSeg needs the file of its checkpoint, demo_e200.ckpt.")
-    try:
-        unneeded, code = _names_in(path)
-        content = {} if code else load_file(path) if path.suffix == ".safetensors" else _unpickle(path, unneeded)
-    except Exception:  # from damaged bytes anything can come
-        raise InputError(f"{path} is no checkpoint, or it was cut short on its way; get it again.") from None
-    if code:
-        raise InputError(f"{path} holds code beside tensors, and is not loaded: it names {', '.join(code[:4])}.")
+    if path.suffix == ".safetensors":
+        check_weights(path)
+        content: Any = load_file(path)
+    else:
+        content = read_torch(path, mapped=True, unneeded=UNNEEDED)
     if isinstance(content, dict):
         content = content.get("state_dict", content)
     named = content.items() if isinstance(content, dict) else ()
@@ -211,10 +209,7 @@ class LSeg(nn.Module):
                 fused=head.shape[1],
                 num_channels=head.shape[0],
             )
-        problems = differences(network.state_dict(), tensors)
-        if problems:
-            raise InputError(f"These tensors do not fit LSeg: {'; '.join(problems[:8])}.")
-        network.load_state_dict(tensors, assign=True)
+        load_into(network, tensors, what="LSeg", assign=True)
         return network.eval().requires_grad_(False)
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
@@ -337,45 +332,3 @@ class _Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.bn1(self.conv1(F.relu(x)))
         return x + self.bn2(self.conv2(F.relu(out)))  # type: ignore[no-any-return]
-
-
-class _StandIn:
-    """Takes the place of what a checkpoint names but nobody needs: accepts everything, does nothing."""
-
-    def __new__(cls, *anything: object) -> "_StandIn":
-        return super().__new__(cls)
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
-def _names_in(path: Path) -> tuple[list[str], list[str]]:
-    """Return which classes and functions a checkpoint names besides PyTorch's: unneeded ones, and others."""
-    if not zipfile.is_zipfile(path):
-        return [], []
-    names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    unneeded = [name for name in names if name.startswith(UNNEEDED)]
-    return unneeded, [name for name in names if name not in unneeded]
-
-
-def _unpickle(path: Path, unneeded: Sequence[str]) -> Any:
-    """Load what PyTorch saved: tensors and plain values. Nothing that a file names is imported or run."""
-    places = [name.rpartition(".") for name in unneeded]
-    stand_ins: list[Any] = [type(name, (_StandIn,), {"__module__": module}) for module, _, name in places]
-    with torch.serialization.safe_globals(stand_ins):
-        # What PyTorch before 1.6 saved is no zip file, and cannot be mapped.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-
-
-def differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """Name the tensors that are missing, extra or of another shape."""
-    shapes, others = ({name: tuple(tensor.shape) for name, tensor in some.items()} for some in (expected, found))
-    return [
-        *(f"missing {name} {shape}" for name, shape in shapes.items() if name not in others),
-        *(f"extra {name} {shape}" for name, shape in others.items() if name not in shapes),
-        *(
-            f"{name} is {others[name]}, not {shape}"
-            for name, shape in shapes.items()
-            if others.get(name, shape) != shape
-        ),
-    ]

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from cuao3d.download import CARDS, find
 from cuao3d.errors import InputError, NotFoundError, NotInstalledError
 from cuao3d.files import read_json, sha256_of
+from cuao3d.pickles import check_weights, some_of
+from cuao3d.teachers.huggingface import misfits
 from cuao3d.teachers.network import Level, NetworkTeacher
 
 PARTS = "model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/"
@@ -278,10 +279,9 @@ def _load(
         )
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"{file} does not fit {settings}: {shorten(str(error), 300)}") from error
-    # Tensors that are missing or of another shape come as random numbers.
-    lacking = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
-    if lacking:
-        raise InputError(f"{file} does not fit {settings}: lacks {len(lacking)} of its tensors, as {lacking[0]}.")
+    # Tensors that are missing or of another shape come as random numbers; further ones do no harm.
+    if problems := misfits({**found, "unexpected_keys": ()}):
+        raise InputError(f"{file} does not fit {settings}: {some_of(problems)}.")
     return module.float(), file
 
 
@@ -291,18 +291,7 @@ def _weights_file(folder: Path, safe: str, pickled: str) -> Path:
     file = next((folder / name for name in names if (folder / name).is_file()), None)
     if file is None:
         raise NotFoundError(f"There is no {folder / names[0]}, nor any of {', '.join(names[1:])} beside it.")
-    is_pickle = file.suffix == ".bin"
-    try:
-        if is_pickle:
-            torch.load(file, map_location="meta", weights_only=True)
-        else:
-            with safe_open(file, framework="pt"):
-                pass
-    except OSError:
-        raise
-    except Exception:  # over a broken file, the readers fail in many ways
-        why = "broken, or holds code, which is never run; get the checkpoint as safetensors" if is_pickle else "broken"
-        raise InputError(f"{file} cannot be read: it is {why}.") from None
+    check_weights(file)
     return file
 
 

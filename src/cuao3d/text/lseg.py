@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from cuao3d.download import find
 from cuao3d.errors import InputError, NotFoundError
-from cuao3d.teachers.lseg import differences, read_checkpoint
+from cuao3d.pickles import load_into
+from cuao3d.teachers.lseg import read_checkpoint
 from cuao3d.text.cache import Cached, known_sha256
 from cuao3d.text.clip_tokens import ClipTokenizer
 from cuao3d.text.encoder import ModelEncoder, pad
@@ -114,10 +115,7 @@ class TextTransformer(nn.Module):
                 depth=len({name.split(".")[2] for name in tensors if name.startswith("transformer.resblocks.")}),
                 num_channels=projection.shape[1],
             )
-        problems = differences(network.state_dict(), tensors)
-        if problems:
-            raise InputError(f"Its tensors do not fit CLIP: {'; '.join(problems[:8])}.")
-        network.load_state_dict(tensors, assign=True)
+        load_into(network, tensors, what="CLIP", assign=True)
         return network.eval().requires_grad_(False)
 
     def forward(self, tokens: Int64[Tensor, "B T"]) -> Float[Tensor, "B C"]:
