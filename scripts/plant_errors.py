@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cuao3d.check import check
-from cuao3d.scene import Camera, Frame, Scene
+from cuao3d.scene import OPENGL, Camera, Frame, Scene
 from cuao3d.worlds.rooms import make_room
 
 NUM_VIEWS = 10
@@ -30,7 +30,6 @@ FIRST_SEED = 5000
 
 ROOMS = Path(tempfile.gettempdir()) / "cuao3d-rooms"
 
-OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
 OTHER_SIZES = ((640, 480), (1296, 968), (160, 120))
 """Image sizes that the wrong intrinsics belong to, in turn; the rooms' images are 320 x 240."""
 

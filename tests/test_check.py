@@ -1,6 +1,5 @@
 import json
 import math
-import runpy
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cache
@@ -21,14 +20,20 @@ from cuao3d.check.registration import agreement_by_offset, find_offset
 from cuao3d.check.upright import find_up
 from cuao3d.errors import InputError
 from cuao3d.geometry import back_project
-from cuao3d.scene import Camera, Frame, Problem, ProblemKind, Scene
+from cuao3d.scene import OPENGL, Camera, Frame, Problem, ProblemKind, Scene
 from cuao3d.worlds.rooms import KINDS, make_room
-
-PLANTED = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "plant_errors.py"))
-"""The same mistakes that the script plants in hundreds of rooms."""
+from plant_errors import (
+    MISTAKES,
+    OFFSETS,
+    with_cameras,
+    with_depth,
+    with_intrinsics_of_another_size,
+    with_moved_colours,
+    with_poses,
+    with_shuffled_poses,
+)
 
 LOST = Problem("frame", "lost")
-OPENGL = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
 
 
 @cache
@@ -48,21 +53,6 @@ def scene(request: pytest.FixtureRequest) -> Scene:
     if request.param == "lounge":
         return request.getfixturevalue("lounge")
     return made(KINDS.index(request.param))
-
-
-def with_cameras(scene: Scene, change: Callable[[Camera], Camera]) -> Scene:
-    return replace(scene, frames=tuple(replace(frame, camera=change(frame.camera)) for frame in scene.frames))
-
-
-def with_poses(scene: Scene, change: Callable[[Tensor], Tensor]) -> Scene:
-    return with_cameras(
-        scene, lambda camera: replace(camera, world_from_camera=change(camera.world_from_camera).clone())
-    )
-
-
-def with_depth(scene: Scene, scale: float) -> Scene:
-    frames = [replace(frame, read_depth=lambda frame=frame: frame.read_depth() * scale) for frame in scene.frames]
-    return replace(scene, frames=tuple(frames))
 
 
 def depth_errors(first: Camera, first_depth: Tensor, second: Camera, second_depth: Tensor) -> Tensor:
@@ -138,7 +128,7 @@ def test_planted_mistakes_are_named(scene: Scene, plant: Callable[[Scene], Scene
     ],
 )
 def test_planted_mistakes_have_one_cause(mistake: str, seed: int):
-    cause, plant = PLANTED["MISTAKES"][mistake]
+    cause, plant = MISTAKES[mistake]
     report = check(plant(made(seed), seed))
     assert report.causes == (() if cause is None else (cause,)), report.reasons
     assert report.exit_code == (cause is not None)
@@ -166,16 +156,16 @@ def test_views_of_which_not_one_pixel_agrees_contradict_each_other(synthetic_sce
 
 
 def test_shuffled_poses_contradict_each_other(room: Scene):
-    report = check(PLANTED["with_shuffled_poses"](room, 0))
+    report = check(with_shuffled_poses(room, 0))
     assert "Views contradict each other" in report.reasons[0]
     assert "order (frame-10 sorts before frame-2)" in report.reasons[0]
 
 
 @pytest.mark.parametrize(("seed", "where"), [(0, "to the right"), (1, "to the left"), (2, "down"), (3, "up")])
 def test_colours_off_depth_are_said_with_size_and_direction(room: Scene, seed: int, where: str):
-    report = check(PLANTED["with_moved_colours"](room, seed))
+    report = check(with_moved_colours(room, seed))
     offset = report.measurements["registration"]
-    assert (offset["x"], offset["y"]) == PLANTED["OFFSETS"][seed]
+    assert (offset["x"], offset["y"]) == OFFSETS[seed]
     assert f"Colours lie 8 pixels {where} of depth" in report.reasons[0]
 
 
@@ -192,7 +182,7 @@ def test_an_offset_is_found_by_hand():
 
 def test_the_size_that_intrinsics_were_made_for_is_said_with_the_right_matrix(room: Scene):
     # Twice as large: focal lengths of 577.87, and the middle of 640 x 480 at (319.5, 239.5).
-    report = check(PLANTED["with_intrinsics_of_another_size"](room, 0))
+    report = check(with_intrinsics_of_another_size(room, 0))
     assert "made for images of 640 x 480, these are 320 x 240" in report.reasons[0]
     assert "288.94 0 159.50 / 0 288.94 119.50 / 0 0 1" in report.reasons[0]
 
