@@ -116,7 +116,7 @@ def test_a_broken_frame_costs_neither_the_scene_nor_one_teacher_alone_its_view(s
         for name, scene in (("broken", broken), ("alone", alone))
     ]
     one, other = (store["synthetic"] for store in stores)
-    assert one.problems == ("synthetic, frame 7 left out: frame-7.color.png is damaged",)
+    assert one.problems == (Problem("frame", "synthetic, frame 7 left out: frame-7.color.png is damaged"),)
     assert torch.equal(one.num_views, other.num_views)
     for teacher in ("color0", "color1"):
         assert torch.equal(one.features(teacher), other.features(teacher))
