@@ -16,6 +16,7 @@ from cuao3d.cli import main
 from cuao3d.errors import InputError
 from cuao3d.pipeline import fuse
 from cuao3d.readers import cloud, open_dataset
+from cuao3d.scene import Problem
 from cuao3d.store import Store
 
 
