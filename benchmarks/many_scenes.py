@@ -56,7 +56,9 @@ def main(scenes: int = 200, points: int = 150_000, views: int = 2, readme: Path 
         code = cli.main(["fuse", "set", "--teachers", "colors.py:Colors", "--cell", "0.05", "--out", "store"])
     assert code == 0, f"fuse ended with {code}"
     counts = [count for count in (1, 20, 50, 100, 200, 500, 1000) if count <= scenes]
-    rows = [(f"after {count} scenes", after[count - 1]) for count in counts] + [("at the end", _megabytes())]
+    rows = [(f"after {count} scene{'s' * (count > 1)}", after[count - 1]) for count in counts] + [
+        ("at the end", _megabytes())
+    ]
     for when, megabytes in rows:
         print(f"{when}: {megabytes} MB")
     if readme:
