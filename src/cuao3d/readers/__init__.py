@@ -102,7 +102,9 @@ def open_dataset(path: Path | str, *, tolerance: float | None = None, **options:
     for option in options:
         takers = [other for other, reader in DATASETS.items() if option in signature(reader).parameters]
         if name not in takers:
-            raise InputError(f"{path} is read as {name}, which has no option {option!r}; these have: {takers}.")
+            raise InputError(
+                f"{path} is read as {name}, which does not take --{option}; it is for {', '.join(takers)}."
+            )
     dataset = DATASETS[name](path, **options)
     return dataset if tolerance is None else _WithTolerance(dataset, fraction(tolerance, "--tolerance"))
 
