@@ -116,17 +116,19 @@ def test_the_store_is_the_same_whatever_the_number_of_workers(synthetic_scene, t
     }
 
 
-def test_a_full_disk_stops_the_lifting(room_folder, tmp_path, capsys, monkeypatch):
-    def fill(*arguments):
+def test_a_full_disk_stops_the_lifting_at_the_first_scene(synthetic_scene, tmp_path, capsys, monkeypatch):
+    for name in ("a", "b"):
+        write_folder(synthetic_scene, tmp_path / "data" / name)
+    tried = []
+
+    def fill(tensors, path, metadata):
+        tried.append(path.parent.name)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("cuao3d.files.save_file", fill)
-    says(
-        capsys,
-        ["fuse", room_folder, "--teachers", "none", "--out", tmp_path / "store"],
-        "no space",
-        "points.safetensors",
-    )
+    command = ["fuse", tmp_path / "data", "--teachers", "none", "--out", tmp_path / "store"]
+    says(capsys, command, "error There is no space", "points.safetensors")
+    assert tried == ["a"]
 
 
 def test_a_good_capture_passes_the_check(room_folder, tmp_path):

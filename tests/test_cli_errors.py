@@ -94,11 +94,23 @@ def test_an_interrupt_says_whether_the_command_goes_on(breaks, command, monkeypa
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["fuse", "--help"]])
+TALKS = """
+import sys
+from cuao3d.cli import COMMANDS, main
+
+def talk() -> int:
+    print("words")
+    return 0
+
+COMMANDS["compare"] = talk
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["fuse", "--help"], ["compare"]])
 def test_a_closed_pipe_is_no_error(arguments):
-    program = "import sys; from cuao3d.cli import main; sys.exit(main(sys.argv[1:]))"
     process = subprocess.Popen(
-        [sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", TALKS, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     process.stdout.close()  # before it prints: it takes longer to start
     assert process.stderr.read() == ""
