@@ -2,6 +2,7 @@
 
 import ast
 import errno
+import os
 import re
 import subprocess
 import sys
@@ -109,8 +110,13 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.parametrize("arguments", [["--help"], ["fuse", "--help"], ["compare"]])
 def test_a_closed_pipe_is_no_error(arguments):
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     process = subprocess.Popen(
-        [sys.executable, "-c", TALKS, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", TALKS, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=buffered,
+        text=True,
     )
     process.stdout.close()  # before it prints: it takes longer to start
     assert process.stderr.read() == ""
