@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cuao3d.download import CARDS
-from cuao3d.teachers.huggingface import Preprocessing
+from cuao3d.pretrained.huggingface import Preprocessing
 from cuao3d.teachers.patches import PatchTeacher
 
 Normalisation = Literal["imagenet", "clip"]

@@ -7,18 +7,18 @@ checkpoint, so its tensors are taken as they are. Its text side is `cuao3d.text.
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cuao3d.download import CARDS, find
-from cuao3d.errors import InputError, NotFoundError
+from cuao3d.errors import InputError
 from cuao3d.files import sha256_of
-from cuao3d.pickles import check_weights, load_into, read_torch
+from cuao3d.pickles import load_into
+from cuao3d.pretrained.checkpoint import read_checkpoint
 from cuao3d.teachers.network import Level, NetworkTeacher
 
 Mirror = Literal["mean", "sum", "none"]
@@ -29,12 +29,6 @@ PATCH = 16
 
 OTHER_SIDES = ("clip_pretrained.", "logit_scale", "pretrained.model.head.", "pretrained.model.norm.")
 """Tensors of a checkpoint that the features do not need: the text side, and what comes after the last depth read."""
-
-NETWORK = "net."
-"""What the names of the network's tensors begin with in a checkpoint of its training."""
-
-UNNEEDED = ("pytorch_lightning.", "lightning.", "argparse.", "numpy.")
-"""Packages that a checkpoint of the training may name, for its settings and scores; nothing of that is needed."""
 
 
 class LSegTeacher(NetworkTeacher):
@@ -107,29 +101,6 @@ def load_lseg(path: Path) -> "LSeg":
         return LSeg.from_official(floats)
     except ValueError as error:
         raise InputError(f"{path} holds another model. {error}") from None
-
-
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Read LSeg's tensors, without the `net.` before their names; what is not used of a checkpoint is not read.
-
-    Raises:
-        NotFoundError: There is no such file.
-        InputError: It is no checkpoint, a damaged one, or one with code in it.
-    """
-    if not path.is_file():
-        folder = "a folder" if path.is_dir() else "not there"
-        raise NotFoundError(f"{path} is {folder}; LSeg needs the file of its checkpoint, demo_e200.ckpt.")
-    if path.suffix == ".safetensors":
-        check_weights(path)
-        content: Any = load_file(path)
-    else:
-        content = read_torch(path, mapped=True, unneeded=UNNEEDED)
-    if isinstance(content, dict):
-        content = content.get("state_dict", content)
-    named = content.items() if isinstance(content, dict) else ()
-    tensors = {str(name): value for name, value in named if isinstance(value, Tensor)}
-    of_network = {name: value for name, value in tensors.items() if name.startswith(NETWORK)}
-    return {name.removeprefix(NETWORK): value for name, value in (of_network or tensors).items()}
 
 
 class LSeg(nn.Module):

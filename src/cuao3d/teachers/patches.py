@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cuao3d.download import CARDS, find
-from cuao3d.teachers.huggingface import Preprocessing, open_model, read_preprocessing, weights_sha256
+from cuao3d.pretrained.huggingface import Preprocessing, open_model, read_preprocessing, weights_sha256
 from cuao3d.teachers.network import Level, NetworkTeacher
 
 

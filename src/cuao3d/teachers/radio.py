@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cuao3d.download import CARDS
 from cuao3d.errors import InputError
-from cuao3d.teachers.huggingface import Preprocessing, read_settings
+from cuao3d.pretrained.huggingface import Preprocessing, read_settings
 from cuao3d.teachers.patches import PatchTeacher
 
 SIZES = {

@@ -19,7 +19,7 @@ from cuao3d.download import CARDS, find
 from cuao3d.errors import InputError, NotFoundError, NotInstalledError
 from cuao3d.files import read_json, sha256_of
 from cuao3d.pickles import check_weights, some_of
-from cuao3d.teachers.huggingface import misfits
+from cuao3d.pretrained.huggingface import misfits
 from cuao3d.teachers.network import Level, NetworkTeacher
 
 PARTS = "model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/"

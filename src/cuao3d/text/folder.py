@@ -6,7 +6,7 @@ from typing import Any
 from cuao3d.download import CARDS, find
 from cuao3d.errors import InputError
 from cuao3d.names import match_name
-from cuao3d.teachers.huggingface import quiet, weight_files
+from cuao3d.pretrained.huggingface import quiet, weight_files
 
 IMAGE_SIDE = ("vision_model.", "visual_projection.", "logit_scale", "logit_bias")
 """How the names of tensors start that a text side has no use for."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from cuao3d.download import find
 from cuao3d.errors import InputError, NotFoundError
 from cuao3d.pickles import load_into
-from cuao3d.teachers.lseg import read_checkpoint
+from cuao3d.pretrained.checkpoint import read_checkpoint
 from cuao3d.text.cache import Cached, known_sha256
 from cuao3d.text.clip_tokens import ClipTokenizer
 from cuao3d.text.encoder import ModelEncoder, pad

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from cuao3d.errors import InputError, NotFoundError, NotInstalledError
 from cuao3d.files import sha256_of
-from cuao3d.teachers.huggingface import quiet
+from cuao3d.pretrained.huggingface import quiet
 from cuao3d.text.encoder import ModelEncoder, TextEncoder, pad
 
 MINILM_REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"

@@ -7,7 +7,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from cuao3d.errors import InputError, NotFoundError
-from cuao3d.teachers.huggingface import open_model
+from cuao3d.pretrained.huggingface import open_model
 from cuao3d.text.cache import Cached, sha256_of_folder
 from cuao3d.text.encoder import ModelEncoder, pad
 from cuao3d.text.folder import IMAGE_SIDE, find_folder

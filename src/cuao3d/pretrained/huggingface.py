@@ -27,7 +27,14 @@ class Preprocessing(NamedTuple):
     """How images are resized, with antialiasing: "bilinear" or "bicubic"."""
 
 
-def open_model(folder: Path, classes: Mapping[str, str], *, unused: Sequence[str] = (), **options: Any) -> Any:
+def open_model(
+    folder: Path,
+    classes: Mapping[str, str],
+    *,
+    unused: Sequence[str] = (),
+    attention: str | None = "sdpa",
+    **options: Any,
+) -> Any:
     """Open a model, in fp32 and ready to describe images: no gradients, no dropout, fused attention.
 
     No code of the folder is run: a pickle is read for its tensors only, and refused if it holds anything else.
@@ -37,6 +44,7 @@ def open_model(folder: Path, classes: Mapping[str, str], *, unused: Sequence[str
         classes: The transformers class that opens each `model_type` which `config.json` may name; of one that names
             none, each architecture.
         unused: How the names of tensors start that do not matter: the weights may hold them or not, in any shape.
+        attention: Implementation of attention; None: what the class prefers, of classes that have no choice.
         options: Further arguments of the class.
 
     Raises:
@@ -63,7 +71,7 @@ def open_model(folder: Path, classes: Mapping[str, str], *, unused: Sequence[str
                 folder,
                 local_files_only=True,
                 dtype=torch.float32,
-                attn_implementation="sdpa",
+                attn_implementation=attention,
                 output_loading_info=True,
                 # Without this the first misfit is an error of transformers that does not name the file.
                 ignore_mismatched_sizes=True,
