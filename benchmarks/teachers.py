@@ -47,14 +47,24 @@ class Row:
 
 
 def main(
-    teachers: tuple[str, ...] = ("dinov2", "dinov3", "clip", "siglip2", "radio", "vit", "lseg", "stable-diffusion"),
+    teachers: tuple[str, ...] = (
+        "photo",
+        "dinov2",
+        "dinov3",
+        "clip",
+        "siglip2",
+        "radio",
+        "vit",
+        "lseg",
+        "stable-diffusion",
+    ),
     device: str = "cpu",
     precision: Precision = "fp32",
     batch: int = 1,
     repeats: int = 3,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
     readme: Path | None = None,
-    memory_of: Path | None = None,
+    memory_of: str | None = None,
 ) -> None:
     """Measure teachers on images of 640 x 480.
 
@@ -66,16 +76,16 @@ def main(
         repeats: Batches that are timed, after one that warms up.
         json_file: Where to write the rows.
         readme: Page to write the table into, with machine and date.
-        memory_of: Only describe one batch with the one teacher, whose weights lie here, and print the peak memory.
+        memory_of: Only describe one batch with this teacher, written as on the command line, and print the peak memory.
     """
     if memory_of:
-        print(_peak(f"{teachers[0]}={memory_of}", device, precision, batch))
+        print(_peak(memory_of, device, precision, batch))
         return
     rows = []
     for name in teachers:
         with tempfile.TemporaryDirectory() as folder:
-            weights = CHECKPOINTS[name](Path(folder))
-            rows.append(_measure(name, weights, device, precision, batch, repeats))
+            spec = f"{name}={CHECKPOINTS[name](Path(folder))}" if name in CHECKPOINTS else name
+            rows.append(_measure(name, spec, device, precision, batch, repeats))
         row = rows[-1]
         print(
             f"{name:<18} {row.parameters / 1e6:6.0f} M  {row.seconds_per_image:8.3f} s an image  "
@@ -96,7 +106,8 @@ def section(rows: list[Row], repeats: int) -> list[str]:
         "",
         *provenance(f"python benchmarks/teachers.py {options} --readme benchmarks/README.md"),
         f"Images of {IMAGE[2]} x {IMAGE[1]}, {first.batch} at a time, {first.precision}; random weights of the real",
-        "sizes, written and loaded as the published ones. *Outside* is the share of the time not spent in the network.",
+        "sizes, written and loaded as the published ones; `photo`, `efficientnet` and `ade20k` have their own weights.",
+        "*Outside* is the share of the time not spent in the network.",
         "",
         "| teacher | parameters, M | seconds an image | outside | memory, MB |",
         "|---|---|---|---|---|",
@@ -109,8 +120,8 @@ def section(rows: list[Row], repeats: int) -> list[str]:
     return lines
 
 
-def _measure(name: str, weights: Path, device: str, precision: Precision, batch: int, repeats: int) -> Row:
-    teacher = load_teacher(f"{name}={weights}", device=device, precision=precision)
+def _measure(name: str, spec: str, device: str, precision: Precision, batch: int, repeats: int) -> Row:
+    teacher = load_teacher(spec, device=device, precision=precision)
     networks = [value for value in vars(teacher).values() if isinstance(value, nn.Module)]
     inside = _Stopwatch(networks, device)
     images = [torch.rand(IMAGE, generator=torch.Generator().manual_seed(index)) for index in range(batch)]
@@ -124,7 +135,7 @@ def _measure(name: str, weights: Path, device: str, precision: Precision, batch:
         if repeat:  # the first warms up
             totals.append(total / batch)
             shares.append(1 - inside.seconds / total)
-    arguments = ["--teachers", name, "--memory-of", str(weights), "--device", device, "--precision", precision]
+    arguments = ["--memory-of", spec, "--device", device, "--precision", precision]
     return Row(
         teacher=name,
         device=device,

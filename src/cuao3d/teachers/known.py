@@ -10,7 +10,9 @@ from cuao3d.teachers.dinov2 import DINOv2
 from cuao3d.teachers.dinov3 import DINOv3
 from cuao3d.teachers.lseg import LSegTeacher
 from cuao3d.teachers.mini import MiniDiffusion, MiniDino, MiniLSeg
+from cuao3d.teachers.photo import ADE20K, EfficientNetTeacher, Photo
 from cuao3d.teachers.radio import RADIO
+from cuao3d.teachers.segmenter import Segmenter
 from cuao3d.teachers.siglip2 import SigLIP2
 from cuao3d.teachers.stable_diffusion import StableDiffusion
 from cuao3d.teachers.teacher import TeacherCard
@@ -21,6 +23,10 @@ TEACHERS: dict[str, type[Any]] = {
     "mini-lseg": MiniLSeg,
     "mini-dino": MiniDino,
     "mini-diffusion": MiniDiffusion,
+    "photo": Photo,
+    "efficientnet": EfficientNetTeacher,
+    "ade20k": ADE20K,
+    "segmenter": Segmenter,
     "dinov2": DINOv2,
     "dinov2-small": DINOv2,
     "dinov2-base": DINOv2,

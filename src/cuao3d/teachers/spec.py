@@ -37,8 +37,8 @@ def parse_teachers(text: str) -> list[TeacherSpec]:
 
     Args:
         text: Teachers with commas between them, or "none". A teacher is `NAME[:KEY=VALUE,KEY=VALUE][=WEIGHTS]`, a name
-            of `TEACHERS`, or `FILE.py:CLASS[:KEY=VALUE,...]`. The keys are arguments of its constructor; a value of
-            several numbers is written 1+2.
+            of `TEACHERS`; or `FILE.py:CLASS[:KEY=VALUE,...]`; or `segmenter:WEIGHTS[,KEY=VALUE,...]`. The keys are
+            arguments of its constructor; a value of several numbers is written 1+2.
 
     Raises:
         InputError: There is no such teacher or option, a value is of another type, or a teacher is named twice.
@@ -87,6 +87,8 @@ def _parse(part: str) -> TeacherSpec:
             "my_teacher.py:MyTeacher."
         )
     rest = part[len(re.split("[:=]", part)[0]) :]
+    if name == "segmenter" and rest.startswith(":") and "=" not in rest:
+        return TeacherSpec(name, weights=_weights("=" + rest[1:], name))
     if not rest.startswith(":"):
         return TeacherSpec(name, weights=_weights(rest, name))
     return _with_option(TeacherSpec(name), rest[1:])
