@@ -1,7 +1,7 @@
 """`cuao3d fuse`: a capture or a dataset becomes a store."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,7 +20,7 @@ def fuse(
     path: Positional[Path],
     *,
     out: Path,
-    teachers: str = "mini-lseg,mini-dino,mini-diffusion",
+    teachers: str = "photo",
     cell: float = 0.02,
     device: str = "cpu",
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
@@ -36,7 +36,8 @@ def fuse(
     Args:
         path: Folder of the capture or of the dataset, or the file of a lone cloud.
         out: Folder of the store to make, or to go on with.
-        teachers: Names of the teachers, separated by commas; "none" for points alone. NAME:KEY=VALUE,KEY=VALUE sets
+        teachers: Names of the teachers, separated by commas; "none" for points alone. The default, photo, learned from
+            photographs; mini-lseg,mini-dino,mini-diffusion learned from synthetic rooms. NAME:KEY=VALUE,KEY=VALUE sets
             options, NAME=FOLDER says where weights lie, my_teacher.py:MyTeacher is a class of your own.
         cell: Edge of a sample cell, metres.
         device: Where the teachers run, such as cuda.
@@ -49,7 +50,7 @@ def fuse(
         official: Read cameras as the official pipeline does, where it differs; see docs/conventions.md.
     """
     from cuao3d import pipeline
-    from cuao3d.progress import Stages, waiting
+    from cuao3d.progress import Stages
     from cuao3d.readers import open_dataset
     from cuao3d.teachers import parse_teachers
 
@@ -59,8 +60,7 @@ def fuse(
     reading = reading_options(annotations, tolerance, every, official=official)
     dataset = open_dataset(path, **reading)
     load = partial(_load_teachers, specs, device, precision)
-    with waiting("loading the teachers"):
-        loaded = load()
+    loaded = _load_with_notes(load)
     with Stages()("lifting") as said:
         reading |= {"annotations": Path(annotations).name} if annotations else {}  # a CSV may move
         settings = {"data": path.resolve().name, **reading}
@@ -86,6 +86,17 @@ def _summarise(store: "Store") -> str:
     seen, total = sum(scene.num_seen for scene in scenes), sum(scene.num_samples for scene in scenes)
     teachers = ", ".join(store.teachers) or "none"
     return f"{len(scenes)} scenes, {seen} of {total} samples seen, teachers {teachers}"
+
+
+def _load_with_notes(load: Callable[[], list["Teacher"]]) -> list["Teacher"]:
+    """Load teachers, and print what a teacher has to say about itself, such as that a part of it is missing."""
+    from cuao3d.progress import waiting
+
+    with waiting("loading the teachers"):
+        loaded = load()
+    for line in (note for teacher in loaded for note in getattr(teacher, "notes", ())):
+        print(line, file=sys.stderr)
+    return loaded
 
 
 def _load_teachers(specs: Sequence["TeacherSpec"], device: str, precision: "Precision") -> list["Teacher"]:
