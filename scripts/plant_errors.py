@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import tyro
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn import functional
 
@@ -144,6 +145,25 @@ def turned(scene: Scene, world: Tensor) -> Scene:
     return with_poses(replace(scene, points=points.contiguous()), lambda pose: world @ pose)
 
 
+def tilt_of(seed: int) -> Tensor:
+    """Return a rotation (4, 4) about any axis by 5 to 30 degrees."""
+    rng = np.random.default_rng([seed, 30])
+    axis = rng.normal(size=3)
+    world = torch.eye(4, dtype=torch.float64)
+    turn = Rotation.from_rotvec(np.radians(rng.uniform(5, 30)) * axis / np.linalg.norm(axis))
+    world[:3, :3] = torch.from_numpy(turn.as_matrix())
+    return world
+
+
+def off_up(scene: Scene, up: Tensor) -> float | None:
+    """Return by how many degrees `check` is off the true up vector, or None where it says that it could not tell."""
+    found = check(scene).measurements["up"]["direction"]
+    if found is None:
+        return None
+    found = torch.tensor(found, dtype=torch.float64)
+    return float(torch.rad2deg(torch.atan2(torch.linalg.cross(found, up).norm(), found @ up)))
+
+
 MISTAKES = {
     "poses inverted": Mistake(
         "inverse poses", lambda scene, seed: with_poses(scene, lambda pose: torch.linalg.inv(pose))
@@ -179,7 +199,7 @@ def main(
     rooms: Path = ROOMS,
     only: tuple[str, ...] = (),
 ) -> None:
-    """Print a table: error, how often it was named first, and other verdicts.
+    """Print a table: error, how often it was named first, other verdicts; then how well up is found in tilted rooms.
 
     Args:
         seeds: Rooms per error.
@@ -192,6 +212,14 @@ def main(
     for name, mistake in MISTAKES.items():
         if not only or name in only:
             _count(name, mistake, range(first, first + seeds), rooms)
+    tilted = {seed: tilt_of(seed) for seed in range(first, first + seeds)}
+    off = [off_up(turned(load_room(seed, rooms), world), world[:3, 2]) for seed, world in tilted.items()]
+    told = [one for one in off if one is not None]
+    print(
+        f"tilted: up within a degree {sum(one <= 1 for one in told)}, wrong {sum(one > 1 for one in told)}, not told "
+        f"{len(off) - len(told)}, of {seeds}; largest error {max(told, default=0):.2f} degrees",
+        flush=True,
+    )
     if clean:
         _count("nothing", Mistake(None, lambda scene, seed: scene), range(first + 1000, first + 1000 + clean), rooms)
 

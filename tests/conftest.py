@@ -36,6 +36,28 @@ DATA = Path(os.environ.get("CUAO3D_DATA") or Path(__file__).parents[2] / "shared
 """Data of others, which the repository does not ship: `$CUAO3D_DATA`, or `../shared/data` beside the checkout."""
 
 
+def turned(frame: Frame, quarters: int) -> Frame:
+    """A frame whose images are turned counter-clockwise by quarters, its camera with them."""
+    for _ in range(quarters % 4):
+        frame = _turned_once(frame)
+    return frame
+
+
+def _turned_once(frame: Frame) -> Frame:
+    """Pixel (x, y) moves to (y, width - 1 - x), so camera axes (x, y) become (y, -x)."""
+    camera = frame.camera
+    old_from_new = torch.eye(4, dtype=torch.float64)
+    old_from_new[:2, :2] = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    center = torch.stack([camera.center[1], camera.width - 1 - camera.center[0]])
+    pose = camera.world_from_camera @ old_from_new
+    return Frame(
+        frame.name,
+        Camera(camera.focal.flip(0), center, camera.height, camera.width, pose),
+        lambda: frame.read_image().rot90(1, (1, 2)),
+        lambda: frame.read_depth().rot90(1, (0, 1)),
+    )
+
+
 class ColorTeacher:
     """Toy teacher: the mean colour of every 4 x 4 pixels. It cannot be wrong, so what it lifts is known."""
 

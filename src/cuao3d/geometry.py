@@ -113,6 +113,16 @@ def back_project(depth: Float[Tensor, "H W"], camera: Camera) -> tuple[Float32[T
     return (points_camera @ pose[:3, :3].T + pose[:3, 3]).float(), pixel
 
 
+def move(points: Float32[Tensor, "N 3"], transform: Float64[Tensor, "4 4"]) -> Float32[Tensor, "N 3"]:
+    """Move points by a rigid motion or a similarity; computed in float64.
+
+    Args:
+        points: Positions.
+        transform: Takes them to where they shall be.
+    """
+    return (points.double() @ transform[:3, :3].T + transform[:3, 3]).float()
+
+
 def up_direction(cameras: Sequence[Camera]) -> Float[Tensor, "3"]:
     """Guess which way is up from how a scene was photographed: people hold cameras level.
 

@@ -126,6 +126,9 @@ class Scene:
     """A point is visible where |z - depth| <= tolerance * depth; belongs to the dataset's recipe."""
     problems: tuple[Problem, ...] = ()
     """What the reader left out and why."""
+    capture_from_world: Float64[Tensor, "4 4"] | None = None
+    """Takes world positions to the coordinates of the capture's pose files: a similarity; None where they are the
+    same."""
 
 
 def pose_problem(world_from_camera: Float64[Tensor, "4 4"], *, tolerance: float = ROTATION_TOLERANCE) -> str | None:

@@ -28,10 +28,11 @@ from cuao3d.check.consistency import (
     measure_readings,
 )
 from cuao3d.check.registration import find_offset
-from cuao3d.check.upright import describe_up, find_up
+from cuao3d.check.upright import describe_up, find_up, up_option
 from cuao3d.check.views import View, Views, num_probes, on_one_thread, poses_of, read_views
 from cuao3d.fusion import sample_cells
 from cuao3d.geometry import visible_points
+from cuao3d.readers.options import SAME_AXIS
 from cuao3d.scene import Camera, Scene
 
 CaptureVerdict = Literal["ok", "probably wrong", "unreadable"]
@@ -60,6 +61,9 @@ motion blur, a third is a white wall."""
 
 DARK, BRIGHT = 0.35, 1.8
 """A photograph is called dark or bright below and above these parts of the capture's median brightness."""
+
+
+UNTOLD = "Whether floors are level, to a degree, could not be told: too little level surface is seen."
 
 
 class Finding(NamedTuple):
@@ -124,8 +128,8 @@ def check(scene: Scene) -> Report:
     remarks = [*map(str, left_out), *_untested(consistency, likeliest), *_odd_photos(measurements["photos"])]
     options = {key: value for finding in findings for key, value in finding.options.items()}
     if not findings:
-        lying, options = _lying(measurements["up"])
-        remarks += lying
+        tilted, options = _tilted(measurements["up"])
+        remarks += tilted
     return Report(
         "probably wrong" if findings else "ok",
         (*(_with_cure(finding) for finding in findings), *remarks),
@@ -278,7 +282,9 @@ def _misfit(consistency: dict[Reading, Consistency], likeliest: Reading, median:
     if _is_plausible(median) and not _is_plausible(median * likeliest.depth_scale):
         factor = 1 / likeliest.depth_scale
         text = f"Positions of the cameras look {likeliest.depth_scale:g} times too large for the depth"
-        return [Finding("poses in another unit", f"{text}: multiply them by {factor:g}. {gain}")]
+        return [
+            Finding("poses in another unit", f"{text}: multiply them by {factor:g}. {gain}", {"world_scale": factor})
+        ]
     if likeliest is not AS_GIVEN:
         return [Finding(likeliest.name, f"{likeliest.finding} {gain}", likeliest.options)]
     if int(given.landed.sum()) >= ENOUGH and given.consistent < CONTRADICTORY:
@@ -326,7 +332,7 @@ def _moved_colors(offset: Mapping[str, Any]) -> list[Finding]:
 def _upside_down(up: dict[str, Any]) -> list[Finding]:
     if up["axis"] != "-z" or not up["certain"]:
         return []
-    return [Finding("upside down", f"The world is upside down: {describe_up(up)}.", {"up": "-z"})]
+    return [Finding("upside down", f"The world is upside down: {describe_up(up)}.", {"up": up_option(up)})]
 
 
 def _untested(consistency: dict[Reading, Consistency], likeliest: Reading) -> list[str]:
@@ -355,17 +361,21 @@ def _odd_photos(photos: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _lying(up: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
-    """Say when up may be another axis than +z, and the option that turns the scene if that is sure."""
-    axis = up["axis"]
+def _tilted(up: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """Say when up is or may be another direction than +z, and the option that turns the world if that is sure."""
+    axis, tilt = up["axis"], up["tilt"]
     if axis is None:
         return [f"Which way is up could not be told: {describe_up(up)}."], {}
-    if axis == "z":
-        unsure = up["facing"] is not None and not up["certain"]
-        return ([f"Up may not be +z: {describe_up(up)}."] if unsure else []), {}
-    name = axis if axis.startswith("-") else f"+{axis}"
-    if up["certain"]:
-        options = {"up": axis}
-        cure = f"--fix writes {json.dumps(options)} to capture.json."
-        return [f"Up looks like {name} rather than +z: the scene lies on its side; {cure}"], options
-    return [f"Up looks like {name} rather than +z, if cameras were held upright: {describe_up(up)}."], {}
+    if tilt is not None and tilt <= SAME_AXIS:
+        return [], {}
+    looks = f"Up looks like {axis if axis.startswith('-') else f'+{axis}'} rather than +z"
+    if not up["certain"]:
+        if axis == "z":
+            return [UNTOLD if up["facing"] is None else f"Up may not be +z: {describe_up(up)}."], {}
+        return [f"{looks}, if cameras were held upright: {describe_up(up)}."], {}
+    if tilt is None and axis == "z":
+        return [UNTOLD], {}
+    options = {"up": up_option(up)}
+    tilted = "the scene lies on its side" if tilt is None else f"the world is tilted by {tilt:.1f} degrees"
+    what = tilted.capitalize() if axis == "z" else f"{looks}: {tilted}"
+    return [f"{what}; --fix writes {json.dumps(options)} to capture.json."], options

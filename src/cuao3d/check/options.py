@@ -7,7 +7,7 @@ from typing import Any
 
 from cuao3d.errors import InputError
 from cuao3d.files import read_json, write_json
-from cuao3d.readers.options import CAPTURE, CaptureOptions, read_options
+from cuao3d.readers.options import CAPTURE, CaptureOptions, named_up, read_options, rotation_of
 
 _OTHER: dict[Any, Any] = {
     "world_from_camera": "camera_from_world",
@@ -34,15 +34,13 @@ def capture_options(found: Mapping[str, Any], there: CaptureOptions) -> CaptureO
     """
     if "pose" in found and there.axes != "opencv":
         raise InputError(f"Poses look inverted once axes are turned; remove axes from {CAPTURE} and check again.")
-    if "up" in found and there.up != "z" and found["up"] != "-z":
-        raise InputError(f"Up is neither +z nor -z once the scene is turned; remove up from {CAPTURE} and check again.")
     joined: dict[str, Any] = {}
     for key, value in found.items():
         before = getattr(there, key)
-        if key == "depth_scale":
+        if key in ("depth_scale", "world_scale"):
             joined[key] = round(before * value, 9)
         elif key == "up":
-            joined[key] = value if before == "z" else _negative(before)
+            joined[key] = value if before == "z" else named_up(rotation_of(value)[2] @ rotation_of(before))
         else:
             joined[key] = _OTHER[before]
     return replace(there, **joined)
@@ -68,7 +66,3 @@ def fix(folder: Path, found: Mapping[str, Any]) -> dict[str, Any]:
     content = {key: value for key, value in content.items() if value != default[key]}
     write_json(path, content)
     return content
-
-
-def _negative(axis: str) -> str:
-    return axis[1:] if axis.startswith("-") else f"-{axis}"

@@ -68,6 +68,7 @@ def _facts(measured: dict[str, Any]) -> list[tuple[str, str]]:
     depth, coverage, overlap, up = measured["depth"], measured["coverage"], measured["overlap"], measured["up"]
     offset, (fx, fy), (cx, cy) = measured["registration"], measured["focal"], measured["center"]
     facing = "" if up["facing"] is None else f", {up['facing']:.0%} of the level surfaces face it"
+    tilt = "" if up["tilt"] is None else f", {up['tilt']:.1f} degrees off +z"
     where = f"{offset['x']:+d}, {offset['y']:+d} pixels (right, down)" if offset["certain"] else "could not be told"
     return [
         ("frames", f"{measured['num_frames']}, {measured['num_views_tested']} tested, {measured['num_left_out']} lost"),
@@ -80,7 +81,7 @@ def _facts(measured: dict[str, Any]) -> list[tuple[str, str]]:
             f"{depth['missing']:.0%} missing",
         ),
         ("colours against depth", where),
-        ("up", f"{up['axis'] or 'not clear'}{facing}"),
+        ("up", f"{up['axis'] or 'not clear'}{tilt}{facing}"),
         (
             "coverage",
             f"{coverage['seen']:.1%} of the cells of {100 * coverage['cell']:g} cm, "

@@ -21,10 +21,10 @@ from cuao3d.readers.cloud import cloud_from_depth
 from cuao3d.readers.options import (
     CAPTURE,
     CaptureOptions,
+    capture_of,
     correct_pose,
     given_annotations,
     read_options,
-    rotation_of,
     turn_up,
 )
 from cuao3d.scene import UNLABELLED, Frame, Problem, Scene
@@ -135,8 +135,7 @@ def build_scene(
     options = read_options(folder)
     frames = [_apply(options, frame) for frame in frames[:: options.every]]
     if mesh is not None:
-        embree = embree_scene(mesh @ rotation_of(options.up).float().numpy().T)
-        frames = [replace(frame, read_depth=partial(cast_depth, embree, frame.camera)) for frame in frames]
+        frames = _see_mesh(frames, mesh, options)
     if points is None:
         cloud = cloud_from_depth(frames)
         points, frames = Points(cloud.points, cloud.colors, problems=cloud.problems), list(cloud.frames)
@@ -162,8 +161,15 @@ def build_scene(
         colors=points.colors,
         normals=points.normals,
         problems=tuple(problems),
+        capture_from_world=capture_of(options),
         **about | ({"label_set": None} if about["labels"] is None else {}),
     )
+
+
+def _see_mesh(frames: Sequence[Frame], mesh: NDArray[np.float32], options: CaptureOptions) -> list[Frame]:
+    """Let frames see the depth of a mesh, corners (T, 3, 3) of triangles as read."""
+    embree = embree_scene(turn_up(Points(torch.from_numpy(mesh).reshape(-1, 3)), options).points.view(-1, 3, 3).numpy())
+    return [replace(frame, read_depth=partial(cast_depth, embree, frame.camera)) for frame in frames]
 
 
 def _labels(points: Points, name: str | None, *, asked: bool) -> tuple[Int64[Tensor, "N"] | None, list[Problem]]:

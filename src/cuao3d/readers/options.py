@@ -1,10 +1,11 @@
 """What a `capture.json` may say: how to read a capture whose files do not mean what their layout says."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from jaxtyping import Float64
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from cuao3d.errors import InputError
 from cuao3d.files import read_json
-from cuao3d.formats.entries import choice, file_name, fraction, positive, shown, whole
+from cuao3d.formats.entries import choice, file_name, fraction, number, positive, shown, whole
 from cuao3d.formats.points import Points
+from cuao3d.geometry import move
 from cuao3d.labels import LABEL_SETS, label_set
 from cuao3d.scene import OPENGL
 
@@ -22,9 +24,10 @@ CAPTURE = "capture.json"
 
 PoseMeaning = Literal["world_from_camera", "camera_from_world"]
 Axes = Literal["opencv", "opengl"]
-Up = Literal["x", "y", "z", "-x", "-y", "-z"]
+Axis = Literal["x", "y", "z", "-x", "-y", "-z"]
+Up = Axis | tuple[float, float, float]
 
-_WORLD_FROM_FILES = {
+_UPRIGHT_FROM_AXIS = {
     "z": [[1.0, 0, 0], [0, 1, 0], [0, 0, 1]],
     "y": [[1.0, 0, 0], [0, 0, -1], [0, 1, 0]],
     "x": [[0.0, 0, -1], [0, 1, 0], [1, 0, 0]],
@@ -33,6 +36,12 @@ _WORLD_FROM_FILES = {
     "-x": [[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]],
 }
 """Rotation that brings each axis to +z."""
+
+NEARLY_OPPOSITE = -1 + 1e-9
+"""Below this z of a unit vector its smallest rotation to +z has no definite axis."""
+
+SAME_AXIS = 1.0
+"""A direction this close to an axis, degrees, is written as the axis."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,10 @@ class CaptureOptions:
     axes: Axes = "opencv"
     """Axes of the cameras as read: "opengl" (y up, z backward) turns them."""
     up: Up = "z"
-    """Axis of the world, of poses and cloud, that points up; it is turned to z."""
+    """What points up in the world of poses and cloud: an axis, or a vector (x, y, z) of any length. The world is turned
+    by the smallest angle that brings it to z."""
+    world_scale: float = 1.0
+    """Factor from the lengths of poses and cloud, as read, to metres."""
     swap_focal: bool = False
     """Whether fx and fy changed places."""
     every: int = 1
@@ -83,7 +95,8 @@ def read_options(folder: Path) -> CaptureOptions:
         "depth_scale": positive,
         "pose": partial(choice, get_args(PoseMeaning)),
         "axes": partial(choice, get_args(Axes)),
-        "up": partial(choice, get_args(Up)),
+        "up": up_entry,
+        "world_scale": positive,
         "swap_focal": partial(choice, (True, False)),
         "every": whole,
         "label_set": partial(named_label_set, folder),
@@ -139,28 +152,75 @@ def annotations_of(folder: Path, given: str | None, sets: Sequence[str]) -> str:
     return named_label_set(folder, name, f"{folder / CAPTURE}: label_set", sets=sets)
 
 
+def up_entry(entry: object, where: str) -> Up:
+    """Return an entry that must say what points up: an axis, or a vector of three numbers, made a unit vector.
+
+    Raises:
+        InputError: It is something else; the message begins with `where`.
+    """
+    if isinstance(entry, str):
+        return cast(Axis, choice(get_args(Axis), entry, where))
+    if not isinstance(entry, list) or len(entry) != 3:
+        raise InputError(f'{where} is {shown(entry)}; expected an axis such as "-y", or a vector [x, y, z].')
+    vector = torch.tensor([number(value, where) for value in entry], dtype=torch.float64)
+    if not (length := float(vector.norm())) > 0 or not vector.isfinite().all():
+        raise InputError(f"{where} is {shown(entry)}; expected a vector that is not zero.")
+    x, y, z = (vector / length).tolist()
+    return x, y, z
+
+
+def named_up(direction: Float64[Tensor, "3"], *, within: float = SAME_AXIS) -> Up:
+    """Return the axis within an angle, degrees, of a direction, else the unit vector, rounded to 5 decimals."""
+    unit = direction / direction.norm()
+    index = int(unit.abs().argmax())
+    if unit[index].abs() >= math.cos(math.radians(within)):
+        return cast(Axis, get_args(Axis)[index + 3 * int(unit[index] < 0)])
+    x, y, z = (round(value, 5) for value in unit.tolist())
+    return x, y, z
+
+
 def turn_up(points: Points, options: CaptureOptions) -> Points:
-    """Turn a cloud so that z is up."""
-    if options.up == "z":
+    """Bring a cloud to our world: metres, z up."""
+    if (world_from_capture := _world_from_capture(options)) is None:
         return points
-    rotation = rotation_of(options.up).float()
-    normals = None if points.normals is None else points.normals @ rotation.T
-    return points._replace(points=points.points @ rotation.T, normals=normals)
+    rotation = rotation_of(options.up)
+    normals = None if points.normals is None else (points.normals.double() @ rotation.T).float()
+    return points._replace(points=move(points.points, world_from_capture), normals=normals)
 
 
 def correct_pose(pose: Float64[Tensor, "4 4"], options: CaptureOptions) -> Float64[Tensor, "4 4"]:
-    """Return what a pose as read means: camera to world, OpenCV axes, z up."""
+    """Return what a pose as read means: camera to world, OpenCV axes, metres, z up."""
     if options.pose == "camera_from_world":
         pose = torch.linalg.inv(pose)
     if options.axes == "opengl":
         pose = pose @ OPENGL
-    if options.up != "z":
-        world_from_files = torch.eye(4, dtype=torch.float64)
-        world_from_files[:3, :3] = rotation_of(options.up)
-        pose = world_from_files @ pose
+    if (world_from_capture := _world_from_capture(options)) is not None:
+        pose = world_from_capture @ pose
+        pose[:3, :3] /= options.world_scale
     return pose
 
 
+def capture_of(options: CaptureOptions) -> Float64[Tensor, "4 4"] | None:
+    """Return the similarity from our world to that of poses and cloud, as read; None where they are the same."""
+    world_from_capture = _world_from_capture(options)
+    return None if world_from_capture is None else torch.linalg.inv(world_from_capture)
+
+
 def rotation_of(up: Up) -> Float64[Tensor, "3 3"]:
-    """Return the rotation that brings an axis to +z."""
-    return torch.tensor(_WORLD_FROM_FILES[up], dtype=torch.float64)
+    """Return the smallest rotation that brings an axis or a unit vector to +z."""
+    if isinstance(up, str):
+        return torch.tensor(_UPRIGHT_FROM_AXIS[up], dtype=torch.float64)
+    x, y, z = up
+    if z < NEARLY_OPPOSITE:  # there any horizontal axis would do
+        return rotation_of("-z")
+    cross = torch.tensor([[0.0, 0, -x], [0, 0, -y], [x, y, 0]], dtype=torch.float64)  # of (y, -x, 0), up times z
+    return torch.eye(3, dtype=torch.float64) + cross + cross @ cross / (1 + z)
+
+
+def _world_from_capture(options: CaptureOptions) -> Tensor | None:
+    """Return the similarity (4, 4) from the world of poses and cloud as read to ours; None where both are the same."""
+    if options.up == "z" and options.world_scale == 1:
+        return None
+    world_from_capture = torch.eye(4, dtype=torch.float64)
+    world_from_capture[:3, :3] = options.world_scale * rotation_of(options.up)
+    return world_from_capture

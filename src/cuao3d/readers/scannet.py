@@ -16,6 +16,7 @@ from cuao3d.formats.images import as_image, resize_nearest
 from cuao3d.formats.ply import read_ply
 from cuao3d.formats.points import read_points
 from cuao3d.formats.sens import Sens, SensFrame, open_sens
+from cuao3d.geometry import move
 from cuao3d.labels import convert, label_set
 from cuao3d.readers.capture import build_scene
 from cuao3d.readers.options import annotations_of, given_annotations
@@ -218,10 +219,13 @@ def _aligned(scene: Scene, path: Path) -> Scene:
         )
         for frame in scene.frames
     )
-    rotation, shift = aligned_from_scan[:3, :3], aligned_from_scan[:3, 3]
-    normals = None if scene.normals is None else (scene.normals.double() @ rotation.T).float()
-    points = (scene.points.double() @ rotation.T + shift).float()
-    return replace(scene, points=points, normals=normals, frames=frames)
+    normals = None if scene.normals is None else (scene.normals.double() @ aligned_from_scan[:3, :3].T).float()
+    points = move(scene.points, aligned_from_scan)
+    capture_from_scan = (
+        torch.eye(4, dtype=torch.float64) if scene.capture_from_world is None else scene.capture_from_world
+    )
+    capture_from_world = capture_from_scan @ torch.linalg.inv(aligned_from_scan)
+    return replace(scene, points=points, normals=normals, frames=frames, capture_from_world=capture_from_world)
 
 
 def _read_alignment(path: Path) -> Float64[Tensor, "4 4"]:
