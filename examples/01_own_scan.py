@@ -37,8 +37,9 @@ def main(scan: str | None = None, *questions: str) -> None:
     for answer in answers:
         print(f"{answer.words!r}: {answer.verdict}")
         if answer.answers.any():
-            x, y, z = scene.points[answer.answers].mean(dim=0).tolist()
-            print(f"  {int(answer.answers.sum())} points answer, around ({x:.1f}, {y:.1f}, {z:.1f}) m")
+            points = cuao3d.in_capture(scene.points[answer.answers], scene.capture_from_world)
+            x, y, z = points.mean(dim=0).tolist()
+            print(f"  {len(points)} points answer, around ({x:.1f}, {y:.1f}, {z:.1f}) in the capture's coordinates")
             print(f"  {what_they_are(scene, answer)}")
 
 

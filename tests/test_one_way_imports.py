@@ -33,6 +33,7 @@ ROOMS = (
     "download",
     "pretrained",
     "geometry",
+    "coordinates",
     "rays",
     "formats",
     "readers",

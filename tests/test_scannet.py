@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cuao3d.formats.ply import read_ply, write_ply
-from cuao3d.geometry import visible_points
+from cuao3d.geometry import move, visible_points
 from cuao3d.labels import label_set
 from cuao3d.readers import open_dataset
 from cuao3d.readers.scannet import ScanNet
@@ -191,6 +191,9 @@ def test_axis_alignment_moves_points_and_poses_together(scan: Path):
     plain, aligned = ScanNet(scan, every=1)[0], ScanNet(scan, every=1, axis_align=True)[0]
     x, y, z = plain.points.unbind(1)
     torch.testing.assert_close(aligned.points, torch.stack([5 - y, x - 2, z + 0.5], dim=1))
+    assert plain.capture_from_world is None
+    assert aligned.capture_from_world is not None
+    torch.testing.assert_close(move(aligned.points, aligned.capture_from_world), plain.points)
     for before, after in zip(plain.frames, aligned.frames, strict=True):
         torch.testing.assert_close(
             after.camera.camera_from_world(aligned.points),

@@ -27,6 +27,7 @@ _HOME = {
     "Camera": "scene",
     "Frame": "scene",
     "Scene": "scene",
+    "in_capture": "coordinates",
     "LabelSet": "labels",
     "label_set": "labels",
     "open_dataset": "readers",
@@ -82,6 +83,7 @@ __all__ = [
     "fuse",
     "import_features",
     "import_student",
+    "in_capture",
     "label_set",
     "load_teacher",
     "load_text_encoder",
@@ -92,6 +94,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from cuao3d import recipes as recipes
+    from cuao3d.coordinates import in_capture as in_capture
     from cuao3d.distill import DistillConfig as DistillConfig
     from cuao3d.distill import distill as distill_student
     from cuao3d.errors import DiskFullError as DiskFullError

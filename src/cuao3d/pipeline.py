@@ -15,6 +15,7 @@ from torch import Tensor
 from cuao3d import __version__
 from cuao3d.colors import heat_colors
 from cuao3d.compare import Comparison, compare
+from cuao3d.coordinates import as_matrix, describe_place, in_capture, unit_of
 from cuao3d.errors import DiskFullError, InputError, TeacherError, UserError
 from cuao3d.evaluate import Readout, Row, zero_shot
 from cuao3d.files import write_json, write_whole
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 ALL_SEEN = 0.995
 """Coverage from which an answer is about the whole scene."""
+
+OF_CAPTURE = "Positions are in the coordinates of the capture's pose files."
 
 
 def fuse(
@@ -209,18 +212,22 @@ def answer(
     if out.suffix == ".json":
         write_json(out, _as_json(stored, answers, store, predictor))
     elif out.suffix == ".ply":
-        write_cloud(out, stored.points, _colors(stored, answers))
+        write_cloud(out, in_capture(stored.points, stored.capture_from_world), _colors(stored, answers))
     else:
         from cuao3d.report import Gallery, write_report  # a page needs what draws; the other files do not
 
         heats = {answer.words: as_heat(stored, answer) for answer in answers}
         gallery = Gallery(best, stored.points, stored.colors, stored.normals, stored.cameras, heats=heats)
-        write_report(out, {"version": __version__, "answered_by": predictor.about}, gallery)
-    return [f"{best}: {answer.words!r}: {in_words(answer, places(stored, answer))}" for answer in answers]
+        about = predictor.about if stored.capture_from_world is None else f"{predictor.about} {OF_CAPTURE}"
+        write_report(out, {"version": __version__, "answered_by": about}, gallery)
+    return [f"{best}: {answer.words!r}: {where_is(stored, answer)}" for answer in answers]
 
 
 def places(scene: StoredScene, answer: Answer) -> list[dict[str, Any]]:
-    """List the connected parts of a scene that answer a question, the most relevant first; metres, world axes."""
+    """List the connected parts of a scene that answer a question, the most relevant first.
+
+    They are described in the coordinates of the capture's pose files; see `describe_place`.
+    """
     points, relevance = scene.points[answer.answers], answer.relevance[answer.answers]
     part_of_point = parts(points)
     found = []
@@ -228,8 +235,7 @@ def places(scene: StoredScene, answer: Answer) -> list[dict[str, Any]]:
         own = points[part_of_point == part]
         found.append(
             {
-                "center": [round(float(value), 3) for value in own.mean(dim=0)],
-                "size": [round(float(value), 3) for value in own.amax(dim=0) - own.amin(dim=0)],
+                **describe_place(own, scene.capture_from_world),
                 "num_points": len(own),
                 "relevance": round(float(relevance[part_of_point == part].mean()), 3),
             }
@@ -237,15 +243,20 @@ def places(scene: StoredScene, answer: Answer) -> list[dict[str, Any]]:
     return sorted(found, key=lambda place: -place["relevance"])
 
 
-def in_words(answer: Answer, found: Sequence[Mapping[str, Any]]) -> str:
-    """Say where the answer is, and which part of the scene it covers."""
+def where_is(scene: StoredScene, answer: Answer) -> str:
+    """Say where the answer is, in coordinates of the capture's pose files, and which part of the scene it covers."""
+    return in_words(answer, places(scene, answer), unit=unit_of(scene.capture_from_world))
+
+
+def in_words(answer: Answer, found: Sequence[Mapping[str, Any]], *, unit: str = " m") -> str:
+    """Say where the answer is, and which part of the scene it covers; `unit` follows the position."""
     part = "" if answer.coverage > ALL_SEEN else f"the {100 * answer.coverage:.0f} % that was seen"
     if answer.verdict == "absent" or not found:
         return f"not in {part or 'this scene'}"
     x, y, z = found[0]["center"]
     more = f", and {len(found) - 1} more" if len(found) > 1 else ""
     seen = f" (in {part})" if part else ""
-    return f"{'perhaps ' if answer.verdict == 'unsure' else ''}at ({x:.2f}, {y:.2f}, {z:.2f}) m{more}{seen}"
+    return f"{'perhaps ' if answer.verdict == 'unsure' else ''}at ({x:.2f}, {y:.2f}, {z:.2f}){unit}{more}{seen}"
 
 
 def as_heat(scene: StoredScene, answer: Answer, *, of_gallery: bool = True) -> "Heat":
@@ -253,7 +264,7 @@ def as_heat(scene: StoredScene, answer: Answer, *, of_gallery: bool = True) -> "
     from cuao3d.report import Heat
 
     shown = None if of_gallery else as_cloud(scene)
-    return Heat(_glow(answer), in_words(answer, places(scene, answer)), shown, answer.seen)
+    return Heat(_glow(answer), where_is(scene, answer), shown, answer.seen)
 
 
 def as_cloud(scene: StoredScene) -> "Cloud":
@@ -366,6 +377,7 @@ def _as_json(scene: StoredScene, answers: Sequence[Answer], store: Store, predic
     return {
         "store": store.path.name,
         "scene": scene.name,
+        "capture_from_world": as_matrix(scene.capture_from_world),
         "answers": {
             answer.words: {
                 "verdict": answer.verdict,

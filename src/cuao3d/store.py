@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Float32, Int64, Shaped
+from jaxtyping import Bool, Float, Float32, Float64, Int64, Shaped
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -87,6 +87,8 @@ class StoredScene:
     """Unit surface normals, world axes."""
     cameras: tuple[Camera, ...]
     """Cameras of the scene's frames; they also tell which way is up."""
+    capture_from_world: Float64[Tensor, "4 4"] | None
+    """As of `Scene`: takes world positions to the coordinates of the capture's pose files; None: they are the same."""
     index_of_sample: Int64[Tensor, "S"]
     """Which point each sample is."""
     sample_of_point: Int64[Tensor, "N"]
@@ -272,6 +274,7 @@ class Store:
             labels=None if labels is None else labels.long(),
             normals=None if normals is None else normals.float(),
             cameras=_cameras(stored),
+            capture_from_world=stored.get("capture_from_world"),
             index_of_sample=stored["index_of_sample"].long(),
             sample_of_point=stored["sample_of_point"].long(),
             num_views=num_views,
@@ -421,6 +424,8 @@ def _cloud(scene: Scene, samples: Samples, visibility: Visibility) -> dict[str, 
         lenses = [torch.cat([camera.focal, camera.center, size]) for camera, size in zip(cameras, sizes, strict=True)]
         tensors["intrinsics"] = torch.stack(lenses)
         tensors["world_from_camera"] = torch.stack([camera.world_from_camera for camera in cameras])
+    if scene.capture_from_world is not None:
+        tensors["capture_from_world"] = scene.capture_from_world
     if scene.colors is not None:
         tensors["colors"] = (scene.colors * 255).round().clamp(0, 255).to(torch.uint8)
     if scene.labels is not None:

@@ -1,0 +1,64 @@
+"""From our world (metres, z up) to the coordinates of a capture's pose files, in which answers are given."""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float32, Float64
+from torch import Tensor
+
+from cuao3d.geometry import move
+
+
+def in_capture(points: Float32[Tensor, "N 3"], transform: Float64[Tensor, "4 4"] | None) -> Float32[Tensor, "N 3"]:
+    """Return positions in the coordinates of the capture's pose files, in its unit.
+
+    Args:
+        points: World positions, metres.
+        transform: `capture_from_world` of the scene: a similarity; None where both are the same.
+    """
+    return points if transform is None else move(points, transform)
+
+
+def unit_of(transform: Float64[Tensor, "4 4"] | None) -> str:
+    """Return what to write after a length in a capture's unit: " m", or nothing where the unit is another."""
+    return " m" if abs(_units_per_metre(transform) - 1) < 1e-6 else ""
+
+
+def as_matrix(transform: Float64[Tensor, "4 4"] | None) -> list[list[float]]:
+    """Return `capture_from_world` for JSON, row by row; the identity for None."""
+    rows: list[list[float]] = (torch.eye(4, dtype=torch.float64) if transform is None else transform).tolist()
+    return rows
+
+
+def describe_place(points: Float32[Tensor, "N 3"], transform: Float64[Tensor, "4 4"] | None) -> dict[str, Any]:
+    """Describe a place by numbers that JSON can hold.
+
+    Args:
+        points: World positions of its points, metres.
+        transform: `capture_from_world` of the scene.
+
+    Returns:
+        In the capture's coordinates and unit: `center`, the mean of the points; `corners`, the eight corners of the box
+        around them, whose edges are level or upright in the room: bit 0 of a corner's index says whether it is at the
+        box's far end along our x, bit 1 along y, bit 2 along z, which is up; `size`, the lengths of these edges.
+    """
+    low, high = points.amin(dim=0), points.amax(dim=0)
+    far = torch.tensor([[index >> axis & 1 for axis in range(3)] for index in range(8)], dtype=torch.bool)
+    units = _units_per_metre(transform)
+    digits = 3 + max(0, math.ceil(-math.log10(units)))  # a millimetre, whatever the unit
+
+    def rounded(values: Tensor) -> list[Any]:
+        found: list[Any] = values.double().mul(10**digits).round().div(10**digits).tolist()
+        return found
+
+    return {
+        "center": rounded(in_capture(points.mean(dim=0, keepdim=True), transform)[0]),
+        "size": rounded((high - low) * units),
+        "corners": rounded(in_capture(torch.where(far, high, low), transform)),
+    }
+
+
+def _units_per_metre(transform: Tensor | None) -> float:
+    """Return how many of a capture's units make a metre."""
+    return 1.0 if transform is None else float(torch.linalg.det(transform[:3, :3])) ** (1 / 3)
