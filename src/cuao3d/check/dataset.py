@@ -8,6 +8,7 @@ from cuao3d.check import Report, check
 from cuao3d.check.cost import Estimate, Prospect, estimate, prospects
 from cuao3d.errors import UserError
 from cuao3d.readers import Dataset
+from cuao3d.readers.capture import NoDepthError
 from cuao3d.scene import Scene
 from cuao3d.store import CELL
 from cuao3d.teachers import TeacherSpec
@@ -64,7 +65,8 @@ def check_dataset(
             scene = dataset[index]
             reports[name] = check(scene)
         except (UserError, OSError) as error:
-            reports[name] = Report("unreadable", (str(error),))
+            options = dict(error.options) if isinstance(error, NoDepthError) else {}
+            reports[name] = Report("unreadable", (str(error),), options=options)
         if on_scene is not None:
             on_scene(index, scene, reports[name])
         if teachers and scene is not None and reports[name].verdict != "unreadable":

@@ -12,6 +12,7 @@ from cuao3d.readers.options import CAPTURE, CaptureOptions, named_up, read_optio
 _OTHER: dict[Any, Any] = {
     "world_from_camera": "camera_from_world",
     "opencv": "opengl",
+    "images": "cloud",
     False: True,
 }
 _OTHER |= {other: one for one, other in _OTHER.items()}

@@ -31,6 +31,9 @@ MISSING = 65535
 MILLIMETRE = 0.001
 """The usual unit of depth images, metres."""
 
+LONGEST_EDGE = 1024
+"""Photographs without depth are reduced to this width or height, pixels: depth is computed for each of their pixels."""
+
 ASPECT_TOLERANCE = 0.02
 """How far the proportions of colour and depth may differ, as a part of them, where both show one view."""
 
@@ -96,6 +99,18 @@ class Lens:
         return Camera(focal, center, *self.size, world_from_camera)
 
 
+@dataclass(frozen=True)
+class NoDepth:
+    """Stands for the depth of a photograph that has none; `build_scene` replaces it, or leaves the frame out."""
+
+    reason: str
+    """Which file is missing, and what to do about it."""
+
+    def __call__(self) -> Float32[Tensor, "H W"]:
+        """Raise InputError."""
+        raise InputError(self.reason)
+
+
 def lens_of(intrinsics: Float64[Tensor, "R C"], size: Size, where: str) -> Lens:
     """Return the lens that a 3 x 3 or 4 x 4 matrix of intrinsics describes.
 
@@ -119,31 +134,38 @@ def open_frame(
     *,
     color: Path,
     lens: Lens,
-    depth: Path,
+    depth: Path | NoDepth,
     depth_lens: Lens | None = None,
     depth_unit: float = MILLIMETRE,
     confidence: Path | None = None,
 ) -> Frame:
     """Open a view: its files are there and fit together; pixels are read later.
 
-    The frame's camera is that of the depth image, undistorted; colours are sampled where its pixels look.
+    The frame's camera is that of the depth image, undistorted; colours are sampled where its pixels look. Without a
+    depth image it is that of the photograph, undistorted and at most `LONGEST_EDGE` wide and high.
 
     Args:
         name: Name of the view.
         world_from_camera: Pose, metres.
         color: File of the colours.
         lens: Their lens.
-        depth: File of the depth along the optical axis.
+        depth: File of the depth along the optical axis, or why there is none. Without it the frame is one of
+            `without_depth`.
         depth_lens: Its lens; unless given the colours' lens, resized: both images then show the same view.
         depth_unit: What 1 in the depth image means, metres.
         confidence: Image of the sensor's confidence; depth is left out where it is 0.
 
     Raises:
-        InputError: A file is missing or damaged, or pose, sizes or intrinsics do not fit; the message names the file.
+        InputError: The photograph is missing, a file is damaged, or pose, sizes or intrinsics do not fit; the message
+            names the file.
     """
     if problem := pose_problem(world_from_camera):
         raise PoseError(f"{problem}; correct it, or remove the frame.")
     _check_size(color, image_size(color), lens.size)
+    if isinstance(depth, Path) and not depth.is_file():
+        depth = NoDepth(_missing(depth))
+    if isinstance(depth, NoDepth):
+        return _open_photograph(name, world_from_camera, color, lens, depth)
     size = depth_size(depth)
     if depth_lens is None:
         try:
@@ -157,26 +179,6 @@ def open_frame(
         partial(_read_colors_for, color, lens, depth_lens.pinhole()),
         partial(_read_depth_for, depth, depth_lens, lens, depth_unit, confidence),
     )
-
-
-def open_photograph(name: str, camera: Camera, color: Path, lens: Lens) -> Frame:
-    """Open a view without depth: all of it is missing, until the depth of a mesh takes its place.
-
-    Args:
-        name: Name of the view.
-        camera: Camera that the colours are brought to, undistorted.
-        color: File of the colours.
-        lens: Their lens.
-
-    Raises:
-        InputError: As `open_frame`.
-    """
-    if problem := pose_problem(camera.world_from_camera):
-        raise PoseError(f"{problem}; correct it, or remove the frame.")
-    _check_size(color, image_size(color), lens.size)
-    seen = Lens(_pair(camera.focal), _pair(camera.center), (camera.width, camera.height))
-    read_colors = partial(_read_colors_for, color, lens, seen)
-    return Frame(name, camera, read_colors, partial(torch.zeros, camera.height, camera.width))
 
 
 def called(path: Path) -> str:
@@ -275,9 +277,22 @@ def resize_nearest(image: Float32[Tensor, "*C H W"], width: int, height: int) ->
     return image[..., rows[:, None], columns]
 
 
+def _open_photograph(
+    name: str, world_from_camera: Float64[Tensor, "4 4"], color: Path, lens: Lens, depth: NoDepth
+) -> Frame:
+    """Open a view without depth."""
+    scale = min(1.0, LONGEST_EDGE / max(lens.size))
+    seen = lens.at((round(lens.size[0] * scale), round(lens.size[1] * scale))).pinhole()
+    return Frame(name, seen.camera(world_from_camera), partial(_read_colors_for, color, lens, seen), depth)
+
+
+def _missing(path: Path) -> str:
+    return f"{called(path)} is missing; restore it, or remove the frame's other files."
+
+
 def _open(path: Path) -> Image.Image:
     if not path.is_file():
-        raise InputError(f"{called(path)} is missing; restore it, or remove the frame's other files.")
+        raise InputError(_missing(path))
     try:
         image = Image.open(path, formats=FORMATS)
     except Exception as error:  # a damaged header makes the decoders fail in many ways

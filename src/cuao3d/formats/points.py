@@ -42,6 +42,8 @@ class Points(NamedTuple):
     """Class of each point, as the file numbers them."""
     problems: tuple[Problem, ...] = ()
     """What was left out and why."""
+    file: Path | None = None
+    """Where the cloud was read from."""
 
 
 def read_points(path: Path) -> Points:
@@ -79,12 +81,12 @@ def as_points(path: Path, columns: Columns) -> Points:
         raise InputError(f"{path} has no x, y and z; write it again.")
     found = torch.isfinite(points).all(1)  # scanners write NaN where they measured nothing
     if found.all():
-        return Points(points, _colors(columns), _normals(columns), _labels(columns))
+        return Points(points, _colors(columns), _normals(columns), _labels(columns), file=path)
     num_lost = int((~found).sum())
     problem = Problem("cloud", f"{num_lost} of {len(points)} points of {path.name} left out: they have no position.")
     rows = found.numpy()
     columns = {name: column[rows] for name, column in columns.items()}
-    return Points(points[found], _colors(columns), _normals(columns), _labels(columns), (problem,))
+    return Points(points[found], _colors(columns), _normals(columns), _labels(columns), (problem,), path)
 
 
 def _read_pcd(path: Path) -> Columns:

@@ -1,7 +1,8 @@
 """From what a reader opened to a scene: `capture.json` corrects the layout, a missing cloud is built from depth."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cuao3d.errors import InputError, NotFoundError, UserError
+from cuao3d.formats.images import NoDepth
+from cuao3d.formats.ply import read_triangles
 from cuao3d.formats.points import Points
 from cuao3d.labels import label_set
 from cuao3d.rays import cast_depth, embree_scene
@@ -27,14 +30,25 @@ from cuao3d.readers.options import (
     read_options,
     turn_up,
 )
-from cuao3d.scene import UNLABELLED, Frame, Problem, Scene
+from cuao3d.readers.splats import cover, splat_depth
+from cuao3d.scene import UNLABELLED, Camera, Frame, Problem, Scene
 
 OCCLUSION_TOLERANCE = 0.1
 """Default for users' captures: a point is visible where its depth in the camera differs from the measured one by
 at most this part of it. Chosen by the measurement in `docs/conventions.md`; ScanNet and Matterport3D have their own."""
 
+DENSE = 10_000
+"""A cloud of this many points may cover the surfaces of a room; fewer are what structure from motion leaves."""
+
 NO_LABEL = (UNLABELLED, 0, -1, -100)
 """What stands for no label in files, where it is no id of their label set."""
+
+
+class NoDepthError(InputError):
+    """No photograph of a capture has depth, and its cloud can give it."""
+
+    options: Mapping[str, Any] = {"depth": "cloud"}
+    """What `capture.json` must say."""
 
 
 class Captures(ABC):
@@ -123,25 +137,24 @@ def build_scene(
         frames: Its views that are in order.
         problems: What was left out.
         points: Its cloud; None to build it from depth.
-        mesh: Corners (T, 3, 3) of triangles whose depth the frames then see, instead of their own.
+        mesh: Corners (T, 3, 3) of triangles; frames without a depth image have its depth.
         name: Name of the scene; that of the folder unless told.
         lone: Whether a cloud without views will do.
         annotations: Label set of the cloud's labels, if `capture.json` is not to name it.
         about: Further fields of the scene; `labels` take the place of the cloud's.
 
     Raises:
+        NoDepthError: No frame has a depth image; the cloud could give it.
         InputError: No frame is usable, the cloud is empty, or `capture.json` is wrong.
     """
     options = read_options(folder)
-    frames = [_apply(options, frame) for frame in frames[:: options.every]]
-    if mesh is not None:
-        frames = _see_mesh(frames, mesh, options)
+    points = None if points is None else turn_up(points, options)
+    frames, lacking = _fill_depth(folder, [_apply(options, frame) for frame in frames], points, mesh, options, lone)
+    frames = frames[:: options.every]
     if points is None:
         cloud = cloud_from_depth(frames)
         points, frames = Points(cloud.points, cloud.colors, problems=cloud.problems), list(cloud.frames)
-    else:
-        points = turn_up(points, options)
-    problems = [*problems, *points.problems]
+    problems = [*problems, *lacking, *points.problems]
     if "labels" not in about:
         about["label_set"] = annotations or options.label_set or about.get("label_set")
         about["labels"], unknown = _labels(points, about["label_set"], asked=annotations is not None)
@@ -215,13 +228,59 @@ def open_frames(names: Iterable[str], open_one: Callable[[str], Frame]) -> tuple
     return frames, problems
 
 
+def _fill_depth(
+    folder: Path,
+    frames: list[Frame],
+    points: Points | None,
+    mesh: NDArray[np.float32] | None,
+    options: CaptureOptions,
+    lone: bool,
+) -> tuple[list[Frame], list[Problem]]:
+    """Let frames without a depth image see the depth of the mesh or the cloud; return problems of those left out."""
+    lacking = {frame.name: frame.read_depth for frame in frames if isinstance(frame.read_depth, NoDepth)}
+    if not lacking:
+        return frames, []
+    if mesh is None and options.depth == "images":
+        is_dense = points is not None and len(points.points) >= DENSE
+        if is_dense and not lone and len(lacking) == len(frames):
+            raise NoDepthError(
+                f"No frame of {folder} has a depth image. If its cloud covers the surfaces, depth can be taken from "
+                f'it: write {{"depth": "cloud"}} to {folder / CAPTURE}, or: cuao3d check --fix.'
+            )
+        hint = f' Or take depth from the cloud: {{"depth": "cloud"}} in {CAPTURE}.' if is_dense else ""
+        problems = [Problem("frame", f"{name} left out: {depth.reason}{hint}") for name, depth in lacking.items()]
+        return [frame for frame in frames if frame.name not in lacking], problems
+    read_depth = _depth_reader(folder, points, mesh, options)
+    return [
+        replace(frame, read_depth=partial(read_depth, frame.camera)) if frame.name in lacking else frame
+        for frame in frames
+    ], []
+
+
+def _depth_reader(
+    folder: Path, points: Points | None, mesh: NDArray[np.float32] | None, options: CaptureOptions
+) -> Callable[[Camera], Float32[Tensor, "H W"]]:
+    """Return what draws the depth of the mesh, of the faces in the cloud's file, or of the (turned) cloud."""
+    if mesh is None and points is not None and points.file is not None and points.file.suffix.lower() == ".ply":
+        with suppress(UserError):  # without faces that can be read, the points will do
+            mesh = read_triangles(points.file)
+    if mesh is not None:
+        return partial(cast_depth, embree_scene(mesh @ rotation_of(options.up).float().numpy().T))
+    if points is None or not len(points.points):
+        raise InputError(
+            f'{folder / CAPTURE} says "depth": "cloud", but there is no cloud; add one, such as points.ply, or remove '
+            "the entry."
+        )
+    return partial(splat_depth, cover(points.points))
+
+
 def _apply(options: CaptureOptions, frame: Frame) -> Frame:
     camera = frame.camera
     if options.swap_focal:
         camera = replace(camera, focal=camera.focal.flip(0))
     camera = replace(camera, world_from_camera=correct_pose(camera.world_from_camera, options))
     read_depth = frame.read_depth
-    if options.depth_scale != 1:
+    if options.depth_scale != 1 and not isinstance(read_depth, NoDepth):
         read_depth = partial(_scaled, frame.read_depth, options.depth_scale)
     return replace(frame, camera=camera, read_depth=read_depth)
 

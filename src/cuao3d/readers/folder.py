@@ -27,22 +27,24 @@ class Folder(Captures):
 
     ```
     FOLDER/color/0.jpg                      colours; 0, 1, 2 ... or any other names
-    FOLDER/depth/0.png                      16-bit, millimetres along the optical axis, 0 or 65535 = missing
+    FOLDER/depth/0.png                      16-bit, millimetres along the optical axis, 0 or 65535 = missing; optional
+                                            where a dense cloud gives depth ("depth": "cloud" in capture.json)
     FOLDER/pose/0.txt                       4 x 4, camera to world, metres, OpenCV axes; -inf or nan = lost
     FOLDER/intrinsic/intrinsic_color.txt    3 x 3 or 4 x 4, pixels of the colour images
     FOLDER/intrinsic/intrinsic_depth.txt    the same for the depth images; one of the two is enough
     FOLDER/intrinsics.txt                   instead of these two: for the depth images
     FOLDER/points.ply                       optional: the cloud, or the mesh; any name if it is the only .ply
     ```
-    Both images share one pose. Where they differ in size or intrinsics, colours are brought to the depth's camera.
+    Both images share one pose. Where they differ in size or intrinsics, colours are brought to the depth's camera. A
+    lone matrix without depth images is that of the colour images.
     """
 
-    layout = f"color/0.jpg, depth/0.png, pose/0.txt and {COLOR_INTRINSICS} or {INTRINSICS}"
+    layout = f"color/0.jpg, pose/0.txt, {COLOR_INTRINSICS} or {INTRINSICS}, and depth/0.png or a dense cloud *.ply"
 
     @classmethod
     def is_capture(cls, folder: Path) -> bool:
         """Say whether a folder is a capture of this layout."""
-        return all((folder / kind).is_dir() for kind in ("color", "depth", "pose"))
+        return all((folder / kind).is_dir() for kind in ("color", "pose"))
 
     @classmethod
     def read(cls, folder: Path, annotations: str | None = None) -> Scene:
@@ -82,7 +84,9 @@ def _read_lenses(folder: Path, colors: list[Path], depths: list[Path]) -> tuple[
             "of the depth images there, in pixels."
         )
     try:
-        color_size, size = usual_size(colors, image_size), usual_size(depths, depth_size)
+        color_size = usual_size(colors, image_size)
+        there = [depth for depth in depths if depth.is_file()]
+        size = usual_size(there, depth_size) if there else color_size
         lens = lens_of(read_matrix(color_path, 3, 4), color_size, str(color_path)) if color_path else None
         depth_lens = lens_of(read_matrix(depth_path, 3, 4), size, str(depth_path)) if depth_path else None
         if lens is None:

@@ -20,7 +20,7 @@ from cuao3d.formats.entries import (
     shown,
     whole,
 )
-from cuao3d.formats.images import MILLIMETRE, Lens, Size, image_size, open_frame, open_photograph
+from cuao3d.formats.images import MILLIMETRE, Lens, NoDepth, Size, image_size, open_frame
 from cuao3d.formats.ply import read_triangles
 from cuao3d.formats.points import Points, read_points
 from cuao3d.readers.capture import Captures, build_scene, open_frames
@@ -30,9 +30,6 @@ TRANSFORMS = "transforms.json"
 
 MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")
 """Camera models that k1, k2, p1, p2 and k3 describe."""
-
-LONGEST_EDGE = 1024
-"""Photographs without depth are reduced to this width or height, pixels: casting depth costs a ray a pixel."""
 
 SPARSE = 50_000
 """A cloud of fewer points, without faces or labels, is what structure from motion left; depth gives a better one."""
@@ -79,21 +76,22 @@ class Nerfstudio(Captures):
         entries = _entries(folder, meta)
         has_depth = any("depth_file_path" in entry for entry in entries.values())
         points, mesh, problems = _read_ply(folder, meta, has_depth=has_depth)
-        if not has_depth and mesh is None:
-            raise InputError(
-                f"{path} names no depth images (depth_file_path) and no mesh to cast depth from (ply_file_path, a .ply "
-                f"with faces); one of the two is needed.{' '.join(['', *map(str, problems)])}"
-            )
+        no_depth = NoDepth(
+            f"{path} names no depth images (depth_file_path) and no mesh to cast depth from (ply_file_path, a .ply "
+            f"with faces); one of the two is needed.{' '.join(['', *map(str, problems)])}"
+        )
+        if not has_depth and (points is None or not entries):
+            raise InputError(no_depth.reason)
 
         def open_one(name: str) -> Frame:
             entry, where = entries[name], f"{TRANSFORMS}, {name}"
             color = _existing(folder, name)
             pose, lens = _pose(entry, where), _lens(entry, image_size(color), where)
-            if not has_depth:
-                return _photograph(name, pose, color, lens)
-            if "depth_file_path" not in entry:
-                raise InputError(f"{where} names no depth_file_path; add it, or remove the frame.")
-            depth = inside(folder, entry["depth_file_path"], f"{where}, depth_file_path")
+            depth: Path | NoDepth = no_depth
+            if "depth_file_path" in entry:
+                depth = inside(folder, entry["depth_file_path"], f"{where}, depth_file_path")
+            elif has_depth:
+                depth = NoDepth(f"{where} names no depth_file_path; add it, or remove the frame.")
             unit = positive(entry.get("depth_unit_scale_factor", MILLIMETRE), f"{where}, depth_unit_scale_factor")
             return open_frame(name, pose, color=color, lens=lens, depth=depth, depth_unit=unit)
 
@@ -170,10 +168,3 @@ def _lens(entry: dict[str, Any], size: Size, where: str) -> Lens:
     distortion = (value("k1", 0.0), value("k2", 0.0), value("p1", 0.0), value("p2", 0.0), value("k3", 0.0))
     focal, corner = (value("fl_x"), value("fl_y")), (value("cx"), value("cy"))
     return Lens(focal, (corner[0] - 0.5, corner[1] - 0.5), (width, height), distortion)
-
-
-def _photograph(name: str, pose: Float64[Tensor, "4 4"], color: Path, lens: Lens) -> Frame:
-    """Open an image without depth; `build_scene` casts it."""
-    scale = min(1.0, LONGEST_EDGE / max(lens.size))
-    size = round(lens.size[0] * scale), round(lens.size[1] * scale)
-    return open_photograph(name, lens.at(size).camera(pose), color, lens)

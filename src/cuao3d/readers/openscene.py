@@ -135,7 +135,7 @@ class OpenScene:
             problems,
             cloud,
             name=name,
-            lone=not frames,
+            lone=True,
             labels=cloud.labels,
             label_set=label_set if cloud.labels is not None else None,
             split=self._split(self.clouds[index], name),

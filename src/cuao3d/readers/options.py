@@ -26,6 +26,7 @@ PoseMeaning = Literal["world_from_camera", "camera_from_world"]
 Axes = Literal["opencv", "opengl"]
 Axis = Literal["x", "y", "z", "-x", "-y", "-z"]
 Up = Axis | tuple[float, float, float]
+DepthSource = Literal["images", "cloud"]
 
 _UPRIGHT_FROM_AXIS = {
     "z": [[1.0, 0, 0], [0, 1, 0], [0, 0, 1]],
@@ -63,6 +64,9 @@ class CaptureOptions:
     by the smallest angle that brings it to z."""
     world_scale: float = 1.0
     """Factor from the lengths of poses and cloud, as read, to metres."""
+    depth: DepthSource = "images"
+    """Where the depth of photographs without a depth image comes from: "images" leaves them out; "cloud" takes it from
+    the faces of the cloud's file, or from the points alone where it has none."""
     swap_focal: bool = False
     """Whether fx and fy changed places."""
     every: int = 1
@@ -97,6 +101,7 @@ def read_options(folder: Path) -> CaptureOptions:
         "axes": partial(choice, get_args(Axes)),
         "up": up_entry,
         "world_scale": positive,
+        "depth": partial(choice, get_args(DepthSource)),
         "swap_focal": partial(choice, (True, False)),
         "every": whole,
         "label_set": partial(named_label_set, folder),
