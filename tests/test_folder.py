@@ -129,7 +129,7 @@ def test_missing_and_wrong_intrinsics_and_clouds_are_named(capture: Path, synthe
         (capture / "intrinsic" / f"intrinsic_{kind}.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"No intrinsic/intrinsic_depth\.txt and no intrinsics\.txt in"):
         Folder(capture)[0]
-    for path in (capture / "color").iterdir():
+    for path in (*(capture / "color").iterdir(), *(capture / "depth").iterdir()):
         path.unlink()
     (capture / "intrinsics.txt").write_text("9 0 1\n0 9 1\n0 0 1\n")
     with pytest.raises(ValueError, match=r"No usable frame in .*capture: no image can be read: there is none"):

@@ -345,6 +345,8 @@ def _fuse_scene(
     def progress(what: str) -> Callable[[int, int], None]:
         return lambda done, total: say(f"{scene.name}, {what}, view {done} of {total}")
 
+    if teachers and scene.frames and not any(frame.has_colors for frame in scene.frames):
+        raise InputError("it has no colour images, which teachers look at; add them, or lift none: --teachers none.")
     samples = sample_cells(scene.points, store.cell)
     visibility = see(scene, samples, progress=progress("visibility"))
     features: dict[str, Tensor] = {}

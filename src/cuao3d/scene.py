@@ -100,6 +100,8 @@ class Frame:
     """Reads the colours, RGB in [0, 1]; raises UserError or OSError that names the file."""
     read_depth: Callable[[], Float32[Tensor, "H W"]]
     """Reads the depth along the optical axis, metres, 0 = missing; raises UserError or OSError that names the file."""
+    has_colors: bool = True
+    """Whether there is a photograph; without one `read_image` raises InputError."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ depth; `upright.py` finds up; here all of it becomes a verdict. `pictures.py` dr
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -62,6 +62,12 @@ motion blur, a third is a white wall."""
 DARK, BRIGHT = 0.35, 1.8
 """A photograph is called dark or bright below and above these parts of the capture's median brightness."""
 
+UNDEREXPOSED = 0.08
+"""A photograph is underexposed where half of it is darker than this; made rooms and a real one have 0.18 and more."""
+
+OVEREXPOSED = 2 / 3
+"""... and overexposed where more than this share of it is `views.WHITE`; they have at most a half."""
+
 
 UNTOLD = "Whether floors are level, to a degree, could not be told: too little level surface is seen."
 
@@ -105,6 +111,9 @@ def check(scene: Scene) -> Report:
     Args:
         scene: The scene; at most `views.MAX_VIEWS` of its views are read.
     """
+    if scene.frames and not any(frame.has_colors for frame in scene.frames):
+        no_colors = f"Scene {scene.name} has no colour images, which teachers and this check need."
+        return Report("unreadable", (f"{no_colors} Points alone: cuao3d fuse DATA --out STORE --teachers none.",))
     read = read_views(scene)
     views, left_out = read.views, [*scene.problems, *read.problems]
     if not views or not len(scene.points):
@@ -125,7 +134,11 @@ def check(scene: Scene) -> Report:
         *_moved_colors(measurements["registration"]),
         *([] if misfit or elsewhere else _upside_down(measurements["up"])),
     ]
-    remarks = [*map(str, left_out), *_untested(consistency, likeliest), *_odd_photos(measurements["photos"])]
+    remarks = [
+        *map(str, left_out),
+        *_untested(consistency, likeliest),
+        *_odd_photos(measurements["photos"], len(views)),
+    ]
     options = {key: value for finding in findings for key, value in finding.options.items()}
     if not findings:
         tilted, options = _tilted(measurements["up"])
@@ -222,7 +235,7 @@ def _coverage(scene: Scene, views: list[View]) -> dict[str, Any]:
 
 
 def _photos(views: list[View]) -> dict[str, Any]:
-    """Find photographs that are blurred, dark or bright compared with the others; none where there are only a few."""
+    """Find photographs that are badly exposed, or, where there are not only a few, unlike the others."""
     sharpness = np.array([view.photo.sharpness for view in views])
     brightness = np.array([view.photo.brightness for view in views])
     usual_sharpness, usual = float(np.median(sharpness)), float(np.median(brightness))
@@ -231,10 +244,12 @@ def _photos(views: list[View]) -> dict[str, Any]:
         "dark": brightness < DARK * usual,
         "bright": brightness > BRIGHT * usual,
     }
-    enough = len(views) >= 5
+    if len(views) < 5:
+        odd = {kind: np.zeros(len(views), dtype=bool) for kind in odd}
+    odd["underexposed"] = np.array([view.photo.median < UNDEREXPOSED for view in views])
+    odd["overexposed"] = np.array([view.photo.white > OVEREXPOSED for view in views])
     return {"sharpness": usual_sharpness, "brightness": usual} | {
-        kind: [view.name for view, is_odd in zip(views, found, strict=True) if is_odd and enough]
-        for kind, found in odd.items()
+        kind: [view.name for view, is_odd in zip(views, found, strict=True) if is_odd] for kind, found in odd.items()
     }
 
 
@@ -350,15 +365,24 @@ def _untested(consistency: dict[Reading, Consistency], likeliest: Reading) -> li
     return [f"Views lie too close together to tell {likeliest.name} from {', '.join(alike)}."]
 
 
-def _odd_photos(photos: dict[str, Any]) -> list[str]:
+def _odd_photos(photos: dict[str, Any], num_views: int) -> list[str]:
     """Name photographs that stand out; they are worth a look, not a verdict."""
     lines = []
+    for kind, exposure in (("underexposed", "Very dark"), ("overexposed", "Overexposed")):
+        if names := photos[kind]:
+            share = f"{len(names)} of {num_views} views ({len(names) / num_views:.0%})"
+            lines.append(f"{exposure}: {share}, in which teachers recognise little: {_first(names)}.")
+    named = {*photos["underexposed"], *photos["overexposed"]}
     for kind in ("blurred", "dark", "bright"):
-        names = photos[kind]
-        if names:
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            lines.append(f"Beside the others, {kind}: {', '.join(names[:5])}{more}.")
+        if names := [name for name in photos[kind] if name not in named]:
+            lines.append(f"Beside the others, {kind}: {_first(names)}.")
     return lines
+
+
+def _first(names: Sequence[str]) -> str:
+    """List names, at most five."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{', '.join(names[:5])}{more}"
 
 
 def _tilted(up: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:

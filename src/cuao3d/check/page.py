@@ -183,7 +183,7 @@ def _draw_edges(frame: Frame, offset: dict[str, Any]) -> Picture:
 def _odd_frames(scene: Scene, measured: dict[str, Any]) -> list[Picture]:
     """Show the frames that stand out, each with what is odd about it."""
     odd: dict[str, list[str]] = {}
-    for kind in ("blurred", "dark", "bright"):
+    for kind in ("underexposed", "overexposed", "blurred", "dark", "bright"):
         for name in measured["photos"][kind]:
             odd.setdefault(name, []).append(kind)
     for name in measured["overlap"]["apart"]:

@@ -25,6 +25,10 @@ PHOTO_WIDTH = 320
 """Photographs are thinned to about this width, pixels: an offset of 1 % of the width still is three pixels."""
 
 
+WHITE = 0.97
+"""Brightness from which on a pixel shows nothing."""
+
+
 class Photo(NamedTuple):
     """What is measured on a photograph."""
 
@@ -36,6 +40,10 @@ class Photo(NamedTuple):
     """Variance of the Laplacian of its brightness, for a mean brightness of 1: a dark photograph is not blurred."""
     brightness: float
     """Mean brightness, in [0, 1]."""
+    median: float
+    """Median brightness, in [0, 1]."""
+    white: float
+    """Share of its pixels that are as bright as `WHITE`."""
 
 
 class View(NamedTuple):
@@ -129,4 +137,5 @@ def _measure_photo(image: Float32[Tensor, "3 H W"], depth: Float32[Tensor, "H W"
     laplacian = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:] - 4 * gray[1:-1, 1:-1]
     brightness = gray.mean().item()
     sharpness = laplacian.var().item() / max(brightness, 1e-3) ** 2
-    return Photo(agreement_by_offset(gray, depth), step, sharpness, brightness)
+    white = (gray >= WHITE).double().mean().item()
+    return Photo(agreement_by_offset(gray, depth), step, sharpness, brightness, gray.median().item(), white)

@@ -111,6 +111,21 @@ class NoDepth:
         raise InputError(self.reason)
 
 
+def open_depth(
+    name: str, world_from_camera: Float64[Tensor, "4 4"], *, depth: Path, lens: Lens, depth_unit: float = MILLIMETRE
+) -> Frame:
+    """Open a view of a capture without photographs; the arguments are those of `open_frame`, `lens` that of the depth.
+
+    Raises:
+        InputError: The file is missing or damaged, or pose, size or intrinsics do not fit.
+    """
+    if problem := pose_problem(world_from_camera):
+        raise PoseError(f"{problem}; correct it, or remove the frame.")
+    _check_size(depth, depth_size(depth), lens.size)
+    read_depth = partial(_read_depth_for, depth, lens, lens, depth_unit, None)
+    return Frame(name, lens.camera(world_from_camera), _no_image, read_depth, has_colors=False)
+
+
 def lens_of(intrinsics: Float64[Tensor, "R C"], size: Size, where: str) -> Lens:
     """Return the lens that a 3 x 3 or 4 x 4 matrix of intrinsics describes.
 
@@ -284,6 +299,10 @@ def _open_photograph(
     scale = min(1.0, LONGEST_EDGE / max(lens.size))
     seen = lens.at((round(lens.size[0] * scale), round(lens.size[1] * scale))).pinhole()
     return Frame(name, seen.camera(world_from_camera), partial(_read_colors_for, color, lens, seen), depth)
+
+
+def _no_image() -> Float32[Tensor, "3 H W"]:
+    raise InputError("the capture has no colour images")
 
 
 def _missing(path: Path) -> str:

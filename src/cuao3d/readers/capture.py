@@ -153,7 +153,8 @@ def build_scene(
     frames = frames[:: options.every]
     if points is None:
         cloud = cloud_from_depth(frames)
-        points, frames = Points(cloud.points, cloud.colors, problems=cloud.problems), list(cloud.frames)
+        colors = cloud.colors if any(frame.has_colors for frame in frames) else None
+        points, frames = Points(cloud.points, colors, problems=cloud.problems), list(cloud.frames)
     problems = [*problems, *lacking, *points.problems]
     if "labels" not in about:
         about["label_set"] = annotations or options.label_set or about.get("label_set")
@@ -177,12 +178,6 @@ def build_scene(
         capture_from_world=capture_of(options),
         **about | ({"label_set": None} if about["labels"] is None else {}),
     )
-
-
-def _see_mesh(frames: Sequence[Frame], mesh: NDArray[np.float32], options: CaptureOptions) -> list[Frame]:
-    """Let frames see the depth of a mesh, corners (T, 3, 3) of triangles as read."""
-    embree = embree_scene(turn_up(Points(torch.from_numpy(mesh).reshape(-1, 3)), options).points.view(-1, 3, 3).numpy())
-    return [replace(frame, read_depth=partial(cast_depth, embree, frame.camera)) for frame in frames]
 
 
 def _labels(points: Points, name: str | None, *, asked: bool) -> tuple[Int64[Tensor, "N"] | None, list[Problem]]:
@@ -265,7 +260,8 @@ def _depth_reader(
         with suppress(UserError):  # without faces that can be read, the points will do
             mesh = read_triangles(points.file)
     if mesh is not None:
-        return partial(cast_depth, embree_scene(mesh @ rotation_of(options.up).float().numpy().T))
+        corners = turn_up(Points(torch.from_numpy(mesh).reshape(-1, 3)), options).points
+        return partial(cast_depth, embree_scene(corners.view(-1, 3, 3).numpy()))
     if points is None or not len(points.points):
         raise InputError(
             f'{folder / CAPTURE} says "depth": "cloud", but there is no cloud; add one, such as points.ply, or remove '

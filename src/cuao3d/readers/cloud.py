@@ -36,7 +36,7 @@ class MergedCloud(NamedTuple):
     points: Float32[Tensor, "N 3"]
     """World positions, metres, in lexicographic order of their voxels."""
     colors: Float32[Tensor, "N 3"]
-    """RGB, in [0, 1]."""
+    """RGB, in [0, 1]; black where no frame has colours."""
     frames: tuple[Frame, ...]
     """Frames that could be read. The first ones keep their image for the next reader; after it they decode anew."""
     problems: tuple[Problem, ...]
@@ -132,7 +132,8 @@ def _voxel_sums(frame: Frame, voxel_size: float) -> _VoxelSums:
     thinned = depth[::step, ::step].where(~depth_edges(depth, step=step), 0)
     camera = replace(camera, focal=camera.focal / step, center=camera.center / step)
     points, pixel = back_project(thinned, camera)
-    colors = frame.read_image()[:, ::step, ::step].flatten(1)[:, pixel].T
+    image = frame.read_image() if frame.has_colors else torch.zeros(3, *depth.shape)
+    colors = image[:, ::step, ::step].flatten(1)[:, pixel].T
     rows = torch.cat([points, colors, torch.ones(len(points), 1)], dim=1).double()
     voxels = voxelize(points, voxel_size)
     return _VoxelSums(voxels.coordinates, _sum(rows, voxels.voxel_of_point, len(voxels.coordinates)))

@@ -10,7 +10,7 @@ from cuao3d.formats.entries import (
     read_pose,
     summarise,
 )
-from cuao3d.formats.images import Lens, depth_size, image_size, lens_of, open_frame, usual_size
+from cuao3d.formats.images import Lens, depth_size, image_size, lens_of, open_depth, open_frame, usual_size
 from cuao3d.formats.points import read_points
 from cuao3d.readers.capture import Captures, build_scene, open_frames
 from cuao3d.scene import Frame, Scene
@@ -36,7 +36,8 @@ class Folder(Captures):
     FOLDER/points.ply                       optional: the cloud, or the mesh; any name if it is the only .ply
     ```
     Both images share one pose. Where they differ in size or intrinsics, colours are brought to the depth's camera. A
-    lone matrix without depth images is that of the colour images.
+    lone matrix without depth images is that of the colour images. Without color/ the scene has points and depth, and no
+    teacher can lift it.
     """
 
     layout = f"color/0.jpg, pose/0.txt, {COLOR_INTRINSICS} or {INTRINSICS}, and depth/0.png or a dense cloud *.ply"
@@ -44,7 +45,7 @@ class Folder(Captures):
     @classmethod
     def is_capture(cls, folder: Path) -> bool:
         """Say whether a folder is a capture of this layout."""
-        return all((folder / kind).is_dir() for kind in ("color", "pose"))
+        return (folder / "pose").is_dir() and any((folder / kind).is_dir() for kind in ("color", "depth"))
 
     @classmethod
     def read(cls, folder: Path, annotations: str | None = None) -> Scene:
@@ -54,17 +55,20 @@ class Folder(Captures):
             NotFoundError: There are no intrinsics.
             InputError: No frame is usable, or intrinsics or cloud are damaged.
         """
-        colors = {path.stem: path for path in (folder / "color").iterdir() if path.suffix.lower() in ENDINGS}
-        depths = {name: folder / "depth" / f"{name}.png" for name in colors}
+        colors = {path.stem: path for path in (folder / "color").glob("*") if path.suffix.lower() in ENDINGS}
+        names = list(colors) or [path.stem for path in (folder / "depth").glob("*.png")]
+        depths = {name: folder / "depth" / f"{name}.png" for name in names}
         lens, depth_lens = _read_lenses(folder, list(colors.values()), list(depths.values()))
 
         def open_one(name: str) -> Frame:
             pose = read_pose(folder / "pose" / f"{name}.txt")
+            if not colors:
+                return open_depth(name, pose, depth=depths[name], lens=depth_lens)
             return open_frame(name, pose, color=colors[name], lens=lens, depth=depths[name], depth_lens=depth_lens)
 
-        frames, problems = open_frames(sorted(colors, key=by_number), open_one)
+        frames, problems = open_frames(sorted(names, key=by_number), open_one)
         alone = sorted(
-            (path.name for path in (folder / "depth").glob("*.png") if path.stem not in colors), key=by_number
+            (path.name for path in (folder / "depth").glob("*.png") if path.stem not in names), key=by_number
         )
         problems += summarise("depth images have no colour image in color/", sorted(alone, key=by_number))
         points = only_file(folder, "*.ply", POINTS)
@@ -84,8 +88,8 @@ def _read_lenses(folder: Path, colors: list[Path], depths: list[Path]) -> tuple[
             "of the depth images there, in pixels."
         )
     try:
-        color_size = usual_size(colors, image_size)
         there = [depth for depth in depths if depth.is_file()]
+        color_size = usual_size(colors, image_size) if colors or not there else usual_size(there, depth_size)
         size = usual_size(there, depth_size) if there else color_size
         lens = lens_of(read_matrix(color_path, 3, 4), color_size, str(color_path)) if color_path else None
         depth_lens = lens_of(read_matrix(depth_path, 3, 4), size, str(depth_path)) if depth_path else None

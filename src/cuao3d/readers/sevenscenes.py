@@ -14,7 +14,7 @@ from PIL import Image
 from cuao3d.errors import InputError, NotFoundError, UserError
 from cuao3d.files import read_json
 from cuao3d.formats.entries import choice, fraction, read_matrix, read_pose
-from cuao3d.formats.images import MISSING, image_size, lens_of, open_frame, usual_size
+from cuao3d.formats.images import MISSING, depth_size, image_size, lens_of, open_depth, open_frame, usual_size
 from cuao3d.formats.ply import write_ply
 from cuao3d.formats.points import read_points
 from cuao3d.labels import LABEL_SETS
@@ -37,7 +37,8 @@ class SevenScenes(Captures):
     FOLDER/points.ply                optional: cloud with x y z [red green blue] [nx ny nz] [label]
     FOLDER/scene.json                optional: label_set (a name, or a CSV in the folder), split, occlusion_tolerance
     ```
-    Colour and depth must be registered and of one size. Without points.ply the cloud is built from depth.
+    Colour and depth must be registered and of one size. Without points.ply the cloud is built from depth. Where there
+    is no colour image at all, the scene has points and depth, and no teacher can lift it.
     """
 
     layout = f"{INTRINSICS} and frame-000000{{{COLOR},{DEPTH},{POSE}}}, in the folder or in its subfolders"
@@ -98,17 +99,19 @@ def _open_frames(folder: Path) -> tuple[list[Frame], list[Problem]]:
     intrinsics = _intrinsics_of(folder)
     matrix = read_matrix(intrinsics, 3)
     names = sorted({match[0] for path in folder.iterdir() if (match := re.match(r"frame-[^.]+(?=\.)", path.name))})
+    has_colors = any((folder / f"{name}{COLOR}").is_file() for name in names)
+    ending, measure = (COLOR, image_size) if has_colors else (DEPTH, depth_size)
     try:
-        size = usual_size([folder / f"{name}{COLOR}" for name in names], image_size)
+        size = usual_size([folder / f"{name}{ending}" for name in names], measure)
     except UserError as error:
         raise InputError(f"No usable frame in {folder}: {error}") from error
     lens = lens_of(matrix, size, str(intrinsics))
 
     def open_one(name: str) -> Frame:
-        color, depth = folder / f"{name}{COLOR}", folder / f"{name}{DEPTH}"
-        return open_frame(
-            name, read_pose(folder / f"{name}{POSE}"), color=color, lens=lens, depth=depth, depth_lens=lens
-        )
+        color, depth, pose = folder / f"{name}{COLOR}", folder / f"{name}{DEPTH}", read_pose(folder / f"{name}{POSE}")
+        if not has_colors:
+            return open_depth(name, pose, depth=depth, lens=lens)
+        return open_frame(name, pose, color=color, lens=lens, depth=depth, depth_lens=lens)
 
     return open_frames(names, open_one)
 
