@@ -1,3 +1,4 @@
+import io
 import math
 import struct
 import zlib
@@ -16,6 +17,7 @@ from cuao3d.formats.images import (
     depth_size,
     distort,
     image_size,
+    jpeg,
     lens_of,
     open_frame,
     read_colors,
@@ -314,3 +316,8 @@ def test_a_pixel_of_a_resized_image_is_the_one_whose_corner_it_begins_at():
         [row * 5 + column for column in (0, 1, 3)] for row in (0, 0, 1, 1, 2)
     ]
     assert torch.equal(resize_nearest(torch.stack([image, -image]), 3, 5)[1], -resize_nearest(image, 3, 5))
+
+
+def test_a_jpeg_holds_the_picture():
+    picture = np.full((8, 6, 3), (200, 30, 60), dtype=np.uint8)
+    np.testing.assert_allclose(np.asarray(Image.open(io.BytesIO(jpeg(picture)))).astype(int), picture, atol=3)

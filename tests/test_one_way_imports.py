@@ -42,6 +42,7 @@ ROOMS = (
     "teachers",
     "fusion",
     "store",
+    "photographs",
     "imported",
     "check",
     "sparse",

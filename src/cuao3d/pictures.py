@@ -4,7 +4,6 @@ Points are drawn as small discs that lie in their surface, blended where they ov
 which pixel depends on the view alone, so it is worked out once and any colouring of the cloud costs one product.
 """
 
-import io
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.ndimage import uniform_filter
 from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
@@ -115,13 +113,6 @@ class Dollhouse:
         painted += (1 - self._coverage)[:, None] * np.asarray(background, dtype=np.float32)
         picture: NDArray[np.uint8] = (painted.clip(0, 1) * 255 + 0.5).astype(np.uint8)
         return picture.reshape(height, width, 3)
-
-
-def jpeg(image: UInt8[np.ndarray, "H W 3"], *, quality: int = 88) -> bytes:
-    """Return a picture as the bytes of a JPEG file."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format="JPEG", quality=quality, subsampling=0, optimize=True)
-    return buffer.getvalue()
 
 
 class _Room:

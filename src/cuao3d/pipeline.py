@@ -23,6 +23,7 @@ from cuao3d.formats.ply import cloud_columns, write_ply
 from cuao3d.fusion import lift_measured, sample_cells, see
 from cuao3d.imported import imported_card
 from cuao3d.objective import find_loss
+from cuao3d.photographs import Album
 from cuao3d.predictor import Predictor
 from cuao3d.progress import OnStep, console, progress_bar
 from cuao3d.query import ABSENT, HERE, Answer, heat, parts
@@ -349,12 +350,14 @@ def _fuse_scene(
         raise InputError("it has no colour images, which teachers look at; add them, or lift none: --teachers none.")
     samples = sample_cells(scene.points, store.cell)
     visibility = see(scene, samples, progress=progress("visibility"))
+    album = Album(scene, visibility)
+    watched = album.watch(scene)
     features: dict[str, Tensor] = {}
     lifting = {}
     for teacher in teachers:
         begin = time.perf_counter()
         lifted = lift_measured(
-            scene,
+            watched,
             visibility,
             teacher,
             batch_size=batch_size,
@@ -364,7 +367,8 @@ def _fuse_scene(
         features[teacher.name], visibility = lifted.features, lifted.visibility
         agreement = None if math.isnan(lifted.agreement) else round(lifted.agreement, 4)
         lifting[teacher.name] = Lifting(round(time.perf_counter() - begin, 3), len(visibility.views), agreement)
-    store.add_scene(scene, samples, visibility, features, lifting=lifting)
+    kept = album.tensors(visibility)
+    store.add_scene(scene, samples, visibility, features, lifting=lifting, photographs=kept)
 
 
 def _as_json(scene: StoredScene, answers: Sequence[Answer], store: Store, predictor: Predictor) -> dict[str, Any]:

@@ -21,9 +21,10 @@ from torch.nn import functional
 from cuao3d.colors import NOTHING, class_colors, heat_colors
 from cuao3d.evaluate import confusion_matrix, measure
 from cuao3d.files import write_text
+from cuao3d.formats.images import as_pixels, jpeg
 from cuao3d.history import PALETTE, Chart, History, plot_chart, training_charts
 from cuao3d.labels import LabelSet
-from cuao3d.pictures import Dollhouse, jpeg
+from cuao3d.pictures import Dollhouse
 from cuao3d.scene import UNLABELLED, Camera
 
 TEMPLATE = "report.html.j2"
@@ -115,7 +116,7 @@ def write_report(path: Path | str, results: Mapping[str, Any], gallery: Gallery)
         scene=gallery.scene,
         about=_about(results, gallery),
         warning=_voxel_warning(results),
-        photos=[_jpeg_uri(_photo(photo)) for photo in gallery.photos],
+        photos=[_jpeg_uri(as_pixels(photo)) for photo in gallery.photos],
         scene_pictures=painter.scene(),
         predictions=painter.predictions(),
         legend=_legend(gallery),
@@ -239,12 +240,6 @@ def _palette() -> Float[Tensor, "K 3"]:
     """Return the colours of segments; the last, -1, stands for none."""
     colors = [[int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)] for color in PALETTE]
     return torch.tensor([*colors, [NOTHING] * 3])
-
-
-def _photo(image: Tensor) -> UInt8[np.ndarray, "H W 3"]:
-    """Return an image (3, H, W) in [0, 1] as bytes."""
-    picture: np.ndarray = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    return picture
 
 
 def _jpeg_uri(image: UInt8[np.ndarray, "H W 3"]) -> str:

@@ -4,6 +4,7 @@
 - `STORE/labels/NAME.csv`: label sets of the scenes' labels, unless they come with the package.
 - `STORE/scenes/NAME/points.safetensors`: the cloud, its labels, its samples and how many views see each.
 - `STORE/scenes/NAME/TEACHER.features.safetensors`: fp16, a row per seen sample.
+- `STORE/scenes/NAME/photographs.safetensors`: some images that teachers saw, to show places in; see `photographs.py`.
 - `STORE/scenes/NAME/lifting.json`: how long each teacher took and how well its views agree; nothing depends on it.
 - `STORE/scenes/NAME/manifest.json`: SHA-256 of the files above but lifting.json. A scene without it is not finished.
 """
@@ -32,6 +33,7 @@ from cuao3d.teachers.teacher import TeacherCard as TeacherCard
 FORMAT = "cuao3d-store"
 FORMAT_VERSION = 1
 LIFTING_FILE = "lifting.json"
+PHOTOGRAPHS_FILE = "photographs.safetensors"
 LABELS = "labels"
 CELL = 0.02
 """Default edge of a sample cell, metres."""
@@ -142,7 +144,7 @@ class StoredScene:
                     file.name.removesuffix(_features_file("")) for file in self.folder.glob(_features_file("*"))
                 )
                 raise NotFoundError(f"Scene {self.name} has no features of teacher {teacher!r}, only of {held}.")
-            self._features[teacher] = _read_tensors(path)["features"]
+            self._features[teacher] = read_tensors(path)["features"]
         return self._features[teacher]
 
 
@@ -261,7 +263,7 @@ class Store:
         manifest = _read_json(folder / "manifest.json")
         for file, entry in manifest["files"].items():
             _check_size(folder / file, entry["bytes"])
-        stored = _read_tensors(folder / "points.safetensors")
+        stored = read_tensors(folder / "points.safetensors")
         num_views = stored["num_views"].long()
         colors, labels, normals = stored.get("colors"), stored.get("labels"), stored.get("normals")
         return StoredScene(
@@ -291,6 +293,7 @@ class Store:
         features: Mapping[str, Float[Tensor, "V _"]],
         *,
         lifting: Mapping[str, Lifting] | None = None,
+        photographs: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Write a scene; it counts once its manifest is there, which is written last.
 
@@ -300,6 +303,7 @@ class Store:
             visibility: What its views see of the samples.
             features: For each of this store's teachers a row for each of `visibility.seen_samples`.
             lifting: For each teacher how its lifting went, if that was measured.
+            photographs: What `photographs.Album` kept.
 
         Raises:
             InputError: The features are not those of the store's teachers and the scene's seen samples, or the store
@@ -315,6 +319,7 @@ class Store:
             label_set, label_set_sha256 = keep_label_set(self.path / LABELS, label_set, scratch=folder)
         contents = {"points.safetensors": _cloud(scene, samples, visibility)}
         contents |= {_features_file(teacher): {"features": rows} for teacher, rows in halves.items()}
+        contents |= {PHOTOGRAPHS_FILE: dict(photographs)} if photographs else {}
         files = {}
         for file, tensors in contents.items():
             write_tensors(folder / file, tensors)
@@ -474,7 +479,8 @@ def _damaged(path: Path, reason: str) -> ValueError:
     return InputError(f"{path} is damaged: {reason}; {_cure(path)}.")
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a file of a stored scene; a damaged one is an InputError."""
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

@@ -1,5 +1,6 @@
 """Photographs and depth images: files read robustly, lenses undistorted, colour and depth brought to one camera."""
 
+import io
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -277,6 +278,19 @@ def as_image(pixels: NDArray[Any]) -> Float32[Tensor, "3 H W"]:
     """Turn RGB pixels (H, W, 3), bytes or floats in [0, 1], into an image in [0, 1]."""
     values = pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else pixels
     return torch.from_numpy(values).permute(2, 0, 1).contiguous()
+
+
+def as_pixels(image: Float32[Tensor, "3 H W"]) -> UInt8[np.ndarray, "H W 3"]:
+    """Turn an image in [0, 1] into RGB bytes."""
+    pixels: NDArray[np.uint8] = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return pixels
+
+
+def jpeg(image: UInt8[np.ndarray, "H W 3"], *, quality: int = 88) -> bytes:
+    """Return a picture as the bytes of a JPEG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="JPEG", quality=quality, subsampling=0, optimize=True)
+    return buffer.getvalue()
 
 
 def resize_nearest(image: Float32[Tensor, "*C H W"], width: int, height: int) -> Float32[Tensor, "*C h w"]:
