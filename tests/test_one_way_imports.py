@@ -60,6 +60,7 @@ ROOMS = (
     "compare",
     "history",
     "pictures",
+    "finds",
     "report",
     "recipes",
     "pipeline",

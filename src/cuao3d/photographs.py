@@ -2,7 +2,7 @@
 
 import heapq
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -29,6 +29,9 @@ QUALITY = 85
 
 MIDDLE = (0.02, 0.98)
 """An outline leaves out the outermost points on each side, by these quantiles: a few are often wrong."""
+
+NEARLY = 0.9
+"""A photograph sees nearly as much of a place as another if it sees this part of the other's samples."""
 
 PADDING, SMALLEST = 0.05, 24.0
 """Free space between an outline and its points, as a part of its size; and its smallest side, pixels."""
@@ -158,21 +161,29 @@ def read_photographs(scene: StoredScene) -> tuple[Photograph, ...]:
 
 
 def outline(
-    photographs: Iterable[Photograph], points: Float32[Tensor, "S 3"], place: Int64[Tensor, "n"]
+    photographs: Iterable[Photograph],
+    points: Float32[Tensor, "S 3"],
+    place: Int64[Tensor, "n"],
+    *,
+    shown: Container[str] = (),
 ) -> Outline | None:
-    """Outline a place in the photograph that sees most of its samples; of several, where it is largest.
+    """Outline a place in the photograph that sees most of its samples.
 
     Args:
         photographs: The photographs of a scene.
         points: World positions of the scene's samples, metres.
         place: The samples of the place.
+        shown: Names of photographs that are shown anyway: one of them is taken if it sees nearly as much.
 
     Returns:
-        The outline; None if no photograph sees any of the samples.
+        The outline; None if no photograph sees any of the samples. Of photographs that see nearly as much, the place is
+        largest in this one.
     """
     seen = [(photograph, place[photograph.sees[place]]) for photograph in photographs]
     most = max((len(samples) for _, samples in seen), default=0)
-    outlines = [_around(photograph, points[samples]) for photograph, samples in seen if most and len(samples) == most]
+    good = [(photograph, samples) for photograph, samples in seen if most and len(samples) >= NEARLY * most]
+    good = [(photograph, samples) for photograph, samples in good if photograph.name in shown] or good
+    outlines = [_around(photograph, points[samples]) for photograph, samples in good]
     return max(outlines, key=lambda one: (one.right - one.left) * (one.bottom - one.top), default=None)
 
 

@@ -23,7 +23,7 @@ from cuao3d.formats.ply import cloud_columns, write_ply
 from cuao3d.fusion import lift_measured, sample_cells, see
 from cuao3d.imported import imported_card
 from cuao3d.objective import find_loss
-from cuao3d.photographs import Album
+from cuao3d.photographs import Album, outline, read_photographs
 from cuao3d.predictor import Predictor
 from cuao3d.progress import OnStep, console, progress_bar
 from cuao3d.query import ABSENT, HERE, Answer, heat, parts
@@ -37,12 +37,21 @@ from cuao3d.text import class_vectors, load_text_encoder
 from cuao3d.workers import side_by_side
 
 if TYPE_CHECKING:
+    from cuao3d.finds import Finds
     from cuao3d.report import Cloud, Heat
 
 ALL_SEEN = 0.995
 """Coverage from which an answer is about the whole scene."""
 
 OF_CAPTURE = "Positions are in the coordinates of the capture's pose files."
+
+NUM_SHOWN = 3
+"""Places of a question that are shown in photographs at most."""
+
+NO_PHOTOGRAPHS = (
+    "The store holds no photographs of this scene. `cuao3d fuse` keeps some of those that it shows to teachers; an "
+    "earlier version kept none."
+)
 
 
 def fuse(
@@ -218,7 +227,8 @@ def answer(
         from cuao3d.report import Gallery, write_report  # a page needs what draws; the other files do not
 
         heats = {answer.words: as_heat(stored, answer) for answer in answers}
-        gallery = Gallery(best, stored.points, stored.colors, stored.normals, stored.cameras, heats=heats)
+        finds = as_finds(stored, answers)
+        gallery = Gallery(best, stored.points, stored.colors, stored.normals, stored.cameras, heats=heats, finds=finds)
         about = predictor.about if stored.capture_from_world is None else f"{predictor.about} {OF_CAPTURE}"
         write_report(out, {"version": __version__, "answered_by": about}, gallery)
     return [f"{best}: {answer.words!r}: {where_is(stored, answer)}" for answer in answers]
@@ -229,19 +239,35 @@ def places(scene: StoredScene, answer: Answer) -> list[dict[str, Any]]:
 
     They are described in the coordinates of the capture's pose files; see `describe_place`.
     """
-    points, relevance = scene.points[answer.answers], answer.relevance[answer.answers]
-    part_of_point = parts(points)
-    found = []
-    for part in range(int(part_of_point.max()) + 1 if len(points) else 0):
-        own = points[part_of_point == part]
-        found.append(
-            {
-                **describe_place(own, scene.capture_from_world),
-                "num_points": len(own),
-                "relevance": round(float(relevance[part_of_point == part].mean()), 3),
-            }
-        )
-    return sorted(found, key=lambda place: -place["relevance"])
+    return [place for place, _ in _places_and_points(scene, answer)]
+
+
+def as_finds(scene: StoredScene, answers: Sequence[Answer], *, title: str = "", about: str = "") -> "Finds":
+    """Return answers to be shown in the photographs that the store keeps of the scene.
+
+    Args:
+        scene: The scene that was asked.
+        answers: Its answers.
+        title: Title of the page's section; the usual one unless given.
+        about: What the section shows; the usual text unless given.
+
+    Returns:
+        The answers; if there are no photographs, the text of the section says that.
+    """
+    from cuao3d.finds import Find, Finds, Place
+
+    photographs, points = read_photographs(scene), scene.sample_points
+    finds = []
+    for answer in answers:
+        found = _places_and_points(scene, answer)
+        shown: set[str] = set()
+        own_places = []
+        for place, own in found[:NUM_SHOWN]:
+            where = outline(photographs, points, torch.unique(scene.sample_of_point[own]), shown=shown)
+            shown |= {where.photograph.name} if where else set()
+            own_places.append(Place(_about_place(place, unit_of(scene.capture_from_world)), where))
+        finds.append(Find(answer.words, answer.verdict, _about_answer(answer, len(found)), own_places))
+    return Finds(finds, title or Finds.title, (about or Finds.about) if photographs else NO_PHOTOGRAPHS)
 
 
 def where_is(scene: StoredScene, answer: Answer) -> str:
@@ -394,6 +420,37 @@ def _as_json(scene: StoredScene, answers: Sequence[Answer], store: Store, predic
             for answer in answers
         },
     }
+
+
+def _places_and_points(scene: StoredScene, answer: Answer) -> list[tuple[dict[str, Any], Tensor]]:
+    """List the places that answer a question, and the points of the cloud that each is made of."""
+    index = torch.nonzero(answer.answers).squeeze(1)
+    part_of_point = parts(scene.points[index])
+    found = []
+    for part in range(int(part_of_point.max()) + 1 if len(index) else 0):
+        own = index[part_of_point == part]
+        points = scene.points[own]
+        place = {
+            **describe_place(points, scene.capture_from_world),
+            "num_points": len(own),
+            "relevance": round(float(answer.relevance[own].mean()), 3),
+        }
+        found.append((place, own))
+    return sorted(found, key=lambda one: -one[0]["relevance"])
+
+
+def _about_answer(answer: Answer, num_places: int) -> str:
+    """Say how relevant an answer is and how many places it has."""
+    if not num_places:
+        return f"relevance {answer.peak:.2f}, {in_words(answer, [])}"
+    part = "" if answer.coverage > ALL_SEEN else f" in the {100 * answer.coverage:.0f} % that was seen"
+    return f"relevance {answer.peak:.2f}, {num_places} place{'s' if num_places > 1 else ''}{part}"
+
+
+def _about_place(place: Mapping[str, Any], unit: str) -> str:
+    """Say how relevant a place is, and where it is."""
+    x, y, z = place["center"]
+    return f"relevance {place['relevance']:.2f}, at ({x:.2f}, {y:.2f}, {z:.2f}){unit}"
 
 
 def _colors(scene: StoredScene, answers: Sequence[Answer]) -> Tensor:

@@ -21,6 +21,7 @@ from torch.nn import functional
 from cuao3d.colors import NOTHING, class_colors, heat_colors
 from cuao3d.evaluate import confusion_matrix, measure
 from cuao3d.files import write_text
+from cuao3d.finds import Finds, layout
 from cuao3d.formats.images import as_pixels, jpeg
 from cuao3d.history import PALETTE, Chart, History, plot_chart, training_charts
 from cuao3d.labels import LabelSet
@@ -88,6 +89,8 @@ class Gallery(Cloud):
     """True class of each point, a row of `label_set`; 255 where unlabelled."""
     predictions: Mapping[str, Int64[Tensor, "N"]] = field(default_factory=dict)
     """Class of each point as each read-out has it, a row of `label_set`; 255 for none."""
+    finds: Finds | None = None
+    """What was found in photographs, of this scene or of another; the first section of the page."""
     photos: Sequence[Float[Tensor, "3 H W"]] = ()
     """Some views, RGB in [0, 1]."""
     heats: Mapping[str, Heat] = field(default_factory=dict)
@@ -116,6 +119,7 @@ def write_report(path: Path | str, results: Mapping[str, Any], gallery: Gallery)
         scene=gallery.scene,
         about=_about(results, gallery),
         warning=_voxel_warning(results),
+        found=layout(gallery.finds) if gallery.finds else None,
         photos=[_jpeg_uri(as_pixels(photo)) for photo in gallery.photos],
         scene_pictures=painter.scene(),
         predictions=painter.predictions(),
