@@ -66,6 +66,21 @@ def test_a_capture_is_fused_and_asked(store, tmp_path):
     assert list(answers) == ["somewhere to sit", "a whiteboard"]
 
 
+def test_words_may_come_from_a_file(store, tmp_path, capsys):
+    words, out = tmp_path / "words.txt", tmp_path / "places.json"
+    words.write_bytes("\ufeffa caf\u00e9 table\r\n\r\n# a comment\n  a sofa  \na lamp # not a comment".encode())
+    assert main(["query", str(store), "a bed", "a sofa", "--words", str(words), "--out", str(out)]) == 0
+    answers = json.loads(out.read_text())["answers"]
+    assert list(answers) == ["a bed", "a sofa", "a caf\u00e9 table", "a lamp # not a comment"]
+    assert main(["query", str(store), "--words", str(words), "--out", str(out)]) == 0
+    assert len(json.loads(out.read_text())["answers"]) == 3
+    words.write_text("\n# only a comment\n")
+    says(capsys, ["query", store, "--words", words, "--out", out], "--words", words, "holds no words")
+    words.write_bytes(b"\xff\xfea\x00")
+    says(capsys, ["query", store, "--words", words, "--out", out], "--words", words, "UTF-8")
+    says(capsys, ["query", store, "--words", tmp_path / "no.txt", "--out", out], "--words", tmp_path / "no.txt")
+
+
 def test_words_of_another_width_than_the_features_are_refused(store, capsys, tmp_path):
     np.save(tmp_path / "table.npy", np.eye(20, 512))
     table = f"table:{tmp_path / 'table.npy'}@scannet20"

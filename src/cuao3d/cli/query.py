@@ -5,14 +5,15 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from cuao3d.cli.shared import check_device
-from cuao3d.errors import InputError
+from cuao3d.errors import InputError, NotFoundError
 
 
 def query(
     store: Positional[Path],
-    words: Positional[tuple[str, ...]],
+    queries: Positional[tuple[str, ...]],
     *,
     out: Path,
+    words: Path | None = None,
     run: Path | None = None,
     scene: str | None = None,
     teacher: str | None = None,
@@ -23,8 +24,9 @@ def query(
 
     Args:
         store: Folder of the store.
-        words: What to look for, each in quotes.
+        queries: What to look for, each in quotes.
         out: File to write; its ending says what.
+        words: Also look for the lines of this text file; empty lines and lines that begin with # are skipped.
         run: Folder of a finished run, or a student's .safetensors; without it the lifted features answer.
         scene: Name of the scene; where there are several, the one that answers best.
         teacher: Which teacher answers, where several have a text encoder; the first unless given.
@@ -36,14 +38,28 @@ def query(
     from cuao3d.progress import waiting
     from cuao3d.store import Store
 
-    if not words:
-        raise InputError('Say what to look for: cuao3d query STORE "somewhere to sit" --out heat.html')
+    queries = tuple(dict.fromkeys([*queries, *(_read_lines(words) if words else [])]))
+    if not queries:
+        raise InputError('Say what to look for: cuao3d query STORE "somewhere to sit" --out heat.html, or --words FILE')
     check_device(device)
     opened = Store.open(store)
     with waiting("opening the predictor"):
         predictor = Predictor.open(opened, run=run, teacher=teacher, text=text, device=device)
-    found = pipeline.answer(opened, predictor, words, out, scene=scene)
+    found = pipeline.answer(opened, predictor, queries, out, scene=scene)
     print(predictor.about)
     for line in found:
         print(line)
     return 0
+
+
+def _read_lines(path: Path) -> list[str]:
+    """Read a text file with one query a line."""
+    if not path.is_file():
+        raise NotFoundError(f"--words: there is no file {path}.")
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"--words: {path} is no text file in UTF-8 ({error}).") from error
+    if not (words := [line for line in lines if line and not line.startswith("#")]):
+        raise InputError(f"--words: {path} holds no words; expected one query a line.")
+    return words
