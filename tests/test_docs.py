@@ -65,7 +65,7 @@ def names(node: ast.Module | ast.ClassDef) -> Iterator[str]:
 
 
 def public_functions() -> dict[str, Callable]:
-    """The functions of the face, and those of its classes and of `recipes`, by dotted name."""
+    """The functions of the face, and those of its classes and of its modules, by dotted name."""
     functions = {}
     for name in cuao3d.__all__:
         found: Any = getattr(cuao3d, name)

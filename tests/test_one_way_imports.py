@@ -31,6 +31,7 @@ ROOMS = (
     "cards",
     "pinned",
     "download",
+    "datasets",
     "pretrained",
     "geometry",
     "coordinates",
@@ -104,7 +105,7 @@ def test_the_face_is_loaded_when_it_is_used():
 
 
 def test_the_face_has_what_it_lists():
-    assert set(cuao3d.__all__) == {"__version__", "recipes", *cuao3d._HOME}
+    assert set(cuao3d.__all__) == {"__version__", "datasets", "recipes", *cuao3d._HOME}
     for name in cuao3d.__all__:
         assert getattr(cuao3d, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'chair'"):

@@ -78,6 +78,7 @@ __all__ = [
     "TextEncoder",
     "UserError",
     "__version__",
+    "datasets",
     "distill_student",
     "evaluate_store",
     "fuse",
@@ -93,6 +94,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from cuao3d import datasets as datasets
     from cuao3d import recipes as recipes
     from cuao3d.coordinates import in_capture as in_capture
     from cuao3d.distill import DistillConfig as DistillConfig
@@ -129,8 +131,8 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     """Load a public name from its room."""
-    if name == "recipes":
-        return import_module("cuao3d.recipes")
+    if name in ("datasets", "recipes"):
+        return import_module(f"cuao3d.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'cuao3d' has no attribute {name!r}")
     return getattr(import_module(f"cuao3d.{_HOME[name]}"), _NAME_THERE.get(name, name))
