@@ -8,6 +8,7 @@ import torch
 
 from cuao3d import recipes
 from cuao3d.demo import SHIPPED_STUDENT
+from cuao3d.errors import InputError
 from cuao3d.files import sha256_of
 from cuao3d.formats.ply import read_ply
 from cuao3d.pipeline import fuse, write_cloud
@@ -37,6 +38,22 @@ def test_two_workers_lift_the_same_as_one(tmp_path):
     stores = [fuse(rooms, [], tmp_path / str(n), cell=0.1, num_workers=n) for n in (1, 2)]
     one, two = ([store[name] for name in store.names()] for store in stores)
     assert [scene.sha256 for scene in one] == [scene.sha256 for scene in two]
+
+
+def test_what_was_left_out_is_named_as_it_is(synthetic_scene, tmp_path, capsys):
+    class Broken:
+        names = ("synthetic", "broken")
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            if index:
+                raise InputError("install 'cuao3d[demo]'")
+            return synthetic_scene
+
+    fuse(Broken(), [], tmp_path, cell=0.1)
+    assert capsys.readouterr().err == "left out broken: install 'cuao3d[demo]'\n"
 
 
 def test_a_stage_says_its_line_and_is_timed(capsys):

@@ -65,7 +65,7 @@ def lounge() -> Path:
             "Unset it, or put its files into the folder `lounge` of a folder that CUAO3D_DATA names."
         )
     if missing:
-        console.print(f"downloading the lounge ({LOUNGE_ABOUT}) into {folder}", highlight=False)
+        console.print(f"downloading the lounge ({LOUNGE_ABOUT}) into {folder}", markup=False, soft_wrap=True)
     for name in missing:
         download_pinned(LOUNGE_ADDRESS + _path_there(name), folder / name, LOUNGE_FILES[name])
     return folder

@@ -1,4 +1,4 @@
-"""The demo: made rooms, three small teachers, two students, their scores, five questions and a report."""
+"""The demo: a real room and questions to it; made rooms, three small teachers, two students, scores, and a report."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,22 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.markup import escape
 from torch import Tensor
 
 from cuao3d import __version__, recipes
 from cuao3d.batches import check_least
 from cuao3d.colors import class_colors
+from cuao3d.datasets import lounge
 from cuao3d.distill import distill
-from cuao3d.errors import InputError
+from cuao3d.errors import InputError, NotFoundError, NotInstalledError
 from cuao3d.evaluate import Row
 from cuao3d.files import write_json
+from cuao3d.finds import Finds
 from cuao3d.history import read_history
 from cuao3d.labels import label_set
-from cuao3d.pipeline import as_cloud, as_heat, evaluate, fuse, places, write_cloud
+from cuao3d.pipeline import as_cloud, as_finds, as_heat, evaluate, fuse, places, write_cloud
 from cuao3d.predictor import Predictor
 from cuao3d.probe import score, supervise
-from cuao3d.progress import OnStep, Stages, machine, training_bars, waiting
-from cuao3d.readers import Dataset
+from cuao3d.progress import OnStep, Stages, console, machine, training_bars, waiting
+from cuao3d.readers import Dataset, open_dataset
 from cuao3d.report import Gallery, Heat, write_report
 from cuao3d.scene import Scene, Split
 from cuao3d.store import Setting, Store, StoredScene
@@ -41,6 +44,15 @@ QUESTIONS = (
 )
 """Questions of the demo; none is a class name."""
 
+LOUNGE_QUESTIONS = ("somewhere to sit", "a sofa", "an office chair", "a table", "a printer", "a bicycle")
+"""Questions to the real room; the last is for what is not there."""
+
+PAGE_TITLE = "A real room, and synthetic rooms to score in"
+
+LOUNGE_ABOUT = (
+    "A lounge, in five photographs with depth from 3DMatch. {} Each question has up to three places, the most relevant "
+    "first; dashed: unsure. This room has no labels, so nothing is scored here; the synthetic rooms below have them."
+)
 
 SEED_STRIDE = 1000
 """Number of room seeds for each seed of the demo; training rooms use the first half, held-out rooms the second."""
@@ -73,10 +85,12 @@ FULL = DemoConfig(num_train_rooms=40, num_val_rooms=25, num_views=16, num_steps=
 
 
 def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_workers: int = 1) -> dict[str, Any]:
-    """Make rooms, lift three teachers, distil two students, score them, ask questions, and write a report.
+    """Ask a real room; make rooms, lift three teachers, distil two students, score them, ask them; write a report.
+
+    Without a network or an optional package the real room may be left out, which one line says.
 
     Args:
-        out: Folder for `report.html`, `results.json`, `scene.ply`, the store and the runs.
+        out: Folder for `report.html`, `results.json`, `scene.ply`, the stores and the runs.
         seed: Random seed of the rooms and the students.
         config: Size of the demo.
         num_workers: Processes that share the rooms, then the students; see `side_by_side`.
@@ -89,6 +103,7 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_work
         raise InputError(f"The seed must lie in [0, {TEACHER_SEEDS // SEED_STRIDE}); it is {seed}.")
     check_least(config, num_train_rooms=1, num_val_rooms=1, num_views=1, num_steps=1)
     stages = Stages(num_workers)
+    found, real_room = _ask_lounge(out / "lounge", stages)
     store = _make_rooms(out / "store", seed, config, stages, num_workers)
     runs, supervised = _train_students(store, out / "runs", seed, config, stages, num_workers)
     ceiling: tuple[Row, ...] = ()
@@ -106,6 +121,7 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_work
         "shipped": [asdict(row) for row in shipped],
         "chance_miou": rows[0].chance_miou,
         "constant_miou": rows[0].constant_miou,
+        "real_room": real_room,
         "sigma_steps": _sigma_steps(runs["three-teachers"]),
         "stages": stages.rows,
         "seed": seed,
@@ -118,6 +134,7 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_work
     write_json(out / "results.json", results)  # before anything is drawn: the figures must not be lost with a picture
     with stages("asking and drawing") as said, waiting("asking and drawing"):
         gallery, results["answers"] = _gallery(store, runs, config)
+        gallery = replace(gallery, finds=found)
         write_cloud(
             out / "scene.ply", gallery.points, class_colors(gallery.predictions["distilled"], label_set("scannet20"))
         )
@@ -125,6 +142,33 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_work
     write_json(out / "results.json", results)
     write_report(out / "report.html", results, gallery)
     return results
+
+
+def _ask_lounge(out: Path, stages: Stages) -> tuple[Finds | None, dict[str, Any]]:
+    """Lift the teacher for photographs onto a real room, and ask it questions.
+
+    Returns:
+        The answers, to be outlined in its photographs and as JSON; None and nothing if the room or the teacher is
+        missing.
+    """
+    try:
+        folder = lounge()
+        with stages("asking a real room") as said:
+            with waiting("loading the teacher"):
+                teacher = load_teacher("photo")
+            for note in getattr(teacher, "notes", ()):
+                console.print(note, markup=False, highlight=False, soft_wrap=True)
+            store = fuse(open_dataset(folder), [teacher], out, settings={"data": "lounge"})
+            predictor, scene = Predictor.open(store), store[store.names()[0]]
+            answers = predictor.ask(scene, LOUNGE_QUESTIONS)
+            said.append(", ".join(f"{answer.words}: {answer.verdict}" for answer in answers))
+    except (NotFoundError, NotInstalledError, InputError) as error:
+        console.print(f"[yellow]left out[/] the real room: {escape(str(error))}", highlight=False, soft_wrap=True)
+        return None, {}
+    about = LOUNGE_ABOUT.format(predictor.about)
+    found = replace(as_finds(scene, answers), title="A real room", about=about, page_title=PAGE_TITLE)
+    as_json = {answer.words: {"verdict": answer.verdict, "places": places(scene, answer)[:3]} for answer in answers}
+    return found, {"answered_by": predictor.about, "answers": as_json}
 
 
 def _train_students(

@@ -50,6 +50,8 @@ class Finds:
         "Dashed: unsure."
     )
     """What the section shows."""
+    page_title: str = ""
+    """Title of the page, where the finds are of another scene than the one that the page shows next."""
 
 
 def layout(finds: Finds) -> dict[str, Any]:
@@ -63,6 +65,7 @@ def layout(finds: Finds) -> dict[str, Any]:
     return {
         "title": finds.title,
         "about": finds.about,
+        "page_title": finds.page_title,
         "photographs": {one.name: _as_image(one, number) for number, one in enumerate(photographs.values(), start=1)},
         "cards": [card for find in finds.finds for card in _cards(find)],
         "rest": [find for find in finds.finds if not any(place.outline for place in find.places)],

@@ -30,7 +30,7 @@ QUALITY = 85
 MIDDLE = (0.02, 0.98)
 """An outline leaves out the outermost points on each side, by these quantiles: a few are often wrong."""
 
-NEARLY = 0.9
+NEARLY = 0.75
 """A photograph sees nearly as much of a place as another if it sees this part of the other's samples."""
 
 PADDING, SMALLEST = 0.05, 24.0

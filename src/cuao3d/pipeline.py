@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rich.markup import escape
 from torch import Tensor
 
 from cuao3d import __version__
@@ -103,7 +104,7 @@ def fuse(
         )
     broken = sorted(chain.from_iterable(broken_of_share))
     for line in broken:
-        console.print(f"[yellow]left out[/] {line}", highlight=False)
+        console.print(f"[yellow]left out[/] {escape(line)}", highlight=False)
     if len(broken) == len(dataset):
         raise InputError(f"No scene could be lifted. {broken[0] if broken else 'The dataset is empty.'}")
     return store
@@ -242,17 +243,12 @@ def places(scene: StoredScene, answer: Answer) -> list[dict[str, Any]]:
     return [place for place, _ in _places_and_points(scene, answer)]
 
 
-def as_finds(scene: StoredScene, answers: Sequence[Answer], *, title: str = "", about: str = "") -> "Finds":
-    """Return answers to be shown in the photographs that the store keeps of the scene.
+def as_finds(scene: StoredScene, answers: Sequence[Answer]) -> "Finds":
+    """Return answers to be shown in the photographs that the store keeps of the scene, or with a word that it has none.
 
     Args:
         scene: The scene that was asked.
         answers: Its answers.
-        title: Title of the page's section; the usual one unless given.
-        about: What the section shows; the usual text unless given.
-
-    Returns:
-        The answers; if there are no photographs, the text of the section says that.
     """
     from cuao3d.finds import Find, Finds, Place
 
@@ -267,7 +263,7 @@ def as_finds(scene: StoredScene, answers: Sequence[Answer], *, title: str = "", 
             shown |= {where.photograph.name} if where else set()
             own_places.append(Place(_about_place(place, unit_of(scene.capture_from_world)), where))
         finds.append(Find(answer.words, answer.verdict, _about_answer(answer, len(found)), own_places))
-    return Finds(finds, title or Finds.title, (about or Finds.about) if photographs else NO_PHOTOGRAPHS)
+    return Finds(finds) if photographs else Finds(finds, about=NO_PHOTOGRAPHS)
 
 
 def where_is(scene: StoredScene, answer: Answer) -> str:

@@ -116,6 +116,7 @@ def write_report(path: Path | str, results: Mapping[str, Any], gallery: Gallery)
     painter = _Painter(gallery)
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     page = environment.get_template(TEMPLATE).render(
+        title=(gallery.finds and gallery.finds.page_title) or gallery.scene,
         scene=gallery.scene,
         about=_about(results, gallery),
         warning=_voxel_warning(results),
