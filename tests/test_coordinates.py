@@ -39,8 +39,8 @@ def room() -> Scene:
 def test_a_place_by_hand_in_a_world_that_was_turned_and_scaled():
     # Our x is the capture's y, our y its -x; 1000 of its units make a metre; its origin lies at (1, 2, 3) m of it.
     capture_from_world = torch.tensor([[0, -1, 0, 1.0], [1, 0, 0, 2], [0, 0, 1, 3], [0, 0, 0, 0.001]]) * 1000
-    points = torch.tensor([[0.0, 0, 0], [2.0, 0.5, 0.25], [1.0, 0.1, 0.05]])
-    place = describe_place(points, capture_from_world.double())
+    points = torch.tensor([[0.0, 0, 0], [2.0, 0.5, 0.25], [1.0, 0.1, 0.05], [1.0, 0.2, 0.1]])
+    place = describe_place(points, points[:3], capture_from_world.double())
     assert place["center"] == pytest.approx([1000 - 200, 2000 + 1000, 3000 + 100])
     assert place["size"] == pytest.approx([2000, 500, 250])
     assert place["corners"][0] == pytest.approx([1000, 2000, 3000])
@@ -51,8 +51,8 @@ def test_a_place_by_hand_in_a_world_that_was_turned_and_scaled():
 
 
 def test_where_nothing_was_changed_places_are_in_metres_to_a_millimetre():
-    points = torch.tensor([[0.0, 0, 0], [1.23456, 1, 1]])
-    place = describe_place(points, None)
+    points = torch.tensor([[0.0, 0, 0], [1.23456, 1, 1], [0.61728, 0.5, 0.5]])
+    place = describe_place(points, points, None)
     assert place["center"] == [0.617, 0.5, 0.5]
     assert place["size"] == [1.235, 1.0, 1.0]
     assert unit_of(None) == " m"
@@ -62,7 +62,15 @@ def test_where_nothing_was_changed_places_are_in_metres_to_a_millimetre():
 
 def test_in_a_large_unit_places_keep_their_millimetres():
     kilometres = torch.diag(torch.tensor([0.001, 0.001, 0.001, 1.0], dtype=torch.float64))
-    assert describe_place(torch.tensor([[0.0, 0, 0], [2.468, 1, 1]]), kilometres)["center"][0] == 0.001234
+    points = torch.tensor([[0.0, 0, 0], [1.2, 0.5, 0.5], [2.502, 1, 1]])
+    assert describe_place(points, points, kilometres)["center"][0] == 0.001234
+
+
+def test_the_centre_of_a_place_is_that_of_its_best_points_and_lies_on_the_thing():
+    bar = torch.tensor([[0.1 * i, 0.0, 0.0] for i in range(11)])
+    assert describe_place(bar, bar[:3], None)["center"] == [0.1, 0.0, 0.0]
+    ends = torch.cat([bar[:2], bar[-2:]])  # its middle is in the air
+    assert describe_place(ends, ends, None)["center"] in ([0.1, 0.0, 0.0], [0.9, 0.0, 0.0])
 
 
 def test_the_way_back_is_kept_with_the_scene(room: Scene, tmp_path: Path):

@@ -63,6 +63,7 @@ ROOMS = (
     "pictures",
     "finds",
     "report",
+    "answers",
     "recipes",
     "pipeline",
     "demo",

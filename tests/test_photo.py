@@ -10,6 +10,7 @@ from PIL import Image
 
 from conftest import data_folder
 from cuao3d import cards, download, pipeline
+from cuao3d.answers import answer
 from cuao3d.download import fetch, find
 from cuao3d.predictor import Predictor
 from cuao3d.readers import open_dataset
@@ -175,7 +176,7 @@ def test_words_are_found_in_a_real_capture(ade20k, lounge_folder, tmp_path):
     spec.loader.exec_module(pointing)
     truth = json.loads((lounge_folder / "objects.json").read_text())
     store = pipeline.fuse(open_dataset(lounge_folder), [Photo()], tmp_path / "store", cell=0.05)
-    pipeline.answer(store, Predictor.open(store), [*truth["present"], *truth["absent"]], tmp_path / "answers.json")
+    answer(store, Predictor.open(store), [*truth["present"], *truth["absent"]], tmp_path / "answers.json")
     answers = json.loads((tmp_path / "answers.json").read_text())["answers"]
     places = {words: found["places"] if isinstance(found, dict) else found for words, found in answers.items()}
     intrinsics = np.loadtxt(lounge_folder / "camera-intrinsics.txt")[:3, :3]

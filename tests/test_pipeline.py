@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from cuao3d import recipes
+from cuao3d.answers import write_cloud
 from cuao3d.demo import SHIPPED_STUDENT
 from cuao3d.errors import InputError
 from cuao3d.files import sha256_of
 from cuao3d.formats.ply import read_ply
-from cuao3d.pipeline import fuse, write_cloud
+from cuao3d.pipeline import fuse
 from cuao3d.progress import Stages
 from cuao3d.run import load_run
 from cuao3d.teachers import load_teacher

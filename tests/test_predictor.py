@@ -16,6 +16,7 @@ from cuao3d.run import load_student
 from cuao3d.scene import Frame, Scene
 from cuao3d.store import Store, TeacherCard
 from cuao3d.student import Student
+from cuao3d.teachers import DEFAULT
 from test_student import as_official
 
 WORDS = ("chair", "lamp", "elephant", "rug", "sky", "tree", "road", "car")
@@ -96,7 +97,8 @@ def test_the_command_says_where_and_on_what_it_rests(known, tmp_path, capsys):
     written = json.loads((tmp_path / "out.json").read_text())["answers"]
     chair, elephant = written["chair"], written["elephant"]
     assert (chair["verdict"], chair["peak"], chair["coverage"], chair["teacher"]) == ("here", 1.0, 0.6667, "honest")
-    assert chair["thresholds"] == {"here": 0.3, "absent": 0.05}
+    assert chair["thresholds"] == asdict(DEFAULT)
+    assert (DEFAULT.here, DEFAULT.absent) == (0.3, 0.05)
     assert chair["text_encoder"].startswith("table:")
     assert [place["num_points"] for place in chair["places"]] == [2 * NUM]
     assert chair["places"][0]["center"] == pytest.approx([0.12, 0.15, 0.0], abs=2e-3)

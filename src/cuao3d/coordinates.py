@@ -9,6 +9,9 @@ from torch import Tensor
 
 from cuao3d.geometry import move
 
+ON_THE_THING = 0.1
+"""Metres from the nearest of its points up to which the middle of a place lies on the thing."""
+
 
 def in_capture(points: Float32[Tensor, "N 3"], transform: Float64[Tensor, "4 4"] | None) -> Float32[Tensor, "N 3"]:
     """Return positions in the coordinates of the capture's pose files, in its unit.
@@ -31,18 +34,26 @@ def as_matrix(transform: Float64[Tensor, "4 4"] | None) -> list[list[float]]:
     return rows
 
 
-def describe_place(points: Float32[Tensor, "N 3"], transform: Float64[Tensor, "4 4"] | None) -> dict[str, Any]:
+def describe_place(
+    points: Float32[Tensor, "N 3"], best: Float32[Tensor, "M 3"], transform: Float64[Tensor, "4 4"] | None
+) -> dict[str, Any]:
     """Describe a place by numbers that JSON can hold.
 
     Args:
         points: World positions of its points, metres.
+        best: Those that answer the question best.
         transform: `capture_from_world` of the scene.
 
     Returns:
-        In the capture's coordinates and unit: `center`, the mean of the points; `corners`, the eight corners of the box
-        around them, whose edges are level or upright in the room: bit 0 of a corner's index says whether it is at the
-        box's far end along our x, bit 1 along y, bit 2 along z, which is up; `size`, the lengths of these edges.
+        In the capture's coordinates and unit: `center`, the mean of the best points or, where that lies off the thing,
+        the point nearest to it; `corners`, the eight corners of the box around the points, whose edges are level or
+        upright in the room: bit 0 of a corner's index says whether it is at the box's far end along our x, bit 1 along
+        y, bit 2 along z, which is up; `size`, the lengths of these edges.
     """
+    middle = best.mean(dim=0)
+    off = (points - middle).norm(dim=1)
+    if off.min() > ON_THE_THING:
+        middle = points[off.argmin()]
     low, high = points.amin(dim=0), points.amax(dim=0)
     far = torch.tensor([[index >> axis & 1 for axis in range(3)] for index in range(8)], dtype=torch.bool)
     units = _units_per_metre(transform)
@@ -53,7 +64,7 @@ def describe_place(points: Float32[Tensor, "N 3"], transform: Float64[Tensor, "4
         return found
 
     return {
-        "center": rounded(in_capture(points.mean(dim=0, keepdim=True), transform)[0]),
+        "center": rounded(in_capture(middle[None], transform)[0]),
         "size": rounded((high - low) * units),
         "corners": rounded(in_capture(torch.where(far, high, low), transform)),
     }

@@ -12,6 +12,7 @@ from rich.markup import escape
 from torch import Tensor
 
 from cuao3d import __version__, recipes
+from cuao3d.answers import as_cloud, as_finds, as_heat, places, write_cloud
 from cuao3d.batches import check_least
 from cuao3d.colors import class_colors
 from cuao3d.datasets import lounge
@@ -22,7 +23,7 @@ from cuao3d.files import write_json
 from cuao3d.finds import Finds
 from cuao3d.history import read_history
 from cuao3d.labels import label_set
-from cuao3d.pipeline import as_cloud, as_finds, as_heat, evaluate, fuse, places, write_cloud
+from cuao3d.pipeline import evaluate, fuse
 from cuao3d.predictor import Predictor
 from cuao3d.probe import score, supervise
 from cuao3d.progress import OnStep, Stages, console, machine, training_bars, waiting

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -16,7 +17,7 @@ from cuao3d.query import Answer, Questions, ask, classify, scores
 from cuao3d.run import load_student
 from cuao3d.store import Store, StoredScene, TeacherCard
 from cuao3d.student import Student
-from cuao3d.teachers import TEACHERS, canonical
+from cuao3d.teachers import DEFAULT, TEACHERS, Calibration, calibration_of, canonical, class_names_of
 from cuao3d.text import TextEncoder, class_vectors, load_text_encoder
 
 Predict = Callable[[StoredScene], Float[Tensor, "S C"]]
@@ -39,6 +40,10 @@ class Predictor:
     """Edge of the student's voxels, metres."""
     device: str = "cpu"
     """Where the student is."""
+    calibration: Calibration = DEFAULT
+    """Relevance at which verdicts change."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes that the teacher can tell apart; none if it is not limited to classes."""
     _questions: dict[tuple[str, ...], Questions] = field(default_factory=dict, repr=False)
 
     @staticmethod
@@ -77,21 +82,24 @@ class Predictor:
         cards = dict(opened.teachers) if opened is not None else {}
         if run is None:
             chosen, spec, encoder = _choose(cards, where, teacher, text)
-            return Predictor(chosen, spec, encoder)
+            return Predictor(chosen, spec, encoder, **_limits(chosen, cards[chosen]))
         read = load_student(Path(run))
         widths = read.student.num_channels
         cards = {name: read.teachers.get(name) or cards.get(name) or TeacherCard(widths[name]) for name in widths}
         chosen, spec, encoder = _choose(cards, where, teacher, text)
         if opened is not None:
             _check_voxels(read.voxel_size, opened)
-        return Predictor(chosen, spec, encoder, read.student.eval().to(device), read.voxel_size, device)
+        student = read.student.eval().to(device)
+        return Predictor(chosen, spec, encoder, student, read.voxel_size, device, **_limits(chosen, cards[chosen]))
 
     @property
     def about(self) -> str:
-        """One line on who answers: teacher or student, text encoder, and what the teacher was trained on."""
+        """One line on who answers: teacher or student, text encoder, what the teacher was trained on, calibration."""
         who = f"lifted features of {self.teacher}" if self.student is None else f"a student of {self.teacher}"
         about = getattr(TEACHERS.get(canonical(self.teacher)), "about", None)
-        return f"Answered by {who}; words by {self.text}." + (f" {self.teacher} is {about}." if about else "")
+        taught = f" {self.teacher} is {about}." if about else ""
+        calibrated = f" The verdicts were calibrated on {self.calibration.measured_on}."
+        return f"Answered by {who}; words by {self.text}.{taught}{calibrated}"
 
     def features(self, scene: StoredScene) -> Float[Tensor, "S C"]:
         """Return the feature of every sample of a scene; zeros where it has none (see `known`).
@@ -126,7 +134,7 @@ class Predictor:
         """
         key = tuple(queries)
         if key not in self._questions:
-            self._questions[key] = Questions.read(self.encoder, queries)
+            self._questions[key] = Questions.read(self.encoder, queries, classes=self.classes)
         of_point = scene.sample_of_point
         return tuple(
             replace(
@@ -136,7 +144,9 @@ class Predictor:
                 answers=answer.answers.cpu()[of_point],
                 seen=answer.seen.cpu()[of_point],
             )
-            for answer in ask(self.features(scene), self._questions[key], seen=self.known(scene))
+            for answer in ask(
+                self.features(scene), self._questions[key], seen=self.known(scene), calibration=self.calibration
+            )
         )
 
     def segment(self, scene: StoredScene, classes: LabelSet) -> Int64[Tensor, "N"]:
@@ -230,6 +240,11 @@ def _choose(
             f"The vectors of {spec} have {encoder.num_channels} channels, the features of {candidates[0]} {width}."
         )
     return fitting[0], spec, encoder
+
+
+def _limits(teacher: str, card: TeacherCard) -> dict[str, Any]:
+    """Return what limits answers from a teacher's features: where verdicts change, and which classes it knows."""
+    return {"calibration": calibration_of(teacher), "classes": class_names_of(card.weights_sha256)}
 
 
 def _width(cards: Mapping[str, TeacherCard], name: str) -> int:

@@ -15,17 +15,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from cuao3d.scene import UNLABELLED
+from cuao3d.teachers import DEFAULT, Calibration
 from cuao3d.text import TextEncoder
 
 CONTRAST = ("object", "things", "stuff", "texture", "a wall in a scene", "a floor in a scene")
 """Words that a query's score must exceed: phrases that fit anything (LERF's canonical phrases), and the most frequent
 classes of rooms."""
 
-HERE, ABSENT = 0.3, 0.05
-"""Relevance from which a query is `here`, and below which it is `absent`; between them it is `unsure`.
-
-`scripts/calibrate_verdicts.py` measures how often the verdicts are right.
-"""
+NEAR_CLASS = 0.7
+"""Cosine between a query and the name of a class from which a network that knows only classes can know the query: the
+names of ScanNet200 that have another name there, such as "bin" and "waste bin", have 0.71 and more; those that have
+none, such as "blackboard" and "sideboard", have less."""
 
 MIN_POINTS = 20
 """Number of points that must reach a relevance for a verdict."""
@@ -33,6 +33,9 @@ MIN_POINTS = 20
 NEAR = 0.5
 """A contrast word counts against a query if their distance is at least this share of the query's median distance to
 contrast words; nearer ones mean the same."""
+
+LEAST_MARGIN = 0.02
+"""Points this much less relevant than the peak answer as well, though more than half the peak is asked."""
 
 SAME = 1e-3
 """Distance (one minus the cosine) below which two words are the same."""
@@ -60,9 +63,13 @@ class Answer:
     """Margin of the query over the contrast words at each point: 1 = as similar as the query itself, 0 = no more than a
     contrast word, or not seen."""
     answers: Bool[Tensor, "V"]
-    """Points that answer the query: at least half as relevant as the peak. All False if it is absent."""
+    """Points that answer the query: at least half as relevant as the peak, or `LEAST_MARGIN` less relevant than it. All
+    False if it is absent."""
     seen: Bool[Tensor, "V"]
     """Points that have a feature. The verdict says nothing about the others."""
+    nearest_class: str | None = None
+    """Where the teacher knows only named classes and none is near the query, the nearest of them. The verdict is then
+    unsure, however relevant a point is."""
 
     @property
     def coverage(self) -> float:
@@ -82,9 +89,11 @@ class Questions:
     """Unit vectors of the contrast words."""
     applies: Bool[Tensor, "Q K"]
     """Which contrast words count against which query: those with another meaning."""
+    nearest_class: tuple[str | None, ...]
+    """For each query that no class of the teacher is near, the nearest class; see `Answer.nearest_class`."""
 
     @staticmethod
-    def read(encoder: TextEncoder, queries: Sequence[str]) -> "Questions":
+    def read(encoder: TextEncoder, queries: Sequence[str], *, classes: Sequence[str] = ()) -> "Questions":
         """Encode queries.
 
         An encoder with a fixed vocabulary (`vectors`, as `Table` has) may lack the usual contrast words; its whole
@@ -94,13 +103,16 @@ class Questions:
         Args:
             encoder: Turns words into unit vectors.
             queries: The queries.
+            classes: Names of all that the teacher can tell apart; none if it is not limited to classes.
         """
         vectors = encoder(list(queries))
+        nearest = [None] * len(queries) if not classes else _nearest(vectors, encoder(list(classes)), classes)
         known: Tensor | None = getattr(encoder, "vectors", None)
         contrast = encoder(CONTRAST) if known is None else known
         distance = 1 - vectors @ contrast.T
         usual = distance.quantile(0.5, dim=1, keepdim=True) if len(contrast) else distance
-        return Questions(tuple(queries), vectors, contrast, (distance >= NEAR * usual) & (distance > SAME))
+        applies = (distance >= NEAR * usual) & (distance > SAME)
+        return Questions(tuple(queries), vectors, contrast, applies, tuple(nearest))
 
 
 def ask(
@@ -109,6 +121,7 @@ def ask(
     *,
     seen: Bool[Tensor, "V"] | None = None,
     min_points: int = MIN_POINTS,
+    calibration: Calibration = DEFAULT,
 ) -> tuple[Answer, ...]:
     """Ask a scene free-text questions.
 
@@ -120,13 +133,15 @@ def ask(
         questions: The questions.
         seen: Points that have a feature; all of them unless given.
         min_points: The verdict rests on the relevance that this many points reach.
+        calibration: Relevance at which verdicts change.
     """
     seen = torch.ones(len(features), dtype=torch.bool) if seen is None else seen
     cosines, relevance = _relevance(features, questions)
     relevance = relevance.where(seen.to(relevance.device)[:, None], 0)
+    seen = seen.to(relevance.device)
     return tuple(
-        _answer(words, cosines[:, k], relevance[:, k], seen.to(relevance.device), min_points)
-        for k, words in enumerate(questions.words)
+        _answer(questions, k, cosines[:, k], relevance[:, k], seen, min_points, calibration)
+        for k in range(len(questions.words))
     )
 
 
@@ -206,10 +221,26 @@ def _relevance(features: Tensor, questions: Questions) -> tuple[Tensor, Tensor]:
     return cosines, relevance
 
 
-def _answer(words: str, cosines: Tensor, relevance: Tensor, seen: Tensor, min_points: int) -> Answer:
-    """Judge the cosines and relevance (V,) of a query."""
+def _answer(
+    questions: Questions,
+    k: int,
+    cosines: Tensor,
+    relevance: Tensor,
+    seen: Tensor,
+    min_points: int,
+    calibration: Calibration,
+) -> Answer:
+    """Judge the cosines and relevance (V,) of the query with an index."""
     known = relevance[seen]
     peak = known.topk(min_points).values[-1].item() if len(known) >= min_points else 0.0
-    verdict: Verdict = "here" if peak >= HERE else "absent" if peak < ABSENT else "unsure"
-    answers = seen & (relevance >= (math.inf if verdict == "absent" else peak / 2))
-    return Answer(words, verdict, peak, cosines, relevance, answers, seen)
+    verdict: Verdict = "here" if peak >= calibration.here else "absent" if peak < calibration.absent else "unsure"
+    nearest = questions.nearest_class[k]
+    verdict = "unsure" if nearest else verdict
+    least = math.inf if verdict == "absent" else min(peak / 2, peak - LEAST_MARGIN)
+    return Answer(questions.words[k], verdict, peak, cosines, relevance, seen & (relevance >= least), seen, nearest)
+
+
+def _nearest(queries: Float[Tensor, "Q C"], classes: Float[Tensor, "K C"], names: Sequence[str]) -> list[str | None]:
+    """Return the nearest class of each query that no class is near; None for the others."""
+    cosine, index = (queries @ classes.T).max(dim=1)
+    return [None if near >= NEAR_CLASS else names[k] for near, k in zip(cosine.tolist(), index.tolist(), strict=True)]

@@ -33,7 +33,7 @@ def query(
         text: Text encoder for the words, such as table:FILE for vectors of your own; the teacher's unless given.
         device: Where the student runs, such as cuda.
     """
-    from cuao3d import pipeline
+    from cuao3d.answers import answer
     from cuao3d.predictor import Predictor
     from cuao3d.progress import waiting
     from cuao3d.store import Store
@@ -45,7 +45,7 @@ def query(
     opened = Store.open(store)
     with waiting("opening the predictor"):
         predictor = Predictor.open(opened, run=run, teacher=teacher, text=text, device=device)
-    found = pipeline.answer(opened, predictor, queries, out, scene=scene)
+    found = answer(opened, predictor, queries, out, scene=scene)
     print(predictor.about)
     for line in found:
         print(line)

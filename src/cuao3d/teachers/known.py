@@ -5,17 +5,18 @@ from typing import Any
 
 from cuao3d.download import CARDS
 from cuao3d.names import match_name
+from cuao3d.teachers.classes import read_class_names
 from cuao3d.teachers.clip import CLIPDense
 from cuao3d.teachers.dinov2 import DINOv2
 from cuao3d.teachers.dinov3 import DINOv3
 from cuao3d.teachers.lseg import LSegTeacher
 from cuao3d.teachers.mini import MiniDiffusion, MiniDino, MiniLSeg
-from cuao3d.teachers.photo import ADE20K, EfficientNetTeacher, Photo
+from cuao3d.teachers.photo import ADE20K, CLASS_LISTS, EfficientNetTeacher, Photo
 from cuao3d.teachers.radio import RADIO
 from cuao3d.teachers.segmenter import Segmenter
 from cuao3d.teachers.siglip2 import SigLIP2
 from cuao3d.teachers.stable_diffusion import StableDiffusion
-from cuao3d.teachers.teacher import TeacherCard
+from cuao3d.teachers.teacher import DEFAULT, Calibration, TeacherCard
 from cuao3d.teachers.vit import ViT
 
 TEACHERS: dict[str, type[Any]] = {
@@ -86,3 +87,30 @@ def known_card(name: str) -> TeacherCard | None:
     teacher = TEACHERS[name]
     about = CARDS.get(match_name(name, CARDS), teacher)  # the small ones come with the package
     return TeacherCard(about.num_channels, about.text, teacher.loss, licence=about.licence)
+
+
+def calibration_of(name: str) -> Calibration:
+    """Return at which relevance verdicts about a teacher's features change.
+
+    Args:
+        name: Name of a teacher, in any spelling; another one has the default.
+    """
+    calibration: Calibration = getattr(TEACHERS.get(canonical(name)), "calibration", DEFAULT)
+    return calibration
+
+
+def class_names_of(weights_sha256: str | None) -> tuple[str, ...]:
+    """Return the names of the classes that a teacher can tell apart, synonyms included; none if it knows any words.
+
+    Args:
+        weights_sha256: SHA-256 of the teacher's weights, as its card has it.
+    """
+    lists = map(read_class_names, CLASS_LISTS.get(weights_sha256 or "", ()))
+    names = (
+        name
+        for classes in lists
+        for own, reason in zip(classes.names, classes.left_out, strict=True)
+        if not reason
+        for name in own
+    )
+    return tuple(dict.fromkeys(names))

@@ -12,6 +12,7 @@ from cuao3d.progress import console
 from cuao3d.teachers.classes import NAMES, LogitNetwork, WordTeacher, class_words, read_class_names
 from cuao3d.teachers.deeplab import load_deeplab
 from cuao3d.teachers.efficientnet import VARIANTS, load_efficientnet
+from cuao3d.teachers.teacher import Calibration
 from cuao3d.text import load_text_encoder
 
 (SHA256,) = CARDS["ade20k"].sha256.values()
@@ -21,10 +22,30 @@ LONG_SIDE = 640
 """Longer side, pixels, to which images are scaled."""
 
 
+def _joined(*sha256: str) -> str:
+    """Return one hash for several files."""
+    return hashlib.sha256("".join(sha256).encode()).hexdigest()
+
+
+_IMAGENET, _ADE20K = NAMES / "imagenet1000.csv", NAMES / "ade150.csv"
+
+CLASS_LISTS: dict[str, tuple[Path, ...]] = {
+    **{variant.sha256: (_IMAGENET,) for variant in VARIANTS.values()},
+    SHA256: (_ADE20K,),
+    _joined(VARIANTS["lite2"].sha256): (_IMAGENET,),
+    _joined(VARIANTS["lite2"].sha256, SHA256): (_IMAGENET, _ADE20K),
+}
+"""The lists of classes of a teacher, by the SHA-256 of its weights."""
+
+CALIBRATION = Calibration(0.3, 0.0, "48 photographs of COCO")
+"""Of all three; measured by `scripts/calibrate_photographs.py`."""
+
+
 class EfficientNetTeacher(WordTeacher):
     """EfficientNet-Lite, which learned ImageNet's classes: knows things, not walls and floors."""
 
     licence = "Apache-2.0"
+    calibration = CALIBRATION
     about = "a network trained on photographs; it knows some 300 things by name"
 
     def __init__(
@@ -58,6 +79,7 @@ class ADE20K(WordTeacher):
     """DeepLabv3 on MobileNetV2, which learned the 150 classes of ADE20K: knows walls, floors and furniture."""
 
     licence = CARDS["ade20k"].licence
+    calibration = CALIBRATION
     about = "a network trained on photographs; it knows some 100 parts of rooms by name"
 
     def __init__(
@@ -92,6 +114,7 @@ class Photo(WordTeacher):
     """
 
     licence = "Apache-2.0"
+    calibration = CALIBRATION
     about = "two networks trained on photographs; they know some 400 things by name, and what is like them"
 
     def __init__(
@@ -126,7 +149,7 @@ class Photo(WordTeacher):
                 raise
             self.notes = (f"{name} goes on with EfficientNet alone, which knows things but no walls, floors: {error}",)
         super().__init__(networks, name=name, text=text, long_side=long_side)
-        self.weights_sha256 = hashlib.sha256("".join(hashes).encode()).hexdigest()
+        self.weights_sha256 = _joined(*hashes)
 
 
 def _fetched(name: str) -> Path:
@@ -139,7 +162,7 @@ def _fetched(name: str) -> Path:
 
 
 def _efficientnet(weights: Path | None, variant: str, text: str) -> LogitNetwork:
-    words = class_words(load_text_encoder(text), read_class_names(NAMES / "imagenet1000.csv"))
+    words = class_words(load_text_encoder(text), read_class_names(_IMAGENET))
     network = load_efficientnet(variant, weights, stride=32)
     return LogitNetwork(network, words, stride=32, multiple=32, grey=127.0, scales=(1.0, 1.5))
 
@@ -150,5 +173,5 @@ def _ade20k(weights: Path | None, text: str) -> LogitNetwork:
         raise NotFoundError(f"There is no file {path} with the weights ade20k.")
     if (found := sha256_of(path)) != SHA256:
         raise InputError(f"{path} is not the known file: its SHA-256 is {found}, not {SHA256}.")
-    words = class_words(load_text_encoder(text), read_class_names(NAMES / "ade150.csv"))
+    words = class_words(load_text_encoder(text), read_class_names(_ADE20K))
     return LogitNetwork(load_deeplab(path), words, stride=4, multiple=8, scales=(0.5, 1.0))

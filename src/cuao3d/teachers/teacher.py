@@ -43,6 +43,22 @@ class Teacher(Protocol):
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """Relevance (see `cuao3d.query`) at which the verdicts about a teacher's features change, and where from."""
+
+    here: float
+    """A query is here from this relevance on."""
+    absent: float
+    """A query is absent below this relevance; between the two it is unsure."""
+    measured_on: str
+    """What they were measured on; ends a sentence that begins with "The verdicts were calibrated on"."""
+
+
+DEFAULT = Calibration(0.3, 0.05, "lifted features of mini-lseg in synthetic rooms")
+"""For teachers without a calibration of their own; `scripts/calibrate_verdicts.py` measures how often it is right."""
+
+
+@dataclass(frozen=True)
 class TeacherCard:
     """What must be known of a teacher to learn from its features and to ask them."""
 
