@@ -1,6 +1,6 @@
 """Measure depth that is drawn from a cloud against the true depth of made rooms, and against a sensor's.
 
-python scripts/measure_cloud_depth.py --rooms 10 --lounge LOUNGE
+python scripts/measure_cloud_depth.py --rooms 4 --lounge LOUNGE
 
 Each room is sampled at random, with a mean spacing of 1, 2.5 and 5 cm. LOUNGE is the folder of a real capture, whose
 cloud is made from its depth. Visibility and mIoU of `mini-lseg` are those of the scene's own cloud.
@@ -54,7 +54,7 @@ class Held:
         return self.scenes[index]
 
 
-def main(rooms: int = 10, lounge: Path | None = None) -> None:
+def main(rooms: int = 4, lounge: Path | None = None) -> None:
     """Print both tables."""
     seeds = range(FIRST_SEED, FIRST_SEED + rooms)
     scenes = [replace(make_room(seed, split="val"), occlusion_tolerance=OCCLUSION_TOLERANCE) for seed in seeds]
