@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.nn import functional
 
 from cuao3d import query
@@ -146,3 +147,15 @@ def test_parts_are_connected_groups_by_size():
     assert parts(line[:20]).tolist() == [0] * 20
     assert parts(line[:19]).tolist() == [-1] * 19
     assert parts(torch.zeros(0, 3)).tolist() == []
+
+
+def test_parts_do_not_depend_on_the_density_of_the_cloud():
+    def patch(spacing: float, edge: float, x: float) -> Tensor:
+        steps = (torch.arange(round(edge / spacing)) + 0.5) * spacing
+        return torch.cartesian_prod(steps + x, torch.zeros(1), steps)
+
+    for spacing in (0.02, 0.01, 0.004):
+        # 10 x 10 cm are 25 cells of 2 cm and make a part, 8 x 8 cm are 16 and make none.
+        large, small = patch(spacing, 0.1, 0.0), patch(spacing, 0.08, 1.0)
+        assert parts(torch.cat([large, small])).tolist() == [0] * len(large) + [-1] * len(small)
+    assert parts(patch(0.02, 0.1, 0.0), min_cells=26).tolist() == [-1] * 25

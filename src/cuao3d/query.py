@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional
 
+from cuao3d.geometry import group_mean, voxelize
 from cuao3d.scene import UNLABELLED
 from cuao3d.teachers import DEFAULT, Calibration
 from cuao3d.text import TextEncoder
@@ -29,6 +30,10 @@ none, such as "blackboard" and "sideboard", have less."""
 
 MIN_POINTS = 20
 """Number of points that must reach a relevance for a verdict."""
+
+CELL = 0.02
+"""Edge of the cells in which the points of an answer are grouped, metres: a place of `MIN_POINTS` cells has 80 cm²,
+however dense the cloud is."""
 
 NEAR = 0.5
 """A contrast word counts against a query if their distance is at least this share of the query's median distance to
@@ -176,28 +181,33 @@ def heat(values: Float[Tensor, "V"]) -> Float[Tensor, "V"]:
     return ((values - cold) / (hot - cold).clamp(min=1e-6)).clamp(0, 1)
 
 
-def parts(points: Float[Tensor, "P 3"], *, radius: float = 0.1, min_points: int = MIN_POINTS) -> Int64[Tensor, "P"]:
-    """Group points into connected parts.
+def parts(points: Float[Tensor, "P 3"], *, radius: float = 0.1, min_cells: int = MIN_POINTS) -> Int64[Tensor, "P"]:
+    """Group points into connected parts; those in one cell of edge `CELL` count as one, at their mean.
 
     Args:
         points: Positions of the points that answer a query, metres.
-        radius: Points no farther apart than this are connected, metres.
-        min_points: Smaller groups are ignored.
+        radius: Cells whose points lie no farther apart than this are connected, metres.
+        min_cells: Smaller groups are ignored.
 
     Returns:
         The part of each point, 0 being the largest; -1 for points in no part.
     """
     if not len(points):
         return torch.zeros(0, dtype=torch.int64)
-    pairs = cKDTree(points.cpu().numpy()).query_pairs(radius, output_type="ndarray")
-    edges = coo_matrix((np.ones(len(pairs)), pairs.T), shape=(len(points), len(points)))
-    group_of_point = torch.from_numpy(connected_components(edges, directed=False)[1].astype(np.int64))
-    sizes = torch.bincount(group_of_point)
+    positions = points.cpu().double()
+    corner = (positions.amin(dim=0) / CELL).floor() * CELL  # far from the origin there are no voxels
+    voxels = voxelize(positions - corner, CELL)
+    num_cells = len(voxels.coordinates)
+    means = group_mean(positions, voxels.voxel_of_point, num_cells)
+    pairs = cKDTree(means.numpy()).query_pairs(radius, output_type="ndarray")
+    edges = coo_matrix((np.ones(len(pairs)), pairs.T), shape=(num_cells, num_cells))
+    group_of_cell = torch.from_numpy(connected_components(edges, directed=False)[1].astype(np.int64))
+    sizes = torch.bincount(group_of_cell)
     by_size = torch.argsort(sizes, descending=True, stable=True)
     part_of_group = torch.empty_like(by_size)
     part_of_group[by_size] = torch.arange(len(sizes))
-    part_of_group[sizes < min_points] = -1
-    return part_of_group[group_of_point]
+    part_of_group[sizes < min_cells] = -1
+    return part_of_group[group_of_cell[voxels.voxel_of_point]]
 
 
 def _relevance(features: Tensor, questions: Questions) -> tuple[Tensor, Tensor]:
