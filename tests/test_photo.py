@@ -1,19 +1,13 @@
 """The teachers for photographs, with their real weights where these are here, and what is said where they are not."""
 
-import importlib.util
-import json
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from conftest import data_folder
-from cuao3d import cards, download, pipeline
-from cuao3d.answers import answer
+from cuao3d import cards, download
 from cuao3d.download import fetch, find
-from cuao3d.predictor import Predictor
-from cuao3d.readers import open_dataset
 from cuao3d.teachers import card_of, efficientnet, known_card, load_teacher
 from cuao3d.teachers.efficientnet import VARIANTS
 from cuao3d.teachers.photo import ADE20K, SHA256, EfficientNetTeacher, Photo
@@ -164,28 +158,3 @@ def test_variants_are_chosen_by_name(monkeypatch):
     assert asked == ["lite0"]
     assert card_of(teacher).options == {"variant": "lite0", "long_side": 320}
     assert card_of(teacher).num_channels == 7
-
-
-@pytest.mark.slow
-@pytest.mark.weights
-@pytest.mark.data
-def test_words_are_found_in_a_real_capture(ade20k, lounge_folder, tmp_path):
-    installed()
-    spec = importlib.util.spec_from_file_location("pointing", lounge_folder / "pointing.py")
-    pointing = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pointing)
-    truth = json.loads((lounge_folder / "objects.json").read_text())
-    store = pipeline.fuse(open_dataset(lounge_folder), [Photo()], tmp_path / "store", cell=0.05)
-    answer(store, Predictor.open(store), [*truth["present"], *truth["absent"]], tmp_path / "answers.json")
-    answers = json.loads((tmp_path / "answers.json").read_text())["answers"]
-    places = {words: found["places"] if isinstance(found, dict) else found for words, found in answers.items()}
-    intrinsics = np.loadtxt(lounge_folder / "camera-intrinsics.txt")[:3, :3]
-    hits = [
-        [pointing.boxes_hit(place["center"], boxes, intrinsics) for place in places[words][:3]]
-        for words, boxes in truth["present"].items()
-    ]
-    assert sum(bool(of_word and of_word[0]) for of_word in hits) >= 7  # of 10
-    assert sum(any(of_word) for of_word in hits) >= 8
-    best = {words: max((place["relevance"] for place in found), default=0.0) for words, found in places.items()}
-    pairs = [(best[here], best[away]) for here in truth["present"] for away in truth["absent"]]
-    assert np.mean([1.0 if here > away else 0.5 * (here == away) for here, away in pairs]) >= 0.85
