@@ -1,4 +1,4 @@
-"""The pointing game: do the places that answers name lie on the things of a real capture, and do absent things rank low?"""
+"""The pointing game: do the places that answers name lie on the things of a real capture, and rank absent words low?"""
 
 import importlib.util
 import json

@@ -14,7 +14,7 @@ from cuao3d.check.options import fix
 from cuao3d.fusion import sample_cells, see
 from cuao3d.readers import open_dataset, splats
 from cuao3d.readers.capture import NoDepthError
-from cuao3d.readers.splats import RADIUS, Surface, cover, splat_depth
+from cuao3d.readers.splats import Surface, cover, splat_depth
 from cuao3d.scene import Scene
 from written import WRITERS, save_cloud
 
@@ -62,7 +62,7 @@ def test_discs_lie_in_the_plane_of_their_neighbours_and_span_to_the_eighth_of_th
     surface = cover(wall(2.0, 0.1))
     assert surface.normals[:, 1].abs().min() > 0.999
     # On a grid the eighth neighbour of a point in the middle is a diagonal one.
-    assert surface.radii.median().item() == pytest.approx(RADIUS * 0.1 * 2**0.5, rel=1e-4)
+    assert surface.radii.median().item() == pytest.approx(0.7 * 0.1 * 2**0.5, rel=1e-4)
 
 
 def test_a_slanted_wall_has_the_depth_of_its_plane():
