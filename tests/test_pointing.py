@@ -58,7 +58,7 @@ def test_words_are_found_in_a_real_capture(
     assert bool(teacher.notes) != ade20k
     truth = json.loads((lounge_folder / "objects.json").read_text())
     store = pipeline.fuse(open_dataset(lounge_folder), [teacher], tmp_path / "store")
-    pipeline.answer(store, Predictor.open(store), [*truth["present"], *truth["absent"]], tmp_path / "answers.json")
+    answer(store, Predictor.open(store), [*truth["present"], *truth["absent"]], tmp_path / "answers.json")
     answers = json.loads((tmp_path / "answers.json").read_text())["answers"]
     places = {words: found["places"] for words, found in answers.items()}
     pointing, intrinsics = pointing_game(lounge_folder), np.loadtxt(lounge_folder / "camera-intrinsics.txt")[:3, :3]

@@ -1,7 +1,7 @@
 """Facts about predictors: who answers, on which points, and what an answer rests on."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,8 @@ from cuao3d.run import load_student
 from cuao3d.scene import Frame, Scene
 from cuao3d.store import Store, TeacherCard
 from cuao3d.student import Student
-from cuao3d.teachers import DEFAULT
+from cuao3d.teachers import DEFAULT, calibration_of
+from cuao3d.teachers.photo import SHA256
 from test_student import as_official
 
 WORDS = ("chair", "lamp", "elephant", "rug", "sky", "tree", "road", "car")
@@ -85,6 +86,24 @@ def test_what_no_view_saw_is_neither_here_nor_absent(known):
     (elephant,) = Predictor.open(store).ask(store["known"], ["elephant"])
     assert torch.equal(elephant.seen, ~truth["unseen"])
     assert elephant.coverage == pytest.approx(2 / 3)
+
+
+def test_a_teacher_of_classes_brings_its_calibration_and_its_classes(known, tmp_path):
+    store, _ = known
+    honest = store.teachers["honest"]
+    assert Predictor.open(store).classes == ()
+    assert Predictor.open(store).calibration == DEFAULT
+    features = torch.ones(2, 8)
+    samples = Samples(torch.arange(2), torch.arange(2))
+    photo = Store.create(tmp_path / "photo", cell=0.05, teachers={"ade20k": replace(honest, weights_sha256=SHA256)})
+    frame = Frame("0", camera_at(0.0), lambda: torch.zeros(3, 48, 64), lambda: torch.zeros(48, 64))
+    visibility = Visibility((View(0, torch.arange(2), torch.zeros(2, 2).double()),), torch.ones(2, dtype=torch.int64))
+    photo.add_scene(Scene("a", torch.rand(2, 3), (frame,)), samples, visibility, {"ade20k": features})
+    predictor = Predictor.open(photo)
+    assert {"wall", "sofa", "couch"} < set(predictor.classes)
+    assert "sky" not in predictor.classes
+    assert predictor.calibration == calibration_of("ade20k") != DEFAULT
+    assert predictor.calibration.measured_on in predictor.about
 
 
 def test_the_command_says_where_and_on_what_it_rests(known, tmp_path, capsys):

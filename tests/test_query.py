@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from cuao3d import query
 from cuao3d.query import CONTRAST, Questions, ask, classify, heat, parts, scores
+from cuao3d.teachers import Calibration
 
 VECTORS = {
     "chair": [1.0, 0.0, 0.0, 0.0],
@@ -31,6 +32,41 @@ def chairs_and_clutter():
     """30 points that say chair, then 70 that say nothing in particular."""
     chair, clutter = torch.tensor([2.0, 0, 0, 0.2]), torch.tensor([0.1, 0.1, 0.1, 1.0])
     return torch.cat([chair.expand(30, 4), clutter.expand(70, 4)])
+
+
+def test_what_no_class_of_the_teacher_is_near_is_unsure(chairs_and_clutter):
+    # The elephant's best class is at cosine 0, the seat's, chair, at 0.8; near is 0.7.
+    questions = Questions.read(Table(), ["seat", "elephant"], classes=["chair", "object"])
+    assert questions.nearest_class == (None, "chair")
+    elephants = chairs_and_clutter.clone()
+    elephants[:30] = torch.tensor([0.0, 0, 1, 0])
+    for features, peak in ((elephants, 1.0), (chairs_and_clutter, None)):
+        _, elephant = ask(features, questions)
+        assert (elephant.verdict, elephant.nearest_class) == ("unsure", "chair")
+        assert elephant.answers.any()
+        assert peak is None or elephant.peak == pytest.approx(peak)
+    seat, _ = ask(chairs_and_clutter, questions)
+    assert (seat.verdict, seat.nearest_class) == ("here", None)
+    assert Questions.read(Table(), ["elephant"]).nearest_class == (None,)
+
+
+def test_verdicts_change_where_the_calibration_says(chairs_and_clutter):
+    questions = Questions.read(Table(), ["chair"])
+    (chair,) = ask(chairs_and_clutter, questions)
+    for here, absent, verdict in ((chair.peak, 0, "here"), (2, chair.peak, "unsure"), (2, chair.peak + 0.01, "absent")):
+        (chair,) = ask(chairs_and_clutter, questions, calibration=Calibration(here, absent, "a test"))
+        assert chair.verdict == verdict
+
+
+def test_a_peak_of_zero_is_answered_by_what_is_as_relevant():
+    points = torch.zeros(100, 4)
+    points[:, 3] = 1
+    points[:20, 0] = points[:20, 3] = 1  # as near to a chair as to a contrast word
+    points[20:40, 0] = 0.98
+    (chair,) = ask(points, Questions.read(Table(), ["chair"]), calibration=Calibration(1, -1, "a test"))
+    assert chair.peak == pytest.approx(0, abs=1e-6)
+    assert chair.relevance[20].item() == pytest.approx(-0.02 / (1 + 0.98**2) ** 0.5, abs=1e-6)
+    assert torch.equal(chair.answers, torch.arange(100) < 40)
 
 
 def test_scores_are_cosines(monkeypatch):
