@@ -17,9 +17,9 @@ from cuao3d.check import check
 from cuao3d.check.consistency import land
 from cuao3d.check.pictures import draw
 from cuao3d.check.registration import agreement_by_offset, find_offset
-from cuao3d.check.upright import find_up
 from cuao3d.errors import InputError
 from cuao3d.geometry import back_project
+from cuao3d.gravity import find_up
 from cuao3d.scene import OPENGL, Camera, Frame, Problem, ProblemKind, Scene
 from cuao3d.worlds.rooms import KINDS, make_room
 from plant_errors import (

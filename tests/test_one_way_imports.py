@@ -38,6 +38,7 @@ ROOMS = (
     "rays",
     "formats",
     "readers",
+    "gravity",
     "worlds",
     "text",
     "teachers",

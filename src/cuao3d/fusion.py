@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from cuao3d.errors import InputError, UserError
-from cuao3d.geometry import group_mean, visible_points, voxelize
+from cuao3d.geometry import group_mean, quarters_to_upright, visible_points, voxelize
+from cuao3d.gravity import up_of
 from cuao3d.progress import OnCount
 from cuao3d.scene import Problem, Scene
 from cuao3d.teachers import Teacher
@@ -144,10 +145,13 @@ def lift(
     *,
     mode: Mode = "bicubic",
     batch_size: int = BATCH,
+    upright: bool = True,
     progress: OnCount | None = None,
 ) -> Float[Tensor, "V C"]:
     """Describe each seen sample by the mean of a teacher's features over the views that see it; see `lift_measured`."""
-    return lift_measured(scene, visibility, teacher, mode=mode, batch_size=batch_size, progress=progress).features
+    return lift_measured(
+        scene, visibility, teacher, mode=mode, batch_size=batch_size, upright=upright, progress=progress
+    ).features
 
 
 @torch.no_grad()
@@ -158,6 +162,7 @@ def lift_measured(
     *,
     mode: Mode = "bicubic",
     batch_size: int = BATCH,
+    upright: bool = True,
     skip_unreadable: bool = False,
     progress: OnCount | None = None,
 ) -> Lifted:
@@ -170,6 +175,8 @@ def lift_measured(
         mode: "bicubic" reads at the nearest pixel, as if the map had been upsampled to the image by torch's bicubic
             interpolation (the paper's way); "bilinear" reads at the exact position.
         batch_size: Frames shown at a time, to a teacher that takes several.
+        upright: Show each image turned by the nearest quarter so that what `up_of` finds to be up is up in it, and turn
+            its maps back: teachers learned from upright photographs.
         skip_unreadable: Leave out frames whose colours cannot be read, as if they had never been seen; the result's
             `visibility` says which. Lift the first teacher this way and give that visibility to the others.
         progress: Called after each view.
@@ -186,17 +193,19 @@ def lift_measured(
     total = torch.zeros(len(seen), teacher.num_channels)
     squares = torch.zeros(len(seen), dtype=torch.float64)
     unreadable: dict[int, Problem] = {}
+    quarters = _quarters(scene) if upright else [0] * len(scene.frames)
     images = [
-        partial(_read_image, scene, view.frame, unreadable if skip_unreadable else None) for view in visibility.views
+        partial(_read_image, scene, view.frame, quarters[view.frame], unreadable if skip_unreadable else None)
+        for view in visibility.views
     ]
     described = describe_views(teacher, images, batch_size=batch_size)
     for done, (view, maps) in enumerate(zip(visibility.views, described, strict=True), start=1):
         if maps:
             total, squares = _on_device_of(maps, total, squares)
-            camera = scene.frames[view.frame].camera
+            size = scene.frames[view.frame].camera.width, scene.frames[view.frame].camera.height
             for one, sums in zip(maps, torch.split(total, [len(one) for one in maps], dim=1), strict=True):
-                size = (camera.width, camera.height)
-                _add_map(sums, squares, row_of_sample[view.sample], one, view.pixels, size, mode)
+                as_stored = one.rot90(-quarters[view.frame], (1, 2))
+                _add_map(sums, squares, row_of_sample[view.sample], as_stored, view.pixels, size, mode)
         if progress:
             progress(done, len(visibility.views))
     if unreadable:
@@ -208,8 +217,18 @@ def lift_measured(
     return Lifted(total.div_(num_views[:, None]), visibility, agreement)
 
 
-def _read_image(scene: Scene, index: int, unreadable: dict[int, Problem] | None) -> Tensor | None:
-    """Read the colours of a frame. If that fails, note why in `unreadable` and return None; raise if there is none."""
+def _quarters(scene: Scene) -> list[int]:
+    """Return by how many quarters, counter-clockwise, each frame's image is turned to be upright."""
+    up = up_of(scene)
+    cameras = [frame.camera for frame in scene.frames]
+    return [0] * len(cameras) if up is None else quarters_to_upright(cameras, up)
+
+
+def _read_image(scene: Scene, index: int, quarters: int, unreadable: dict[int, Problem] | None) -> Tensor | None:
+    """Read the colours of a frame, turned counter-clockwise by quarters.
+
+    If that fails, note why in `unreadable` and return None; raise if there is none.
+    """
     frame = scene.frames[index]
     where, camera = f"{scene.name}, frame {frame.name}", frame.camera
     try:
@@ -222,7 +241,7 @@ def _read_image(scene: Scene, index: int, unreadable: dict[int, Problem] | None)
             raise InputError(f"{where}: {error}") from error
         unreadable[index] = Problem.of_frame(where, error)
         return None
-    return image
+    return image.rot90(quarters, (1, 2)).contiguous() if quarters else image
 
 
 def _without(visibility: Visibility, unreadable: dict[int, Problem]) -> Visibility:

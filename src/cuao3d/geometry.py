@@ -18,6 +18,9 @@ from cuao3d.scene import Camera
 MAX_COORDINATE = 1 << 18
 """Largest absolute voxel coordinate."""
 
+VERTICAL = 20.0
+"""A camera that looks this close to straight up or down, degrees, has no way to be held upright."""
+
 
 @dataclass(frozen=True)
 class Projection:
@@ -141,6 +144,24 @@ def up_direction(cameras: Sequence[Camera]) -> Float[Tensor, "3"]:
     if up[axis].abs() > math.cos(math.radians(15)):
         up = torch.eye(3, dtype=up.dtype)[axis] * up[axis].sign()
     return up.float()
+
+
+def quarters_to_upright(cameras: Sequence[Camera], up: Float64[Tensor, "3"]) -> list[int]:
+    """Find by how many quarters, counter-clockwise, images must be turned so that up is up in them.
+
+    Args:
+        cameras: Views of the scene.
+        up: Unit vector that points up, world axes.
+
+    Returns:
+        0, 1, 2 or 3 for each camera; 0 for one that looks nearly straight up or down.
+    """
+    quarters = []
+    for camera in cameras:
+        x, y, _ = (up @ camera.world_from_camera[:3, :3]).tolist()
+        held = math.hypot(x, y) >= math.sin(math.radians(VERTICAL))
+        quarters.append(round(math.atan2(x, -y) / (math.pi / 2)) % 4 if held else 0)
+    return quarters
 
 
 @dataclass(frozen=True)

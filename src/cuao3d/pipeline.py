@@ -42,6 +42,7 @@ def fuse(
     cell: float = CELL,
     settings: Mapping[str, Setting] | None = None,
     batch_size: int = BATCH,
+    upright: bool = True,
     num_workers: int = 1,
     load: Callable[[], Sequence[Teacher]] | None = None,
 ) -> Store:
@@ -54,6 +55,7 @@ def fuse(
         cell: Edge of a sample cell, metres.
         settings: Further settings that the result depends on; a store made with others is refused.
         batch_size: Views shown to a teacher at a time, if it takes several.
+        upright: Show each view turned by the nearest quarter so that the world's up is up; the store records it.
         num_workers: Processes that share the scenes; see `side_by_side`. The store is the same whatever their number.
         load: How each of several processes gets the teachers; they are copied to it unless given.
 
@@ -65,7 +67,7 @@ def fuse(
     """
     cards = cards_of(teachers)
     _check_cards(cards)
-    store = Store.create(out, cell=cell, teachers=cards, settings=settings)
+    store = Store.create(out, cell=cell, teachers=cards, settings={**(settings or {}), "upright": upright})
     shares = [range(first, len(dataset), num_workers) for first in range(num_workers)]
     load = partial(list, teachers) if load is None or num_workers == 1 else load
     num_done = [0] * num_workers
@@ -77,7 +79,7 @@ def fuse(
             bar.update(task, completed=sum(num_done), description=f"lifting {line}")
 
         broken_of_share = side_by_side(
-            [partial(_fuse_share, dataset, share, load, store, batch_size) for share in shares if share],
+            [partial(_fuse_share, dataset, share, load, store, batch_size, upright) for share in shares if share],
             num_workers,
             say,
         )
@@ -202,6 +204,7 @@ def _fuse_share(
     load: Callable[[], Sequence[Teacher]],
     store: Store,
     batch_size: int,
+    upright: bool,
     on_step: OnStep,
 ) -> list[str]:
     """Lift some scenes of a dataset; return a line for each that is broken."""
@@ -212,7 +215,7 @@ def _fuse_share(
         say(name)
         if not store.has(name):
             try:
-                _fuse_scene(dataset[index], teachers, store, batch_size, say)
+                _fuse_scene(dataset[index], teachers, store, batch_size, upright, say)
             except (TeacherError, DiskFullError):
                 raise  # it would break every other scene too
             except (UserError, OSError) as error:
@@ -222,7 +225,7 @@ def _fuse_share(
 
 
 def _fuse_scene(
-    scene: Scene, teachers: Sequence[Teacher], store: Store, batch_size: int, say: Callable[[str], None]
+    scene: Scene, teachers: Sequence[Teacher], store: Store, batch_size: int, upright: bool, say: Callable[[str], None]
 ) -> None:
     """Lift one scene into a store."""
 
@@ -244,6 +247,7 @@ def _fuse_scene(
             visibility,
             teacher,
             batch_size=batch_size,
+            upright=upright,
             skip_unreadable=not features,
             progress=progress(teacher.name),
         )

@@ -1,7 +1,7 @@
 """Pre-flight check: do poses, depth, intrinsics and colours fit together, or which usual mistake would make them fit?
 
 `consistency.py` moves pixels between views, under every usual mistake in turn; `registration.py` lays colours on
-depth; `upright.py` finds up; here all of it becomes a verdict. `pictures.py` draws it, `page.py` makes it a page.
+depth; `cuao3d.gravity` finds up; here all of it becomes a verdict. `pictures.py` draws it, `page.py` makes it a page.
 """
 
 import json
@@ -28,10 +28,10 @@ from cuao3d.check.consistency import (
     measure_readings,
 )
 from cuao3d.check.registration import find_offset
-from cuao3d.check.upright import describe_up, find_up, up_option
 from cuao3d.check.views import View, Views, num_probes, on_one_thread, poses_of, read_views
 from cuao3d.fusion import sample_cells
 from cuao3d.geometry import visible_points
+from cuao3d.gravity import describe_up, find_up, up_option
 from cuao3d.readers.options import SAME_AXIS
 from cuao3d.scene import Camera, Scene
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,13 +12,11 @@ from torch.nn import functional
 
 from cuao3d.check.registration import agreement_by_offset
 from cuao3d.errors import InputError, UserError
+from cuao3d.gravity import thin
 from cuao3d.scene import Camera, Frame, Problem, Scene, pose_problem
 
 MAX_VIEWS = 100
 """Views that are read; of longer captures, evenly spaced ones."""
-
-WIDTH = 160
-"""Depth is thinned to about this width, pixels."""
 
 PHOTO_WIDTH = 320
 """Photographs are thinned to about this width, pixels: an offset of 1 % of the width still is three pixels."""
@@ -118,11 +115,7 @@ def _read_view(frame: Frame, num_probes: int, generator: torch.Generator) -> Vie
         if (width, height) != (camera.width, camera.height):
             raise InputError(f"its {what} is {width} x {height}, its camera {camera.width} x {camera.height}.")
     photo = _measure_photo(image, depth)
-    step = max(1, round(camera.width / WIDTH))
-    depth = depth[::step, ::step].contiguous()
-    camera = replace(
-        camera, focal=camera.focal / step, center=camera.center / step, width=depth.shape[1], height=depth.shape[0]
-    )
+    camera, depth = thin(camera, depth)
     valid = torch.nonzero(depth.flatten() > 0).squeeze(1)
     probes = torch.zeros_like(depth)
     chosen = valid[torch.randperm(len(valid), generator=generator)[:num_probes]]

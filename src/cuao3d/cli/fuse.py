@@ -25,6 +25,7 @@ def fuse(
     device: str = "cpu",
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     batch_size: int = 4,
+    upright: bool = True,
     workers: int = 1,
     annotations: str | None = None,
     tolerance: float | None = None,
@@ -43,6 +44,7 @@ def fuse(
         device: Where the teachers run, such as cuda.
         precision: What the teachers compute in; the store records it.
         batch_size: Views shown to a teacher at a time; halved where memory runs out.
+        upright: Show each view turned by the nearest quarter so that the world's up is up; the store records it.
         workers: Processes that share the scenes; each loads the teachers. The store is the same whatever their number.
         annotations: Label set in which the labels of the data are read: a name such as scannet200, or your own CSV.
         tolerance: Part of the measured depth by which a point may lie off it and still be visible, such as 0.1.
@@ -64,16 +66,8 @@ def fuse(
     with Stages()("lifting") as said:
         reading |= {"annotations": Path(annotations).name} if annotations else {}  # a CSV may move
         settings = {"data": path.resolve().name, **reading}
-        store = pipeline.fuse(
-            dataset,
-            loaded,
-            out,
-            cell=cell,
-            settings=settings,
-            batch_size=batch_size,
-            num_workers=workers,
-            load=load,
-        )
+        lift = partial(pipeline.fuse, dataset, loaded, out, num_workers=workers, load=load)
+        store = lift(cell=cell, settings=settings, batch_size=batch_size, upright=upright)
         said.append(_summarise(store))
     return 0
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from conftest import camera_at, turned
 from cuao3d.check import check
 from cuao3d.check.options import capture_options, fix
-from cuao3d.check.upright import _join, _surfaces, find_up
 from cuao3d.cli import main
 from cuao3d.geometry import move
+from cuao3d.gravity import _join, _surfaces, find_up
 from cuao3d.readers import open_dataset
 from cuao3d.readers.options import CaptureOptions, named_up, read_options, rotation_of
 from cuao3d.readers.sevenscenes import write_capture

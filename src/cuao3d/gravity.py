@@ -2,24 +2,32 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from cuao3d.errors import UserError
 from cuao3d.geometry import up_direction
 from cuao3d.readers.options import Axis, Up, named_up
-from cuao3d.scene import Camera
+from cuao3d.scene import Camera, Scene
 
 UPRIGHT = 0.5
 """Length that the mean of the cameras' up vectors must have: below it they point all ways, and tell nothing."""
 
 CLEAR = 0.7
 """Where no level surface is seen, the cameras' up direction must lie this close to an axis (cosine) to name it."""
+
+WIDTH = 160
+"""Depth is thinned to about this width, pixels."""
+
+NUM_VIEWS = 20
+"""Views of a scene that are looked at where its poses alone do not tell what is up."""
 
 REACH = 2
 """Planes are fitted to inverse depth in windows of this many pixels to each side of the middle."""
@@ -49,6 +57,9 @@ ENOUGH = 500
 MOST = 0.6
 """Share of level surfaces that must face the way that cameras take for up; ceilings are seen too."""
 
+ON_ITS_SIDE = 2.0
+"""Where all cameras on one side explain this many times more than all upright, up is not certain."""
+
 APART, RIVAL = 15.0, 0.5
 """Up is uncertain where a direction at least so far away, degrees, has this part of the evidence."""
 
@@ -67,6 +78,17 @@ class Surfaces(NamedTuple):
     """Half of a view that the pixel belongs to; each view has two."""
 
 
+class Hypothesis(NamedTuple):
+    """What is up if cameras are held in some way."""
+
+    told: dict[str, Any]
+    """What `find_up` returns."""
+    direction: Float64[Tensor, "3"] | None
+    """Unit vector that points up, however certain; None where too little level surface is seen."""
+    evidence: float
+    """How much it explains; see `_evidence`."""
+
+
 def find_up(cameras: Sequence[Camera], depths: Sequence[Tensor]) -> dict[str, Any]:
     """Find the direction of the world that points up.
 
@@ -80,13 +102,51 @@ def find_up(cameras: Sequence[Camera], depths: Sequence[Tensor]) -> dict[str, An
         seen; `certain`, whether cameras and surfaces agree; `direction`, the unit vector that points up, or None where
         they do not, or it is not known to a degree; `tilt`, its angle to +z, degrees, or None.
     """
-    pairs = enumerate(zip(cameras, depths, strict=True))
-    seen = _join([_surfaces(camera, depth, view) for view, (camera, depth) in pairs])
-    told = _judge(cameras, seen)
-    if _mean_up(cameras).norm() < UPRIGHT:  # perhaps all lie on the same side
-        sides = (_judge([_turned(camera, sign) for camera in cameras], seen) for sign in (1.0, -1.0))
-        told = next((side for side in sides if side["certain"]), told)
-    return told
+    upright, sides = _hypotheses(cameras, depths)
+    if _mean_up(cameras).norm() < UPRIGHT:
+        return next((side.told for side in sides if side.told["certain"]), upright.told)
+    if any(side.evidence > ON_ITS_SIDE * upright.evidence for side in sides):
+        return upright.told | {"certain": False, "direction": None, "tilt": None}
+    return upright.told
+
+
+def up_of(scene: Scene) -> Float64[Tensor, "3"] | None:
+    """Return the unit vector that points up in a scene's world, or None where it could not be told.
+
+    +z, unless the cameras plainly are held about another direction and nobody said that +z is up. Then depth decides
+    whether the world is tilted, or the cameras lay on their side or upside down.
+
+    Args:
+        scene: The scene; the depth of at most `NUM_VIEWS` of its frames is read, and only in doubt.
+    """
+    z = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
+    cameras = [frame.camera for frame in scene.frames]
+    if scene.capture_from_world is not None or not cameras or _mean_up(cameras).norm() < UPRIGHT:
+        return z
+    if up_direction(cameras)[2] == 1:  # within 15 degrees of it
+        return z
+    places = np.linspace(0, len(scene.frames) - 1, min(len(scene.frames), NUM_VIEWS)).round().astype(int)
+    views = []
+    for frame in (scene.frames[place] for place in places):
+        with suppress(UserError, OSError):  # who lifts the frame says what is wrong with it
+            views.append(thin(frame.camera, frame.read_depth()))
+    if not views:
+        return None
+    upright, sides = _hypotheses(*zip(*views, strict=True))
+    found = max([upright, *sides], key=lambda one: one.evidence * (ON_ITS_SIDE if one is upright else 1))
+    if found.direction is None or found.told["facing"] is None:
+        return None
+    if found.told["facing"] <= 1 - MOST:
+        return -found.direction
+    return found.direction if found.told["certain"] else None
+
+
+def thin(camera: Camera, depth: Float32[Tensor, "H W"]) -> tuple[Camera, Float32[Tensor, "h w"]]:
+    """Return every n-th pixel of a view's depth, and the camera that sees just these."""
+    step = max(1, round(camera.width / WIDTH))
+    depth = depth[::step, ::step].contiguous()
+    focal, center = camera.focal / step, camera.center / step
+    return replace(camera, focal=focal, center=center, width=depth.shape[1], height=depth.shape[0]), depth
 
 
 def up_option(up: dict[str, Any]) -> Up:
@@ -104,33 +164,36 @@ def describe_up(up: dict[str, Any]) -> str:
     return f"cameras are held along {np.round(up['mean'], 2).tolist()}, {seen}"
 
 
-def _judge(cameras: Sequence[Camera], seen: Surfaces) -> dict[str, Any]:
-    """Return what `find_up` does of cameras that are held upright."""
+def _hypotheses(cameras: Sequence[Camera], depths: Sequence[Tensor]) -> tuple[Hypothesis, list[Hypothesis]]:
+    """Return what is up if the cameras are held upright, and if all lie on the one or on the other side."""
+    pairs = enumerate(zip(cameras, depths, strict=True))
+    seen = _join([_surfaces(camera, depth, view) for view, (camera, depth) in pairs])
+    sides = [_judge([_turned(camera, sign) for camera in cameras], seen) for sign in (1.0, -1.0)]
+    return _judge(cameras, seen), [side for side in sides if side.told["certain"]]
+
+
+def _judge(cameras: Sequence[Camera], seen: Surfaces) -> Hypothesis:
+    """Return what is up if cameras are held upright."""
     mean = _mean_up(cameras)
-    told: dict[str, Any] = {
-        "axis": None,
-        "mean": mean.tolist(),
-        "facing": None,
-        "certain": False,
-        "direction": None,
-        "tilt": None,
-    }
+    told: dict[str, Any] = {"axis": None, "mean": mean.tolist(), "facing": None, "certain": False}
+    told |= {"direction": None, "tilt": None}
     if mean.norm() < UPRIGHT:
-        return told
+        return Hypothesis(told, None, 0.0)
     tried = _directions(cameras)
     evidence = _evidence(seen, tried)
     up = _refined(seen, tried[int(evidence.argmax())]) if len(tried) else functional.normalize(mean, dim=0)
     level = _near(seen, up, WIDTHS[-1])
     if int(level.sum()) < ENOUGH:
         guess = up_direction(cameras).double()
-        return told | {"axis": named_up(guess, within=90) if guess.abs().max() >= CLEAR else None}
-    facing = float((seen.normals[level] @ up > 0).double().mean())
+        axis = named_up(guess, within=90) if guess.abs().max() >= CLEAR else None
+        return Hypothesis(told | {"axis": axis}, None, 0.0)
+    facing, own = float((seen.normals[level] @ up > 0).double().mean()), float(_evidence(seen, up[None]))
     far = (tried @ up).abs() < math.cos(math.radians(APART))
-    sole = not bool((evidence[far] > RIVAL * _evidence(seen, up[None])).any())
+    sole = not bool((evidence[far] > RIVAL * own).any())
     told |= {"axis": named_up(up, within=90), "facing": facing, "certain": facing >= MOST and sole}
     if told["certain"] and _standard_error(seen, up, level) <= PRECISE:
         told |= {"direction": up.tolist(), "tilt": math.degrees(math.atan2(float(up[:2].norm()), float(up[2])))}
-    return told
+    return Hypothesis(told, up, own)
 
 
 def _turned(camera: Camera, sign: float) -> Camera:
