@@ -40,11 +40,10 @@ def test_what_no_class_of_the_teacher_is_near_is_unsure(chairs_and_clutter):
     assert questions.nearest_class == (None, "chair")
     elephants = chairs_and_clutter.clone()
     elephants[:30] = torch.tensor([0.0, 0, 1, 0])
-    for features, peak in ((elephants, 1.0), (chairs_and_clutter, None)):
+    for features, num_answers in ((elephants, 30), (chairs_and_clutter, 0)):
         _, elephant = ask(features, questions)
         assert (elephant.verdict, elephant.nearest_class) == ("unsure", "chair")
-        assert elephant.answers.any()
-        assert peak is None or elephant.peak == pytest.approx(peak)
+        assert elephant.answers.sum() == num_answers
     seat, _ = ask(chairs_and_clutter, questions)
     assert (seat.verdict, seat.nearest_class) == ("here", None)
     assert Questions.read(Table(), ["elephant"]).nearest_class == (None,)

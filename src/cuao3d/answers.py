@@ -129,7 +129,9 @@ def in_words(answer: Answer, found: Sequence[Mapping[str, Any]], *, unit: str = 
     if answer.verdict == "absent":
         return f"not in {part or 'this scene'}"
     doubt = (
-        f"; the teacher knows nothing like it, the nearest is {answer.nearest_class!r}" if answer.nearest_class else ""
+        f"; no class of the teacher is near these words, the nearest is {answer.nearest_class!r}"
+        if answer.nearest_class
+        else ""
     )
     if not found:
         return f"perhaps not in {part or 'this scene'}{doubt}"

@@ -69,7 +69,7 @@ class Answer:
     contrast word, or not seen."""
     answers: Bool[Tensor, "V"]
     """Points that answer the query: at least half as relevant as the peak, or `LEAST_MARGIN` less relevant than it. All
-    False if it is absent."""
+    False where the peak is that of an absent query."""
     seen: Bool[Tensor, "V"]
     """Points that have a feature. The verdict says nothing about the others."""
     nearest_class: str | None = None
@@ -246,7 +246,7 @@ def _answer(
     verdict: Verdict = "here" if peak >= calibration.here else "absent" if peak < calibration.absent else "unsure"
     nearest = questions.nearest_class[k]
     verdict = "unsure" if nearest else verdict
-    least = math.inf if verdict == "absent" else min(peak / 2, peak - LEAST_MARGIN)
+    least = math.inf if peak < calibration.absent else min(peak / 2, peak - LEAST_MARGIN)
     return Answer(questions.words[k], verdict, peak, cosines, relevance, seen & (relevance >= least), seen, nearest)
 
 
