@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from conftest import ColorTeacher, camera_at
+from cuao3d import photographs as room
 from cuao3d.errors import InputError
 from cuao3d.fusion import View, Visibility, sample_cells, see
 from cuao3d.photographs import Photograph, choose, encode_jpeg, outline, read_photographs, small_size
 from cuao3d.pipeline import fuse
-from cuao3d.scene import Scene
+from cuao3d.scene import Frame, Scene
 from cuao3d.store import PHOTOGRAPHS_FILE, Store
 from cuao3d.worlds.rooms import Rooms, make_room
 
@@ -128,6 +130,63 @@ def test_what_is_kept_is_small():
     assert kept.size == (640, 480)
     ramp = np.asarray(kept).astype(float).mean(axis=(0, 2))
     np.testing.assert_allclose(ramp, np.linspace(0, 255, 640), atol=2)
+
+
+def test_fine_texture_is_averaged_when_it_is_made_smaller():
+    stripes = (torch.arange(1920) % 3 == 0).float().expand(3, 1440, 1920)
+    kept = np.asarray(Image.open(io.BytesIO(encode_jpeg(stripes)))).astype(int)
+    assert np.abs(kept[:, 5:-5] - 85).max() < 8
+
+
+def test_large_images_are_kept_with_a_camera_of_their_new_size(synthetic_scene, tmp_path):
+    def enlarged(frame: Frame) -> Frame:
+        def enlarge(image: Tensor) -> Tensor:
+            return image.repeat_interleave(20, dim=-1).repeat_interleave(20, dim=-2)
+
+        return replace(
+            frame,
+            camera=frame.camera.resized(1280, 960),
+            read_image=lambda: enlarge(frame.read_image()),
+            read_depth=lambda: enlarge(frame.read_depth()),
+        )
+
+    large = replace(synthetic_scene, frames=tuple(enlarged(frame) for frame in synthetic_scene.frames))
+    stored = fuse(Alone(large), [ColorTeacher()], tmp_path, cell=0.05)["synthetic"]
+    photographs = read_photographs(stored)
+    assert len(photographs) == 2
+    picture = torch.nonzero(stored.sample_points[:, 1] == 1).squeeze(1)
+    for photograph in photographs:
+        image = Image.open(io.BytesIO(photograph.jpeg))
+        assert image.size == (photograph.camera.width, photograph.camera.height) == (640, 480)
+        found = outline([photograph], stored.sample_points, picture)
+        assert found is not None
+        inside = image.crop((int(found.left) + 15, int(found.top) + 15, int(found.right) - 15, int(found.bottom) - 15))
+        red, green, _ = np.asarray(inside).astype(int).mean(axis=(0, 1))
+        assert green > 180 > 80 > red, "the picture is green"
+
+
+def test_an_image_is_packed_once_for_all_teachers(synthetic_scene, tmp_path, monkeypatch):
+    packed = []
+    monkeypatch.setattr(room, "encode_jpeg", lambda image: packed.append(image.mean().item()) or encode_jpeg(image))
+    teachers = [ColorTeacher(), ColorTeacher()]
+    teachers[1].name = "again"
+    fuse(Alone(synthetic_scene), teachers, tmp_path, cell=0.05)
+    assert len(packed) == 2
+
+
+def test_a_photograph_that_is_shown_anyway_is_taken_if_it_sees_nearly_as_much():
+    points = torch.cartesian_prod(torch.linspace(-0.3, 0.3, 10), torch.tensor([2.0]), torch.linspace(0.7, 1.3, 10))
+    place = torch.arange(100)
+    sees = torch.ones(3, 100, dtype=torch.bool)
+    sees[1, :20] = sees[2, :30] = False
+    taken = [Photograph(str(k), b"", camera_at(0.0), sees[k]) for k in range(3)]
+
+    def chosen(*shown: str) -> str:
+        found = outline(taken, points, place, shown=shown)
+        assert found is not None
+        return found.photograph.name
+
+    assert [chosen(), chosen("1"), chosen("2"), chosen("1", "2")] == ["0", "1", "0", "1"]
 
 
 def test_a_place_is_outlined_where_most_of_it_is_seen():
