@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 from conftest import PICTURE, WALL, camera_at
+from cuao3d.answers import _about_answer
 from cuao3d.cli import main
 from cuao3d.finds import Find, Finds, Place, layout
 from cuao3d.labels import label_set
 from cuao3d.photographs import Outline, Photograph
 from cuao3d.pipeline import fuse
+from cuao3d.query import Answer
 from cuao3d.report import Gallery, write_report
 from cuao3d.scene import Scene
 from cuao3d.store import PHOTOGRAPHS_FILE, Store
@@ -116,10 +119,19 @@ def test_places_in_one_photograph_share_a_card_and_unseen_ones_are_named():
         ("one", [1, 4]),
         ("other", [3]),
     ]
-    assert [card["hidden"] for card in page["cards"]] == [[(2, "hidden")], []]
+    assert [(card["first"], card["hidden"]) for card in page["cards"]] == [(True, [(2, "hidden")]), (False, [])]
     assert [box["classes"] for box in page["cards"][0]["boxes"]] == [[], ["inside", "end"]]
     assert list(page["photographs"]) == ["one", "other"]
     assert [find.words for find in page["rest"]] == ["a cat"]
+
+
+def test_the_note_of_an_answer_says_what_the_teacher_does_not_know():
+    values = torch.zeros(4)
+    answer = Answer("a cup", "unsure", 0.2, values, values, values > 0, torch.tensor([True] * 3 + [False]), "mug")
+    doubt = "; the teacher knows nothing like it, the nearest is 'mug'"
+    assert _about_answer(answer, 2) == f"relevance 0.20, 2 places in the 75 % that was seen{doubt}"
+    assert _about_answer(answer, 0) == f"relevance 0.20, perhaps not in the 75 % that was seen{doubt}"
+    assert _about_answer(replace(answer, nearest_class=None), 1).endswith("1 place in the 75 % that was seen")
 
 
 def test_words_are_no_html(tmp_path):

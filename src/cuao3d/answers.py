@@ -128,17 +128,12 @@ def in_words(answer: Answer, found: Sequence[Mapping[str, Any]], *, unit: str = 
     part = "" if answer.coverage > ALL_SEEN else f"the {100 * answer.coverage:.0f} % that was seen"
     if answer.verdict == "absent":
         return f"not in {part or 'this scene'}"
-    doubt = (
-        f"; no class of the teacher is near these words, the nearest is {answer.nearest_class!r}"
-        if answer.nearest_class
-        else ""
-    )
     if not found:
-        return f"perhaps not in {part or 'this scene'}{doubt}"
+        return f"perhaps not in {part or 'this scene'}{_doubt(answer)}"
     x, y, z = found[0]["center"]
     more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-    seen = f" (in {part})" if part else ""
-    return f"{'perhaps ' if answer.verdict == 'unsure' else ''}at ({x:.2f}, {y:.2f}, {z:.2f}){unit}{more}{seen}{doubt}"
+    seen = (f" (in {part})" if part else "") + _doubt(answer)
+    return f"{'perhaps ' if answer.verdict == 'unsure' else ''}at ({x:.2f}, {y:.2f}, {z:.2f}){unit}{more}{seen}"
 
 
 def as_heat(scene: StoredScene, answer: Answer, *, of_gallery: bool = True) -> "Heat":
@@ -216,10 +211,16 @@ def _places_and_points(scene: StoredScene, answer: Answer) -> list[tuple[dict[st
 
 def _about_answer(answer: Answer, num_places: int) -> str:
     """Say how relevant an answer is and how many places it has."""
-    if not num_places or answer.nearest_class:
+    if not num_places:
         return f"relevance {answer.peak:.2f}, {in_words(answer, [])}"
     part = "" if answer.coverage > ALL_SEEN else f" in the {100 * answer.coverage:.0f} % that was seen"
-    return f"relevance {answer.peak:.2f}, {num_places} place{'s' if num_places > 1 else ''}{part}"
+    return f"relevance {answer.peak:.2f}, {num_places} place{'s' if num_places > 1 else ''}{part}{_doubt(answer)}"
+
+
+def _doubt(answer: Answer) -> str:
+    """Say that the teacher has no class near the words, if it has none."""
+    nearest = answer.nearest_class
+    return f"; no class of the teacher is near these words, the nearest is {nearest!r}" if nearest else ""
 
 
 def _about_place(place: Mapping[str, Any], unit: str) -> str:

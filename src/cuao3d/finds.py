@@ -73,7 +73,7 @@ def layout(finds: Finds) -> dict[str, Any]:
 
 
 def _cards(find: Find) -> list[dict[str, Any]]:
-    """Return a card for each photograph that shows a place of a find; the first also lists places that none shows."""
+    """Return a card for each photograph that shows a place of a find; the first names places that none shows."""
     boxes: dict[str, list[dict[str, Any]]] = {}
     for number, place in enumerate(find.places, start=1):
         if place.outline is not None:
@@ -81,7 +81,7 @@ def _cards(find: Find) -> list[dict[str, Any]]:
             boxes.setdefault(name, []).append({"number": number, "note": place.note, **_as_box(place.outline)})
     hidden = [(number, place.note) for number, place in enumerate(find.places, start=1) if place.outline is None]
     return [
-        {"find": find, "photograph": name, "boxes": own, "hidden": hidden if index == 0 else []}
+        {"find": find, "photograph": name, "boxes": own, "first": index == 0, "hidden": hidden if index == 0 else []}
         for index, (name, own) in enumerate(boxes.items())
     ]
 
