@@ -15,7 +15,16 @@ from conftest import ColorTeacher, camera_at
 from cuao3d import photographs as room
 from cuao3d.errors import InputError
 from cuao3d.fusion import View, Visibility, sample_cells, see
-from cuao3d.photographs import Photograph, choose, encode_jpeg, outline, read_photographs, small_size
+from cuao3d.geometry import project
+from cuao3d.photographs import (
+    Photograph,
+    choose,
+    encode_jpeg,
+    outline,
+    read_photographs,
+    small_size,
+    turned,
+)
 from cuao3d.pipeline import fuse
 from cuao3d.scene import Frame, Scene
 from cuao3d.store import PHOTOGRAPHS_FILE, Store
@@ -130,6 +139,54 @@ def test_what_is_kept_is_small():
     assert kept.size == (640, 480)
     ramp = np.asarray(kept).astype(float).mean(axis=(0, 2))
     np.testing.assert_allclose(ramp, np.linspace(0, 255, 640), atol=2)
+
+
+@pytest.mark.parametrize("quarters", range(4))
+def test_a_camera_turns_with_its_image(quarters):
+    focal, center = torch.tensor([[40.0, 50.0], [30.0, 20.0]], dtype=torch.float64)
+    camera = replace(camera_at(0.1), focal=focal, center=center)
+    points = torch.tensor([[0.3, 2.0, 1.2], [-0.4, 1.5, 0.7], [0.1, 3.0, 1.0]])
+    pixels = project(points, camera)[0].round().long()
+    assert (pixels >= 0).all()
+    assert (pixels < torch.tensor([64, 48])).all()
+    marks = torch.zeros(3, 48, 64)
+    marks[torch.arange(3), pixels[:, 1], pixels[:, 0]] = 1
+    image, after = marks.rot90(quarters, (1, 2)), turned(camera, quarters)
+    assert image.shape == (3, after.height, after.width)
+    column, row = project(points, after)[0].round().long().unbind(1)
+    assert torch.equal(image[torch.arange(3), row, column], torch.ones(3))
+    torch.testing.assert_close(project(points, after)[1], project(points, camera)[1])
+
+
+def on_its_side(scene: Scene) -> Scene:
+    """The scene as cameras photograph it that are turned by a quarter; z is known to be up."""
+
+    def turn(frame: Frame) -> Frame:
+        return replace(
+            frame,
+            camera=turned(frame.camera, 3),
+            read_image=lambda: frame.read_image().rot90(3, (1, 2)),
+            read_depth=lambda: frame.read_depth().rot90(3, (0, 1)),
+        )
+
+    world = torch.eye(4, dtype=torch.float64)
+    return replace(scene, frames=tuple(map(turn, scene.frames)), capture_from_world=world)
+
+
+@pytest.mark.parametrize("upright", [True, False])
+def test_photographs_taken_on_the_side_are_kept_upright_unless_told(synthetic_scene, tmp_path, upright):
+    plain, side = (
+        read_photographs(fuse(Alone(scene), [ColorTeacher()], tmp_path / name, cell=0.05, upright=upright)["synthetic"])
+        for name, scene in (("plain", synthetic_scene), ("side", on_its_side(synthetic_scene)))
+    )
+    assert [one.name for one in side] == [one.name for one in plain]
+    for one, other in zip(side, plain, strict=True):
+        camera = other.camera if upright else turned(other.camera, 3)
+        assert Image.open(io.BytesIO(one.jpeg)).size == (one.camera.width, one.camera.height)
+        assert (one.camera.width, one.camera.height) == (camera.width, camera.height)
+        assert (one.jpeg == other.jpeg) == upright
+        for name in ("focal", "center", "world_from_camera"):
+            torch.testing.assert_close(getattr(one.camera, name), getattr(camera, name))
 
 
 def test_fine_texture_is_averaged_when_it_is_made_smaller():

@@ -193,7 +193,7 @@ def lift_measured(
     total = torch.zeros(len(seen), teacher.num_channels)
     squares = torch.zeros(len(seen), dtype=torch.float64)
     unreadable: dict[int, Problem] = {}
-    quarters = _quarters(scene) if upright else [0] * len(scene.frames)
+    quarters = image_quarters(scene, upright=upright)
     images = [
         partial(_read_image, scene, view.frame, quarters[view.frame], unreadable if skip_unreadable else None)
         for view in visibility.views
@@ -217,10 +217,15 @@ def lift_measured(
     return Lifted(total.div_(num_views[:, None]), visibility, agreement)
 
 
-def _quarters(scene: Scene) -> list[int]:
-    """Return by how many quarters, counter-clockwise, each frame's image is turned to be upright."""
-    up = up_of(scene)
+def image_quarters(scene: Scene, *, upright: bool = True) -> list[int]:
+    """Return by how many quarters, counter-clockwise, each frame's image is turned to be upright.
+
+    Args:
+        scene: The scene.
+        upright: Whether images are turned; if not, all are turned by none.
+    """
     cameras = [frame.camera for frame in scene.frames]
+    up = up_of(scene) if upright else None
     return [0] * len(cameras) if up is None else quarters_to_upright(cameras, up)
 
 

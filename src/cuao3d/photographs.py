@@ -36,6 +36,9 @@ NEARLY = 0.75
 PADDING, SMALLEST = 0.05, 24.0
 """Free space between an outline and its points, as a part of its size; and its smallest side, pixels."""
 
+QUARTER = torch.tensor([[0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=torch.float64)
+"""Turns the axes of a camera by a quarter, counter-clockwise: `world_from_camera @ QUARTER`."""
+
 
 @dataclass(frozen=True)
 class Photograph:
@@ -44,7 +47,7 @@ class Photograph:
     name: str
     """Name of its frame."""
     jpeg: bytes
-    """The photograph as a JPEG file."""
+    """The photograph as a JPEG file; upright, as the teachers saw it."""
     camera: Camera
     """Its camera."""
     sees: Bool[Tensor, "S"]
@@ -66,16 +69,18 @@ class Outline:
 class Album:
     """Keeps some of the images of a scene when they are read for its first teacher, so that none is read again."""
 
-    def __init__(self, scene: Scene, visibility: Visibility) -> None:
+    def __init__(self, scene: Scene, visibility: Visibility, quarters: Sequence[int]) -> None:
         """Choose the frames whose images are kept.
 
         Args:
             scene: The scene.
             visibility: What its frames see.
+            quarters: For each frame by how many quarters, counter-clockwise, its image is turned to be upright.
         """
         self._views = {view.frame: view for view in choose(visibility)}
         self._names = {index: scene.frames[index].name for index in self._views}
-        self._cameras = {index: scene.frames[index].camera for index in self._views}
+        self._quarters = {index: quarters[index] for index in self._views}
+        self._cameras = {index: turned(scene.frames[index].camera, quarters[index]) for index in self._views}
         self._jpegs: dict[int, bytes] = {}
 
     def watch(self, scene: Scene) -> Scene:
@@ -111,7 +116,7 @@ class Album:
     def _read(self, index: int, frame: Frame) -> Tensor:
         image = frame.read_image()
         if index not in self._jpegs:
-            self._jpegs[index] = encode_jpeg(image)
+            self._jpegs[index] = encode_jpeg(image.rot90(self._quarters[index], (1, 2)))
         return image
 
 
@@ -185,6 +190,24 @@ def outline(
     good = [(photograph, samples) for photograph, samples in good if photograph.name in shown] or good
     outlines = [_around(photograph, points[samples]) for photograph, samples in good]
     return max(outlines, key=lambda one: (one.right - one.left) * (one.bottom - one.top), default=None)
+
+
+def turned(camera: Camera, quarters: int) -> Camera:
+    """Return the camera of an image turned counter-clockwise by quarters.
+
+    Args:
+        camera: Camera of the image as it is.
+        quarters: Number of quarters, as of `torch.rot90`.
+    """
+    for _ in range(quarters % 4):
+        camera = Camera(
+            focal=camera.focal.flip(0),
+            center=torch.stack([camera.center[1], camera.width - 1 - camera.center[0]]),
+            width=camera.height,
+            height=camera.width,
+            world_from_camera=camera.world_from_camera @ QUARTER,
+        )
+    return camera
 
 
 def small_size(width: int, height: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from cuao3d.compare import Comparison, compare
 from cuao3d.errors import DiskFullError, InputError, TeacherError, UserError
 from cuao3d.evaluate import Readout, Row, zero_shot
-from cuao3d.fusion import lift_measured, sample_cells, see
+from cuao3d.fusion import image_quarters, lift_measured, sample_cells, see
 from cuao3d.imported import imported_card
 from cuao3d.objective import find_loss
 from cuao3d.photographs import Album
@@ -236,7 +236,7 @@ def _fuse_scene(
         raise InputError("it has no colour images, which teachers look at; add them, or lift none: --teachers none.")
     samples = sample_cells(scene.points, store.cell)
     visibility = see(scene, samples, progress=progress("visibility"))
-    album = Album(scene, visibility)
+    album = Album(scene, visibility, image_quarters(scene, upright=upright and bool(teachers)))
     watched = album.watch(scene)
     features: dict[str, Tensor] = {}
     lifting = {}
