@@ -128,7 +128,7 @@ def test_places_in_one_photograph_share_a_card_and_unseen_ones_are_named():
 def test_the_note_of_an_answer_says_what_the_teacher_does_not_know():
     values = torch.zeros(4)
     answer = Answer("a cup", "unsure", 0.2, values, values, values > 0, torch.tensor([True] * 3 + [False]), "mug")
-    doubt = "; the teacher knows nothing like it, the nearest is 'mug'"
+    doubt = "; no class of the teacher is near these words, the nearest is 'mug'"
     assert _about_answer(answer, 2) == f"relevance 0.20, 2 places in the 75 % that was seen{doubt}"
     assert _about_answer(answer, 0) == f"relevance 0.20, perhaps not in the 75 % that was seen{doubt}"
     assert _about_answer(replace(answer, nearest_class=None), 1).endswith("1 place in the 75 % that was seen")
