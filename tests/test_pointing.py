@@ -11,6 +11,7 @@ import pytest
 
 from conftest import data_folder
 from cuao3d import pipeline
+from cuao3d.answers import answer
 from cuao3d.predictor import Predictor
 from cuao3d.readers import open_dataset
 from cuao3d.teachers.efficientnet import VARIANTS
