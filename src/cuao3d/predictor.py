@@ -98,6 +98,8 @@ class Predictor:
         who = f"lifted features of {self.teacher}" if self.student is None else f"a student of {self.teacher}"
         about = getattr(TEACHERS.get(canonical(self.teacher)), "about", None)
         taught = f" {self.teacher} is {about}." if about else ""
+        if self.classes:
+            taught += f" It has classes for {len(self.classes)} names; other words are matched to the nearest."
         calibrated = f" The verdicts were calibrated on {self.calibration.measured_on}."
         return f"Answered by {who}; words by {self.text}.{taught}{calibrated}"
 

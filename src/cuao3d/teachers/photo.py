@@ -46,7 +46,7 @@ class EfficientNetTeacher(WordTeacher):
 
     licence = "Apache-2.0"
     calibration = CALIBRATION
-    about = "a network trained on photographs; it knows some 300 things by name"
+    about = "a small network trained on photographs"
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class ADE20K(WordTeacher):
 
     licence = CARDS["ade20k"].licence
     calibration = CALIBRATION
-    about = "a network trained on photographs; it knows some 100 parts of rooms by name"
+    about = "a small network trained on photographs"
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class Photo(WordTeacher):
 
     licence = "Apache-2.0"
     calibration = CALIBRATION
-    about = "two networks trained on photographs; they know some 400 things by name, and what is like them"
+    about = "made of small networks trained on photographs"
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ class Photo(WordTeacher):
         except NotFoundError as error:
             if weights:
                 raise
-            self.notes = (f"{name} goes on with EfficientNet alone, which knows things but no walls, floors: {error}",)
+            self.notes = (f"{name} uses EfficientNet alone, which knows things but not walls and floors: {error}",)
         super().__init__(networks, name=name, text=text, long_side=long_side)
         self.weights_sha256 = _joined(*hashes)
 
@@ -157,7 +157,8 @@ def _fetched(name: str) -> Path:
     card = CARDS["ade20k"]
     if not download.is_here("ade20k") and not download.is_offline():
         size = download.size_in_words(card)
-        console.print(f"{name} downloads the weights ade20k ({size}, licence {card.licence}) from {card.repository}")
+        line = f"{name} downloads the weights ade20k ({size}, licence {card.licence}) from {card.repository}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     return download.fetch("ade20k")
 
 
