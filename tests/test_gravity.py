@@ -15,11 +15,11 @@ from cuao3d.check import check
 from cuao3d.check.options import capture_options, fix
 from cuao3d.cli import main
 from cuao3d.geometry import move
-from cuao3d.gravity import _join, _surfaces, find_up
+from cuao3d.gravity import _join, _surfaces, find_up, up_of
 from cuao3d.readers import open_dataset
 from cuao3d.readers.options import CaptureOptions, named_up, read_options, rotation_of
 from cuao3d.readers.sevenscenes import write_capture
-from cuao3d.scene import Camera, Scene
+from cuao3d.scene import Camera, Frame, Scene
 from cuao3d.worlds.rooms import make_room
 from plant_errors import off_up, tilt_of, with_poses
 from plant_errors import turned as with_turned_world
@@ -117,6 +117,55 @@ def test_up_that_rests_on_half_a_view_is_not_known_to_a_degree():
     depth[:, 32:] = 0
     up = find_up([camera], [depth])
     assert (up["axis"], up["certain"], up["direction"]) == ("z", True, None)
+
+
+def test_up_is_not_known_to_a_degree_where_views_differ_by_more():
+    # The floor of one view leans by 2.2 degrees one way, that of the other as much the other way.
+    down, lean = [looking_down(40), looking_down(40, yaw=40)], math.radians(2.2)
+    floors = [torch.tensor([sign * math.sin(lean), 0, math.cos(lean)]).double() for sign in (1, -1)]
+    up = find_up(down, [depth_of_plane(camera, floor, 0.0) for camera, floor in zip(down, floors, strict=True)])
+    assert (up["axis"], up["certain"], up["direction"]) == ("z", True, None)
+
+
+def test_a_surface_to_which_cameras_would_be_rolled_is_not_level():
+    # A roof that slopes by 50 degrees to the side; images are level with the floor.
+    roof = torch.tensor([0.0, math.sin(math.radians(50)), math.cos(math.radians(50))], dtype=torch.float64)
+    cameras = [looking_down(60), looking_down(20)]
+    depths = [depth_of_plane(cameras[0], LEVEL, 0.0), depth_of_plane(cameras[1], roof, -1.5)]
+    depths[1][depths[1] > 5] = 0
+    assert find_up(cameras, depths)["tilt"] == pytest.approx(0, abs=0.01)
+
+
+def floor_and_wall(reach: float) -> tuple[Camera, Tensor]:
+    """A view of a floor, as far as depth reaches, metres, and of a wall at its left."""
+    camera = looking_down(30)
+    floor, wall = depth_of_plane(camera, LEVEL, 0.0), depth_of_plane(camera, camera.world_from_camera[:3, 0], -0.6)
+    floor[floor > reach] = 0
+    depth = torch.where((wall > 0) & ((wall < floor) | (floor == 0)), wall, floor)
+    depth[depth > 6] = 0
+    return camera, depth
+
+
+def test_up_is_not_told_where_cameras_on_their_side_would_explain_more():
+    # Turned by a quarter, the wall lies below: it would be level.
+    camera, depth = floor_and_wall(6)
+    lying = turned(Frame("lying", camera, lambda: depth, lambda: depth), 1)
+    up = find_up([lying.camera], [lying.read_depth()])
+    assert (up["axis"], up["facing"], up["certain"], up["direction"]) == ("-y", 1.0, False, None)
+
+
+@pytest.mark.parametrize(("reach", "is_told"), [(6, True), (3, True), (2.2, False)])
+def test_in_doubt_cameras_are_upright_unless_much_more_speaks_for_their_side(
+    reach: float, is_told: bool, synthetic_scene: Scene
+):
+    # The wall explains a third of what the floor does, then 1.5 times as much, then the floor is too small to be seen.
+    camera, depth = floor_and_wall(reach)
+    x_up = torch.tensor([[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], dtype=torch.float64)
+    camera = replace(camera, world_from_camera=x_up @ camera.world_from_camera)
+    up = up_of(replace(synthetic_scene, frames=(Frame("one", camera, lambda: depth, lambda: depth),)))
+    assert (up is not None) == is_told
+    if up is not None:
+        torch.testing.assert_close(up, x_up[:3, 2], atol=1e-3, rtol=0)
 
 
 def test_too_little_level_surface_is_said(synthetic_scene: Scene):

@@ -133,8 +133,10 @@ def up_of(scene: Scene) -> Float64[Tensor, "3"] | None:
     if not views:
         return None
     upright, sides = _hypotheses(*zip(*views, strict=True))
+    if upright.direction is None:
+        return None  # a wall beside upright cameras would look like a floor below others
     found = max([upright, *sides], key=lambda one: one.evidence * (ON_ITS_SIDE if one is upright else 1))
-    if found.direction is None or found.told["facing"] is None:
+    if found.direction is None:
         return None
     if found.told["facing"] <= 1 - MOST:
         return -found.direction
