@@ -27,6 +27,10 @@ from cuao3d.text.clip_tokens import MERGES_FILE, pieces
 IMAGE = (3, 480, 640)
 
 
+PHOTOGRAPHS = ("photo", "efficientnet", "ade20k")
+"""Teachers that have their own, small weights."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One measurement."""
@@ -48,7 +52,7 @@ class Row:
 
 def main(
     teachers: tuple[str, ...] = (
-        "photo",
+        *PHOTOGRAPHS,
         "dinov2",
         "dinov3",
         "clip",
@@ -93,20 +97,27 @@ def main(
         )
     if json_file:
         json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    if readme:
-        write_section(readme, f"teachers on {device}", section(rows, repeats))
+    for own, title in ((True, "Teachers for photographs"), (False, "Teachers")):
+        of_section = [row for row in rows if (row.teacher in PHOTOGRAPHS) == own]
+        if readme and of_section:
+            write_section(readme, f"{title.lower()} on {device}", section(of_section, title, repeats))
 
 
-def section(rows: list[Row], repeats: int) -> list[str]:
+def section(rows: list[Row], title: str, repeats: int) -> list[str]:
     """The rows as a section."""
     first = rows[0]
+    weights = (
+        "their own weights."
+        if first.teacher in PHOTOGRAPHS
+        else "random weights of the real sizes, written and loaded as the published ones."
+    )
+    names = " ".join(row.teacher for row in rows)
     options = f"--device {first.device} --precision {first.precision} --batch {first.batch} --repeats {repeats}"
     lines = [
-        f"## Teachers on {first.device}",
+        f"## {title} on {first.device}",
         "",
-        *provenance(f"python benchmarks/teachers.py {options} --readme benchmarks/README.md"),
-        f"Images of {IMAGE[2]} x {IMAGE[1]}, {first.batch} at a time, {first.precision}; random weights of the real",
-        "sizes, written and loaded as the published ones; `photo`, `efficientnet` and `ade20k` have their own weights.",
+        *provenance(f"python benchmarks/teachers.py --teachers {names} {options} --readme benchmarks/README.md"),
+        f"Images of {IMAGE[2]} x {IMAGE[1]}, {first.batch} at a time, {first.precision}; {weights}",
         "*Outside* is the share of the time not spent in the network.",
         "",
         "| teacher | parameters, M | seconds an image | outside | memory, MB |",

@@ -83,9 +83,8 @@ def class_words(
     return F.normalize(words, dim=1)
 
 
-def mix(logits: Float[Tensor, "B K h w"], words: Float[Tensor, "K C"]) -> Float[Tensor, "B C h w"]:
+def mix(probabilities: Float[Tensor, "B K h w"], words: Float[Tensor, "K C"]) -> Float[Tensor, "B C h w"]:
     """Mix words by the probabilities of their classes."""
-    probabilities = logits.float().softmax(dim=1)
     return torch.einsum("bkhw,kc->bchw", probabilities, words)
 
 
@@ -179,8 +178,14 @@ class LogitNetwork(WordNetwork):
         total = torch.zeros(())
         for scale in self.scales:
             scaled = self._scaled(images, scale * long_side)
-            said = mix(self.network(scaled), self.words)
-            total = at_centres(said, self.stride, (scaled.shape[2], scaled.shape[3]), size) + total
+            probabilities = self.network(scaled).float().softmax(dim=1)
+            seen = scaled.shape[2], scaled.shape[3]
+            # Both steps are linear; the one that leaves fewer channels comes first.
+            if len(self.words) < self.words.shape[1]:
+                described = mix(at_centres(probabilities, self.stride, seen, size), self.words)
+            else:
+                described = at_centres(mix(probabilities, self.words), self.stride, seen, size)
+            total = described + total
         return total / len(self.scales)
 
     def _scaled(self, images: Tensor, long_side: float) -> Tensor:
