@@ -27,6 +27,7 @@ def download_pinned(address: str, path: Path, sha256: str) -> None:
     """
     try:
         import pooch
+        from requests.exceptions import ConnectionError as NoConnection
         from requests.exceptions import RequestException
     except ImportError:
         raise NotInstalledError("Downloads need pooch: pip install pooch") from None
@@ -42,7 +43,8 @@ def download_pinned(address: str, path: Path, sha256: str) -> None:
         with progress_bar() as bar, naming_full_disk(path):
             files.fetch(path.name, downloader=pooch.HTTPDownloader(progressbar=_Bar(bar, path.name)))
     except (RequestException, ValueError) as error:  # pooch's word for another hash is a ValueError
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        first_line = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = "no connection" if isinstance(error, NoConnection) else first_line
         raise NotFoundError(
             f"{address} did not give the file ({reason}). Is there a network? Try again later."
         ) from error
