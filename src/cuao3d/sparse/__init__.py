@@ -9,6 +9,7 @@ from cuao3d.sparse.naive import convolve_naively
 from cuao3d.sparse.precision import add_product, autocast, widen
 from cuao3d.sparse.runs import convolve_runs
 from cuao3d.sparse.spconv import convolve_by_spconv
+from cuao3d.sparse.triton import convolve_by_triton
 from cuao3d.sparse.voxels import KernelMap, VoxelSet, sort_voxels
 from cuao3d.threads import in_shares
 
@@ -23,8 +24,14 @@ __all__ = [
     "widen",
 ]
 
-BACKENDS = {"runs": convolve_runs, "naive": convolve_naively, "spconv": convolve_by_spconv}
-"""Interchangeable implementations: "runs" is fast, "naive" is the reference, "spconv" calls that library on a GPU."""
+BACKENDS = {
+    "runs": convolve_runs,
+    "naive": convolve_naively,
+    "triton": convolve_by_triton,
+    "spconv": convolve_by_spconv,
+}
+"""Interchangeable implementations: "runs" works anywhere and is fast on a CPU, "naive" is the reference, "triton" has
+kernels of our own for a GPU, and "spconv" calls that library there."""
 
 ROWS_AT_A_TIME = 1024
 """Rows per block where half precision is converted to float32."""
