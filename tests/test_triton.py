@@ -2,13 +2,17 @@
 
 import gc
 import os
+import subprocess
+import sys
 from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+import cuao3d
 from cuao3d.sparse import KernelMap, VoxelSet, convolve
 from cuao3d.sparse import triton as backend
 
@@ -196,3 +200,47 @@ def test_the_cure_is_named_where_it_cannot_compute(monkeypatch):
     monkeypatch.setattr(backend.importlib, "import_module", missing)
     with pytest.raises(ImportError, match="needs triton, which PyTorch for GPUs brings along: pip install"):
         convolve(x, kernel, kernel_map, "triton")
+
+
+COMPILE = """
+import torch, triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from cuao3d.sparse import triton_kernels
+from cuao3d.sparse.triton import Tile
+
+def compile(kernel, arguments, sides, warps, capability):
+    signature = arguments | dict.fromkeys(sides, "constexpr")
+    target, options = GPUTarget("cuda", capability, 32), {"num_warps": warps, "num_stages": 3}
+    compiled = triton.compile(ASTSource(kernel, signature, sides), target=target, options=options)
+    assert compiled.asm["cubin"]
+    return "mma" in compiled.asm["ptx"]
+
+for dtype, name in ((torch.float32, "*fp32"), (torch.bfloat16, "*bf16"), (torch.float16, "*fp16")):
+    tile = Tile.of(96, 96, dtype)
+    sides = {"NUM_IN": 96, "NUM_OUT": 96, "PRECISION": "ieee"}
+    sides |= {"TILE_IN": tile.channels_in, "TILE_OUT": tile.channels_out}
+    rows = dict.fromkeys(("row_of_slot", "inputs", "seen", "seen_before_tile"), "*i32") | {"num_slots": "i32"}
+    pairs = dict.fromkeys(("in_rows", "out_rows", "pairs_before_position"), "*i32") | {"num_pairs_per_part": "i32"}
+    for capability in (80, 90):
+        of_rows = {"x": name, "kernel": name, "out": name} | rows, sides | {"TILE_ROWS": tile.rows}, tile.warps
+        of_pairs = {"x": name, "grad": name, "parts": "*fp32"} | pairs, sides | {"TILE_PAIRS": 32}, 4
+        by_tensor_cores = {
+            compile(triton_kernels.sum_over_positions, *of_rows, capability),
+            compile(triton_kernels.sum_over_pairs, *of_pairs, capability),
+        }
+        assert by_tensor_cores == {dtype != torch.float32}
+"""
+
+
+@pytest.mark.slow
+@needs_triton
+def test_the_kernels_compile_for_gpus_that_are_not_there(tmp_path):
+    # Compute capabilities 8.0 (A100) and 9.0 (H100, H200); half precision goes to their tensor cores.
+    source = Path(cuao3d.__file__).parents[1]
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(source)}
+    script = tmp_path / "compile.py"
+    script.write_text(COMPILE)
+    done = subprocess.run([sys.executable, script], env=environment, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
