@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import distributed
 
 from cuao3d.distill import DistillConfig, distill
-from cuao3d.ranks import from_first, gather, mean_over_ranks
+from cuao3d.ranks import from_first, gather, in_group, joined, mean_over_ranks, num_ranks, rank
 from cuao3d.store import Store
 from cuao3d.student import Norm
 from test_distill import CONFIG, make_store
@@ -125,6 +125,22 @@ def test_scenes_that_cannot_be_shared_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("is_launched", [False, True])
+def test_a_process_that_torchrun_starts_alone_joins_a_group_and_no_other_does(is_launched, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setattr(distributed, "is_torchelastic_launched", lambda: is_launched)
+    start = distributed.init_process_group
+    meeting = partial(start, init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    monkeypatch.setattr(distributed, "init_process_group", meeting)
+    with joined("cpu") as device:
+        assert (device, in_group(), num_ranks(), rank()) == ("cpu", is_launched, 1, 0)
+        assert gather([5]) == [5]
+        assert from_first(lambda: "said") == "said"
+        mean, count = mean_over_ranks(torch.tensor([2.0, 4.0]), 3)
+        assert (mean.tolist(), count) == ([2.0, 4.0], 3)
+    assert not in_group()
+
+
 @pytest.mark.slow
 def test_torchrun_trains_one_student(tmp_path):
     store = make_store(tmp_path / "store")
@@ -140,8 +156,9 @@ def test_torchrun_trains_one_student(tmp_path):
         "--teachers",
         "height",
     ]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    one, two = (
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    starts = ([], "one"), ([*launcher, "1"], "alone"), ([*launcher, "2"], "two")
+    one, alone, two = (
         subprocess.run(
             [sys.executable, *start, *command, "--out", str(tmp_path / name)],
             check=False,
@@ -149,9 +166,10 @@ def test_torchrun_trains_one_student(tmp_path):
             text=True,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
-        for start, name in (([], "one"), (launcher, "two"))
+        for start, name in starts
     )
-    assert one.returncode == two.returncode == 0, two.stderr
+    assert one.returncode == alone.returncode == two.returncode == 0, alone.stderr + two.stderr
     assert two.stderr.count("distilling: height into") == 1
-    lines = ([json.loads(line) for line in (tmp_path / run / "metrics.jsonl").open()] for run in ("one", "two"))
-    assert [row["losses"] for row in next(lines)] == [pytest.approx(row["losses"], rel=1e-4) for row in next(lines)]
+    lines = [[json.loads(line) for line in (tmp_path / run / "metrics.jsonl").open()] for _, run in starts]
+    losses = [[row["losses"] for row in rows] for rows in lines]
+    assert losses[1:] == [[pytest.approx(row, rel=1e-4) for row in losses[0]]] * 2

@@ -20,7 +20,7 @@ def joined(device: str) -> Iterator[str]:
     Args:
         device: Device to train on; with `cuda` each process takes its own GPU.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 and not distributed.is_torchelastic_launched():
         yield device
         return
     on_gpu = device.startswith("cuda")
@@ -34,19 +34,24 @@ def joined(device: str) -> Iterator[str]:
         distributed.destroy_process_group()
 
 
+def in_group() -> bool:
+    """Return whether this process has joined a group, be it the only one there."""
+    return distributed.is_available() and distributed.is_initialized()
+
+
 def num_ranks() -> int:
     """Return the number of processes that train together; 1 without `torchrun`."""
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+    return distributed.get_world_size() if in_group() else 1
 
 
 def rank() -> int:
     """Return the rank of this process; rank 0 writes files and prints."""
-    return distributed.get_rank() if num_ranks() > 1 else 0
+    return distributed.get_rank() if in_group() else 0
 
 
 def from_first(make: Callable[[], T]) -> T:
     """Call a function in the first process; return its result, or raise its error, in all of them."""
-    if num_ranks() == 1:
+    if not in_group():
         return make()
     outcome: list[Any] = [None, None]
     if rank() == 0:
@@ -63,7 +68,7 @@ def from_first(make: Callable[[], T]) -> T:
 
 def gather(items: list[T]) -> list[T]:
     """Return the items of all processes, in the order of ranks."""
-    if num_ranks() == 1:
+    if not in_group():
         return items
     lists: list[list[T]] = [[]] * num_ranks()
     distributed.all_gather_object(lists, items)
@@ -77,7 +82,7 @@ def mean_over_ranks(mean: Float[Tensor, "C"], count: int) -> tuple[Float[Tensor,
         mean: Mean over the rows of this process.
         count: Number of rows of this process.
     """
-    if num_ranks() == 1:
+    if not in_group():
         return mean, count
     sums = torch.cat([mean.double() * count, mean.new_tensor([count], dtype=torch.float64)])
     distributed.all_reduce(sums)

@@ -21,7 +21,7 @@ from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import write_tensors
 from cuao3d.heads import Head, HeadKind, Heads, tensor_name
 from cuao3d.pickles import load_into, read_torch
-from cuao3d.ranks import mean_over_ranks, num_ranks
+from cuao3d.ranks import in_group, mean_over_ranks
 from cuao3d.sparse import KernelMap, VoxelSet, convolve, multiply, sort_voxels
 from cuao3d.teachers import canonical, known_card
 
@@ -305,7 +305,7 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, inverse_deviation = ctx.saved_tensors
-        if num_ranks() == 1:
+        if not in_group():
             return (
                 *torch.ops.aten.native_batch_norm_backward(
                     grad.contiguous(), x, weight, None, None, mean, inverse_deviation, True, ctx.eps, [True, True, True]

@@ -18,7 +18,7 @@ from cuao3d.batches import Batch, BatchConfig, Batches, check_least
 from cuao3d.errors import InputError
 from cuao3d.heads import HeadKind
 from cuao3d.progress import OnStep, peak_memory
-from cuao3d.ranks import gather, num_ranks, rank
+from cuao3d.ranks import gather, in_group, num_ranks, rank
 from cuao3d.student import ARCHITECTURES, Student
 
 OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] = {
@@ -115,7 +115,7 @@ def train(
     optimizer = OPTIMIZERS[config.optimizer](groups)
     start = run.restore(out, learner, optimizer)
     best, started = start.best, time.perf_counter() - start.seconds
-    model = DistributedDataParallel(learner) if num_ranks() > 1 else learner
+    model = DistributedDataParallel(learner) if in_group() else learner
     with closing(run.MetricsFile(out, start.step)) as metrics, closing(batches.ahead(start.step, device)) as coming:
         for step, parts in enumerate(coming, start=start.step):
             for group in optimizer.param_groups:
