@@ -73,9 +73,12 @@ def tiny_model(kind):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A folder of each kind; larger weights than where training starts, so that classes differ from place to place."""
+    return save_models(tmp_path_factory.mktemp("segmenters"))
+
+
+def save_models(root):
+    """Save a folder of each kind; weights are larger than where training starts, so that classes differ by place."""
     torch.manual_seed(0)
-    root = tmp_path_factory.mktemp("segmenters")
     transformers.utils.logging.disable_progress_bar()
     for kind, size in SIZES.items():
         model = tiny_model(kind)

@@ -73,9 +73,12 @@ def tiny_model(kind):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A folder of each kind; its weights are larger than where training starts, so that each of them matters."""
+    return save_models(tmp_path_factory.mktemp("models"))
+
+
+def save_models(root):
+    """Save a folder of each kind; its weights are larger than where training starts, so that each of them matters."""
     torch.manual_seed(0)
-    root = tmp_path_factory.mktemp("models")
     transformers.utils.logging.disable_progress_bar()
     for kind, (_, _, statistics) in KINDS.items():
         model = tiny_model(kind)
