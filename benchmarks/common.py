@@ -30,9 +30,16 @@ def take_turns(runs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str,
         for variant, run in runs.items():
             start = time.perf_counter()
             run()
+            finish()
             if repeat:  # the first warms up
                 seconds[variant].append(time.perf_counter() - start)
     return {variant: median(taken) for variant, taken in seconds.items()}
+
+
+def finish() -> None:
+    """Wait for what a GPU still has to compute."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def keep_memory() -> None:
@@ -54,7 +61,12 @@ def peak_in_own_process(arguments: Sequence[str]) -> float:
 
 
 def peak_of(run: Callable[[], Any]) -> float:
-    """Return what running something once adds to the peak memory of this process, megabytes."""
+    """Return what running something once adds to the peak memory, megabytes: the GPU's where data lie there."""
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - held) / 2**20
     reset = Path("/proc/self/clear_refs")
     if reset.exists():
         reset.write_text("5")  # the peak so far was making the data
@@ -84,17 +96,20 @@ def write_section(page: Path, name: str, lines: Sequence[str]) -> None:
 
 def provenance(command: str) -> list[str]:
     """Say how a section came to be, on which day and machine."""
-    return [f"Written by `{command}`", f"on {time.strftime('%Y-%m-%d')}, {machine()}."]
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_initialized() else ""
+    return [f"Written by `{command}`", f"on {time.strftime('%Y-%m-%d')}, {gpu}{machine()}."]
 
 
-def product_speed(dtype: torch.dtype) -> float:
+def product_speed(dtype: torch.dtype, device: str = "cpu") -> float:
     """Operations a second of a matrix product of 4096 x 4096 x 4096, or of a smaller one where it is emulated."""
     size = 256
     while True:
-        a, b = torch.randn(2, size, size).to(dtype)
+        a, b = torch.randn(2, size, size).to(device, dtype)
         torch.mm(a, b)
+        finish()
         start = time.perf_counter()
         torch.mm(a, b)
+        finish()
         seconds = time.perf_counter() - start
         if size == 4096 or seconds > 0.3:
             return 2 * size**3 / seconds

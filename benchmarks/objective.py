@@ -45,6 +45,7 @@ def main(
     repeats: int = 3,
     readme: Path | None = None,
     memory_of: str | None = None,
+    device: str = "cpu",
 ) -> None:
     """Measure heads and losses, forward and backward, and a training step.
 
@@ -54,17 +55,20 @@ def main(
         repeats: How often each is timed; the variants take turns.
         readme: Page to write the table into, with machine and date.
         memory_of: Only run this once and print its peak memory, megabytes; "what:variant".
+        device: Where it runs.
     """
     if memory_of:
         what, variant = memory_of.split(":")
-        print(peak_of(prepare(voxels, what, variant)))
+        print(peak_of(prepare(voxels, what, variant, device)))
         return
     keep_memory()
     rows: list[Row] = []
     for what in WHATS:
-        seconds = take_turns({variant: prepare(voxels, what, variant) for variant in VARIANTS}, repeats)
+        seconds = take_turns({variant: prepare(voxels, what, variant, device) for variant in VARIANTS}, repeats)
         for variant in VARIANTS:
-            peak = peak_in_own_process(["--voxels", str(voxels), "--memory-of", f"{what}:{variant}"])
+            peak = peak_in_own_process(
+                ["--voxels", str(voxels), "--device", device, "--memory-of", f"{what}:{variant}"]
+            )
             rows.append(Row(what, variant, seconds[variant], peak))
             print(f"{what:<9}  {variant:<8}  {seconds[variant]:7.3f} s  {peak:6.0f} MB")
     if json_file:
@@ -98,15 +102,15 @@ def section(rows: list[Row], voxels: int, repeats: int) -> list[str]:
     return lines
 
 
-def prepare(voxels: int, what: str, variant: str) -> Callable[[], Any]:
+def prepare(voxels: int, what: str, variant: str, device: str) -> Callable[[], Any]:
     """Data, a student, and what to do with them."""
     generator = torch.Generator().manual_seed(0)
-    targets = [torch.randn(voxels, channels, generator=generator).half() + 1 for channels in HEADS.values()]
-    coords, feats = room(voxels)
+    targets = [torch.randn(voxels, channels, generator=generator).half().to(device) + 1 for channels in HEADS.values()]
+    coords, feats = (tensor.to(device) for tensor in room(voxels))
     torch.manual_seed(0)
-    student = Student(HEADS).use_backend("naive" if variant == "official" else "runs").train()
-    hidden = torch.randn(voxels, student.num_hidden, generator=generator).requires_grad_()
-    weighting = make_weighting("uncertainty", len(HEADS))
+    student = Student(HEADS).use_backend("naive" if variant == "official" else "runs").train().to(device)
+    hidden = torch.randn(voxels, student.num_hidden, generator=generator).to(device).requires_grad_()
+    weighting = make_weighting("uncertainty", len(HEADS)).to(device)
     optimizer = torch.optim.Adam([*student.parameters(), *weighting.parameters()], lr=1e-4)
     for parameter in (group for groups in optimizer.param_groups for group in groups["params"]):
         parameter.grad = torch.zeros_like(parameter)
@@ -116,7 +120,7 @@ def prepare(voxels: int, what: str, variant: str) -> Callable[[], Any]:
     def run() -> None:
         optimizer.zero_grad()
         hidden.grad = None
-        with torch.autocast("cpu", torch.bfloat16, enabled=variant == "bf16"):
+        with torch.autocast(device, torch.bfloat16, enabled=variant == "bf16"):
             rows = student.hidden(coords, feats) if what == "step" else hidden
             if variant == "bf16":
                 rows = rows.bfloat16()

@@ -26,6 +26,7 @@ from common import (
     take_turns,
     write_section,
 )
+from cuao3d.sparse import BACKENDS
 from cuao3d.student import ConvNorm, Student
 
 What = Literal["forward", "train_body"]
@@ -59,6 +60,7 @@ def main(
     readme: Path | None = None,
     title: str = "The student",
     memory_of: str | None = None,
+    device: str = "cpu",
 ) -> None:
     """Measure forward with all heads, and a training step of the body.
 
@@ -66,26 +68,27 @@ def main(
         voxels: Sizes of the scenes, with commas.
         json_file: Where to write the rows.
         architecture: Name of the student's network.
-        variants: Which to compare, with commas.
+        variants: Which to compare, with commas; besides the usual ones a backend, such as triton or spconv_bf16.
         work: What to time, with commas.
         repeats: How often each is timed; the variants take turns.
         readme: Page to write the table into, with machine and date.
         title: Of the section there.
         memory_of: Only run this once and print its peak memory, megabytes; "what:variant".
+        device: Where it runs.
     """
     sizes, compared = [int(size) for size in voxels.split(",")], variants.split(",")
     if memory_of:
         what, variant = memory_of.split(":")
-        print(peak_of(prepare(*room(sizes[0]), architecture, what, variant)))  # type: ignore[arg-type]
+        print(peak_of(prepare(*room(sizes[0]), architecture, what, variant, device)))  # type: ignore[arg-type]
         return
     keep_memory()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
-    ceilings = {"fp32": product_speed(torch.float32), "bf16": product_speed(torch.bfloat16)}
+    ceilings = {"fp32": product_speed(torch.float32, device), "bf16": product_speed(torch.bfloat16, device)}
     print(", ".join(f"large {name} products: {speed / 1e9:.0f} GFLOP/s" for name, speed in ceilings.items()))
     rows = []
     for size in sizes:
         for what in cast(list[What], work.split(",")):
-            rows += measure(size, what, compared, architecture, repeats)
+            rows += measure(size, what, compared, architecture, repeats, device)
             for row in rows[-len(compared) :]:
                 speed, ceiling = row.flops / row.seconds, ceiling_of(row, ceilings)
                 print(
@@ -105,7 +108,7 @@ def main(
 
 def ceiling_of(row: Row, ceilings: dict[str, float]) -> float:
     """Speed of large products as a row computes them; in float32 where bfloat16 is emulated."""
-    return max(ceilings.values()) if row.variant == "bf16" else ceilings["fp32"]
+    return max(ceilings.values()) if row.variant.endswith("bf16") else ceilings["fp32"]
 
 
 def table(rows: list[Row], ceilings: dict[str, float], architecture: str, repeats: int) -> list[str]:
@@ -143,13 +146,15 @@ def table(rows: list[Row], ceilings: dict[str, float], architecture: str, repeat
     return lines
 
 
-def measure(num_voxels: int, what: What, variants: list[Any], architecture: str, repeats: int) -> list[Row]:
+def measure(
+    num_voxels: int, what: What, variants: list[Any], architecture: str, repeats: int, device: str
+) -> list[Row]:
     """Time the variants, taking turns."""
     coords, feats = room(num_voxels)
-    runs = {variant: prepare(coords, feats, architecture, what, variant) for variant in variants}
+    runs = {variant: prepare(coords, feats, architecture, what, variant, device) for variant in variants}
     seconds = take_turns(runs, repeats)
     flops = count_flops(coords, feats, architecture, what)
-    command = ["--voxels", str(num_voxels), "--architecture", architecture, "--memory-of"]
+    command = ["--voxels", str(num_voxels), "--architecture", architecture, "--device", device, "--memory-of"]
     return [
         Row(num_voxels, what, variant, seconds[variant], peak_in_own_process([*command, f"{what}:{variant}"]), flops)
         for variant in variants
@@ -157,15 +162,17 @@ def measure(num_voxels: int, what: What, variants: list[Any], architecture: str,
 
 
 def prepare(
-    coords: Int[Tensor, "V 4"], feats: Float[Tensor, "V 3"], architecture: str, what: What, variant: Variant
+    coords: Int[Tensor, "V 4"], feats: Float[Tensor, "V 3"], architecture: str, what: What, variant: str, device: str
 ) -> Callable[[], Any]:
     """A student, and what to do with it."""
     torch.manual_seed(0)
-    student = Student(HEADS, architecture).use_backend("naive" if variant == "naive" else "runs")
+    backend = variant.removesuffix("_bf16")
+    student = Student(HEADS, architecture).use_backend(backend if backend in BACKENDS else "runs").to(device)
     student.train(what == "train_body")
+    coords, feats = coords.to(device), feats.to(device)
 
     def precision() -> AbstractContextManager[Any]:
-        return torch.autocast("cpu", torch.bfloat16) if variant == "bf16" else nullcontext()
+        return torch.autocast(device, torch.bfloat16) if variant.endswith("bf16") else nullcontext()
 
     def forward() -> None:
         with torch.no_grad(), precision():

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -106,15 +107,16 @@ def layers(voxels: int, _: Path) -> Iterator[tuple[str, Case]]:
     from common import room
 
     coords, feats = room(voxels)
+    backends = [name for name in BACKENDS if name not in ("triton", "spconv") or find_spec(name)]
     kinds = ("1", "3", "5", "down", "up")
-    for backend in BACKENDS:
+    for backend in backends:
         for kind in kinds:
             yield f"convolution {kind}, {backend}", partial(_convolve, coords, kind, backend)
     yield "multiply", partial(_differentiate, lambda x, weight: multiply(x, weight), ((voxels, 96), (96, 64)))
     yield "batch norm", partial(_differentiate, _normalise, ((voxels, 32),))
     yield "head, linear", partial(_differentiate, partial(_predict, "linear"), ((voxels, 96),))
     yield "head, mlp", partial(_differentiate, partial(_predict, "mlp"), ((voxels, 96),))
-    for backend in BACKENDS:
+    for backend in backends:
         yield f"student's forward pass, {backend}", partial(_answer, coords, feats, backend)
         yield f"student's training step, {backend}", partial(_learn, coords, feats, backend)
 
