@@ -60,6 +60,11 @@ def peak_in_own_process(arguments: Sequence[str]) -> float:
     return float(subprocess.check_output([sys.executable, sys.argv[0], *arguments], text=True))
 
 
+def peak(run: Callable[[], Any], device: str, arguments: Sequence[str]) -> float:
+    """Return peak memory, megabytes: of a GPU, which counts its own, in this process, and else in one of its own."""
+    return peak_in_own_process(arguments) if device == "cpu" else peak_of(run)
+
+
 def peak_of(run: Callable[[], Any]) -> float:
     """Return what running something once adds to the peak memory, megabytes: the GPU's where data lie there."""
     if torch.cuda.is_initialized():

@@ -14,7 +14,7 @@ import tyro
 from torch import Tensor
 from torch.nn import functional
 
-from common import HEADS, keep_memory, peak_in_own_process, peak_of, provenance, room, take_turns, write_section
+from common import HEADS, keep_memory, peak, peak_of, provenance, room, take_turns, write_section
 from cuao3d.objective import LossKind, make_weighting, teacher_loss
 from cuao3d.student import Student
 
@@ -64,13 +64,13 @@ def main(
     keep_memory()
     rows: list[Row] = []
     for what in WHATS:
-        seconds = take_turns({variant: prepare(voxels, what, variant, device) for variant in VARIANTS}, repeats)
+        runs = {variant: prepare(voxels, what, variant, device) for variant in VARIANTS}
+        seconds = take_turns(runs, repeats)
         for variant in VARIANTS:
-            peak = peak_in_own_process(
-                ["--voxels", str(voxels), "--device", device, "--memory-of", f"{what}:{variant}"]
-            )
-            rows.append(Row(what, variant, seconds[variant], peak))
-            print(f"{what:<9}  {variant:<8}  {seconds[variant]:7.3f} s  {peak:6.0f} MB")
+            arguments = ["--voxels", str(voxels), "--memory-of", f"{what}:{variant}"]
+            extra = peak(runs[variant], device, arguments)
+            rows.append(Row(what, variant, seconds[variant], extra))
+            print(f"{what:<9}  {variant:<8}  {seconds[variant]:7.3f} s  {extra:6.0f} MB")
     if json_file:
         json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     if readme:

@@ -18,7 +18,7 @@ from torch import Tensor
 from common import (
     HEADS,
     keep_memory,
-    peak_in_own_process,
+    peak,
     peak_of,
     product_speed,
     provenance,
@@ -89,6 +89,8 @@ def main(
     for size in sizes:
         for what in cast(list[What], work.split(",")):
             rows += measure(size, what, compared, architecture, repeats, device)
+            if json_file:
+                json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
             for row in rows[-len(compared) :]:
                 speed, ceiling = row.flops / row.seconds, ceiling_of(row, ceilings)
                 print(
@@ -96,8 +98,6 @@ def main(
                     f"{rows[-len(compared)].seconds / row.seconds:5.2f} x  {row.peak_mb:6.0f} MB  "
                     f"{speed / 1e9:5.0f} GFLOP/s  {speed / ceiling:5.0%} of large products"
                 )
-    if json_file:
-        json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     if readme:
         options = [f"--variants {variants}"] * (variants != ",".join(VARIANTS))
         options += [f"--work {work}"] * (work != ",".join(WHATS)) + [f"--title '{title}'"] * (title != "The student")
@@ -156,7 +156,14 @@ def measure(
     flops = count_flops(coords, feats, architecture, what)
     command = ["--voxels", str(num_voxels), "--architecture", architecture, "--device", device, "--memory-of"]
     return [
-        Row(num_voxels, what, variant, seconds[variant], peak_in_own_process([*command, f"{what}:{variant}"]), flops)
+        Row(
+            num_voxels,
+            what,
+            variant,
+            seconds[variant],
+            peak(runs[variant], device, [*command, f"{what}:{variant}"]),
+            flops,
+        )
         for variant in variants
     ]
 

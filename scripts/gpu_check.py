@@ -108,12 +108,12 @@ def steps(folder: Path, device: str, dry_run: bool) -> list[Step]:
         Step("store", ("-c", make_store), 30),
         Step("nccl", (*launcher, *distil, "--voxel-size", "0.1", "--device", device), 50),
         Step("student", _program("benchmarks/student.py", device, rows["student"]), 110),
-        Step("objective", _program("benchmarks/objective.py", device, rows["objective"]), 50),
+        Step("objective", _program("benchmarks/objective.py", device, rows["objective"]), 90),
         Step("teachers", _program("benchmarks/teachers.py", device, rows["teachers"]), 110),
     ]
     planned = [replace(step, rows=rows.get(step.name)) for step in planned]
     options = {
-        "student": ("--variants", ",".join(variants), "--voxels", "50000,200000,1000000", "--repeats", "5"),
+        "student": ("--variants", ",".join(variants), "--voxels", "50000,200000,1000000", "--repeats", "3"),
         "teachers": ("--precision", "bf16", "--batch", "4"),
     }
     if dry_run:
