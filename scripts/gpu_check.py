@@ -34,6 +34,9 @@ ROOT = Path(__file__).parents[1]
 TOTAL_SECONDS = 530
 """Budget of all steps together."""
 
+MEASURED = ("comparisons", "student", "spconv-triton", "objective", "teachers")
+"""Steps that write rows."""
+
 PACKAGES = ("torch", "triton", "spconv", "spconv-triton", "transformers", "diffusers", "cuao3d")
 
 
@@ -84,7 +87,7 @@ def main(
 
 def steps(folder: Path, device: str, dry_run: bool) -> list[Step]:
     """The steps of the check, the most telling first."""
-    rows = {name: folder / f"{name}.json" for name in ("comparisons", "student", "objective", "teachers")}
+    rows = {name: folder / f"{name}.json" for name in MEASURED}
     store = folder / "store"
     make_store = f"from pathlib import Path; from test_distill import make_store; make_store(Path({str(store)!r}))"
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1")
@@ -111,9 +114,13 @@ def steps(folder: Path, device: str, dry_run: bool) -> list[Step]:
         Step("objective", _program("benchmarks/objective.py", device, rows["objective"]), 90),
         Step("teachers", _program("benchmarks/teachers.py", device, rows["teachers"]), 110),
     ]
+    if find_spec("spconv_triton"):
+        rival = _program("benchmarks/spconv_rival.py", device, rows["spconv-triton"])
+        planned.insert(5, Step("spconv-triton", rival, 60))
     planned = [replace(step, rows=rows.get(step.name)) for step in planned]
     options = {
         "student": ("--variants", ",".join(variants), "--voxels", "50000,200000,1000000", "--repeats", "3"),
+        "spconv-triton": ("--variants", "spconv_triton,spconv_triton_bf16", "--voxels", "50000,200000,1000000"),
         "teachers": ("--precision", "bf16", "--batch", "4"),
     }
     if dry_run:

@@ -198,7 +198,7 @@ def test_the_cure_is_named_where_it_cannot_compute(monkeypatch):
         raise ImportError(name)
 
     monkeypatch.setattr(backend.importlib, "import_module", missing)
-    with pytest.raises(ImportError, match="needs triton, which PyTorch for GPUs brings along: pip install"):
+    with pytest.raises(ImportError, match="needs triton, which PyTorch for GPUs brings along; elsewhere: pip install"):
         convolve(x, kernel, kernel_map, "triton")
 
 

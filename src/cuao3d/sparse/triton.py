@@ -61,7 +61,7 @@ def convolve_by_triton(
         importlib.import_module("triton")
     except ImportError:
         raise NotInstalledError(
-            "The triton backend needs triton, which PyTorch for GPUs brings along: pip install 'cuao3d[gpu]'"
+            "The triton backend needs triton, which PyTorch for GPUs brings along; elsewhere: pip install triton"
         ) from None
     if x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         raise InputError("The triton backend needs features on a GPU; on a CPU choose the backend 'runs'.")
