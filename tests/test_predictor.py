@@ -104,6 +104,26 @@ def test_a_teacher_of_classes_brings_its_calibration_and_its_classes(known, tmp_
     assert "sky" not in predictor.classes
     assert predictor.calibration == calibration_of("ade20k") != DEFAULT
     assert predictor.calibration.measured_on in predictor.about
+    # Two points are too few for a peak, so it is 0: absent by the default, unsure by this calibration.
+    (chair,) = predictor.ask(photo["a"], ["chair"])
+    assert (chair.peak, chair.verdict, chair.nearest_class) == (0, "unsure", None)  # a table need not know the classes
+    (chair,) = replace(predictor, calibration=DEFAULT).ask(photo["a"], ["chair"])
+    assert chair.verdict == "absent"
+
+
+def test_classes_limit_what_a_predictor_says(known):
+    store, _ = known
+
+    class Words:
+        num_channels = 8
+
+        def __call__(self, texts):
+            return vectors([text if text in WORDS else "car" for text in texts])  # contrast words too
+
+    predictor = replace(Predictor.open(store), encoder=Words(), classes=("lamp", "rug"))
+    chair, rug = predictor.ask(store["known"], ["chair", "rug"])
+    assert (chair.verdict, chair.nearest_class) == ("unsure", "lamp")
+    assert (rug.verdict, rug.nearest_class) == ("here", None)
 
 
 def test_the_command_says_where_and_on_what_it_rests(known, tmp_path, capsys):

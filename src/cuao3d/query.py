@@ -108,11 +108,14 @@ class Questions:
         Args:
             encoder: Turns words into unit vectors.
             queries: The queries.
-            classes: Names of all that the teacher can tell apart; none if it is not limited to classes.
+            classes: Names of all that the teacher can tell apart; none if it is not limited to classes. They limit
+                nothing where the encoder has a fixed vocabulary, which may lack them.
         """
         vectors = encoder(list(queries))
-        nearest = [None] * len(queries) if not classes else _nearest(vectors, encoder(list(classes)), classes)
         known: Tensor | None = getattr(encoder, "vectors", None)
+        nearest: list[str | None] = [None] * len(queries)
+        if classes and known is None:
+            nearest = _nearest(vectors, encoder(list(classes)), classes)
         contrast = encoder(CONTRAST) if known is None else known
         distance = 1 - vectors @ contrast.T
         usual = distance.quantile(0.5, dim=1, keepdim=True) if len(contrast) else distance
