@@ -193,3 +193,16 @@ def _frame(x: float) -> Frame:
     red, green = torch.tensor(WALL_COLOR), torch.tensor(PICTURE_COLOR)
     image = on_wall * red[:, None, None] + on_picture * green[:, None, None]
     return Frame(f"x={x}", camera, read_image=lambda: image, read_depth=lambda: depth)
+
+
+class Alone:
+    """One scene as a dataset."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene, self.names = scene, (scene.name,)
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> Scene:
+        return self.scene

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from conftest import PICTURE, WALL, camera_at
+from conftest import PICTURE, WALL, Alone, camera_at
 from cuao3d.answers import _about_answer
 from cuao3d.cli import main
 from cuao3d.finds import Find, Finds, Place, layout
@@ -42,19 +42,6 @@ class Knows:
         maps = torch.zeros(len(CLASSES), *image.shape[1:])
         maps[WALL], maps[PICTURE] = image[0] > image[1], image[1] > image[0]
         return maps
-
-
-class Alone:
-    """One scene as a dataset."""
-
-    def __init__(self, scene: Scene) -> None:
-        self.scene, self.names = scene, (scene.name,)
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, index: int) -> Scene:
-        return self.scene
 
 
 @pytest.fixture

@@ -214,7 +214,7 @@ def test_damaged_features_are_refused_cleanly(kind: str, tmp_path: Path):
     dataset = write_cloud(tmp_path)
     folder = write_features(tmp_path / "lseg", f"{NAME}_0.pt", {0: (1, 2), 3: (3, 4)})
     path = folder / f"{NAME}_0.pt"
-    content = torch.load(path)
+    content = torch.load(path, weights_only=True)
     torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
     runs = iter(range(1000))
     damage(path, lambda: import_features({"lseg": folder}, dataset, tmp_path / f"store{next(runs)}"), times=120)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from conftest import ColorTeacher, camera_at
+from conftest import Alone, ColorTeacher, camera_at
 from cuao3d import photographs as room
 from cuao3d.errors import InputError
 from cuao3d.fusion import View, Visibility, sample_cells, see
@@ -29,19 +29,6 @@ from cuao3d.pipeline import fuse
 from cuao3d.scene import Frame, Scene
 from cuao3d.store import PHOTOGRAPHS_FILE, Store
 from cuao3d.worlds.rooms import Rooms, make_room
-
-
-class Alone:
-    """One scene as a dataset."""
-
-    def __init__(self, scene: Scene) -> None:
-        self.scene, self.names = scene, (scene.name,)
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, index: int) -> Scene:
-        return self.scene
 
 
 def seen_by(*samples: set[int]) -> Visibility:

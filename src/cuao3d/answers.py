@@ -37,7 +37,6 @@ NO_PHOTOGRAPHS = (
     "earlier version kept none."
 )
 
-
 BEST_SHARE = 4
 """The relevance and the centre of a place are those of the best of its points, one in so many: the others would hide a
 small place behind a large one, and pull the centre off the thing."""

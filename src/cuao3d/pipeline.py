@@ -7,7 +7,6 @@ from dataclasses import asdict
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from torch import Tensor
@@ -29,9 +28,6 @@ from cuao3d.teachers import Teacher, cards_of, known_card
 from cuao3d.teachers.views import BATCH
 from cuao3d.text import class_vectors, load_text_encoder
 from cuao3d.workers import side_by_side
-
-if TYPE_CHECKING:
-    pass
 
 
 def fuse(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,12 @@ class Predictor:
         calibrated = f" The verdicts were calibrated on {self.calibration.measured_on}."
         return f"Answered by {who}; words by {self.text}.{taught}{calibrated}"
 
+    @cached_property
+    def _class_vectors(self) -> Float[Tensor, "K C"] | None:
+        """Unit vectors of the classes; None without classes, or where a fixed vocabulary may lack them."""
+        is_limited = self.classes and getattr(self.encoder, "vectors", None) is None
+        return self.encoder(list(self.classes)) if is_limited else None
+
     def features(self, scene: StoredScene) -> Float[Tensor, "S C"]:
         """Return the feature of every sample of a scene; zeros where it has none (see `known`).
 
@@ -136,7 +143,9 @@ class Predictor:
         """
         key = tuple(queries)
         if key not in self._questions:
-            self._questions[key] = Questions.read(self.encoder, queries, classes=self.classes)
+            self._questions[key] = Questions.read(
+                self.encoder, queries, classes=self.classes, class_vectors=self._class_vectors
+            )
         of_point = scene.sample_of_point
         return tuple(
             replace(

@@ -98,7 +98,13 @@ class Questions:
     """For each query that no class of the teacher is near, the nearest class; see `Answer.nearest_class`."""
 
     @staticmethod
-    def read(encoder: TextEncoder, queries: Sequence[str], *, classes: Sequence[str] = ()) -> "Questions":
+    def read(
+        encoder: TextEncoder,
+        queries: Sequence[str],
+        *,
+        classes: Sequence[str] = (),
+        class_vectors: Float[Tensor, "N C"] | None = None,
+    ) -> "Questions":
         """Encode queries.
 
         An encoder with a fixed vocabulary (`vectors`, as `Table` has) may lack the usual contrast words; its whole
@@ -110,12 +116,14 @@ class Questions:
             queries: The queries.
             classes: Names of all that the teacher can tell apart; none if it is not limited to classes. They limit
                 nothing where the encoder has a fixed vocabulary, which may lack them.
+            class_vectors: Unit vectors of the classes, where they were encoded before: hundreds take seconds.
         """
         vectors = encoder(list(queries))
         known: Tensor | None = getattr(encoder, "vectors", None)
         nearest: list[str | None] = [None] * len(queries)
         if classes and known is None:
-            nearest = _nearest(vectors, encoder(list(classes)), classes)
+            named = encoder(list(classes)) if class_vectors is None else class_vectors
+            nearest = _nearest(vectors, named, classes)
         contrast = encoder(CONTRAST) if known is None else known
         distance = 1 - vectors @ contrast.T
         usual = distance.quantile(0.5, dim=1, keepdim=True) if len(contrast) else distance
