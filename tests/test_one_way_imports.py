@@ -21,6 +21,7 @@ ROOMS = (
     "pickles",
     "plugins",
     "threads",
+    "products",
     "ranks",
     "augment",
     "progress",

@@ -13,6 +13,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
+from cuao3d import __version__
 from cuao3d.cli.check import check
 from cuao3d.cli.compare import compare
 from cuao3d.cli.demo import configurable_demo, demo
@@ -24,6 +25,8 @@ from cuao3d.cli.settings import refuse_unknown_options
 from cuao3d.cli.takeover import import_official
 from cuao3d.cli.weights import weights
 from cuao3d.errors import UserError
+from cuao3d.products import describe
+from cuao3d.progress import machine
 
 COMMANDS: dict[str, Any] = {
     "demo": demo,
@@ -51,7 +54,8 @@ AFTER_STOP = {
 
 DESCRIPTION = """Posed RGB-D in, a 3D model that understands any words out.
 
-`cuao3d COMMAND --help` explains a command. --debug, anywhere, shows where in the code an error arose."""
+`cuao3d COMMAND --help` explains a command. --debug, anywhere, shows where in the code an error arose. --version says
+what is installed, and how this processor multiplies matrices."""
 
 USER_ERROR, DEFECT, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
 """Exit codes."""
@@ -66,6 +70,9 @@ def main(arguments: list[str] | None = None) -> int:
     words = [word for word in (sys.argv[1:] if arguments is None else arguments) if word != "--debug"]
     is_debugged = len(words) < len(sys.argv[1:] if arguments is None else arguments)
     command = next((word for word in words if not word.startswith("-")), "")
+    if words == ["--version"]:
+        print(_version())
+        return 0
     try:
         try:
             return _run(command, words)
@@ -99,6 +106,11 @@ def _run(command: str, words: list[str]) -> int:
         commands, prog="cuao3d", description=DESCRIPTION, args=words, use_underscores=False
     )
     return code
+
+
+def _version() -> str:
+    """Return the versions, and how matrices are multiplied here."""
+    return f"cuao3d {__version__}, {machine()}\n{describe()}"
 
 
 def _line(error: Exception) -> str | None:

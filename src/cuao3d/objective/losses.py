@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from cuao3d.objective.normalizers import Normalizer
 from cuao3d.objective.targets import Source, Targets
-from cuao3d.sparse import add_product, widen
+from cuao3d.products import add_product, matmul, widen
 from cuao3d.threads import in_shares
 
 LossKind = Literal["cosine", "demeaned-cosine", "l1", "l2", "smooth-l1", "cosine+smooth-l1"]
@@ -131,12 +131,12 @@ def _word_loss(hidden: Tensor, weight: Tensor, source: Source, vectors: Tensor, 
 
     def compare(share: int, num_shares: int) -> None:
         for rows, z in source.chunks(share, num_shares, hidden.dtype):
-            torch.mm(functional.normalize(source.decode(z), dim=1), vectors.T, out=near[rows])
+            matmul(functional.normalize(source.decode(z), dim=1), vectors.T, out=near[rows])
 
     in_shares(compare, hidden.device)
     wanted = (near / temperature).softmax(dim=1)
-    norm = ((hidden @ (weight @ weight.T)) * hidden).sum(dim=1, keepdim=True).clamp(min=EPSILON).sqrt()
-    return functional.cross_entropy(hidden @ (weight @ vectors.T) / norm / temperature, wanted)
+    norm = (matmul(hidden, weight @ weight.T) * hidden).sum(dim=1, keepdim=True).clamp(min=EPSILON).sqrt()
+    return functional.cross_entropy(matmul(hidden, weight @ vectors.T) / norm / temperature, wanted)
 
 
 class _VoxelLosses(torch.autograd.Function):
@@ -201,7 +201,7 @@ def _cosine(
     With the unit target t, a = W t, G = W Wᵀ and n = |hᵀ W|, the cosine is c = h·a / n, and
     dc/dh = a / n - (c / n²) G h,   dc/dW = (h / n) tᵀ - (c / n²) h hᵀ W.
     """
-    metric_hidden = hidden @ (weight @ weight.T)
+    metric_hidden = matmul(hidden, weight @ weight.T)
     norm = (metric_hidden * hidden).sum(dim=1).clamp(min=0).sqrt()
     inverse = 1 / norm.clamp(min=EPSILON)
     seen = _correlate(hidden * (voxel_weights * inverse)[:, None], weight, source, product, unit=True, demean=demean)
@@ -211,20 +211,20 @@ def _cosine(
     return _Result(
         1 - cosine,
         pull * metric_hidden - seen.projected * (voxel_weights * inverse)[:, None],
-        (hidden.T @ (pull * hidden)) @ weight - seen.correlation,
+        matmul(hidden.T, pull * hidden) @ weight - seen.correlation,
     )
 
 
 def _l2(hidden: Tensor, weight: Tensor, source: Source, voxel_weights: Tensor, product: torch.dtype) -> _Result:
     """Compute the mean over channels of (F - T)² = hᵀ G h - 2 h·(W T) + |T|²."""
     channels = weight.shape[1]
-    metric_hidden, weighted = hidden @ (weight @ weight.T), hidden * voxel_weights[:, None]
+    metric_hidden, weighted = matmul(hidden, weight @ weight.T), hidden * voxel_weights[:, None]
     seen = _correlate(weighted, weight, source, product, unit=False, demean=False)
     of_voxels = ((metric_hidden - 2 * seen.projected) * hidden).sum(dim=1) + seen.squared_norm
     return _Result(
         of_voxels / channels,
         (metric_hidden - seen.projected) * voxel_weights[:, None] * (2 / channels),
-        ((hidden.T @ weighted) @ weight - seen.correlation) * (2 / channels),
+        (matmul(hidden.T, weighted) @ weight - seen.correlation) * (2 / channels),
     )
 
 
@@ -257,13 +257,13 @@ def _correlate(
             if demean and affine is None:
                 z -= z.mean(dim=1, keepdim=True)
             rounded = z.to(product)
-            seen = (rounded @ to_hidden).to(wide)
+            seen = matmul(rounded, to_hidden).to(wide)
             if affine is None or of_mean is None:
                 square = torch.linalg.vector_norm(z, dim=1).square_()
             else:
                 mean_to_hidden, gram, basis_of_mean = of_mean
                 seen += mean_to_hidden
-                square = ((z @ gram) * z).sum(dim=1) + 2 * (z @ basis_of_mean) + affine[1] @ affine[1]
+                square = (matmul(z, gram) * z).sum(dim=1) + 2 * (z @ basis_of_mean) + affine[1] @ affine[1]
             squared_norm[rows], left_rows = square, left[rows]
             if unit:
                 scale = square.clamp_(min=0).sqrt_().clamp_(min=EPSILON).reciprocal_()[:, None]
@@ -313,7 +313,8 @@ def _channel_by_channel(
 
     def compare(rows: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         # Not in half precision: rounding would flip the sign of small differences.
-        total, derivative = slope(target.neg_().addmm_(rows, weight))
+        add_product(target.neg_(), rows, weight)
+        total, derivative = slope(target)
         return total.div_(channels), derivative
 
     return _output_by_output(hidden, weight, source, voxel_weights / channels, product, compare)
@@ -326,7 +327,7 @@ def _own(
 
     def compare(rows: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
-            predicted = (rows @ weight).detach().requires_grad_()
+            predicted = matmul(rows, weight).detach().requires_grad_()
             of_rows = loss(predicted, target)
             (derivative,) = torch.autograd.grad(of_rows.sum(), predicted)
         return of_rows.detach(), derivative
@@ -355,7 +356,7 @@ def _output_by_output(
         for rows, z in source.chunks(share, num_shares, hidden.dtype):
             of_voxels[rows], derivative = compare(hidden[rows], source.decode(z))
             derivative, of_rows = derivative.to(product), counts[rows, None]
-            torch.mul((derivative @ right.T).to(hidden.dtype), of_rows, out=grad_hidden[rows])
+            torch.mul(matmul(derivative, right.T).to(hidden.dtype), of_rows, out=grad_hidden[rows])
             add_product(grad_weight, (hidden[rows] * of_rows).T.to(product), derivative)
         return grad_weight
 

@@ -5,8 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cuao3d.errors import InputError
+from cuao3d.products import autocast, matmul, widen
 from cuao3d.sparse.naive import convolve_naively
-from cuao3d.sparse.precision import add_product, autocast, widen
 from cuao3d.sparse.runs import convolve_runs
 from cuao3d.sparse.spconv import convolve_by_spconv
 from cuao3d.sparse.triton import convolve_by_triton
@@ -17,11 +17,9 @@ __all__ = [
     "BACKENDS",
     "KernelMap",
     "VoxelSet",
-    "add_product",
     "convolve",
     "multiply",
     "sort_voxels",
-    "widen",
 ]
 
 BACKENDS = {
@@ -72,7 +70,7 @@ def multiply(x: Float[Tensor, "N Cin"], matrix: Float[Tensor, "Cin Cout"]) -> Fl
     x, matrix = autocast(x), autocast(matrix)
     with torch.autocast(x.device.type, enabled=False):
         if torch.is_grad_enabled() or widen(x[:0]).dtype == x.dtype:
-            return (widen(x) @ widen(matrix)).to(x.dtype)
+            return matmul(widen(x), widen(matrix)).to(x.dtype)
         return _multiply_by_parts(x, widen(matrix))
 
 
@@ -83,7 +81,7 @@ def _multiply_by_parts(x: Tensor, matrix: Tensor) -> Tensor:
     def fill(share: int, num_shares: int) -> None:
         for start in range(share * ROWS_AT_A_TIME, len(x), num_shares * ROWS_AT_A_TIME):
             rows = slice(start, start + ROWS_AT_A_TIME)
-            out[rows] = x[rows].to(matrix.dtype) @ matrix
+            out[rows] = matmul(x[rows].to(matrix.dtype), matrix)
 
     in_shares(fill, x.device)
     return out

@@ -3,6 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from cuao3d.products import matmul, widen
 from cuao3d.sparse.voxels import KernelMap
 
 
@@ -10,7 +11,8 @@ def convolve_naively(
     x: Float[Tensor, "N Cin"], kernel: Float[Tensor, "K Cin Cout"], kernel_map: KernelMap
 ) -> Float[Tensor, "M Cout"]:
     """Gather, multiply and scatter-add for each kernel position."""
-    out = x.new_zeros(kernel_map.windows.num_outputs, kernel.shape[2])
+    wide, kernel = widen(x), widen(kernel)
+    out = wide.new_zeros(kernel_map.windows.num_outputs, kernel.shape[2])
     for position, (in_rows, out_rows) in zip(kernel_map.positions, kernel_map.windows.pairs(), strict=True):
-        out = out.index_add(0, out_rows, x.index_select(0, in_rows) @ kernel[position])
-    return out
+        out = out.index_add(0, out_rows, matmul(wide.index_select(0, in_rows), kernel[position]))
+    return out.to(x.dtype)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from cuao3d.sparse.precision import add_product, widen
+from cuao3d.products import add_product, matmul, widen
 from cuao3d.sparse.voxels import KernelMap, Windows
 from cuao3d.threads import in_shares
 
@@ -96,7 +96,7 @@ def _convolve_runs(
             pieces = (t.split_with_sizes(block.sizes) for t in of_runs)
             for (column, occupied, count), first, out_rows, product in zip(block.groups, *pieces, strict=True):
                 run = runs[occupied.bit_count()].index_select(0, first)
-                torch.mm(run, kernels[column, occupied], out=product)
+                matmul(run, kernels[column, occupied], out=product)
                 if kernel_pass is not None:
                     seen = kernel_pass[0].index_select(0, out_rows)
                     seen[count:] = 0  # padding of the group
@@ -136,7 +136,7 @@ def _convolve_windows(x: Tensor, kernel: Tensor, windows: Windows) -> Tensor:
     """Multiply whole neighbourhoods, with zeros for empty cells: faster for few channels or few voxels."""
     out = x.new_empty(windows.num_outputs, kernel.shape[2])
     for rows, seen in _gather_windows(x, windows):
-        torch.mm(seen, kernel.flatten(0, 1), out=out[rows])
+        matmul(seen, kernel.flatten(0, 1), out=out[rows])
     return out
 
 

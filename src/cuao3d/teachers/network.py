@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cuao3d.errors import InputError
+from cuao3d.products import fast_layers
 
 Precision = Literal["fp32", "bf16", "fp16"]
 """What a network computes in; its weights stay in fp32, its maps are fp32."""
@@ -48,11 +49,15 @@ class NetworkTeacher:
         """Move the network; from then on it computes there, in this precision.
 
         Raises:
-            InputError: There is no such precision.
+            InputError: There is no such precision, or it is fp16 on a CPU.
         """
         if precision not in get_args(Precision):
             raise InputError(f"--precision {precision}: choose from {', '.join(get_args(Precision))}.")
         self.device, self.precision = torch.device(device), precision
+        if precision == "fp16" and self.device.type == "cpu":
+            raise InputError(
+                "--precision fp16 is for a GPU: a CPU would take up to a thousand times as long as in fp32."
+            )
         self.network.to(self.device)
         return self
 
@@ -64,7 +69,8 @@ class NetworkTeacher:
     def batch(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B _ _ _"], ...]:
         """Describe images of one size (RGB in [0, 1]), as `__call__` does each of them."""
         images = images.to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, DTYPES.get(self.precision), enabled=self.precision in DTYPES):
+        is_half = self.precision in DTYPES
+        with fast_layers(self.device), torch.autocast(self.device.type, DTYPES.get(self.precision), enabled=is_half):
             return tuple(one.float() for one in self._describe(images))
 
     def _describe(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B _ _ _"], ...]:
