@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cuao3d.geometry import voxelize
+from cuao3d.products import describe, matmul
 from cuao3d.progress import machine
 
 HEADS = {"lseg": 512, "dinov2": 1024, "stable_diffusion": 3200}
@@ -102,18 +103,18 @@ def write_section(page: Path, name: str, lines: Sequence[str]) -> None:
 def provenance(command: str) -> list[str]:
     """Say how a section came to be, on which day and machine."""
     gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_initialized() else ""
-    return [f"Written by `{command}`", f"on {time.strftime('%Y-%m-%d')}, {gpu}{machine()}."]
+    return [f"Written by `{command}`", f"on {time.strftime('%Y-%m-%d')}, {gpu}{machine()},", f"{describe()}."]
 
 
 def product_speed(dtype: torch.dtype, device: str = "cpu") -> float:
-    """Operations a second of a matrix product of 4096 x 4096 x 4096, or of a smaller one where it is emulated."""
+    """Operations a second of a product by `matmul` of 4096 x 4096 x 4096, or of a smaller one where it is emulated."""
     size = 256
     while True:
         a, b = torch.randn(2, size, size).to(device, dtype)
-        torch.mm(a, b)
+        matmul(a, b)
         finish()
         start = time.perf_counter()
-        torch.mm(a, b)
+        matmul(a, b)
         finish()
         seconds = time.perf_counter() - start
         if size == 4096 or seconds > 0.3:

@@ -5,9 +5,11 @@ import cuao3d  # noqa: F401 - before PyTorch, which looks at what it asks for wh
 # isort: split
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,9 +19,10 @@ from torch.nn import functional
 from common import HEADS, product_speed, provenance, room, take_turns, write_section
 from cuao3d.heads import Head
 from cuao3d.sparse import convolve, runs, sort_voxels
-from cuao3d.sparse.voxels import KernelMap
+from cuao3d.sparse.voxels import VoxelSet
 from cuao3d.student import ConvNorm, Student
 from cuao3d.threads import in_shares
+from rival import NOT_INSTALLED, check_equal, load_ocnn, one_layer
 
 STEPS = ("gather", "add up", "multiply")
 
@@ -114,7 +117,9 @@ def timed_layers(voxels: int, repeats: int) -> dict[tuple[str, str, int], tuple[
 
 def steps_table(voxels: int, widths: list[int], repeats: int, ceiling: float, command: str) -> list[str]:
     """Seconds of one convolution, of the naive form, and of our steps alone."""
-    kernel_map = sort_voxels(room(voxels)[0])[0].neighbours(3)
+    sorted_voxels, ocnn = sort_voxels(room(voxels)[0])[0], load_ocnn()
+    kernel_map = sorted_voxels.neighbours(3)
+    rivals = ("naive", *(["ocnn"] if ocnn else []))
     lines = [
         "## Where a layer's time goes",
         "",
@@ -123,19 +128,21 @@ def steps_table(voxels: int, widths: list[int], repeats: int, ceiling: float, co
         f"{len(kernel_map.windows.row) / voxels:.1f} runs along z; float32, medians of {repeats}, taking turns.",
         "The last columns are our steps, each done alone: what this way of computing can reach. GFLOP/s are of true",
         f"work; large products run at {ceiling:.0f} here.",
+        "`ocnn` is that layer of ocnn at its fastest setting; its results were checked to be equal to ours."
+        if ocnn
+        else NOT_INSTALLED,
         "",
-        f"| channels | naive, ms | ours, ms | times as fast | GFLOP/s | {', ms | '.join(STEPS)}, ms | its GFLOP/s |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"| channels | {', ms | '.join(rivals)}, ms | ours, ms | times {' | times '.join(rivals)} | GFLOP/s "
+        f"| {', ms | '.join(STEPS)}, ms | its GFLOP/s |",
+        f"|---|---|---|{'---|---|' * len(rivals)}---|---|---|---|",
     ]
     for width in widths:
-        seconds = timed(kernel_map, width, repeats)
+        seconds = timed(sorted_voxels, width, repeats, ocnn)
         work = 2 * kernel_map.num_pairs * width * width / 1e9
-        apart = " | ".join(f"{1e3 * seconds[step]:.0f}" for step in STEPS)
-        lines.append(
-            f"| {width} | {1e3 * seconds['naive']:.0f} | {1e3 * seconds['ours']:.0f} "
-            f"| {seconds['naive'] / seconds['ours']:.2f} | {work / seconds['ours']:.0f} | {apart} "
-            f"| {work / seconds['multiply']:.0f} |"
-        )
+        cells = [f"{1e3 * seconds[name]:.0f}" for name in (*rivals, "ours")]
+        cells += [f"{seconds[name] / seconds['ours']:.2f}" for name in rivals]
+        cells += [f"{work / seconds['ours']:.0f}", *(f"{1e3 * seconds[step]:.0f}" for step in STEPS)]
+        lines.append(f"| {width} | {' | '.join(cells)} | {work / seconds['multiply']:.0f} |")
     return lines
 
 
@@ -148,9 +155,10 @@ class Product:
     kernel: torch.Tensor
 
 
-def timed(kernel_map: KernelMap, channels: int, repeats: int) -> dict[str, float]:
-    """Median seconds of the naive form, of ours, and of our steps alone, on all threads."""
-    windows, voxels = kernel_map.windows, kernel_map.num_inputs
+def timed(voxel_set: VoxelSet, channels: int, repeats: int, ocnn: ModuleType | None) -> dict[str, float]:
+    """Median seconds of the naive form, of ocnn, of ours, and of our steps alone, on all threads."""
+    kernel_map, voxels = voxel_set.neighbours(3), len(voxel_set)
+    windows = kernel_map.windows
     x, kernel = torch.randn(voxels, channels), torch.randn(27, channels, channels)
     blocks = windows.blocks(runs._num_rows_per_block(channels, channels, voxels, x.device))
     views = [x.as_strided((voxels - n + 1, n * channels), (channels, 1)) for n in range(4)]
@@ -184,20 +192,30 @@ def timed(kernel_map: KernelMap, channels: int, repeats: int) -> dict[str, float
                 block.place_of_run, sums, block.runs_before_row, mode="sum", include_last_offset=True
             )
 
-    def forward(backend: str) -> None:
-        with torch.no_grad():
-            convolve(x, kernel, kernel_map, backend)
-
+    layer = {"ocnn": equal_layer(ocnn, voxel_set, x, kernel)} if ocnn else {}
     return take_turns(
         {
-            "naive": lambda: forward("naive"),
-            "ours": lambda: forward("runs"),
+            "naive": lambda: convolve(x, kernel, kernel_map, "naive"),
+            **layer,
+            "ours": lambda: convolve(x, kernel, kernel_map),
             "gather": lambda: in_shares(gather, x.device),
             "multiply": lambda: in_shares(multiply, x.device),
             "add up": lambda: in_shares(add_up, x.device),
         },
         repeats,
     )
+
+
+def equal_layer(
+    ocnn: ModuleType, voxel_set: VoxelSet, x: torch.Tensor, kernel: torch.Tensor
+) -> Callable[[], torch.Tensor]:
+    """Return the convolution of ocnn after checking that it computes the same."""
+    run, setting, row_of_voxel = one_layer(ocnn, voxel_set.coords, x, kernel)
+    difference = check_equal(
+        "results of a convolution", convolve(x, kernel, voxel_set.neighbours(3)), run()[row_of_voxel]
+    )
+    print(f"{x.shape[1]} channels: ocnn's {setting} is equal to ours up to {difference:.0e}")
+    return run
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from common import HEADS, keep_memory, peak, peak_of, provenance, room, take_turns, write_section
 from cuao3d.objective import LossKind, make_weighting, teacher_loss
+from cuao3d.products import MM, chosen, using
 from cuao3d.student import Student
 
 LOSSES: dict[str, LossKind] = {"lseg": "cosine", "dinov2": "l1", "stable_diffusion": "demeaned-cosine"}
@@ -120,6 +121,12 @@ def prepare(voxels: int, what: str, variant: str, device: str) -> Callable[[], A
     def run() -> None:
         optimizer.zero_grad()
         hidden.grad = None
+        with using(MM if variant == "official" else chosen()):
+            compute()
+        if what == "step":
+            optimizer.step()
+
+    def compute() -> None:
         with torch.autocast(device, torch.bfloat16, enabled=variant == "bf16"):
             rows = student.hidden(coords, feats) if what == "step" else hidden
             if variant == "bf16":
@@ -130,8 +137,6 @@ def prepare(voxels: int, what: str, variant: str, device: str) -> Callable[[], A
             ]
             total = weighting(torch.stack(losses))
         total.backward()
-        if what == "step":
-            optimizer.step()
 
     return run
 

@@ -1,9 +1,10 @@
-"""Time and memory of the student: the naive twin, ours in float32 and ours in bfloat16, side by side in one run."""
+"""Time and memory of the student: the naive twin, the same network of ocnn, and ours, side by side in one run."""
 
 import cuao3d  # noqa: F401 - before PyTorch, which looks at what it asks for when it is imported
 
 # isort: split
 import json
+import textwrap
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -26,13 +27,18 @@ from common import (
     take_turns,
     write_section,
 )
+from cuao3d.products import MM, chosen, using
 from cuao3d.sparse import BACKENDS
 from cuao3d.student import ConvNorm, Student
+from rival import NOT_INSTALLED, SETTINGS, OctreeStudent, Setting, fastest_setting, largest_difference, load_ocnn
 
 What = Literal["forward", "train_body"]
-Variant = Literal["naive", "fp32", "bf16"]
+Variant = Literal["naive", "naive_product", "ocnn", "ocnn_bf16", "fp32", "bf16"]
 WHATS: tuple[What, ...] = ("forward", "train_body")
-VARIANTS: tuple[Variant, ...] = ("naive", "fp32", "bf16")
+VARIANTS: tuple[Variant, ...] = ("naive", "naive_product", "ocnn", "ocnn_bf16", "fp32", "bf16")
+
+RIVALS: tuple[tuple[Variant, ...], ...] = (("naive",), ("naive_product",), ("ocnn", "ocnn_bf16"))
+"""What ours are compared with: a row in bfloat16 with the fastest of a group, one in float32 with its first."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,8 @@ class Row:
     """Memory on top of the student and its input, measured in a process of its own."""
     flops: int
     """Multiplications and additions that occupied neighbours need; a training step counts them three times."""
+    setting: str = ""
+    """How ocnn computed its convolutions: the fastest of its settings for this work."""
 
 
 def main(
@@ -73,123 +81,172 @@ def main(
         repeats: How often each is timed; the variants take turns.
         readme: Page to write the table into, with machine and date.
         title: Of the section there.
-        memory_of: Only run this once and print its peak memory, megabytes; "what:variant".
+        memory_of: Only run this once and print its peak memory, megabytes; "what:variant:index of ocnn's setting".
         device: Where it runs.
     """
-    sizes, compared = [int(size) for size in voxels.split(",")], variants.split(",")
+    sizes, compared = [int(size) for size in voxels.split(",")], cast(list[Variant], variants.split(","))
     if memory_of:
-        what, variant = memory_of.split(":")
-        print(peak_of(prepare(*room(sizes[0]), architecture, what, variant, device)))  # type: ignore[arg-type]
+        what, variant, setting = memory_of.split(":")
+        network = make_network(architecture, cast(What, what), cast(Variant, variant), device, SETTINGS[int(setting)])
+        print(peak_of(work_of(network, *room(sizes[0]), cast(What, what), cast(Variant, variant), device)))
         return
     keep_memory()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}")
-    ceilings = {"fp32": product_speed(torch.float32, device), "bf16": product_speed(torch.bfloat16, device)}
+    with using(MM):
+        ceilings = {MM: product_speed(torch.float32, device)}
+    ceilings |= {"fp32": product_speed(torch.float32, device), "bf16": product_speed(torch.bfloat16, device)}
     print(", ".join(f"large {name} products: {speed / 1e9:.0f} GFLOP/s" for name, speed in ceilings.items()))
-    rows = []
+    about_ocnn = ""
+    if any(variant.startswith("ocnn") for variant in compared):
+        about_ocnn = compare_with_ocnn(sizes, architecture)
+        print(about_ocnn)
+        compared = [variant for variant in compared if not variant.startswith("ocnn") or can_run(variant)]
+    if chosen() == MM and "naive" in compared:
+        compared = [variant for variant in compared if variant != "naive_product"]  # it would be the same twice
+    rows: list[Row] = []
     for size in sizes:
         for what in cast(list[What], work.split(",")):
             rows += measure(size, what, compared, architecture, repeats, device)
-            if json_file:
-                json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-            for row in rows[-len(compared) :]:
-                speed, ceiling = row.flops / row.seconds, ceiling_of(row, ceilings)
-                print(
-                    f"{row.voxels:>7} voxels  {row.what:<10}  {row.variant:<5}  {row.seconds:7.3f} s  "
-                    f"{rows[-len(compared)].seconds / row.seconds:5.2f} x  {row.peak_mb:6.0f} MB  "
-                    f"{speed / 1e9:5.0f} GFLOP/s  {speed / ceiling:5.0%} of large products"
-                )
+            print("\n".join(table(rows[-len(compared) :], ceilings)))
+    if json_file:
+        json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     if readme:
-        options = [f"--variants {variants}"] * (variants != ",".join(VARIANTS))
+        options = [f"--architecture {architecture}"] * (architecture != "MinkUNet18A")
+        options += [f"--variants {variants}"] * (variants != ",".join(VARIANTS))
         options += [f"--work {work}"] * (work != ",".join(WHATS)) + [f"--title '{title}'"] * (title != "The student")
         command = " ".join([f"python benchmarks/student.py --voxels {voxels} --repeats {repeats}", *options])
         lines = [f"## {title}", "", *provenance(f"{command} --readme benchmarks/README.md")]
-        write_section(readme, title, lines + table(rows, ceilings, architecture, repeats))
+        lines += explanation(rows, ceilings, architecture, repeats)
+        write_section(readme, title, [*lines, *textwrap.wrap(about_ocnn, 110), "", *table(rows, ceilings)])
+
+
+def compare_with_ocnn(sizes: list[int], architecture: str) -> str:
+    """Check that ocnn computes the same as ours, and say so and what is compared, or that it is not installed."""
+    ocnn = load_ocnn()
+    if ocnn is None:
+        return NOT_INSTALLED
+    emulated = "" if can_run("ocnn_bf16") else " This processor emulates bfloat16, and `ocnn_bf16` is left out."
+    difference = max(largest_difference(ocnn, room(size)[0], architecture) for size in sizes)
+    return (
+        f"`ocnn` is the same network out of the modules of ocnn {ocnn.__version__}, but for the stem, for which it has "
+        "only kernels of 3x3x3; building its octree included, at the fastest of its settings. Before, the features "
+        f"and, in float64, the gradients of all layers' weights were equal to ours up to {difference:.0e} of the "
+        f"largest (with the outer weights of our stem zero, and batch norm as in evaluation).{emulated}"
+    )
+
+
+def can_run(variant: Variant) -> bool:
+    """Whether ocnn is installed and, for bfloat16, the processor has instructions for it: ocnn would wait forever."""
+    return load_ocnn() is not None and (variant == "ocnn" or torch.cpu._is_avx512_bf16_supported())
+
+
+def explanation(rows: list[Row], ceilings: dict[str, float], architecture: str, repeats: int) -> list[str]:
+    """Say what the table compares."""
+    return [
+        f"{architecture} with heads of {', '.join(map(str, HEADS.values()))} channels; medians of {repeats}, variants",
+        "taking turns in a process that keeps its memory; sorting voxels and building kernel maps included. `naive`",
+        "gathers, multiplies and adds for each kernel position, with `torch.mm`; `naive_product`, where that is",
+        "another, with the product that our layers use. A machine without bfloat16 arithmetic computes `bf16` in float32.",
+        f"Large float32 products run at {ceilings['fp32'] / 1e9:.0f} GFLOP/s here, those of `torch.mm` at "
+        f"{ceilings[MM] / 1e9:.0f}, bfloat16 ones at {ceilings['bf16'] / 1e9:.0f};",
+        "the share of large products is of those of the same type. The columns *times* say how many times as fast a",
+        "row is as another of the same work, one in bfloat16 as the faster of ocnn's two.",
+    ]
+
+
+def table(rows: list[Row], ceilings: dict[str, float]) -> list[str]:
+    """The rows, with ratios to the rivals of the same work in the same run."""
+    rivals = [group for group in RIVALS if any(row.variant in group for row in rows)]
+    names = "".join(f" times {group[0]} |" for group in rivals)
+    lines = [
+        f"| voxels | what | variant | seconds |{names} µs a voxel | extra MB | GFLOP/s | of large products | setting |",
+        f"|---|---|---|---|{'---|' * len(rivals)}---|---|---|---|---|",
+    ]
+    for row in rows:
+        seconds = {r.variant: r.seconds for r in rows if (r.voxels, r.what) == (row.voxels, row.what)}
+        ratios = ""
+        for group in rivals:
+            taken = [seconds[variant] for variant in (group if is_half(row) else group[:1]) if variant in seconds]
+            ratios += f" {min(taken) / row.seconds:.2f} |" if taken else " |"
+        speed = row.flops / row.seconds
+        lines.append(
+            f"| {row.voxels:,} | {row.what} | {row.variant} | {row.seconds:.3f} |{ratios} "
+            f"{1e6 * row.seconds / row.voxels:.0f} | {row.peak_mb:,.0f} | {speed / 1e9:.0f} "
+            f"| {speed / ceiling_of(row, ceilings):.0%} | {row.setting} |"
+        )
+    return lines
+
+
+def is_half(row: Row) -> bool:
+    """Whether a row multiplies in bfloat16."""
+    return row.variant.endswith("bf16")
 
 
 def ceiling_of(row: Row, ceilings: dict[str, float]) -> float:
     """Speed of large products as a row computes them; in float32 where bfloat16 is emulated."""
-    return max(ceilings.values()) if row.variant.endswith("bf16") else ceilings["fp32"]
-
-
-def table(rows: list[Row], ceilings: dict[str, float], architecture: str, repeats: int) -> list[str]:
-    """The rows as a table; every ratio is to the first variant of the same work in the same run."""
-    lines = [
-        f"{architecture} with heads of {', '.join(map(str, HEADS.values()))} channels; medians of {repeats}, variants",
-        "taking turns in a process that keeps its memory; sorting voxels and building kernel maps included. `naive`",
-        "gathers, multiplies and adds for each kernel position. A machine without bfloat16 arithmetic computes `bf16`",
-        f"in float32. Large float32 products run at {ceilings['fp32'] / 1e9:.0f} GFLOP/s here, bfloat16 ones at "
-        f"{ceilings['bf16'] / 1e9:.0f};",
-        "the last column compares with those of the same type.",
-        "",
-        "| voxels | what | variant | seconds | times as fast | µs a voxel | extra MB | GFLOP/s | of large products |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        first = next(other for other in rows if (other.voxels, other.what) == (row.voxels, row.what))
-        speed = row.flops / row.seconds
-        lines.append(
-            f"| {row.voxels:,} | {row.what} | {row.variant} | {row.seconds:.3f} | {first.seconds / row.seconds:.2f} "
-            f"| {1e6 * row.seconds / row.voxels:.0f} | {row.peak_mb:,.0f} | {speed / 1e9:.0f} "
-            f"| {speed / ceiling_of(row, ceilings):.0%} |"
-        )
-    bounds = [
-        f"{row.seconds * ceilings['fp32'] / row.flops:.1f} ({row.what}, {row.voxels:,} voxels)"
-        for row in rows
-        if row.variant == "naive"
-    ]
-    if bounds:
-        lines += [
-            "",
-            "At the speed of large products, the work would take less time than the naive form by a factor of",
-        ]
-        lines += [f"{'; '.join(bounds)}: no float32 form can be faster here."]
-    return lines
+    return max(ceilings.values()) if is_half(row) else ceilings["fp32"]
 
 
 def measure(
-    num_voxels: int, what: What, variants: list[Any], architecture: str, repeats: int, device: str
+    num_voxels: int, what: What, variants: list[Variant], architecture: str, repeats: int, device: str
 ) -> list[Row]:
     """Time the variants, taking turns."""
     coords, feats = room(num_voxels)
-    runs = {variant: prepare(coords, feats, architecture, what, variant, device) for variant in variants}
+    networks = {variant: make_network(architecture, what, variant, device) for variant in variants}
+    runs = {variant: work_of(network, coords, feats, what, variant, device) for variant, network in networks.items()}
+    settings = {
+        variant: fastest_setting(network.use, runs[variant])
+        for variant, network in networks.items()
+        if isinstance(network, OctreeStudent)
+    }
+    for variant, setting in settings.items():
+        networks[variant].use(setting)
     seconds = take_turns(runs, repeats)
     flops = count_flops(coords, feats, architecture, what)
     command = ["--voxels", str(num_voxels), "--architecture", architecture, "--device", device, "--memory-of"]
-    return [
-        Row(
-            num_voxels,
-            what,
-            variant,
-            seconds[variant],
-            peak(runs[variant], device, [*command, f"{what}:{variant}"]),
-            flops,
-        )
-        for variant in variants
-    ]
+    rows = []
+    for variant in variants:
+        setting = settings.get(variant, SETTINGS[0])
+        megabytes = peak(runs[variant], device, [*command, f"{what}:{variant}:{SETTINGS.index(setting)}"])
+        name = str(setting) if variant in settings else ""
+        rows.append(Row(num_voxels, what, variant, seconds[variant], megabytes, flops, name))
+    return rows
 
 
-def prepare(
-    coords: Int[Tensor, "V 4"], feats: Float[Tensor, "V 3"], architecture: str, what: What, variant: str, device: str
-) -> Callable[[], Any]:
-    """A student, and what to do with it."""
+def make_network(
+    architecture: str, what: What, variant: Variant, device: str, setting: Setting = SETTINGS[0]
+) -> Student | OctreeStudent:
+    """A student, or the same network of ocnn, ready for some work."""
     torch.manual_seed(0)
-    backend = variant.removesuffix("_bf16")
-    student = Student(HEADS, architecture).use_backend(backend if backend in BACKENDS else "runs").to(device)
-    student.train(what == "train_body")
+    backend = "naive" if variant == "naive_product" else variant.removesuffix("_bf16")
+    network: Any = Student(HEADS, architecture).use_backend(backend if backend in BACKENDS else "runs")
+    if variant.startswith("ocnn"):
+        network = OctreeStudent(load_ocnn(), network).use(setting)
+    return network.train(what == "train_body").to(device)
+
+
+def work_of(
+    network: Any, coords: Int[Tensor, "V 4"], feats: Float[Tensor, "V 3"], what: What, variant: Variant, device: str
+) -> Callable[[], Any]:
+    """What to do with a network."""
     coords, feats = coords.to(device), feats.to(device)
 
     def precision() -> AbstractContextManager[Any]:
         return torch.autocast(device, torch.bfloat16) if variant.endswith("bf16") else nullcontext()
 
+    def product() -> AbstractContextManager[Any]:
+        return using(MM if variant in ("naive", "ocnn", "ocnn_bf16") else chosen())
+
     def forward() -> None:
-        with torch.no_grad(), precision():
-            student(coords, feats)
+        with torch.no_grad(), precision(), product():
+            network(coords, feats)
 
     def train_body() -> None:
-        student.zero_grad()
-        with precision():
-            loss = student.hidden(coords, feats).float().square().mean()
-        loss.backward()
+        network.zero_grad()
+        with product():
+            with precision():
+                loss = network.hidden(coords, feats).float().square().mean()
+            loss.backward()
 
     return forward if what == "forward" else train_body
 

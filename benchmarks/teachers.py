@@ -18,6 +18,7 @@ import tyro
 from torch import nn
 
 from common import peak_in_own_process, peak_of, provenance, write_section
+from cuao3d.products import MM, Way, chosen, using
 from cuao3d.teachers import load_teacher
 from cuao3d.teachers.lseg import LSeg
 from cuao3d.teachers.network import Precision
@@ -46,6 +47,8 @@ class Row:
     """Median over the batches, of reading ahead, preparing, describing."""
     outside: float
     """Share of the time that is not spent in the network."""
+    seconds_by_mm: float
+    """The same with `torch.mm`; the same number where that is what is used."""
     peak_mb: float
     """Memory that loading and describing one batch adds, in a process of its own; of a GPU: the GPU's."""
 
@@ -118,14 +121,16 @@ def section(rows: list[Row], title: str, repeats: int) -> list[str]:
         "",
         *provenance(f"python benchmarks/teachers.py --teachers {names} {options} --readme benchmarks/README.md"),
         f"Images of {IMAGE[2]} x {IMAGE[1]}, {first.batch} at a time, {first.precision}; {weights}",
-        "*Outside* is the share of the time not spent in the network.",
+        "*Outside* is the share of the time not spent in the network. *Times `torch.mm`* compares with",
+        "products by `torch.mm`, in turns.",
         "",
-        "| teacher | parameters, M | seconds an image | outside | memory, MB |",
-        "|---|---|---|---|---|",
+        "| teacher | parameters, M | seconds an image | times `torch.mm` | outside | memory, MB |",
+        "|---|---|---|---|---|---|",
     ]
     for row in rows:
         lines.append(
-            f"| {row.teacher} | {row.parameters / 1e6:,.0f} | {row.seconds_per_image:.3f} | {row.outside:.1%} "
+            f"| {row.teacher} | {row.parameters / 1e6:,.0f} | {row.seconds_per_image:.3f} "
+            f"| {row.seconds_by_mm / row.seconds_per_image:.2f} | {row.outside:.1%} "
             f"| {row.peak_mb:,.0f} |"
         )
     return lines
@@ -136,15 +141,17 @@ def _measure(name: str, spec: str, device: str, precision: Precision, batch: int
     networks = [value for value in vars(teacher).values() if isinstance(value, nn.Module)]
     inside = _Stopwatch(networks, device)
     images = [torch.rand(IMAGE, generator=torch.Generator().manual_seed(index)) for index in range(batch)]
-    totals, shares = [], []
-    for repeat in range(repeats + 1):
+    totals: dict[Way, list[float]] = {way: [] for way in (MM, chosen())}
+    shares = []
+    for way in [*totals] * (repeats + 1):
         inside.seconds = 0.0
         start = time.perf_counter()
-        for _ in describe_views(teacher, [lambda image=image: image for image in images], batch_size=batch):
-            _wait(device)
+        with using(way):
+            for _ in describe_views(teacher, [lambda image=image: image for image in images], batch_size=batch):
+                _wait(device)
         total = time.perf_counter() - start
-        if repeat:  # the first warms up
-            totals.append(total / batch)
+        totals[way].append(total / batch)
+        if way == chosen():
             shares.append(1 - inside.seconds / total)
     arguments = ["--memory-of", spec, "--device", device, "--precision", precision]
     return Row(
@@ -153,8 +160,9 @@ def _measure(name: str, spec: str, device: str, precision: Precision, batch: int
         precision=precision,
         batch=batch,
         parameters=sum(parameter.numel() for network in networks for parameter in network.parameters()),
-        seconds_per_image=median(totals),
-        outside=median(shares),
+        seconds_per_image=median(totals[chosen()][1:]),  # the first warms up
+        outside=median(shares[1:]),
+        seconds_by_mm=median(totals[MM][1:]),
         peak_mb=peak_in_own_process([*arguments, "--batch", str(batch)]),
     )
 
