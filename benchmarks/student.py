@@ -146,8 +146,8 @@ def explanation(rows: list[Row], ceilings: dict[str, float], architecture: str, 
         f"{architecture} with heads of {', '.join(map(str, HEADS.values()))} channels; medians of {repeats}, variants",
         "taking turns in a process that keeps its memory; sorting voxels and building kernel maps included. `naive`",
         "gathers, multiplies and adds for each kernel position, with `torch.mm`; `naive_product`, where that is",
-        "another, with the product that our layers use. A machine without bfloat16 arithmetic computes `bf16` in float32.",
-        f"Large float32 products run at {ceilings['fp32'] / 1e9:.0f} GFLOP/s here, those of `torch.mm` at "
+        "another, with the product that our layers use. A machine without bfloat16 arithmetic computes `bf16` in",
+        f"float32. Large float32 products run at {ceilings['fp32'] / 1e9:.0f} GFLOP/s here, those of `torch.mm` at "
         f"{ceilings[MM] / 1e9:.0f}, bfloat16 ones at {ceilings['bf16'] / 1e9:.0f};",
         "the share of large products is of those of the same type. The columns *times* say how many times as fast a",
         "row is as another of the same work, one in bfloat16 as the faster of ocnn's two.",
