@@ -3,7 +3,10 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -69,3 +72,41 @@ def test_an_interrupt_ends_all_jobs_at_once_and_they_do_not_hear_it_themselves()
     assert told == ["True"]
     assert multiprocessing.active_children() == before
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+class SayAndSleep:
+    """A job that says which process it runs in, then sleeps."""
+
+    def __call__(self, on_step):
+        on_step(0, 1, str(os.getpid()))
+        time.sleep(90)
+
+
+PARENT = """
+import sys
+from test_workers import SayAndSleep, side_by_side
+if __name__ == "__main__":
+    side_by_side([SayAndSleep(), SayAndSleep()], 2, lambda *step: print(step[-1], flush=True))
+"""
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    with subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths}
+    ) as parent:
+        workers = {int(parent.stdout.readline()) for _ in range(2)}
+        parent.kill()  # with SIGKILL, of which a parent hears nothing
+        assert len(workers) == 2
+        assert parent.stdout.read() == ""  # the end of the file comes when nobody holds it any more
+    assert not any(map(is_running, workers))
+
+
+def is_running(process):
+    """Whether there is a process that is no zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from multiprocessing.queues import SimpleQueue
+from typing import TypeVar
 
 import torch
 
@@ -47,9 +48,10 @@ def side_by_side(
     with ExitStack() as stack:
         with _ignoring_interrupts():
             others = multiprocessing.active_children()
-            progress = stack.enter_context(spawn.Manager()).Queue()
-            pool = stack.enter_context(ProcessPoolExecutor(num_workers, spawn, torch.set_num_threads, (num_threads,)))
-            running = [pool.submit(job, partial(_tell, progress, index)) for index, job in enumerate(jobs)]
+            progress = spawn.SimpleQueue()
+            stack.callback(progress.close)
+            pool = stack.enter_context(ProcessPoolExecutor(num_workers, spawn, _begin, (num_threads, progress)))
+            running = [pool.submit(job, partial(_tell, index)) for index, job in enumerate(jobs)]
         try:
             while wait(running, timeout=POLL_SECONDS).not_done:
                 _pass_on(progress, on_step)
@@ -74,10 +76,29 @@ def _ignoring_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _tell(progress: Any, index: int, done: int, total: int, line: str) -> None:
-    progress.put((index, done, total, line))
+_told: "SimpleQueue[tuple[int, int, int, str]]"
+"""Where a worker process tells its progress; set in workers only."""
 
 
-def _pass_on(progress: Any, on_step: Callable[[int, int, int, str], None]) -> None:
+def _begin(num_threads: int, progress: "SimpleQueue[tuple[int, int, int, str]]") -> None:
+    """Prepare a worker process: its share of the cores, where it tells its progress, and an end with its parent."""
+    global _told
+    _told = progress
+    torch.set_num_threads(num_threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended, however that was: a killed parent can tell nobody."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
+
+
+def _tell(index: int, done: int, total: int, line: str) -> None:
+    _told.put((index, done, total, line))
+
+
+def _pass_on(progress: "SimpleQueue[tuple[int, int, int, str]]", on_step: Callable[[int, int, int, str], None]) -> None:
     while not progress.empty():
         on_step(*progress.get())
