@@ -5,7 +5,8 @@ from jaxtyping import install_import_hook
 install_import_hook("cuao3d", "shape_checker.check")
 
 import os  # noqa: E402
-from collections.abc import Callable, Mapping, Sequence  # noqa: E402
+from collections.abc import Callable, Iterator, Mapping, Sequence  # noqa: E402
+from contextlib import AbstractContextManager, contextmanager  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -193,6 +194,30 @@ def _frame(x: float) -> Frame:
     red, green = torch.tensor(WALL_COLOR), torch.tensor(PICTURE_COLOR)
     image = on_wall * red[:, None, None] + on_picture * green[:, None, None]
     return Frame(f"x={x}", camera, read_image=lambda: image, read_depth=lambda: depth)
+
+
+@contextmanager
+def _extra_memory(*, limit_mb: int) -> Iterator[None]:
+    """Fail if the memory of this process grows by more than a limit, if only for a moment."""
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not reset.exists():
+        pytest.skip("only Linux tells the peak of a process's memory anew")
+
+    def megabytes(key: str) -> int:
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith(key))
+        return int(line.split()[1]) >> 10
+
+    reset.write_text("5")  # the peak begins anew
+    before = megabytes("VmRSS")
+    yield
+    extra = megabytes("VmHWM") - before
+    assert extra <= limit_mb, f"{extra} MB"
+
+
+@pytest.fixture
+def extra_memory() -> Callable[..., AbstractContextManager[None]]:
+    """Fails a test if its memory grows by more than `limit_mb` while the context is open."""
+    return _extra_memory
 
 
 class Alone:

@@ -194,3 +194,39 @@ def test_parts_do_not_depend_on_the_density_of_the_cloud():
         large, small = patch(spacing, 0.1, 0.0), patch(spacing, 0.08, 1.0)
         assert parts(torch.cat([large, small])).tolist() == [0] * len(large) + [-1] * len(small)
     assert parts(patch(0.02, 0.1, 0.0), min_cells=26).tolist() == [-1] * 25
+
+
+def by_all_pairs(points: Tensor, radius: float, min_cells: int) -> list[set[int]]:
+    """Parts of points that lie in a cell of their own each, by the distances of all pairs."""
+    near = (points[:, None].double() - points[None].double()).norm(dim=2) <= radius
+    left, found = set(range(len(points))), []
+    while left:
+        part, reached = set(), {min(left)}
+        while reached - part:
+            part |= reached
+            reached = set(near[sorted(part)].any(dim=0).nonzero()[:, 0].tolist())
+        left -= part
+        found.append(part)
+    return sorted((part for part in found if len(part) >= min_cells), key=len, reverse=True)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_parts_are_those_of_all_pairs(seed, monkeypatch):
+    generator = torch.Generator().manual_seed(seed)
+    cells = torch.unique(torch.randint(-20, 20, (400 + 300 * seed, 3), generator=generator), dim=0)
+    points = (cells + 0.1 + 0.8 * torch.rand(cells.shape, generator=generator)) * query.CELL
+    monkeypatch.setattr(query, "PAIRS", (1 << 19, 200)[seed % 2])
+    for radius in (0.03, 0.05, 0.1):
+        part_of_point = parts(points, radius=radius, min_cells=3)
+        expected = torch.full((len(points),), -1)
+        for index, part in enumerate(by_all_pairs(points, radius, 3)):
+            expected[list(part)] = index
+        assert torch.equal(part_of_point, expected)
+
+
+def test_a_block_of_cells_costs_memory_for_each_cell_not_for_each_pair(extra_memory):
+    # A million cells, each with 523 others within 10 cm: 4 GB of pairs.
+    steps = torch.arange(100) * query.CELL + 0.01
+    points = torch.cartesian_prod(steps, steps, steps)
+    with extra_memory(limit_mb=400):
+        assert not parts(points).any()

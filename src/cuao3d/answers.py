@@ -189,12 +189,20 @@ def _as_json(scene: StoredScene, answers: Sequence[Answer], store: Store, predic
 
 
 def _places_and_points(scene: StoredScene, answer: Answer) -> list[tuple[dict[str, Any], Tensor]]:
-    """List the places that answer a question, and the points of the cloud that each is made of."""
+    """List the places that answer a question, and the points of the cloud that each is made of; worked out once."""
+    if "places" not in answer.kept:
+        answer.kept["places"] = _find_places(scene, answer)
+    found: list[tuple[dict[str, Any], Tensor]] = answer.kept["places"]
+    return found
+
+
+def _find_places(scene: StoredScene, answer: Answer) -> list[tuple[dict[str, Any], Tensor]]:
+    """Work out what `_places_and_points` returns."""
     index = torch.nonzero(answer.answers).squeeze(1)
     part_of_point = parts(scene.points[index])
+    by_part = torch.argsort(part_of_point, stable=True)[int((part_of_point < 0).sum()) :]
     found = []
-    for part in range(int(part_of_point.max()) + 1 if len(index) else 0):
-        own = index[part_of_point == part]
+    for own in torch.split(index[by_part], torch.bincount(part_of_point[by_part]).tolist()):
         relevance = answer.relevance[own]
         least = relevance.topk(max(min(MIN_POINTS, len(own)), len(own) // BEST_SHARE)).values[-1]
         best = relevance >= least  # all that are equal, so that the centre of an even place is its middle

@@ -2,19 +2,19 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional
 
-from cuao3d.geometry import group_mean, voxelize
+from cuao3d.geometry import Packing, group_mean, voxelize
 from cuao3d.scene import UNLABELLED
 from cuao3d.teachers import DEFAULT, Calibration
 from cuao3d.text import TextEncoder
@@ -49,6 +49,8 @@ CHUNK = 1 << 20
 """Feature values processed at once, so that a row is read from memory once for both its product and its norm."""
 
 
+PAIRS = 1 << 19
+"""Pairs of points whose distance is looked at at a time."""
 Verdict = Literal["here", "unsure", "absent"]
 
 
@@ -75,6 +77,8 @@ class Answer:
     nearest_class: str | None = None
     """Where the teacher knows only named classes and none is near the query, the nearest of them. The verdict is then
     unsure, however relevant a point is."""
+    kept: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What others worked out from the answer and would work out again, such as its places."""
 
     @property
     def coverage(self) -> float:
@@ -208,17 +212,80 @@ def parts(points: Float[Tensor, "P 3"], *, radius: float = 0.1, min_cells: int =
     positions = points.cpu().double()
     corner = (positions.amin(dim=0) / CELL).floor() * CELL  # far from the origin there are no voxels
     voxels = voxelize(positions - corner, CELL)
-    num_cells = len(voxels.coordinates)
-    means = group_mean(positions, voxels.voxel_of_point, num_cells)
-    pairs = cKDTree(means.numpy()).query_pairs(radius, output_type="ndarray")
-    edges = coo_matrix((np.ones(len(pairs)), pairs.T), shape=(num_cells, num_cells))
-    group_of_cell = torch.from_numpy(connected_components(edges, directed=False)[1].astype(np.int64))
+    means = group_mean(positions, voxels.voxel_of_point, len(voxels.coordinates))
+    group_of_cell = _connected(means, radius)
     sizes = torch.bincount(group_of_cell)
     by_size = torch.argsort(sizes, descending=True, stable=True)
     part_of_group = torch.empty_like(by_size)
     part_of_group[by_size] = torch.arange(len(sizes))
     part_of_group[sizes < min_cells] = -1
     return part_of_group[group_of_cell[voxels.voxel_of_point]]
+
+
+def _connected(points: Float64[Tensor, "N 3"], radius: float) -> Int64[Tensor, "N"]:
+    """Group points that steps of at most a radius join; groups are in the order of their first points.
+
+    Time and memory are linear in the points, however dense: points in one block, a cube whose diagonal is the radius,
+    are joined anyway. So blocks are joined, the nearest first; the distances of two blocks' points are measured only if
+    nothing has joined the blocks before.
+    """
+    blocks = voxelize(points - points.amin(dim=0), radius / math.sqrt(3) * (1 - 1e-9))
+    members = _Members.of(points, blocks.voxel_of_point)
+    keys = (packing := Packing.of(blocks.coordinates, margin=2)).keys(blocks.coordinates)
+    group_of_block = torch.arange(len(keys))
+    steps = [step for step in product(range(-2, 3), repeat=3) if step > (0, 0, 0)]
+    for step in sorted(steps, key=lambda step: sum(map(abs, step))):
+        other_keys = packing.keys(blocks.coordinates + torch.tensor(step))
+        other = torch.searchsorted(keys, other_keys).clamp(max=len(keys) - 1)
+        apart = (keys[other] == other_keys) & (group_of_block != group_of_block[other])
+        one = torch.nonzero(apart).squeeze(1)
+        near = members.any_within(radius, one, other[one])
+        one, other = group_of_block[one[near]], group_of_block[other[one[near]]]
+        num_groups = int(group_of_block.max()) + 1
+        edges = coo_matrix((np.ones(len(one)), (one, other)), shape=(num_groups, num_groups))
+        joined = torch.from_numpy(connected_components(edges, directed=False)[1].astype(np.int64))
+        group_of_block = joined[group_of_block]
+    group_of_point = group_of_block[blocks.voxel_of_point]
+    first = torch.full((int(group_of_block.max()) + 1,), len(points))
+    first.scatter_reduce_(0, group_of_point, torch.arange(len(points)), "amin")
+    return first.argsort().argsort()[group_of_point]
+
+
+class _Members(NamedTuple):
+    """Points, ordered by the block that they lie in."""
+
+    points: Float64[Tensor, "N 3"]
+    start: Int64[Tensor, "B"]
+    """First point of each block."""
+    size: Int64[Tensor, "B"]
+    """Number of points of each block."""
+
+    @staticmethod
+    def of(points: Tensor, block_of_point: Tensor) -> "_Members":
+        size = torch.bincount(block_of_point)
+        return _Members(points[torch.argsort(block_of_point)], size.cumsum(dim=0) - size, size)
+
+    def any_within(self, radius: float, one: Int64[Tensor, "P"], other: Int64[Tensor, "P"]) -> Bool[Tensor, "P"]:
+        """Say of each pair of blocks whether a point of one lies within the radius of a point of the other."""
+        a, b = self.points[self.start[one]], self.points[self.start[other]]
+        near = (a - b).square().sum(dim=1) <= radius**2  # the first ones mostly do; else all pairs are looked at
+        rest = torch.nonzero(~near).squeeze(1)
+        one, other = one[rest], other[rest]
+        num_pairs = self.size[one] * self.size[other]
+        end = num_pairs.cumsum(dim=0)
+        first = 0
+        while first < len(one):
+            before = int(end[first - 1]) if first else 0
+            last = max(first + 1, int(torch.searchsorted(end, before + PAIRS, right=True)))
+            part = slice(first, last)
+            pair = torch.repeat_interleave(num_pairs[part])
+            within = torch.arange(len(pair)) - (end[part] - num_pairs[part] - before)[pair]
+            width = self.size[other[part]][pair]
+            a = self.points[self.start[one[part]][pair] + within // width]
+            b = self.points[self.start[other[part]][pair] + within % width]
+            near[rest[first + pair[(a - b).square().sum(dim=1) <= radius**2]]] = True
+            first = last
+        return near
 
 
 def _relevance(features: Tensor, questions: Questions) -> tuple[Tensor, Tensor]:
