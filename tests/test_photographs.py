@@ -34,7 +34,7 @@ from cuao3d.worlds.rooms import Rooms, make_room
 def seen_by(*samples: set[int]) -> Visibility:
     """Views of ten samples."""
     views = [
-        View(frame, torch.tensor(sorted(own), dtype=torch.int64), torch.zeros(len(own), 2, dtype=torch.float64))
+        View.of(frame, camera_at(0.0), torch.zeros(10, 3), torch.tensor(sorted(own), dtype=torch.int64))
         for frame, own in enumerate(samples)
     ]
     return Visibility(tuple(views), torch.ones(10, dtype=torch.int64))

@@ -65,7 +65,7 @@ def known(tmp_path) -> tuple[Store, dict[str, torch.Tensor]]:
         "liar": vectors(["lamp"] * NUM + ["rug"] * NUM),
     }
     store = Store.create(tmp_path / "store", cell=0.05, teachers=cards)
-    visibility = Visibility((View(0, seen, torch.zeros(len(seen), 2).double()),), views)
+    visibility = Visibility((View.of(0, frame.camera, points[index_of_sample], seen),), views)
     store.add_scene(scene, Samples(index_of_sample, sample_of_point), visibility, features)
     truth = {word: (points[:, 0] - x).abs() < 1 for word, x in (("chair", 0.0), ("rug", 2.0), ("unseen", 4.0))}
     return store, truth
@@ -97,7 +97,8 @@ def test_a_teacher_of_classes_brings_its_calibration_and_its_classes(known, tmp_
     samples = Samples(torch.arange(2), torch.arange(2))
     photo = Store.create(tmp_path / "photo", cell=0.05, teachers={"ade20k": replace(honest, weights_sha256=SHA256)})
     frame = Frame("0", camera_at(0.0), lambda: torch.zeros(3, 48, 64), lambda: torch.zeros(48, 64))
-    visibility = Visibility((View(0, torch.arange(2), torch.zeros(2, 2).double()),), torch.ones(2, dtype=torch.int64))
+    view = View.of(0, frame.camera, torch.zeros(2, 3), torch.arange(2))
+    visibility = Visibility((view,), torch.ones(2, dtype=torch.int64))
     photo.add_scene(Scene("a", torch.rand(2, 3), (frame,)), samples, visibility, {"ade20k": features})
     predictor = Predictor.open(photo)
     assert {"wall", "sofa", "couch"} < set(predictor.classes)
@@ -246,7 +247,8 @@ def test_five_scenes_are_asked_with_one_reading_of_the_student(known, tmp_path, 
     scene = store["known"]
     for index in range(4):
         again = Scene(f"copy{index}", scene.points, (), split="val")
-        visibility = Visibility((View(0, scene.seen_samples, torch.zeros(2 * NUM, 2).double()),), scene.num_views)
+        view = View.of(0, camera_at(0.0), scene.sample_points, scene.seen_samples)
+        visibility = Visibility((view,), scene.num_views)
         features = {name: scene.features(name) for name in store.teachers}
         store.add_scene(again, Samples(scene.index_of_sample, scene.sample_of_point), visibility, features)
     file = save_student(tmp_path, store, voxel_size=0.1)

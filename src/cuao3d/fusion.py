@@ -5,21 +5,23 @@ evaluated on the small map, at the pixels of visible points only, and summed str
 """
 
 import math
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
+import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 from torch.nn import functional
 
 from cuao3d.errors import InputError, UserError
-from cuao3d.geometry import group_mean, quarters_to_upright, visible_points, voxelize
+from cuao3d.geometry import group_mean, project, quarters_to_upright, visible_points, voxelize
 from cuao3d.gravity import up_of
 from cuao3d.progress import OnCount
-from cuao3d.scene import Problem, Scene
+from cuao3d.scene import Camera, Problem, Scene
 from cuao3d.teachers import Teacher
 from cuao3d.teachers.views import BATCH, describe_views
 
@@ -42,15 +44,40 @@ class Samples:
     """The sample that stands for each point of the cloud."""
 
 
-class View(NamedTuple):
-    """Samples that one frame sees."""
+@dataclass(frozen=True, eq=False)
+class View:
+    """Samples that one frame sees.
+
+    There may be thousands of views, so little of each is kept: a compressed bit for each sample. Pixels are worked out
+    anew when they are asked for.
+    """
 
     frame: int
     """Index in `scene.frames`."""
-    sample: Int64[Tensor, "n"]
-    """Which samples, ascending."""
-    pixels: Float64[Tensor, "n 2"]
-    """Their exact pixel positions (x, y)."""
+    camera: Camera
+    """Camera of the frame."""
+    points: Float32[Tensor, "S 3"]
+    """World positions of all samples, metres; all views share them."""
+    seen: bytes
+    """Whether each sample is seen, eight to a byte, compressed."""
+
+    @staticmethod
+    def of(frame: int, camera: Camera, points: Float32[Tensor, "S 3"], sample: Int64[Tensor, "n"]) -> "View":
+        """Return the view that sees some samples; `sample` says which."""
+        seen = np.zeros(len(points), dtype=np.bool_)
+        seen[sample.numpy()] = True
+        return View(frame, camera, points, zlib.compress(np.packbits(seen).tobytes(), 1))
+
+    @property
+    def sample(self) -> Int64[Tensor, "n"]:
+        """Which samples, ascending."""
+        packed = np.frombuffer(zlib.decompress(self.seen), np.uint8)
+        return torch.from_numpy(np.unpackbits(packed, count=len(self.points)).nonzero()[0])
+
+    @property
+    def pixels(self) -> Float64[Tensor, "n 2"]:
+        """Their exact pixel positions (x, y)."""
+        return project(self.points[self.sample], self.camera)[0]
 
 
 @dataclass(frozen=True)
@@ -118,7 +145,7 @@ def see(scene: Scene, samples: Samples, *, border: int = 10, progress: OnCount |
         else:
             if len(seen.index):
                 num_views[seen.index] += 1
-                views.append(View(index, seen.index, seen.pixels))
+                views.append(View.of(index, frame.camera, points, seen.index))
         if progress:
             progress(index + 1, len(scene.frames))
     return Visibility(tuple(views), num_views, tuple(problems), scene.occlusion_tolerance)
