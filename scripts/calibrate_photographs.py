@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from tyro.conf import Positional
 
-from cuao3d.progress import progress_bar
+from cuao3d.console import progress_bar
 from cuao3d.query import Questions, ask
 from cuao3d.teachers import calibration_of, load_teacher
 from cuao3d.text import load_text_encoder

@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "cuao3d"
 ROOMS = (
     "__init__",
     "errors",
+    "console",
     "names",
     "files",
     "pickles",

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from cuao3d import __version__
 from cuao3d.colors import heat_colors
+from cuao3d.console import progress_bar
 from cuao3d.coordinates import as_matrix, describe_place, in_capture, unit_of
 from cuao3d.errors import InputError
 from cuao3d.files import write_json, write_whole
 from cuao3d.formats.ply import cloud_columns, write_ply
 from cuao3d.photographs import outline, read_photographs
 from cuao3d.predictor import Predictor
-from cuao3d.progress import progress_bar
 from cuao3d.query import MIN_POINTS, Answer, heat, parts
 from cuao3d.store import Store, StoredScene
 

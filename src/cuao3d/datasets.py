@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from cuao3d.console import note
 from cuao3d.download import cache_folder, data_folder, is_offline
 from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import sha256_of
 from cuao3d.pinned import download_pinned
-from cuao3d.progress import console
 
 LOUNGE_ADDRESS = "https://raw.githubusercontent.com/nvidia-isaac/nvblox/7c76f90749aa26b89faeca2044fbdcabd910d0a6/"
 """Repository of the lounge, at the commit whose files are known."""
@@ -65,7 +65,7 @@ def lounge() -> Path:
             "Unset it, or put its files into the folder `lounge` of a folder that CUAO3D_DATA names."
         )
     if missing:
-        console.print(f"downloading the lounge ({LOUNGE_ABOUT}) into {folder}", markup=False, soft_wrap=True)
+        note(f"downloading the lounge ({LOUNGE_ABOUT}) into {folder}")
     for name in missing:
         download_pinned(LOUNGE_ADDRESS + _path_there(name), folder / name, LOUNGE_FILES[name])
     return folder

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.markup import escape
 from torch import Tensor
 
 from cuao3d import __version__, recipes
 from cuao3d.answers import as_cloud, as_finds, as_heat, places, write_cloud
 from cuao3d.batches import check_least
 from cuao3d.colors import class_colors
+from cuao3d.console import note
 from cuao3d.datasets import lounge
 from cuao3d.distill import distill
 from cuao3d.errors import InputError, NotFoundError, NotInstalledError
@@ -26,7 +26,7 @@ from cuao3d.labels import label_set
 from cuao3d.pipeline import evaluate, fuse
 from cuao3d.predictor import Predictor
 from cuao3d.probe import score, supervise
-from cuao3d.progress import OnStep, Stages, console, machine, training_bars, waiting
+from cuao3d.progress import OnStep, Stages, machine, training_bars, waiting
 from cuao3d.readers import Dataset, open_dataset
 from cuao3d.report import Gallery, Heat, write_report
 from cuao3d.scene import Scene, Split
@@ -157,14 +157,14 @@ def _ask_lounge(out: Path, stages: Stages) -> tuple[Finds | None, dict[str, Any]
         with stages("asking a real room") as said:
             with waiting("loading the teacher"):
                 teacher = load_teacher("photo")
-            for note in getattr(teacher, "notes", ()):
-                console.print(note, markup=False, highlight=False, soft_wrap=True)
+            for line in getattr(teacher, "notes", ()):
+                note(line)
             store = fuse(open_dataset(folder), [teacher], out, settings={"data": "lounge"})
             predictor, scene = Predictor.open(store), store[store.names()[0]]
             answers = predictor.ask(scene, LOUNGE_QUESTIONS)
             said.append(", ".join(f"{answer.words}: {answer.verdict}" for answer in answers))
     except (NotFoundError, NotInstalledError, InputError) as error:
-        console.print(f"[yellow]left out[/] the real room: {escape(str(error))}", highlight=False, soft_wrap=True)
+        note(f"the real room: {error}", head="left out")
         return None, {}
     about = LOUNGE_ABOUT.format(predictor.about)
     found = replace(as_finds(scene, answers), title="A real room", about=about, page_title=PAGE_TITLE)

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from cuao3d.console import progress_bar
 from cuao3d.errors import NotFoundError, NotInstalledError
 from cuao3d.files import naming_full_disk
-from cuao3d.progress import progress_bar
 
 TRIES = 3
 """Times that a download is tried before it is given up; between two of them it waits a second or more."""

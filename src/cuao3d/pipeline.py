@@ -8,10 +8,10 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from rich.markup import escape
 from torch import Tensor
 
 from cuao3d.compare import Comparison, compare
+from cuao3d.console import note, progress_bar
 from cuao3d.errors import DiskFullError, InputError, TeacherError, UserError
 from cuao3d.evaluate import Readout, Row, zero_shot
 from cuao3d.fusion import image_quarters, lift_measured, sample_cells, see
@@ -19,7 +19,7 @@ from cuao3d.imported import imported_card
 from cuao3d.objective import find_loss
 from cuao3d.photographs import Album
 from cuao3d.predictor import Predictor
-from cuao3d.progress import OnStep, console, progress_bar
+from cuao3d.progress import OnStep
 from cuao3d.readers import Dataset
 from cuao3d.scene import Scene, Split
 from cuao3d.store import CELL, Lifting, Setting, Store, TeacherCard
@@ -81,7 +81,7 @@ def fuse(
         )
     broken = sorted(chain.from_iterable(broken_of_share))
     for line in broken:
-        console.print(f"[yellow]left out[/] {escape(line)}", highlight=False)
+        note(line, head="left out")
     if len(broken) == len(dataset):
         raise InputError(f"No scene could be lifted. {broken[0] if broken else 'The dataset is empty.'}")
     return store

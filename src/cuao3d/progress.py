@@ -1,4 +1,4 @@
-"""Progress reports: bars, timed stages, peak memory, and a description of the machine."""
+"""Progress reports: bars of trainings, timed stages, peak memory, and a description of the machine."""
 
 import platform
 import resource
@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
+
+from cuao3d.console import Words, note, progress_bar
 
 OnCount = Callable[[int, int], None]
 """Called with the number of items that are done and their total."""
 
 OnStep = Callable[[int, int, str], None]
 """Called after each step with the number of steps done, their total and a line of losses, noise levels and memory."""
-
-
-console = Console(stderr=True)
 
 
 @dataclass
@@ -47,7 +45,7 @@ class Stages:
             peak += self.num_workers * of_worker
         self._peak, self._of_worker = max(self._peak, peak), of_worker
         self.rows.append({"name": name, "seconds": round(seconds, 2), "peak_rss_mb": round(self._peak)})
-        console.print(f"[bold]{name}[/]: {'; '.join(summary)} ({seconds:.1f} s)", highlight=False)
+        note(f"{'; '.join(summary)} ({seconds:.1f} s)", head=f"{name}:", style="bold")
 
 
 def machine() -> str:
@@ -70,17 +68,10 @@ def training_bars(titles: Sequence[str]) -> Iterator[list[OnStep]]:
     Yields:
         The `on_step` callback of each training.
     """
-    title, line = TextColumn("{task.fields[title]}"), TextColumn("{task.description}")
-    columns = (title, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), line)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    columns = (Words("title"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), Words("description"))
+    with progress_bar(*columns) as progress:
         tasks = [progress.add_task("", total=None, title=title) for title in titles]
         yield [partial(_move, progress, task) for task in tasks]
-
-
-def progress_bar() -> Progress:
-    """Return a progress bar that disappears when it is done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 @contextmanager

@@ -1,17 +1,18 @@
 """The command line: `cuao3d demo | check | fuse | distill | evaluate | query | compare | import | weights`."""
 
-import errno
 import inspect
+import io
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import tyro
-from rich.console import Console
-from rich.markup import escape
+from safetensors import SafetensorError
 
 from cuao3d import __version__
 from cuao3d.cli.check import check
@@ -21,9 +22,10 @@ from cuao3d.cli.distill import configurable_distill, distill
 from cuao3d.cli.evaluate import evaluate
 from cuao3d.cli.fuse import fuse
 from cuao3d.cli.query import query
-from cuao3d.cli.settings import refuse_unknown_options
+from cuao3d.cli.settings import bound, refuse_unknown_options
 from cuao3d.cli.takeover import import_official
 from cuao3d.cli.weights import weights
+from cuao3d.console import note, note_block, visible
 from cuao3d.errors import UserError
 from cuao3d.products import describe
 from cuao3d.progress import machine
@@ -75,23 +77,24 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     try:
         try:
-            return _run(command, words)
+            with _plain_warnings():
+                return _run(command, words)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # of `cuao3d --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except KeyboardInterrupt:
-        print(f"Stopped. {AFTER_STOP.get(command, 'The same command starts over.')}", file=sys.stderr)
+        note(f"Stopped. {AFTER_STOP.get(command, 'The same command starts over.')}")
         return INTERRUPTED
     except Exception as error:
         line = _line(error)
         if line is None or is_debugged:
-            traceback.print_exc()
+            note_block(traceback.format_exc())
         if line is None:
-            print("This is a defect of cuao3d, not a mistake of yours. Please report it.", file=sys.stderr)
+            note("This is a defect of cuao3d, not a mistake of yours. Please report it.")
             return DEFECT
-        Console(stderr=True).print(f"[red]error[/] {escape(line)}", highlight=False, soft_wrap=True)
+        note(line, head="error", style="red")
         return USER_ERROR
 
 
@@ -102,10 +105,31 @@ def _run(command: str, words: list[str]) -> int:
         commands[command] = CONFIGURABLE[command](words)
     if command in commands:
         refuse_unknown_options(commands[command], command, words)
-    code: int = tyro.extras.subcommand_cli_from_dict(
-        commands, prog="cuao3d", description=DESCRIPTION, args=words, use_underscores=False
-    )
-    return code
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):  # tyro would print what was typed as it is, escape sequences included
+            run: Callable[[], int] = tyro.extras.subcommand_cli_from_dict(
+                {name: bound(function) for name, function in commands.items()},
+                prog="cuao3d",
+                description=DESCRIPTION,
+                args=words,
+                use_underscores=False,
+            )
+    except SystemExit:
+        note_block(said.getvalue())
+        raise
+    return run()
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Print warnings on one line, without the line of code that they come from."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, category, *_, **__: f"{category.__name__}: {visible(message)}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _version() -> str:
@@ -117,9 +141,11 @@ def _line(error: Exception) -> str | None:
     """Return what to tell a user in one line; None where the error is a defect."""
     if isinstance(error, UserError):
         return " ".join(str(error).split())
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}."
-    return f"{error.strerror}." if isinstance(error, OSError) and error.errno == errno.ENOSPC else None
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{error.strerror}." if error.filename is None else f"{error.filename}: {error.strerror}."
+    if isinstance(error, SafetensorError) and (found := re.search(r"os error (\d+)", str(error))):
+        return f"{os.strerror(int(found[1]))}."
+    return None
 
 
 def _unwrapped(function: Callable[..., int]) -> Callable[..., int]:

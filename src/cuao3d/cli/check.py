@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
 from tyro.conf import Positional
 
 from cuao3d.cli.shared import check_positive, reading_options
+from cuao3d.console import progress_bar, tell, tell_table
 from cuao3d.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,7 +47,6 @@ def check(
     """
     from cuao3d.check.dataset import check_dataset
     from cuao3d.files import write_json
-    from cuao3d.progress import progress_bar
     from cuao3d.readers import open_dataset
     from cuao3d.store import CELL
     from cuao3d.teachers import parse_teachers
@@ -95,28 +93,24 @@ def _fix(folder: Path, report: "Report") -> None:
     from cuao3d.check.options import fix
     from cuao3d.readers.options import CAPTURE
 
-    print(f"  {folder / CAPTURE} now says {fix(folder, report.options)}; check again")
+    tell(f"  {folder / CAPTURE} now says {fix(folder, report.options)}; check again")
 
 
 def _print_report(name: str, report: "Report") -> None:
     """Print a verdict and its reasons."""
-    print(f"{name}: {report.verdict}")
+    tell(f"{name}: {report.verdict}")
     for reason in report.reasons:
-        print(f"  {reason}")
+        tell(f"  {reason}")
 
 
 def _print_estimates(known: Sequence["Prospect"], estimates: Sequence["Estimate"]) -> None:
     """Print what lifting all scenes would take, if that was asked for."""
     if not estimates:
         return
-    table = Table("teacher", box=None)
-    for title in ("channels", "s/view, here"):
-        table.add_column(title, justify="right")
-    for teacher in known:
-        seconds = "not here" if teacher.seconds_per_view is None else f"{teacher.seconds_per_view:.3f}"
-        table.add_row(teacher.teacher, str(teacher.num_channels), seconds)
-    Console().print(table)
+    seconds = ["not here" if one.seconds_per_view is None else f"{one.seconds_per_view:.3f}" for one in known]
+    rows = [(one.teacher, one.num_channels, own) for one, own in zip(known, seconds, strict=True)]
+    tell_table(("teacher", "channels", "s/view, here"), rows)
     hours = [one.hours for one in estimates if one.hours is not None]
     took = f"{sum(hours):.2g} hours on this processor" if len(hours) == len(estimates) else "hours unknown"
     gigabytes, memory = sum(one.gigabytes for one in estimates), max(one.memory for one in estimates)
-    print(f"lifting {len(estimates)} scene(s): {took}, {gigabytes:.2g} GB of store, {memory:.2g} GB of memory")
+    tell(f"lifting {len(estimates)} scene(s): {took}, {gigabytes:.2g} GB of store, {memory:.2g} GB of memory")

@@ -5,11 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
 from tyro.conf import Positional
 
 from cuao3d.cli.shared import split_names
+from cuao3d.console import tell, tell_table
 
 if TYPE_CHECKING:
     from cuao3d.compare import Comparison
@@ -36,10 +35,7 @@ def compare(store: Positional[Path], *, teachers: str | None = None, json: Path 
 
 def _print_comparison(rows: Sequence["Comparison"]) -> None:
     """Print how teachers compare."""
-    table = Table(box=None)
-    table.add_column("teacher", no_wrap=True)
-    for title in ("channels", "s/view", "GB", "agreement", "zero-shot", "probe"):
-        table.add_column(title, justify="right")
+    lines = []
     for row in rows:
         figures = (
             (row.seconds_per_view, "{:.3f}"),
@@ -49,8 +45,8 @@ def _print_comparison(rows: Sequence["Comparison"]) -> None:
             (row.probe_miou, "{:.1f}"),
         )
         said = ["-" if value is None else form.format(value) for value, form in figures]
-        table.add_row(row.teacher, str(row.num_channels), *said)
-    Console().print(table)
+        lines.append((row.teacher, row.num_channels, *said))
+    tell_table(("teacher", "channels", "s/view", "GB", "agreement", "zero-shot", "probe"), lines)
     on = next((row.probe_split for row in rows if row.probe_split), None)
-    print("agreement: share of the features' variance that the place explains, not the view (1 is best)")
-    print(f"zero-shot, probe: mIoU, percent; the probe is scored on {on}" if on else "no labels: no scores")
+    tell("agreement: share of the features' variance that the place explains, not the view (1 is best)")
+    tell(f"zero-shot, probe: mIoU, percent; the probe is scored on {on}" if on else "no labels: no scores")

@@ -9,6 +9,7 @@ from tyro.conf import Suppress
 
 from cuao3d.cli.settings import with_config
 from cuao3d.cli.shared import print_rows
+from cuao3d.console import tell
 from cuao3d.errors import InputError
 
 MOST_WORKERS = 3
@@ -43,7 +44,7 @@ def demo(
         out, seed=seed, config=replace(start, **(config or {})), num_workers=min(os.cpu_count() or 1, MOST_WORKERS)
     )
     print_rows(results["rows"])
-    print(f"Open {out / 'report.html'} in a browser; the figures are in {out / 'results.json'}.")
+    tell(f"Open {out / 'report.html'} in a browser; the figures are in {out / 'results.json'}.")
     return 0
 
 

@@ -1,6 +1,5 @@
 """`cuao3d distill`: a store becomes a student."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,6 +8,7 @@ from tyro.conf import Positional, Suppress
 
 from cuao3d.cli.settings import flag_of, join_options, typed_option, with_config
 from cuao3d.cli.shared import check_device, split_names
+from cuao3d.console import note
 from cuao3d.errors import InputError
 
 if TYPE_CHECKING:
@@ -138,10 +138,9 @@ def _configure(store: "Store", recipe: str, file: Path | None, settings: dict[st
     if "voxel_size" not in settings and start.voxel_size < store.cell:
         if rank() == 0:
             source = f"the recipe {recipe!r}" if file is None else str(file)
-            print(
+            note(
                 f"Voxels of {store.cell:g} m, the cells of {store.path}, instead of the {start.voxel_size:g} m of "
-                f"{source}: those need smaller cells (cuao3d fuse --cell).",
-                file=sys.stderr,
+                f"{source}: those need smaller cells (cuao3d fuse --cell)."
             )
         start = replace(start, voxel_size=store.cell)
     if "num_epochs" in settings and "num_steps" not in settings:

@@ -7,6 +7,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from cuao3d.cli.shared import check_device, print_rows
+from cuao3d.console import tell
 
 
 def evaluate(
@@ -52,7 +53,7 @@ def evaluate(
         model=run.stem if run else "none",
         seen_only=seen,
     )
-    print(predictor.about)
+    tell(predictor.about)
     print_rows([asdict(row) for row in rows])
     if json:
         write_json(json, {"rows": [asdict(row) for row in rows]})

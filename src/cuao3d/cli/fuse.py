@@ -1,6 +1,5 @@
 """`cuao3d fuse`: a capture or a dataset becomes a store."""
 
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from tyro.conf import Positional
 
 from cuao3d.cli.shared import check_device, check_positive, reading_options
+from cuao3d.console import note
 
 if TYPE_CHECKING:
     from cuao3d.store import Store
@@ -76,7 +76,7 @@ def _summarise(store: "Store") -> str:
     """Print what was left out of the scenes of a store; return their number and coverage."""
     scenes = [store.summary(name) for name in store.names()]
     for line in (problem for scene in scenes for problem in scene.problems):
-        print(f"left out: {line}", file=sys.stderr)
+        note(f"left out: {line}")
     seen, total = sum(scene.num_seen for scene in scenes), sum(scene.num_samples for scene in scenes)
     teachers = ", ".join(store.teachers) or "none"
     return f"{len(scenes)} scenes, {seen} of {total} samples seen, teachers {teachers}"
@@ -88,8 +88,8 @@ def _load_with_notes(load: Callable[[], list["Teacher"]]) -> list["Teacher"]:
 
     with waiting("loading the teachers"):
         loaded = load()
-    for line in (note for teacher in loaded for note in getattr(teacher, "notes", ())):
-        print(line, file=sys.stderr)
+    for line in (line for teacher in loaded for line in getattr(teacher, "notes", ())):
+        note(line)
     return loaded
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from cuao3d.cli.shared import check_device
+from cuao3d.console import tell
 from cuao3d.errors import InputError, NotFoundError
 
 
@@ -46,9 +47,9 @@ def query(
     with waiting("opening the predictor"):
         predictor = Predictor.open(opened, run=run, teacher=teacher, text=text, device=device)
     found = answer(opened, predictor, queries, out, scene=scene)
-    print(predictor.about)
+    tell(predictor.about)
     for line in found:
-        print(line)
+        tell(line)
     return 0
 
 

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 from cuao3d.errors import InputError
@@ -30,11 +31,18 @@ def with_config(command: Callable[..., int], config: Any, arguments: list[str]) 
     signature = inspect.signature(command)
     own = signature.parameters["config"].replace(default=default)
     parameters = {**signature.parameters, "config": own}
-    configured.__signature__ = signature.replace(parameters=list(parameters.values()))  # type: ignore[attr-defined]
-    configured.__annotations__ = command.__annotations__ | {"config": type(default)}
-    configured.__doc__ = command.__doc__
-    vars(configured).pop("__wrapped__", None)  # that of a type checker, through which tyro would look
-    return configured
+    signed = _signed(configured, signature.replace(parameters=list(parameters.values())), command)
+    signed.__annotations__ = command.__annotations__ | {"config": type(default)}
+    return signed
+
+
+def bound(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+    """Return a function with the signature of a command that binds its arguments instead of running it."""
+
+    def bind(*args: Any, **options: Any) -> Callable[[], int]:
+        return partial(command, *args, **options)
+
+    return _signed(bind, inspect.signature(command), command)
 
 
 def options_of(command: Callable[..., int]) -> list[str]:
@@ -65,6 +73,14 @@ def refuse_unknown_options(command: Callable[..., int], name: str, arguments: li
             near = get_close_matches(typed.removeprefix(prefix), [option.removeprefix(prefix) for option in like], n=1)
             hint = f"Did you mean {prefix}{near[0]}?" if near else f"There are {', '.join(like) or 'none'}."
             raise InputError(f"There is no option {typed} of cuao3d {name}. {hint}")
+
+
+def _signed(function: Callable[..., Any], signature: inspect.Signature, like: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a function a signature, and the annotations and words of another one."""
+    function.__signature__ = signature  # type: ignore[attr-defined]
+    function.__annotations__, function.__doc__ = like.__annotations__, like.__doc__
+    vars(function).pop("__wrapped__", None)  # that of a type checker, through which tyro would look
+    return function
 
 
 def _flags(config: Any, prefix: str) -> list[str]:

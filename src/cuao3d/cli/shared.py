@@ -3,9 +3,7 @@
 import math
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from cuao3d.console import tell_table
 from cuao3d.errors import InputError
 
 
@@ -54,8 +52,8 @@ def check_device(name: str) -> None:
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
     """Print a results table."""
-    table = Table("model", "read-out", "split", "mIoU", "mAcc", "f-mIoU", "official mIoU", box=None)
+    lines = []
     for row in rows:
         scores = [f"{row[key]:.1f}" for key in ("miou", "macc", "fmiou", "miou_official")]
-        table.add_row(row["model"], row["readout"], row["split"], *scores)
-    Console().print(table)
+        lines.append((row["model"], row["readout"], row["split"], *scores))
+    tell_table(("model", "read-out", "split", "mIoU", "mAcc", "f-mIoU", "official mIoU"), lines, num_names=3)

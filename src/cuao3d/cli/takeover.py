@@ -5,6 +5,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from cuao3d.cli.shared import check_positive, split_names
+from cuao3d.console import note, progress_bar, tell
 from cuao3d.errors import InputError
 
 
@@ -32,7 +33,7 @@ def import_official(
     """
     from cuao3d.imported import import_features
     from cuao3d.pipeline import import_student
-    from cuao3d.progress import Stages, console, progress_bar, waiting
+    from cuao3d.progress import Stages, waiting
     from cuao3d.readers import open_dataset
     from cuao3d.store import CELL
     from cuao3d.teachers import canonical
@@ -43,7 +44,8 @@ def import_official(
             raise InputError(f"--{'cell' if text is None else 'text'} has no effect on a checkpoint; leave it out.")
         with waiting("reading the checkpoint"):
             read = import_student(sources[0], out)
-        print(f"{read.describe()}\nwritten to {out}")
+        for line in (*read.describe().splitlines(), f"written to {out}"):
+            tell(line)
         return 0
     if data is None or not names or len(set(names)) != len(sources):
         raise InputError(
@@ -58,7 +60,7 @@ def import_official(
 
         def say(done: int, total: int, line: str) -> None:
             if line != (name := dataset.names[done - 1]):
-                console.print(line, highlight=False, markup=False, soft_wrap=True)
+                note(line)
             bar.update(task, completed=done, description=f"importing {name}")
 
         store = import_features(folders, dataset, out, cell=edge, text=texts, settings=settings, on_scene=say)

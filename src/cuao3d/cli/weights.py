@@ -6,6 +6,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from cuao3d.cards import SEGMENTER
+from cuao3d.console import tell
 from cuao3d.errors import InputError, NotFoundError
 
 
@@ -36,15 +37,15 @@ def weights(
         if not names:
             raise InputError(f"Say which weights: cuao3d weights fetch NAME; choose from {', '.join(download.CARDS)}.")
         for name in names:
-            print(_about(name), flush=True)
-            print(f"{name}: {download.fetch(name)}")
+            tell(_about(name))
+            tell(f"{name}: {download.fetch(name)}")
     else:
         here = names or tuple(name for name in download.CARDS if download.is_here(name) or download.lost_files(name))
         for name in here:
             for checked in download.verify(name):
-                print(f"{name}: {checked.file} {checked.sha256} ({checked.basis})")
+                tell(f"{name}: {checked.file} {checked.sha256} ({checked.basis})")
         if not here:
-            print("No published weights are on this machine. See: cuao3d weights list")
+            tell("No published weights are on this machine. See: cuao3d weights list")
     return 0
 
 
@@ -55,7 +56,7 @@ def _add(arguments: tuple[str, ...]) -> int:
     name, *files = arguments or ("",)
     if not files:
         raise InputError("Say which weights, and the files: cuao3d weights add NAME FILE...")
-    print(f"{name}: {download.add(name, [Path(file) for file in files])}")
+    tell(f"{name}: {download.add(name, [Path(file) for file in files])}")
     return 0
 
 
@@ -70,9 +71,9 @@ def _list(names: tuple[str, ...]) -> None:
             lost = sorted(download.lost_files(name))
             place = f"incomplete: {', '.join(lost)} missing" if lost else "not on this machine"
         card = download.card_of(name)
-        print(_about(name))
-        print(f"    source: {', '.join((card.address or card.repository, *card.mirrors))}")
-        print(f"    {place}")
+        tell(_about(name))
+        tell(f"    source: {', '.join((card.address or card.repository, *card.mirrors))}")
+        tell(f"    {place}")
 
 
 def _about(name: str) -> str:

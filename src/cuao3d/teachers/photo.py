@@ -6,9 +6,9 @@ from typing import Literal
 
 from cuao3d import download
 from cuao3d.cards import CARDS
+from cuao3d.console import note
 from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import sha256_of
-from cuao3d.progress import console
 from cuao3d.teachers.classes import NAMES, LogitNetwork, WordTeacher, class_words, read_class_names
 from cuao3d.teachers.deeplab import load_deeplab
 from cuao3d.teachers.efficientnet import VARIANTS, load_efficientnet
@@ -158,7 +158,7 @@ def _fetched(name: str) -> Path:
     if not download.is_here("ade20k") and not download.is_offline():
         size = download.size_in_words(card)
         line = f"{name} downloads the weights ade20k ({size}, licence {card.licence}) from {card.repository}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        note(line)
     return download.fetch("ade20k")
 
 
