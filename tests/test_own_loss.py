@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cuao3d.cli import main
 from cuao3d.distill import distill
+from cuao3d.errors import InputError
 from cuao3d.objective import (
     LOSSES,
     Compressed,
@@ -165,6 +166,9 @@ def test_a_card_may_name_a_loss_of_ones_own(file, tmp_path):
         ("def loss(p, t): return (p.detach() - t).square().mean(dim=1)", "no gradient"),
         ("def loss(p, t): return (p - p.mean(dim=0) - t).square().mean(dim=1)", "of a row changes with the other rows"),
         ("import torch\ndef loss(p, t): return (p - t).abs().mean(dim=1) + torch.rand(len(p))", "nothing random"),
+        ("def loss(p, t): raise SystemExit", "failed: SystemExit"),
+        ("import sys\nsys.exit()", r"cannot be run: SystemExit:  \(line 2\)"),
+        ("class loss:\n  def __init__(self): raise MemoryError", r"loss cannot be made: MemoryError:  \(line 2\)"),
         ("\n1 / 0", r"my_loss\.py cannot be run: ZeroDivisionError: division by zero \(line 2\)"),
     ],
 )
@@ -174,6 +178,14 @@ def test_what_is_no_loss_is_refused_before_anything_is_written(file, tmp_path, c
     with pytest.raises(ValueError, match=complaint):
         distill(store, replace(CONFIG, teachers=("height",), losses=(f"{file}:loss",)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_fails_in_training_is_named(file, tmp_path):
+    code = "def loss(p, t):\n    if len(p) > 3: raise KeyError('x')\n    return (p - t).square().mean(dim=1)"
+    file.write_text(code)
+    config = replace(CONFIG, teachers=("height",), losses=(f"{file}:loss",), num_steps=1)
+    with pytest.raises(InputError, match="The loss loss failed: KeyError: 'x'"):
+        distill(make_store(tmp_path / "store"), config, tmp_path / "run")
 
 
 def test_unknown_losses_say_which_there_are(registered):

@@ -249,6 +249,50 @@ def test_what_breaks_its_promise_ends_the_lifting_at_its_first_view(tmp_path, ow
     assert len(shown) == 1
 
 
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("no\x1b[31m"), KeyError("k"), MemoryError(), SystemExit(0), OSError(5, "I/O error"), StopIteration()],
+)
+@pytest.mark.parametrize("batched", [True, False])
+def test_whatever_a_teacher_raises_costs_its_scene_alone(tmp_path, own, capsys, error, batched):
+    for name in ("a", "b"):
+        write_capture(replace(make_room(0, num_views=1), name=name), tmp_path / "scans" / name)
+    teacher = load_teacher(own(PLAIN + "    seen = 0\n"))
+
+    def describe(self, image):
+        self.seen += 1
+        if self.seen == 1:
+            raise error
+        return image
+
+    setattr(type(teacher), "batch" if batched else "__call__", describe)
+    store = fuse(open_dataset(tmp_path / "scans"), [teacher], tmp_path / "store", cell=0.2)
+    assert store.names() == ("b",)
+    said = capsys.readouterr().err
+    assert f"left out a: Teacher 'mine' failed: {type(error).__name__}: " in said
+    assert "\x1b" not in said
+
+
+def test_an_interrupt_is_no_error_of_the_teacher(tmp_path, own):
+    write_capture(make_room(0, num_views=1), tmp_path / "scan")
+    teacher = load_teacher(own(PLAIN.replace("return", "raise KeyboardInterrupt #")))
+    with pytest.raises(KeyboardInterrupt):
+        fuse(open_dataset(tmp_path / "scan"), [teacher], tmp_path / "store", cell=0.2)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import sys\nsys.exit()", r"mine\.py cannot be run: SystemExit: .*line 2"),
+        (PLAIN + "    def __init__(self): raise MemoryError", r"Mine of .*mine\.py cannot be made: MemoryError"),
+        (PLAIN + "    def to(self, device): quit()", "--device cpu: mine cannot be moved there: SystemExit"),
+    ],
+)
+def test_what_a_teacher_raises_before_it_is_used_is_told(own, code, message):
+    with pytest.raises(InputError, match=message):
+        load_teacher(own(code))
+
+
 def test_a_store_records_options_and_goes_on_with_no_others(tmp_path, scan, own, capsys):
     spec, store = own(DATACLASS), str(tmp_path / "store")
 

@@ -4,11 +4,13 @@ import hashlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cuao3d.errors import InputError, NotFoundError
+from cuao3d.errors import InputError, NotFoundError, UserError
 
 
 def is_own(spec: str) -> bool:
@@ -24,14 +26,15 @@ def load_own(spec: str) -> Any:
 
     Raises:
         NotFoundError: There is no such file.
-        InputError: The file cannot be run, or does not define the name.
+        InputError: The file cannot be run, does not define the name, or making the instance fails.
     """
     path, name = file_of(spec), spec.rpartition(":")[2]
     module = run_file(path)
     if not hasattr(module, name):
         raise InputError(f"{path} defines no {name}.")
     found = getattr(module, name)
-    return found() if isinstance(found, type) else found
+    with errors_of(f"{spec} cannot be made", path):
+        return found() if isinstance(found, type) else found
 
 
 def file_of(spec: str) -> Path:
@@ -67,10 +70,11 @@ def run_file(path: Path) -> ModuleType:
     folder = str(path.parent)
     sys.path.insert(0, folder)
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        with errors_of(f"{path} cannot be run", path):
+            spec.loader.exec_module(module)
+    except BaseException:
         del sys.modules[name]
-        raise InputError(f"{path} cannot be run: {describe_error(error, path)}") from error
+        raise
     finally:
         sys.path.remove(folder)
     if folder not in sys.path:
@@ -78,7 +82,32 @@ def run_file(path: Path) -> ModuleType:
     return module
 
 
-def describe_error(error: Exception, path: Path | None = None) -> str:
+@contextmanager
+def errors_of(
+    what: str, path: Path | None = None, *, cure: str = "", passing: tuple[type[BaseException], ...] = ()
+) -> Iterator[None]:
+    """Turn whatever code of others raises, SystemExit and MemoryError included, into an InputError that names it.
+
+    A UserError and an interrupt pass as they are.
+
+    Args:
+        what: What went wrong if it raises; begins the message.
+        path: File of that code, if it is known; the message names the line.
+        cure: What is expected or what to do; ends the message.
+        passing: Further errors that pass as they are.
+
+    Raises:
+        InputError: The code raised something.
+    """
+    try:
+        yield
+    except (UserError, KeyboardInterrupt, *passing):
+        raise
+    except BaseException as error:
+        raise InputError(f"{what}: {_describe(error, path)}{f'; {cure}.' if cure else ''}") from error
+
+
+def _describe(error: BaseException, path: Path | None = None) -> str:
     """Return the type and message of an error, and the last line of a file that it passed through."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if path is not None and frame.filename == str(path)]

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from cuao3d.objective.normalizers import Normalizer
 from cuao3d.objective.targets import Source, Targets
+from cuao3d.plugins import errors_of
 from cuao3d.products import add_product, matmul, widen
 from cuao3d.threads import in_shares
 
@@ -328,7 +329,8 @@ def _own(
     def compare(rows: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             predicted = matmul(rows, weight).detach().requires_grad_()
-            of_rows = loss(predicted, target)
+            with errors_of(f"The loss {getattr(loss, '__name__', type(loss).__name__)} failed"):
+                of_rows = loss(predicted, target)
             (derivative,) = torch.autograd.grad(of_rows.sum(), predicted)
         return of_rows.detach(), derivative
 

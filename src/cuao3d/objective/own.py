@@ -11,7 +11,7 @@ from torch import Tensor
 from cuao3d.errors import InputError
 from cuao3d.files import sha256_of
 from cuao3d.objective.losses import LossKind, OwnLoss
-from cuao3d.plugins import describe_error, file_of, is_own, load_own
+from cuao3d.plugins import errors_of, file_of, is_own, load_own
 
 LOSSES: dict[str, OwnLoss] = {}
 """Custom losses by name. `LOSSES["huber"] = huber` makes "huber" valid in `DistillConfig.losses`."""
@@ -79,11 +79,8 @@ def _try(loss: Any, spec: str, num_channels: int) -> None:
     needed = "a loss takes predicted and target features, both (n, C), and returns a loss for each row, (n,)"
     if not callable(loss):
         raise InputError(f"{spec} is not a loss: {needed}.")
-    try:
-        with torch.enable_grad():
-            of_rows, of_first = loss(predicted, target.clone()), loss(predicted[:1], target[:1].clone())
-    except Exception as error:
-        raise InputError(f"The loss {spec} failed: {describe_error(error)}; {needed}.") from error
+    with errors_of(f"The loss {spec} failed", cure=needed), torch.enable_grad():
+        of_rows, of_first = loss(predicted, target.clone()), loss(predicted[:1], target[:1].clone())
     if not isinstance(of_rows, Tensor) or of_rows.shape != (TRIAL_ROWS,):
         got = tuple(of_rows.shape) if isinstance(of_rows, Tensor) else type(of_rows).__name__
         raise InputError(f"The loss {spec} returned {got} for {TRIAL_ROWS} rows; {needed}.")

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from cuao3d.errors import InputError
-from cuao3d.plugins import file_of, run_file
+from cuao3d.plugins import errors_of, file_of, run_file
 from cuao3d.teachers.known import TEACHERS
 from cuao3d.teachers.network import Precision
 from cuao3d.teachers.options import options_of, read_options
@@ -66,7 +66,9 @@ def _own(spec: TeacherSpec) -> Any:
     if needed:
         given = ",".join(f"{name}=..." for name in needed)
         raise InputError(f"{who} needs {', '.join(needed)}: write {spec.file}:{spec.name}:{given}")
-    teacher = make(**read_options(spec.options, known, who))
+    options = read_options(spec.options, known, who)
+    with errors_of(f"{who} cannot be made", spec.file.resolve()):
+        teacher = make(**options)
     card_of(teacher)
     unknown = [name for name in spec.options if not hasattr(teacher, name)]
     if unknown:
@@ -106,7 +108,8 @@ def _move(teacher: Any, device: str, precision: Precision) -> None:
             f"--device {device}: {teacher.name} has no method to(device, precision), so it cannot be moved."
         )
     if move is not None:
-        move(device, precision) if has_precision else move(device)
+        with errors_of(f"--device {device}: {teacher.name} cannot be moved there"):
+            move(device, precision) if has_precision else move(device)
     if has_precision and getattr(teacher, "precision", "fp32") != precision:
         teacher.precision = precision  # for its card
 

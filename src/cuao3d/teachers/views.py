@@ -12,6 +12,7 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from cuao3d.errors import InputError, TeacherError
+from cuao3d.plugins import errors_of
 
 ReadImage = Callable[[], Float32[Tensor, "3 H W"] | None]
 
@@ -35,7 +36,8 @@ def describe_views(
 
     Raises:
         TeacherError: The teacher returns something else than maps of its width.
-        InputError: A map has values that are not finite, or not even one image fits into the memory.
+        InputError: A map has values that are not finite, not even one image fits into the memory, or the teacher fails
+            in any other way: nothing that its code raises gets past here but an interrupt.
     """
     pinned = _device(teacher).type == "cuda"
     size = batch_size if hasattr(teacher, "batch") else 1
@@ -70,7 +72,8 @@ def _describe(teacher: Any, images: list[Tensor], size: int) -> Generator[tuple[
     while done < len(images):
         few = images[done : done + size]
         try:
-            maps = _call(teacher, few)
+            with errors_of(f"Teacher {teacher.name!r} failed", passing=(torch.OutOfMemoryError,)):
+                maps = _call(teacher, few)
         except torch.OutOfMemoryError:
             if len(few) == 1:
                 height, width = few[0].shape[1:]
