@@ -15,6 +15,7 @@ from torch.nn import functional
 from conftest import camera_at
 from cuao3d.check import check
 from cuao3d.check.consistency import land
+from cuao3d.check.page import write_page
 from cuao3d.check.pictures import draw
 from cuao3d.check.registration import agreement_by_offset, find_offset
 from cuao3d.errors import InputError
@@ -336,7 +337,14 @@ def test_a_report_is_json_and_the_same_every_time(room: Scene):
 
 def test_a_picture_is_drawn(room: Scene, tmp_path: Path):
     scene = with_poses(room, torch.linalg.inv)
-    draw(scene, check(scene), tmp_path / "check.png")
+    odd = r"$\frac$ <b onload='x'>[/b]" + "\x1b[31m\udcff"  # neither formulas nor markup, though they look like it
+    frames = tuple(replace(frame, name=f'{index}{odd}"') for index, frame in enumerate(scene.frames))
+    scene = replace(scene, name=odd, frames=frames)
+    draw(scene, report := check(scene), tmp_path / "check.png")
+    write_page(scene, report, tmp_path / "check.html")
+    page = (tmp_path / "check.html").read_text(encoding="utf-8")
+    assert "&lt;b onload" in page
+    assert "<b onload" not in page
     with Image.open(tmp_path / "check.png") as image:
         assert image.format == "PNG"
         assert min(image.size) > 300

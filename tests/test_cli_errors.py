@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from cuao3d.cli import COMMANDS, CONFIGURABLE, main
 from cuao3d.cli.settings import options_of
@@ -69,7 +70,11 @@ def test_debug_shows_where_a_mistake_was_noticed(monkeypatch, capsys, place):
 def test_errors_of_the_disk_name_the_file(breaks, tmp_path):
     denied = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "store"))
     assert breaks(denied) == (2, f"error {tmp_path / 'store'}: Permission denied.\n")
-    assert breaks(OSError(errno.ENOSPC, "No space left on device")) == (2, "error No space left on device.\n")
+    for code in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
+        assert breaks(OSError(code, os.strerror(code))) == (2, f"error {os.strerror(code)}.\n")
+        text = f"Error while serializing: I/O error: {os.strerror(code)} (os error {code})"  # as safetensors words it
+        assert breaks(SafetensorError(text)) == (2, f"error {os.strerror(code)}.\n")
+    assert breaks(SafetensorError("Error while deserializing: header too small"))[0] == 1
     assert breaks(DiskFullError("There is no space for a.")) == (2, "error There is no space for a.\n")
     assert breaks(ConnectionResetError("peer"))[0] == 1
 

@@ -46,6 +46,7 @@ def test_charts_show_what_was_learned():
 
 
 def test_a_history_becomes_a_picture(tmp_path):
-    history = History(steps=(0, 1), losses={"a": (1.0, 0.5)}, rate=(0.1, 0.0))
+    losses = {r"$\frac$ is no formula": (1.0, 0.5), "b": (1.0, 0.5)}
+    history = History(steps=(0, 1), losses=losses, rate=(0.1, 0.0))
     draw_history(history, tmp_path / "training.png")
     assert Image.open(tmp_path / "training.png").size[0] > 1000

@@ -135,7 +135,8 @@ def draw_history(history: History, path: Path) -> None:
         plot_chart(axes, history.steps, chart)
         axes.set_title(chart.title + (f"\n{chart.note}" if chart.note else ""), fontsize=9, loc="left")
         if len(chart.lines) > 1:
-            axes.legend(frameon=False, fontsize=8)
+            for text in axes.legend(frameon=False, fontsize=8).get_texts():
+                text.set_parse_math(False)  # a teacher may have a dollar in its name
     write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
 
 

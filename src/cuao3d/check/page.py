@@ -60,7 +60,7 @@ def write_page(scene: Scene, report: Report, path: Path | str) -> None:
         pictures=_pictures(scene, report) if readable else [],
         odd=_odd_frames(scene, report.measurements) if readable else [],
     )
-    write_text(Path(path), page)
+    write_text(Path(path), page.encode("utf-8", errors="backslashreplace").decode())  # of names that are not UTF-8
 
 
 def _facts(measured: dict[str, Any]) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from cuao3d.check import Report
 from cuao3d.check.consistency import AS_GIVEN, TOLERANCE, Reading, land, reading_named
+from cuao3d.console import visible
 from cuao3d.errors import InputError
 from cuao3d.geometry import back_project
 from cuao3d.scene import Frame, Scene
@@ -28,9 +29,8 @@ def draw(scene: Scene, report: Report, path: Path | str) -> None:
         InputError: The scene has no view to draw.
     """
     figure = draw_agreement(scene, report)
-    figure.suptitle(
-        "\n".join(wrap(f"{scene.name}: {report.verdict}. {report.reasons[0] if report.exit_code else ''}", 90))
-    )
+    title = visible(f"{scene.name}: {report.verdict}. {report.reasons[0] if report.exit_code else ''}")
+    figure.suptitle("\n".join(wrap(title, 90)), parse_math=False)
     figure.savefig(path, format="png", dpi=100)
 
 
@@ -46,7 +46,7 @@ def draw_agreement(scene: Scene, report: Report) -> Figure:
     axes = figure.subplots(len(pairs), 1 + len(readings), squeeze=False)
     for row, (first, second) in zip(axes, pairs, strict=True):
         row[0].imshow(first.read_image().permute(1, 2, 0).numpy())
-        row[0].set_title(first.name)
+        row[0].set_title(visible(first.name), parse_math=False)
         for axis, reading in zip(row[1:], readings, strict=True):
             points = _draw_pair(axis, first, second, reading)
     for axis in axes.flat:
@@ -73,7 +73,9 @@ def _draw_pair(axis: Axes, first: Frame, second: Frame, reading: Reading) -> Pat
     agreeing = int((percent.abs() <= 100 * TOLERANCE).sum()) / max(len(percent), 1)
     axis.imshow(second.read_image().mean(0).numpy() * 0.5 + 0.5, cmap="gray", vmin=0, vmax=1)
     axis.set_title(
-        f"{first.name} on {second.name}, {reading.name}:\n{overlap:.0%} land there, {agreeing:.0%} of them agree"
+        f"{visible(first.name)} on {visible(second.name)}, {reading.name}:\n"
+        f"{overlap:.0%} land there, {agreeing:.0%} of them agree",
+        parse_math=False,
     )
     x, y = landed.pixels.numpy().T
     return axis.scatter(x, y, c=percent.numpy(), cmap=_COLORS, vmin=-20, vmax=20, s=5, linewidths=0)
