@@ -18,6 +18,7 @@ ROOMS = (
     "errors",
     "console",
     "names",
+    "durable",
     "files",
     "pickles",
     "plugins",

@@ -26,7 +26,7 @@ def begin(tmp_path, synthetic_store):
 
 def leave(folder: Path, *names: str) -> None:
     for name in names:
-        (folder / name).write_text(name)
+        (folder / name).write_text("{}" if name == "run.json" else name)
 
 
 def names(folder: Path) -> list[str]:

@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 import sys
@@ -6,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
 from cuao3d.batches import STILL, Batches
+from cuao3d.files import write_chunks
 from cuao3d.objective import RowMeans
 from cuao3d.progress import training_bars
 from cuao3d.run import CHECKPOINT
@@ -220,12 +221,12 @@ def test_a_full_disk_is_one_error_and_costs_no_checkpoint(tmp_path, monkeypatch)
         run_guess(tmp_path, stop_after=4)
     before = (tmp_path / CHECKPOINT).read_bytes()
 
-    def fill(tensors, path, metadata):
-        path.write_bytes(b"half a file")
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    def fill():
+        yield b"half a file"
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("cuao3d.files.save_file", fill)
-    with pytest.raises(OSError, match=r"no space left on the disk for .*checkpoint.safetensors; .*Make room"):
+    monkeypatch.setattr("cuao3d.run.write_tensors", lambda path, *_: write_chunks(path, fill()))
+    with pytest.raises(OSError, match=r"no space left on the disk: .*checkpoint.safetensors cannot be .*Make room"):
         run_guess(tmp_path)
     assert files(tmp_path) == [CHECKPOINT, "metrics.jsonl"]
     assert (tmp_path / CHECKPOINT).read_bytes() == before

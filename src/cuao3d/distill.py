@@ -28,7 +28,7 @@ from cuao3d.objective import (
     word_loss,
 )
 from cuao3d.progress import OnStep
-from cuao3d.run import begin_run, finish_run
+from cuao3d.run import begin_run, finish_run, only_writer
 from cuao3d.store import Store, StoredScene, TeacherCard
 from cuao3d.student import Student
 from cuao3d.teachers import canonical
@@ -112,24 +112,25 @@ def distill(
         )
     held_out = hold_out([scene.name for scene in seen], config)
     own_code = code_of_losses(config.losses)
-    if begin_run(out, config, store, stored, held_out=held_out, own_code=own_code, resume=resume):
-        return out
-    taken = [_take_features(scene, config.teachers) for scene in seen]
-    usable = [scene for scene, _ in taken if len(scene.rows)]
-    scenes, apart = ([scene for scene in usable if (scene.name in held_out) == held] for held in (False, True))
-    if not scenes or (held_out and not apart):
-        raise InputError(f"{store.path} has too few training scenes with finite features. Lift them again.")
-    distiller, scenes = _make_distiller(store, scenes, config)
-    batches = Batches(scenes, config, RowMeans, apart)
-    outcome = train(distiller, distiller.parameter_groups(), batches, config, out, device=device, on_step=on_step)
-    used = {scene.name for scene in usable}
-    summary = {
-        "teachers": dict(distiller.student.teachers),
-        "held_out": held_out,
-        "skipped_scenes": [scene.name for scene in stored if scene.name not in used],
-        "masked_samples": {scene.name: counts for scene, counts in taken if counts},
-    }
-    finish_run(out, distiller.finished(), summary | asdict(outcome))
+    with only_writer(out):
+        if begin_run(out, config, store, stored, held_out=held_out, own_code=own_code, resume=resume):
+            return out
+        taken = [_take_features(scene, config.teachers) for scene in seen]
+        usable = [scene for scene, _ in taken if len(scene.rows)]
+        scenes, apart = ([scene for scene in usable if (scene.name in held_out) == held] for held in (False, True))
+        if not scenes or (held_out and not apart):
+            raise InputError(f"{store.path} has too few training scenes with finite features. Lift them again.")
+        distiller, scenes = _make_distiller(store, scenes, config)
+        batches = Batches(scenes, config, RowMeans, apart)
+        outcome = train(distiller, distiller.parameter_groups(), batches, config, out, device=device, on_step=on_step)
+        used = {scene.name for scene in usable}
+        summary = {
+            "teachers": dict(distiller.student.teachers),
+            "held_out": held_out,
+            "skipped_scenes": [scene.name for scene in stored if scene.name not in used],
+            "masked_samples": {scene.name: counts for scene, counts in taken if counts},
+        }
+        finish_run(out, distiller.finished(), summary | asdict(outcome))
     return out
 
 

@@ -26,7 +26,11 @@ class NotFoundError(UserError, FileNotFoundError):
 
 
 class DiskFullError(UserError, OSError):
-    """There is no space left on a disk."""
+    """A disk is full or read-only, or a quota is used up: no other file could be written either."""
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM asked the program to end, as Ctrl-C does."""
 
 
 class NotInstalledError(UserError, ImportError):

@@ -1,72 +1,96 @@
-"""Files: atomic writes by way of a temporary file, and JSON objects."""
+"""Files that are written whole, JSON objects, and safetensors."""
 
-import errno
 import hashlib
 import json
+import math
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+import torch
 from torch import Tensor
 
-from cuao3d.errors import DiskFullError, InputError, NotFoundError
+from cuao3d.durable import is_stream, naming_disk_errors, replacing, write_all
+from cuao3d.errors import InputError, NotFoundError, UserError
 
 LISTED = 12
 """Entries of a folder that an error lists at most."""
 
+_TENSOR_TYPES = {
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.int16: "I16",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int32: "I32",
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.int64: "I64",
+}
+"""Names of types in a safetensors file, which holds tensors of the last of these first."""
+
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file atomically: a function writes a temporary file beside it, which is then renamed.
+    """Write a file whole or not at all, and so that it survives a power failure; see `durable.replacing`.
 
     Args:
-        path: File to write; its folder is created if missing.
-        write: Called with the temporary path; a file left there by an interrupted run is overwritten.
+        path: File to write; its folder is made if missing. A link is followed; a device or a pipe is written directly.
+        write: Called with the path of an empty temporary file, into which it writes.
 
     Raises:
-        OSError: The file cannot be written; no temporary file is left behind.
+        DiskFullError: The disk is full or read-only, or the quota is used up.
+        OSError: The file cannot be written; an earlier file of this name is unchanged.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with naming_full_disk(path):
-            temporary.touch()
-            mode = temporary.stat().st_mode
+    with naming_disk_errors(path):
+        if is_stream(path):
+            with tempfile.TemporaryDirectory() as scratch:
+                write(whole := Path(scratch) / "whole")
+                with whole.open("rb") as source, path.open("wb", buffering=0) as stream:
+                    shutil.copyfileobj(source, stream)
+            return
+        with replacing(path) as (_, temporary):
             write(temporary)
-        temporary.chmod(mode)  # safetensors makes its files readable by the owner only
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename == str(temporary):
-            error.filename = str(path)  # the name that the user knows
-        raise
 
 
-@contextmanager
-def naming_full_disk(path: Path) -> Iterator[None]:
-    """Turn a disk-full error into one that names the file and says what to do."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        if os.strerror(errno.ENOSPC) not in str(error):
-            raise
-        raise DiskFullError(
-            f"There is no space left on the disk for {path}; an earlier file of this name is unchanged. Make room, and "
-            "run the same command again."
-        ) from None
+def write_chunks(path: Path, chunks: Iterable[bytes | memoryview], *, durable: bool = True) -> None:
+    """Write bytes, as `write_whole` does.
+
+    Args:
+        path: File to write.
+        chunks: Its content, piece by piece.
+        durable: False for a file that may be lost in a power failure, such as one of a cache.
+    """
+    with naming_disk_errors(path):
+        if is_stream(path):
+            descriptor = os.open(path, os.O_WRONLY)
+            try:
+                for chunk in chunks:
+                    write_all(descriptor, chunk)
+            finally:
+                os.close(descriptor)
+            return
+        with replacing(path, durable=durable) as (descriptor, _):
+            for chunk in chunks:
+                write_all(descriptor, chunk)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write text in UTF-8, atomically."""
-    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write text in UTF-8, as `write_chunks` does."""
+    write_chunks(path, [text.encode()], durable=durable)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON, atomically."""
-    write_text(path, json.dumps(content, indent=1) + "\n")
+def write_json(path: Path, content: Any, *, durable: bool = True) -> None:
+    """Write JSON, as `write_chunks` does; see `to_json`."""
+    write_text(path, to_json(content, indent=1) + "\n", durable=durable)
+
+
+def to_json(content: Any, indent: int | None = None) -> str:
+    """Return JSON that every program reads: numbers that are infinite or NaN are null."""
+    return json.dumps(_finite(content), indent=indent, allow_nan=False)
 
 
 def read_json(path: Path, cure: str = "write it again") -> dict[str, Any]:
@@ -91,16 +115,27 @@ def read_json(path: Path, cure: str = "write it again") -> dict[str, Any]:
     return content
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file, atomically.
+def read_whole_json(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object that marks something as finished; None if it is missing, or cut off by a power failure."""
+    try:
+        return read_json(path)
+    except UserError:
+        return None
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None, *, durable: bool = True
+) -> None:
+    """Write a safetensors file, as `write_chunks` does; equal tensors give equal bytes.
 
     Args:
         path: File to write.
         tensors: Tensors by name, on any device.
-        metadata: Text metadata. With several keys the file's bytes are not reproducible.
+        metadata: Text metadata.
+        durable: As of `write_chunks`.
     """
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_whole(path, lambda temporary: save_file(on_cpu, temporary, metadata))
+    write_chunks(path, _safetensors(on_cpu, metadata), durable=durable)
 
 
 def nearby(path: Path, marker: str = "") -> str:
@@ -130,3 +165,33 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _safetensors(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of a safetensors file: those that its library writes, without a temporary file of its own."""
+    order = list(_TENSOR_TYPES)
+    names = sorted(tensors, key=lambda name: (-order.index(tensors[name].dtype), name))
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
+    end = 0
+    for name in names:
+        tensor = tensors[name]
+        begin, end = end, end + tensor.nbytes
+        header[name] = {
+            "dtype": _TENSOR_TYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in names:
+        yield tensors[name].reshape(-1).view(torch.uint8).numpy().data
+
+
+def _finite(content: Any) -> Any:
+    """Replace numbers that JSON does not know by None."""
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    return [_finite(value) for value in content] if isinstance(content, list | tuple) else content

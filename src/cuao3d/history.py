@@ -13,6 +13,7 @@ import torch
 from cuao3d.errors import NotFoundError
 from cuao3d.files import read_json, write_whole
 from cuao3d.objective import settled_sigmas
+from cuao3d.run import whole_lines
 
 PALETTE = (
     "#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#edc948", "#76b7b2", "#9c755f", "#ff9da7", "#2f4b7c",
@@ -50,20 +51,20 @@ def read_history(run: Path | str) -> History:
     metrics = Path(run) / "metrics.jsonl"
     if not metrics.is_file():
         raise NotFoundError(f"No {metrics}; expected the folder of a run, as `cuao3d distill` writes it.")
-    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in whole_lines(metrics)]
     config = Path(run) / "config.json"
     settings = read_json(config).get("config", {}) if config.is_file() else {}
 
     def by_teacher(key: str) -> dict[str, tuple[float, ...]]:
-        return {name: tuple(row[key][name] for row in rows) for name in (rows[0].get(key, {}) if rows else {})}
+        return {name: tuple(_number(row[key][name]) for row in rows) for name in (rows[0].get(key, {}) if rows else {})}
 
     return History(
         steps=tuple(row["step"] for row in rows),
         losses=by_teacher("losses"),
-        rate=tuple(row["rate"] for row in rows),
+        rate=tuple(_number(row["rate"]) for row in rows),
         sigmas=by_teacher("sigmas"),
         weights=by_teacher("weights"),
-        words=tuple(row["words"] for row in rows if "words" in row),
+        words=tuple(_number(row["words"]) for row in rows if "words" in row),
         weighting=settings.get("weighting", "uncertainty"),
     )
 
@@ -143,3 +144,8 @@ def draw_history(history: History, path: Path) -> None:
 def _average(values: Sequence[float], width: int) -> list[float]:
     """Return the means of `width` neighbours each."""
     return [float(np.mean(values[start : start + width])) for start in range(0, len(values), width)]
+
+
+def _number(entry: float | None) -> float:
+    """Return a number of a JSON file, in which null stands for one that is infinite or NaN."""
+    return math.nan if entry is None else entry

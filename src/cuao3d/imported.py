@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
-from cuao3d.errors import InputError, NotFoundError
+from cuao3d.durable import locked
+from cuao3d.errors import DiskFullError, InputError, NotFoundError
 from cuao3d.fusion import Samples, Visibility, sample_cells
 from cuao3d.pickles import read_torch
 from cuao3d.readers import Dataset
@@ -58,7 +59,7 @@ def import_features(
 
     Raises:
         NotFoundError: There is no such folder.
-        InputError: No scene has features, or `out` holds something else.
+        InputError: No scene has features, `out` holds something else, or another process writes the store.
     """
     folders = {canonical(teacher): folder for teacher, folder in folders.items()}
     text = {canonical(teacher): spec for teacher, spec in (text or {}).items()}
@@ -66,19 +67,22 @@ def import_features(
     cards = {
         teacher: imported_card(teacher, _width(teacher, files), text.get(teacher)) for teacher, files in paths.items()
     }
-    store = Store.create(out, cell=cell, teachers=cards, settings={"features": "imported", **(settings or {})})
-    problems: list[str] = []
-    for index, name in enumerate(dataset.names):
-        line = name
-        try:
-            if not store.has(name):
-                of_scene = {teacher: _files_of(files, name, folders[teacher]) for teacher, files in paths.items()}
-                left_out = _add_scene(store, dataset[index], of_scene, _cloud_of(dataset, index))
-                line = "; ".join((name, *map(str, left_out)))
-        except (ValueError, OSError) as error:
-            problems.append(line := f"{name} left out: {error}")
-        if on_scene:
-            on_scene(index + 1, len(dataset), line)
+    with locked(Path(out)):
+        store = Store.create(out, cell=cell, teachers=cards, settings={"features": "imported", **(settings or {})})
+        problems: list[str] = []
+        for index, name in enumerate(dataset.names):
+            line = name
+            try:
+                if not store.has(name):
+                    of_scene = {teacher: _files_of(files, name, folders[teacher]) for teacher, files in paths.items()}
+                    left_out = _add_scene(store, dataset[index], of_scene, _cloud_of(dataset, index))
+                    line = "; ".join((name, *map(str, left_out)))
+            except DiskFullError:
+                raise  # nothing could be written for any other scene either
+            except (ValueError, OSError) as error:
+                problems.append(line := f"{name} left out: {error}")
+            if on_scene:
+                on_scene(index + 1, len(dataset), line)
     if len(problems) == len(dataset):
         raise InputError(f"No scene could be imported. {problems[0] if problems else 'The dataset is empty.'}")
     return store

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from cuao3d.console import progress_bar
+from cuao3d.durable import naming_disk_errors
 from cuao3d.errors import NotFoundError, NotInstalledError
-from cuao3d.files import naming_full_disk
 
 TRIES = 3
 """Times that a download is tried before it is given up; between two of them it waits a second or more."""
@@ -40,7 +40,7 @@ def download_pinned(address: str, path: Path, sha256: str) -> None:
         retry_if_failed=TRIES - 1,
     )
     try:
-        with progress_bar() as bar, naming_full_disk(path):
+        with progress_bar() as bar, naming_disk_errors(path):
             files.fetch(path.name, downloader=pooch.HTTPDownloader(progressbar=_Bar(bar, path.name)))
     except (RequestException, ValueError) as error:  # pooch's word for another hash is a ValueError
         first_line = str(error).strip().partition("\n")[0] or type(error).__name__

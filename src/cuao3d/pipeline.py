@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cuao3d.compare import Comparison, compare
 from cuao3d.console import note, progress_bar
+from cuao3d.durable import locked
 from cuao3d.errors import DiskFullError, InputError, TeacherError, UserError
 from cuao3d.evaluate import Readout, Row, zero_shot
 from cuao3d.fusion import image_quarters, lift_measured, sample_cells, see
@@ -59,26 +60,28 @@ def fuse(
         The store, with every scene that could be lifted.
 
     Raises:
-        InputError: A teacher is invalid, no scene could be read, or the folder holds something else.
+        InputError: A teacher is invalid, no scene could be read, the folder holds something else, or another process
+            writes the store.
     """
     cards = cards_of(teachers)
     _check_cards(cards)
-    store = Store.create(out, cell=cell, teachers=cards, settings={**(settings or {}), "upright": upright})
-    shares = [range(first, len(dataset), num_workers) for first in range(num_workers)]
-    load = partial(list, teachers) if load is None or num_workers == 1 else load
-    num_done = [0] * num_workers
-    with progress_bar() as bar:
-        task = bar.add_task("lifting", total=len(dataset))
+    with locked(Path(out)):
+        store = Store.create(out, cell=cell, teachers=cards, settings={**(settings or {}), "upright": upright})
+        shares = [range(first, len(dataset), num_workers) for first in range(num_workers)]
+        load = partial(list, teachers) if load is None or num_workers == 1 else load
+        num_done = [0] * num_workers
+        with progress_bar() as bar:
+            task = bar.add_task("lifting", total=len(dataset))
 
-        def say(share: int, done: int, total: int, line: str) -> None:
-            num_done[share] = done
-            bar.update(task, completed=sum(num_done), description=f"lifting {line}")
+            def say(share: int, done: int, total: int, line: str) -> None:
+                num_done[share] = done
+                bar.update(task, completed=sum(num_done), description=f"lifting {line}")
 
-        broken_of_share = side_by_side(
-            [partial(_fuse_share, dataset, share, load, store, batch_size, upright) for share in shares if share],
-            num_workers,
-            say,
-        )
+            broken_of_share = side_by_side(
+                [partial(_fuse_share, dataset, share, load, store, batch_size, upright) for share in shares if share],
+                num_workers,
+                say,
+            )
     broken = sorted(chain.from_iterable(broken_of_share))
     for line in broken:
         note(line, head="left out")

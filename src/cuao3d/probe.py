@@ -15,7 +15,7 @@ from cuao3d.evaluate import Row, count, make_row
 from cuao3d.labels import label_set
 from cuao3d.predictor import student_features
 from cuao3d.progress import OnStep
-from cuao3d.run import begin_run, finish_run, load_run
+from cuao3d.run import begin_run, finish_run, load_run, only_writer
 from cuao3d.scene import UNLABELLED, Split
 from cuao3d.store import Store, StoredScene
 from cuao3d.student import Student
@@ -65,17 +65,18 @@ def supervise(
     labelled = [_take_classes(scene) for scene in stored if scene.labels is not None]
     usable = [scene for scene in labelled if len(scene.rows)]
     held_out = hold_out([scene.name for scene in usable], config)
-    if begin_run(out, config, store, stored, held_out=held_out, resume=resume):
-        return out
-    scenes, apart = ([scene for scene in usable if (scene.name in held_out) == held] for held in (False, True))
-    classes = label_set(name)
-    num_classes = len(classes)
-    student = make_student({HEAD: num_classes}, config)
-    supervisor = _Supervisor(student, class_weights(scenes, num_classes, config), config)
-    batches = Batches(scenes, config, majority_class, apart)
-    groups = [student_group(student, config)]
-    outcome = train(supervisor, groups, batches, config, out, device=device, on_step=on_step)
-    finish_run(out, student, {"teachers": {}, "label_set": classes.name, "held_out": held_out, **asdict(outcome)})
+    with only_writer(out):
+        if begin_run(out, config, store, stored, held_out=held_out, resume=resume):
+            return out
+        scenes, apart = ([scene for scene in usable if (scene.name in held_out) == held] for held in (False, True))
+        classes = label_set(name)
+        num_classes = len(classes)
+        student = make_student({HEAD: num_classes}, config)
+        supervisor = _Supervisor(student, class_weights(scenes, num_classes, config), config)
+        batches = Batches(scenes, config, majority_class, apart)
+        groups = [student_group(student, config)]
+        outcome = train(supervisor, groups, batches, config, out, device=device, on_step=on_step)
+        finish_run(out, student, {"teachers": {}, "label_set": classes.name, "held_out": held_out, **asdict(outcome)})
     return out
 
 

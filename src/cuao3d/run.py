@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,14 @@ from torch import Tensor, nn
 
 from cuao3d import __version__
 from cuao3d.batches import BatchConfig
-from cuao3d.errors import InputError, NotFoundError, UserError
+from cuao3d.durable import is_own, locked, naming_disk_errors, remove
+from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import (
-    naming_full_disk,
     nearby,
     read_json,
+    read_whole_json,
     sha256_of,
+    to_json,
     write_json,
     write_tensors,
     write_text,
@@ -133,6 +135,21 @@ def begin_run(
     return from_first(lambda: _begin(out, json.loads(json.dumps(description)), resume))
 
 
+@contextmanager
+def only_writer(out: Path) -> Iterator[None]:
+    """Keep other processes from writing a run while the block runs; of several ranks, the first holds the lock.
+
+    Args:
+        out: Folder of the run.
+
+    Raises:
+        InputError: Another process writes it; the message names it.
+    """
+    with ExitStack() as held:
+        from_first(lambda: held.enter_context(locked(out)))
+        yield
+
+
 def finish_run(out: Path, student: Student, summary: dict[str, Any]) -> None:
     """Write the student and, last, `run.json`, which marks the run as finished.
 
@@ -146,7 +163,7 @@ def finish_run(out: Path, student: Student, summary: dict[str, Any]) -> None:
         file = out / STUDENT
         student.save(file)
         write_json(out / "run.json", {**summary, "student_sha256": sha256_of(file)})
-        (out / CHECKPOINT).unlink(missing_ok=True)
+        remove(out / CHECKPOINT)
 
     from_first(finish)
 
@@ -276,6 +293,21 @@ def restore(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> 
     return TrainingState(saved["step"], saved["seconds"], best)
 
 
+def whole_lines(path: Path) -> list[str]:
+    """Return the lines of a `metrics.jsonl`, each a JSON object, up to the first that a power failure has cut off."""
+    lines: list[str] = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+            try:
+                is_whole = line.endswith("\n") and isinstance(json.loads(line), dict)
+            except ValueError:
+                is_whole = False
+            if not is_whole:
+                break
+            lines.append(line)
+    return lines
+
+
 class MetricsFile:
     """Writes a line for each step to `metrics.jsonl`, and the same to TensorBoard if that is installed."""
 
@@ -289,8 +321,8 @@ class MetricsFile:
         self.path, self._board = Path(os.devnull), None
         if rank() == 0:
             self.path = out / "metrics.jsonl"
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True) if self.path.is_file() else []
-            write_text(self.path, "".join(lines[:first]))
+            kept = [line for line in whole_lines(self.path) if json.loads(line).get("step", 0) < first]
+            write_text(self.path, "".join(kept))
             with suppress(ImportError):
                 from torch.utils.tensorboard import SummaryWriter
 
@@ -299,21 +331,23 @@ class MetricsFile:
 
     def write(self, row: dict[str, Any]) -> None:
         """Add the line of a step."""
-        self._file.write(json.dumps(row) + "\n")
+        with naming_disk_errors(self.path):
+            self._file.write(to_json(row) + "\n")
         if self._board is not None:
             for name, value in _scalars({name: value for name, value in row.items() if name != "step"}):
                 self._board.add_scalar(name, value, row["step"])
 
     def flush(self) -> None:
-        """Flush all lines to disk, before a checkpoint is saved."""
-        with naming_full_disk(self.path):
+        """Sync all lines, before a checkpoint is saved."""
+        with naming_disk_errors(self.path):
             self._file.flush()
+            os.fsync(self._file.fileno())
         if self._board is not None:
             self._board.flush()
 
     def close(self) -> None:
         """Flush and close the files."""
-        with naming_full_disk(self.path):
+        with naming_disk_errors(self.path):
             self._file.close()
         if self._board is not None:
             self._board.close()
@@ -334,7 +368,9 @@ def _begin(out: Path, description: dict[str, Any], resume: str | Path) -> bool:
         made_with = {"code_sha256": _code_sha256(), "torch_version": torch.__version__}
         write_json(out / "config.json", description | made_with)
     if resume == "auto":
-        return (out / "run.json").is_file()
+        if is_finished := read_whole_json(out / "run.json") is not None:
+            remove(out / CHECKPOINT)  # of a run that was interrupted after its last file
+        return is_finished
     _forget(out, "run.json", "student.safetensors")
     if source is None:
         _forget(out, "checkpoint*.safetensors", "best.safetensors", "metrics.jsonl", "tensorboard")
@@ -363,22 +399,19 @@ def _find_checkpoint(path: Path, description: dict[str, Any]) -> Path:
 
 def _is_of(folder: Path, description: dict[str, Any]) -> bool:
     """Return whether a folder holds the run described; further keys of its configuration file are ignored."""
-    try:
-        held = read_json(folder / "config.json")
-    except (UserError, OSError):
-        return False
+    held = read_whole_json(folder / "config.json") or {}
     return {name: held.get(name) for name in description} == description
 
 
 def _is_worth_keeping(path: Path) -> bool:
     """Return whether a file is anything but what a run writes before its first checkpoint."""
-    return path.name not in ("config.json", "metrics.jsonl", "tensorboard") and path.suffix != ".partial"
+    return path.name not in ("config.json", "metrics.jsonl", "tensorboard") and not is_own(path.name)
 
 
 def _forget(out: Path, *patterns: str) -> None:
-    """Delete the files of a run that match."""
+    """Delete the files of a run that match, in this order."""
     for path in (path for pattern in patterns for path in sorted(out.glob(pattern))):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(path) if path.is_dir() else remove(path)
 
 
 def _code_sha256() -> str:

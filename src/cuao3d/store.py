@@ -21,8 +21,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cuao3d import __version__
+from cuao3d.durable import is_own, make_folder, remove
 from cuao3d.errors import InputError, NotFoundError
-from cuao3d.files import nearby, read_json, sha256_of, write_json, write_tensors
+from cuao3d.files import nearby, read_json, read_whole_json, sha256_of, write_json, write_tensors
 from cuao3d.fusion import Samples, Visibility
 from cuao3d.labels import LabelSet
 from cuao3d.labels.kept import find_label_set, keep_label_set, kept_label_set
@@ -188,7 +189,8 @@ class Store:
         store = cls(path, cell, dict(teachers or {}), dict(settings or {}))
         for teacher in store.teachers:
             check_file_name(teacher, "teacher")
-        if (path / "store.json").is_file():
+        begins = path.is_dir() and _is_beginning(path)
+        if (path / "store.json").is_file() and not (begins and read_whole_json(path / "store.json") is None):
             there = cls.open(path)
             if there._header() != store._header():
                 raise InputError(
@@ -196,21 +198,18 @@ class Store:
                     "Choose another folder, or delete this one."
                 )
             return there
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and not begins:
             raise InputError(f"{path} is there already and is no store. Choose a new or an empty folder.")
-        (path / "scenes").mkdir(parents=True, exist_ok=True)
+        make_folder(path / "scenes")
         write_json(path / "store.json", store._header() | {"code_version": __version__})
         return store
 
     @classmethod
     def open(cls, path: Path | str) -> "Store":
-        """Open a store to read it.
+        """Open a store to read it; its scenes are read when asked for.
 
         Args:
             path: Folder of the store.
-
-        Returns:
-            The store; its scenes are read when asked for.
 
         Raises:
             NotFoundError: There is no store.
@@ -236,12 +235,12 @@ class Store:
 
     def names(self, split: Split | None = None) -> tuple[str, ...]:
         """Return the names of the finished scenes of a `split`, or of all, in alphabetical order."""
-        manifests = sorted((self.path / "scenes").glob("*/manifest.json"))
-        return tuple(path.parent.name for path in manifests if split is None or _read_json(path).get("split") == split)
+        found = {path: read_whole_json(path) for path in sorted((self.path / "scenes").glob("*/manifest.json"))}
+        return tuple(path.parent.name for path, about in found.items() if about and split in (None, about.get("split")))
 
     def has(self, name: str) -> bool:
         """Say whether the scene `name` is finished."""
-        return (self._folder(name) / "manifest.json").is_file()
+        return bool(read_whole_json(self._folder(name) / "manifest.json"))
 
     def __getitem__(self, name: str) -> StoredScene:
         """Return a finished scene; its features are mapped when asked for.
@@ -312,11 +311,10 @@ class Store:
         halves = {teacher: rows.to("cpu", torch.float16) for teacher, rows in features.items()}
         self._check_features(scene.name, visibility, halves)
         folder = self._folder(scene.name)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "manifest.json").unlink(missing_ok=True)
+        remove(folder / "manifest.json")
         label_set, label_set_sha256 = scene.label_set, None
         if label_set is not None:
-            label_set, label_set_sha256 = keep_label_set(self.path / LABELS, label_set, scratch=folder)
+            label_set, label_set_sha256 = keep_label_set(self.path / LABELS, label_set)
         contents = {"points.safetensors": _cloud(scene, samples, visibility)}
         contents |= {_features_file(teacher): {"features": rows} for teacher, rows in halves.items()}
         contents |= {PHOTOGRAPHS_FILE: dict(photographs)} if photographs else {}
@@ -486,6 +484,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise _damaged(path, str(error)) from None
+
+
+def _is_beginning(path: Path) -> bool:
+    """Say whether a folder holds only what `Store.create` leaves where it is interrupted before store.json is whole."""
+    empty = {path / "scenes"} if not any((path / "scenes").glob("*")) else set()
+    return all(entry in empty or entry.name == "store.json" or is_own(entry.name) for entry in path.iterdir())
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from cuao3d.check import Report
 from cuao3d.check.consistency import AS_GIVEN, TOLERANCE, Reading, land, reading_named
 from cuao3d.console import visible
 from cuao3d.errors import InputError
+from cuao3d.files import write_whole
 from cuao3d.geometry import back_project
 from cuao3d.scene import Frame, Scene
 
@@ -31,7 +32,7 @@ def draw(scene: Scene, report: Report, path: Path | str) -> None:
     figure = draw_agreement(scene, report)
     title = visible(f"{scene.name}: {report.verdict}. {report.reasons[0] if report.exit_code else ''}")
     figure.suptitle("\n".join(wrap(title, 90)), parse_math=False)
-    figure.savefig(path, format="png", dpi=100)
+    write_whole(Path(path), lambda temporary: figure.savefig(temporary, format="png", dpi=100))
 
 
 def draw_agreement(scene: Scene, report: Report) -> Figure:

@@ -1,21 +1,20 @@
 """Label sets that a store keeps: copies of CSVs in a folder of its own, so that the originals may move or change."""
 
-import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 from cuao3d.errors import InputError
-from cuao3d.files import sha256_of
+from cuao3d.files import sha256_of, write_whole
 from cuao3d.labels import LABEL_SETS, LabelSet, label_set
 
 
-def keep_label_set(folder: Path, name: str, scratch: Path) -> tuple[str, str | None]:
+def keep_label_set(folder: Path, name: str) -> tuple[str, str | None]:
     """Copy the CSV of a label set into a folder; sets of the package stay where they are.
 
     Args:
         folder: Where the copies lie; made if it is not there.
         name: One of `LABEL_SETS`, or the path of a CSV.
-        scratch: Folder on the same disk in which no other process writes.
 
     Returns:
         What to note of the set: its name, or the name of the CSV and its SHA-256.
@@ -28,8 +27,7 @@ def keep_label_set(folder: Path, name: str, scratch: Path) -> tuple[str, str | N
     source, sha256 = Path(name), sha256_of(Path(name))
     copy = folder / source.name
     if not copy.is_file():
-        folder.mkdir(exist_ok=True)
-        os.replace(shutil.copyfile(source, scratch / source.name), copy)
+        write_whole(copy, partial(shutil.copyfile, source))
     if sha256_of(copy) != sha256:
         raise InputError(f"{folder} keeps another label set {source.name}; rename {source}.")
     return source.name, sha256

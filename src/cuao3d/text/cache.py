@@ -65,7 +65,7 @@ class Cached:
     def _write(self, text: str, vector: Tensor) -> None:
         # Where nothing can be kept, or another process keeps the same just now, work goes on.
         with suppress(OSError, SafetensorError):
-            write_tensors(self._file(text), {"vector": vector}, {"text": text})
+            write_tensors(self._file(text), {"vector": vector}, {"text": text}, durable=False)
 
     def _file(self, text: str) -> Path:
         return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
@@ -90,5 +90,5 @@ def known_sha256(path: Path) -> str:
             return str(noted["sha256"])
     sha256 = sha256_of(path)
     with suppress(OSError):
-        write_json(note, now | {"sha256": sha256})
+        write_json(note, now | {"sha256": sha256}, durable=False)
     return sha256
