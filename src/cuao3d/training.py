@@ -1,9 +1,12 @@
 """Training: one loop that minimises the loss of a learner, in one process or several."""
 
 import math
+import multiprocessing
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -15,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cuao3d import run
 from cuao3d.batches import Batch, BatchConfig, Batches, check_least
-from cuao3d.errors import InputError
+from cuao3d.errors import InputError, TerminatedError
 from cuao3d.heads import HeadKind
 from cuao3d.progress import OnStep, peak_memory
 from cuao3d.ranks import gather, in_group, num_ranks, rank
@@ -27,6 +30,8 @@ OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] =
     "sgd": lambda groups: torch.optim.SGD(groups, lr=0.0, momentum=0.9, fused=True),
 }
 
+CHECKPOINT_SECONDS = 300
+"""Time after which a checkpoint is saved, however few steps were done."""
 
 STUDENT_GROUP, NOISE_GROUP = "student", "noise levels"
 """Names of the optimiser's groups."""
@@ -56,7 +61,8 @@ class TrainConfig(BatchConfig):
     clip_norm: float | None = None
     """Norm to which the student's gradient is clipped; None: no clipping."""
     checkpoint_every: int = 200
-    """Steps between checkpoints, from which an interrupted run resumes, and between validations on held-out scenes."""
+    """Steps between checkpoints, from which an interrupted run resumes, and between validations on held-out scenes.
+    Further checkpoints are saved every five minutes and at Ctrl-C or SIGTERM."""
     keep_every: int | None = None
     """Steps between checkpoints that are kept for good; None: only the last one is kept, until the run is finished."""
 
@@ -109,6 +115,7 @@ def train(
     Raises:
         InputError: The training diverged.
         DiskFullError: There is no space left for a checkpoint.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; a checkpoint was saved first.
     """
     rates = {group["name"]: group["lr"] for group in groups}
     learner.to(device).train()
@@ -116,10 +123,11 @@ def train(
     start = run.restore(out, learner, optimizer)
     best, started = start.best, time.perf_counter() - start.seconds
     model = DistributedDataParallel(learner) if in_group() else learner
-    with closing(run.MetricsFile(out, start.step)) as metrics, closing(batches.ahead(start.step, device)) as coming:
+    metrics = run.MetricsFile(out, start.step)
+    checkpoints = _Checkpoints(out, metrics, learner, optimizer, config)
+    with _signals_held() as signals, closing(metrics), closing(batches.ahead(start.step, device)) as coming:
         for step, parts in enumerate(coming, start=start.step):
-            for group in optimizer.param_groups:
-                group["lr"] = rates[group["name"]] * rate_fraction(step / len(batches), config)
+            _set_rates(optimizer, rates, rate_fraction(step / len(batches), config))
             row = {"step": step} | _add_gradients(model, optimizer, parts)
             row |= {RATE_OF_GROUP[group["name"]]: group["lr"] for group in optimizer.param_groups}
             _check_loss(row, out, config)
@@ -128,19 +136,17 @@ def train(
             done = step + 1
             if done % config.checkpoint_every == 0 or done == len(batches):
                 _check_weights(learner, row, out, config)
-                if batches.held_out:
-                    row["validation"] = _look_at_held_out(learner, batches, device)
-                    _check_loss(row, out, config)
-                    best = _keep_best(best, row, learner, out)
+                best = _validate(best, row, learner, batches, out, config, device)
             metrics.write(row)
-            progress = run.TrainingState(done, time.perf_counter() - started, best)
-            _save_checkpoints(out, metrics, learner, optimizer, progress, config)
+            stops = any(gather([bool(signals)]))
+            checkpoints.save(run.TrainingState(done, time.perf_counter() - started, best), row, at_once=stops)
             if on_step is not None:
                 on_step(done, len(batches), _line(row))
-    if best is None:
-        return Outcome(time.perf_counter() - started)
-    learner.load_state_dict(best.learner)
-    return Outcome(time.perf_counter() - started, best.step, best.loss)
+            if stops:
+                break
+    if best is not None:
+        learner.load_state_dict(best.learner)
+    return Outcome(time.perf_counter() - started, *((best.step, best.loss) if best else ()))
 
 
 def rate_fraction(progress: float, config: TrainConfig) -> float:
@@ -215,6 +221,12 @@ def _add_gradients(model: nn.Module, optimizer: torch.optim.Optimizer, parts: Se
     return _weighted_sum(gather(reports)) | {"voxels": voxels}
 
 
+def _set_rates(optimizer: torch.optim.Optimizer, rates: Mapping[str, float], fraction: float) -> None:
+    """Set the learning rate of each group to a fraction of its initial one."""
+    for group in optimizer.param_groups:
+        group["lr"] = rates[group["name"]] * fraction
+
+
 def _clip(optimizer: torch.optim.Optimizer, config: TrainConfig) -> None:
     """Clip the gradient of the student only."""
     for group in optimizer.param_groups:
@@ -251,6 +263,27 @@ def _look_at_held_out(learner: nn.Module, batches: Batches, device: str) -> dict
     return {"loss": sum(mean["losses"].values()) + mean.get("words", 0.0), **losses}
 
 
+def _validate(
+    best: run.Best | None,
+    row: dict[str, Any],
+    learner: nn.Module,
+    batches: Batches,
+    out: Path,
+    config: TrainConfig,
+    device: str,
+) -> run.Best | None:
+    """Add the metrics of the held-out scenes, if there are any, to the row of a step; return the best learner so far.
+
+    Raises:
+        InputError: Their loss is not finite.
+    """
+    if not batches.held_out:
+        return best
+    row["validation"] = _look_at_held_out(learner, batches, device)
+    _check_loss(row, out, config)
+    return _keep_best(best, row, learner, out)
+
+
 def _keep_best(best: run.Best | None, row: dict[str, Any], learner: nn.Module, out: Path) -> run.Best:
     """Return the best learner on the held-out scenes so far; if it is the current one, write its student."""
     loss = row["validation"]["loss"]
@@ -262,20 +295,71 @@ def _keep_best(best: run.Best | None, row: dict[str, Any], learner: nn.Module, o
     return run.Best(row["step"] + 1, loss, state)
 
 
-def _save_checkpoints(
-    out: Path,
-    metrics: run.MetricsFile,
-    learner: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    progress: run.TrainingState,
-    config: TrainConfig,
-) -> None:
-    """Save the checkpoints that are due after a step."""
-    names = ((config.checkpoint_every, run.CHECKPOINT), (config.keep_every, run.kept_name(progress.step)))
-    for every, name in names:
-        if every is not None and progress.step % every == 0 and rank() == 0:
-            metrics.flush()
-            run.save_checkpoint(out / name, learner, optimizer, progress)
+class _Checkpoints:
+    """Saves the checkpoints of a training: every so many steps, every few minutes, and before it stops."""
+
+    def __init__(
+        self,
+        out: Path,
+        metrics: run.MetricsFile,
+        learner: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: TrainConfig,
+    ) -> None:
+        self.out, self.metrics, self.learner, self.optimizer, self.config = out, metrics, learner, optimizer, config
+        self.saved = time.perf_counter()
+
+    def save(self, progress: run.TrainingState, row: dict[str, Any], *, at_once: bool) -> None:
+        """Save the checkpoints that are due after a step, first the one that is kept for good.
+
+        Raises:
+            InputError: The weights are not finite.
+        """
+        step, kept = progress.step, self.config.keep_every
+        at_once |= time.perf_counter() - self.saved > CHECKPOINT_SECONDS
+        names = [run.kept_name(step)] if kept is not None and step % kept == 0 else []
+        names += [run.CHECKPOINT] if at_once or step % self.config.checkpoint_every == 0 else []
+        if not names or rank() > 0:
+            return
+        _check_weights(self.learner, row, self.out, self.config)
+        self.metrics.flush()
+        for name in names:
+            run.save_checkpoint(self.out / name, self.learner, self.optimizer, progress)
+        self.saved = time.perf_counter()
+
+
+@contextmanager
+def _signals_held() -> Iterator[list[int]]:
+    """Note Ctrl-C and SIGTERM instead of stopping in the middle of a step; a second signal stops at once.
+
+    Yields:
+        The signals so far. If there are any at the end of the block, it raises KeyboardInterrupt.
+    """
+    noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread() or multiprocessing.parent_process() is not None:
+        yield noted  # a worker is stopped by the process that started it
+        return
+
+    def note(number: int, _: object) -> None:
+        if noted:
+            raise _stopped(number)
+        noted.append(number)
+
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    ours = {number: handler for number, handler in usual.items() if signal.getsignal(number) == handler}
+    for number in ours:
+        signal.signal(number, note)
+    try:
+        yield noted
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
+    if noted:
+        raise _stopped(noted[0])
+
+
+def _stopped(number: int) -> KeyboardInterrupt:
+    return TerminatedError() if number == signal.SIGTERM else KeyboardInterrupt()
 
 
 def _weighted_sum(reports: Sequence[tuple[float, dict[str, Any]]]) -> dict[str, Any]:

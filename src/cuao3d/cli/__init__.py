@@ -26,7 +26,7 @@ from cuao3d.cli.settings import bound, refuse_unknown_options
 from cuao3d.cli.takeover import import_official
 from cuao3d.cli.weights import weights
 from cuao3d.console import note, note_block, visible
-from cuao3d.errors import UserError
+from cuao3d.errors import TerminatedError, UserError
 from cuao3d.products import describe
 from cuao3d.progress import machine
 
@@ -59,7 +59,7 @@ DESCRIPTION = """Posed RGB-D in, a 3D model that understands any words out.
 `cuao3d COMMAND --help` explains a command. --debug, anywhere, shows where in the code an error arose. --version says
 what is installed, and how this processor multiplies matrices."""
 
-USER_ERROR, DEFECT, INTERRUPTED, BROKEN_PIPE = 2, 1, 130, 141
+USER_ERROR, DEFECT, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 1, 130, 141, 143
 """Exit codes."""
 
 
@@ -84,9 +84,9 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # of `cuao3d --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         note(f"Stopped. {AFTER_STOP.get(command, 'The same command starts over.')}")
-        return INTERRUPTED
+        return TERMINATED if isinstance(error, TerminatedError) else INTERRUPTED
     except Exception as error:
         line = _line(error)
         if line is None or is_debugged:
