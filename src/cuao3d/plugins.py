@@ -101,9 +101,9 @@ def errors_of(
     """
     try:
         yield
-    except (UserError, KeyboardInterrupt, *passing):
-        raise
     except BaseException as error:
+        if isinstance(error, (UserError, KeyboardInterrupt, *passing)):
+            raise
         raise InputError(f"{what}: {_describe(error, path)}{f'; {cure}.' if cure else ''}") from error
 
 
