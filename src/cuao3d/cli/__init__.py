@@ -25,7 +25,7 @@ from cuao3d.cli.query import query
 from cuao3d.cli.settings import bound, refuse_unknown_options
 from cuao3d.cli.takeover import import_official
 from cuao3d.cli.weights import weights
-from cuao3d.console import note, note_block, visible
+from cuao3d.console import note, note_block, tell, visible
 from cuao3d.errors import TerminatedError, UserError
 from cuao3d.products import describe
 from cuao3d.progress import machine
@@ -73,7 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
     is_debugged = len(words) < len(sys.argv[1:] if arguments is None else arguments)
     command = next((word for word in words if not word.startswith("-")), "")
     if words == ["--version"]:
-        print(_version())
+        tell(f"cuao3d {__version__}, {machine()}")
+        tell(describe())
         return 0
     try:
         try:
@@ -130,11 +131,6 @@ def _plain_warnings() -> Iterator[None]:
         yield
     finally:
         warnings.formatwarning = before
-
-
-def _version() -> str:
-    """Return the versions, and how matrices are multiplied here."""
-    return f"cuao3d {__version__}, {machine()}\n{describe()}"
 
 
 def _line(error: Exception) -> str | None:
