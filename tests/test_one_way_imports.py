@@ -17,6 +17,7 @@ ROOMS = (
     "__init__",
     "errors",
     "console",
+    "schema",
     "names",
     "durable",
     "files",

@@ -1,11 +1,14 @@
 """Augmentation: random geometric transformations of a scene, against overfitting."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn import functional
+
+from cuao3d.schema import Range
 
 
 @dataclass(frozen=True)
@@ -14,11 +17,11 @@ class Augmentation:
 
     flip: bool = True
     """Mirror along x and along y, each with probability 1/2."""
-    rotation: float = 0.0
+    rotation: Annotated[float, Range(0, 360)] = 0.0
     """Largest rotation about the vertical, degrees either way."""
-    tilt: float = 0.0
+    tilt: Annotated[float, Range(0, 180)] = 0.0
     """Largest rotation about x and about y, degrees either way."""
-    scale: float = 0.0
+    scale: Annotated[float, Range(0, 0.99)] = 0.0
     """Largest relative scaling, either way."""
     elastic: bool = False
     """Elastic distortion by smooth noise, with grid cells of 0.2 m and 0.8 m."""

@@ -17,6 +17,7 @@ from cuao3d.errors import InputError
 from cuao3d.geometry import voxelize
 from cuao3d.objective import RowMeans
 from cuao3d.ranks import num_ranks, rank
+from cuao3d.schema import Count, CountOrZero, Length, Seed, check_settings
 
 Target = Tensor | RowMeans
 """Targets of N voxels: features (N, C) or classes (N,)."""
@@ -36,47 +37,30 @@ STILL = Augmentation(flip=False, shift=False)
 class BatchConfig:
     """Which data each training step sees."""
 
-    voxel_size: float = 0.02
+    voxel_size: Length = 0.02
     """Edge of a voxel, metres; not finer than the store's cell."""
-    num_epochs: int = 50
+    num_epochs: Count = 50
     """Passes over the training scenes."""
-    num_steps: int | None = None
+    num_steps: CountOrZero | None = None
     """Optimiser steps; None: follows from `num_epochs`. 0: the student stays untrained."""
-    batch_size: int = 2
+    batch_size: Count = 2
     """Scenes per step, over all processes."""
-    num_parts: int = 1
+    num_parts: Count = 1
     """Micro-batches per step, to save memory: gradients accumulate, batch norm sees each one alone."""
-    points_per_scene: int | None = 20_000
+    points_per_scene: Count | None = 20_000
     """Voxels per scene that the loss uses at most, drawn anew each time; None: all of them."""
-    crop: int | None = None
+    crop: Count | None = None
     """Voxels per scene that enter the network at most, those nearest to a random supervised one; None: all of them."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """Random transformations of the scenes."""
-    num_held_out: int = 0
+    num_held_out: CountOrZero = 0
     """Training scenes held out for validation; the student that does best on them is kept. 0: the last one is kept."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the initial weights, the choice of held-out scenes and the randomness of every step."""
 
     def validate(self) -> None:
-        """Check that all numbers are usable; raises InputError."""
-        check_least(self, num_epochs=1, num_steps=0, batch_size=1, num_parts=1, points_per_scene=1, crop=1)
-        check_least(self, num_held_out=0, voxel_size=1e-6)
-
-
-def check_least(config: object, **least: float) -> None:
-    """Check settings against their lower bounds.
-
-    Args:
-        config: Configuration that holds them; None is always allowed.
-        least: Lower bound of each setting.
-
-    Raises:
-        InputError: A setting is below its bound, or not finite.
-    """
-    for name, bound in least.items():
-        value = getattr(config, name)
-        if value is not None and not bound <= value < math.inf:
-            raise InputError(f"--config.{name.replace('_', '-')} is {value:g}; expected at least {bound:g}.")
+        """Check that all numbers lie in their ranges; raises InputError."""
+        check_settings(self)
 
 
 @dataclass(frozen=True)

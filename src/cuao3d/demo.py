@@ -12,7 +12,6 @@ from torch import Tensor
 
 from cuao3d import __version__, recipes
 from cuao3d.answers import as_cloud, as_finds, as_heat, places, write_cloud
-from cuao3d.batches import check_least
 from cuao3d.colors import class_colors
 from cuao3d.console import note
 from cuao3d.datasets import lounge
@@ -30,6 +29,7 @@ from cuao3d.progress import OnStep, Stages, machine, training_bars, waiting
 from cuao3d.readers import Dataset, open_dataset
 from cuao3d.report import Gallery, Heat, write_report
 from cuao3d.scene import Scene, Split
+from cuao3d.schema import Count, check_settings
 from cuao3d.store import Setting, Store, StoredScene
 from cuao3d.teachers import load_teacher
 from cuao3d.training import TrainConfig
@@ -67,13 +67,13 @@ SHIPPED_STUDENT = Path(__file__).parent / "students" / "rooms"
 class DemoConfig:
     """Size of the demo."""
 
-    num_train_rooms: int = 20
+    num_train_rooms: Count = 20
     """Number of training rooms."""
-    num_val_rooms: int = 15
+    num_val_rooms: Count = 15
     """Number of held-out rooms to score on; the five kinds of room alternate."""
-    num_views: int = 12
+    num_views: Count = 12
     """Views of each room."""
-    num_steps: int = 250
+    num_steps: Count = 250
     """Training steps of each student."""
     supervised: bool = False
     """Whether to train the supervised upper bound too."""
@@ -102,7 +102,7 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_work
     config = config or DemoConfig()
     if not 0 <= seed < TEACHER_SEEDS // SEED_STRIDE:
         raise InputError(f"The seed must lie in [0, {TEACHER_SEEDS // SEED_STRIDE}); it is {seed}.")
-    check_least(config, num_train_rooms=1, num_val_rooms=1, num_views=1, num_steps=1)
+    check_settings(config)
     stages = Stages(num_workers)
     found, real_room = _ask_lounge(out / "lounge", stages)
     store = _make_rooms(out / "store", seed, config, stages, num_workers)

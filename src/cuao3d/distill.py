@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from cuao3d.batches import Batch, Batches, TrainingScene, check_least, hold_out
+from cuao3d.batches import Batch, Batches, TrainingScene, hold_out
 from cuao3d.errors import InputError
 from cuao3d.heads import Head, HeadKind
 from cuao3d.objective import (
@@ -29,6 +29,7 @@ from cuao3d.objective import (
 )
 from cuao3d.progress import OnStep
 from cuao3d.run import begin_run, finish_run, only_writer
+from cuao3d.schema import Weight
 from cuao3d.store import Store, StoredScene, TeacherCard
 from cuao3d.student import Student
 from cuao3d.teachers import canonical
@@ -54,23 +55,14 @@ class DistillConfig(TrainConfig):
     """Kind of the student's heads."""
     weighting: WeightingKind = "uncertainty"
     """How the teachers' losses are combined; docs/method.md explains each way."""
-    fixed_weights: tuple[float, ...] = ()
+    fixed_weights: tuple[Weight, ...] = ()
     """Weight of each loss, for the weighting `fixed`."""
     words: str | None = None
     """Label set for a softmax loss over its class names, if a teacher has a text encoder; None: no such loss."""
-    balance: float = 0.0
+    balance: Weight = 0.0
     """Points are drawn with probability (frequency of their nearest name in `words`)^-balance; 0: uniformly."""
-    sigma_lr: float | None = None
+    sigma_lr: Weight | None = None
     """Initial learning rate of the noise levels; None: the student's. It follows the same schedule."""
-
-    def validate(self) -> None:
-        """Check that all numbers are usable.
-
-        Raises:
-            InputError: One of them is not.
-        """
-        super().validate()
-        check_least(self, balance=0, sigma_lr=0)
 
 
 def distill(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cuao3d import run
-from cuao3d.batches import Batch, BatchConfig, Batches, check_least
+from cuao3d.batches import Batch, BatchConfig, Batches
 from cuao3d.errors import InputError, TerminatedError
 from cuao3d.heads import HeadKind
 from cuao3d.progress import OnStep, peak_memory
 from cuao3d.ranks import gather, in_group, num_ranks, rank
+from cuao3d.schema import Count, Range, Weight
 from cuao3d.student import ARCHITECTURES, Student
 
 OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] = {
@@ -50,27 +51,25 @@ class TrainConfig(BatchConfig):
     """Precision of the network; weights, batch statistics and losses are fp32 either way."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """Optimiser; `sgd` has momentum 0.9."""
-    learning_rate: float = 1e-4
+    learning_rate: Weight = 1e-4
     """Initial learning rate."""
-    weight_decay: float = 0.0
+    weight_decay: Weight = 0.0
     """Weight decay of the student."""
     schedule: Literal["constant", "exponential", "poly", "cosine"] = "exponential"
     """Decay of the learning rate: to `final_rate` (exponential), to 0 as (1 - t)^0.9 (poly), to 0 as a half cosine."""
-    final_rate: float = 0.1
+    final_rate: Annotated[float, Range(1e-9, 1e6)] = 0.1
     """Learning rate at the end of the exponential schedule, as a fraction of the initial one."""
-    clip_norm: float | None = None
+    clip_norm: Annotated[float, Range(1e-12, 1e12)] | None = None
     """Norm to which the student's gradient is clipped; None: no clipping."""
-    checkpoint_every: int = 200
+    checkpoint_every: Count = 200
     """Steps between checkpoints, from which an interrupted run resumes, and between validations on held-out scenes.
     Further checkpoints are saved every five minutes and at Ctrl-C or SIGTERM."""
-    keep_every: int | None = None
+    keep_every: Count | None = None
     """Steps between checkpoints that are kept for good; None: only the last one is kept, until the run is finished."""
 
     def validate(self) -> None:
-        """Check that all numbers are usable and the network exists; raises InputError."""
+        """Check that all numbers lie in their ranges and the network exists; raises InputError."""
         super().validate()
-        check_least(self, learning_rate=0, weight_decay=0, final_rate=1e-9, clip_norm=1e-12)
-        check_least(self, checkpoint_every=1, keep_every=1)
         if self.architecture not in ARCHITECTURES:
             raise InputError(f"--config.architecture is {self.architecture!r}; choose from {', '.join(ARCHITECTURES)}.")
 

@@ -9,6 +9,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
+from functools import partial
 from typing import Any
 
 import tyro
@@ -22,7 +23,7 @@ from cuao3d.cli.distill import configurable_distill, distill
 from cuao3d.cli.evaluate import evaluate
 from cuao3d.cli.fuse import fuse
 from cuao3d.cli.query import query
-from cuao3d.cli.settings import bound, refuse_unknown_options
+from cuao3d.cli.settings import bound, check_options, refuse_unknown_options
 from cuao3d.cli.takeover import import_official
 from cuao3d.cli.weights import weights
 from cuao3d.console import note, note_block, tell, visible
@@ -109,7 +110,7 @@ def _run(command: str, words: list[str]) -> int:
     said = io.StringIO()
     try:
         with redirect_stderr(said):  # tyro would print what was typed as it is, escape sequences included
-            run: Callable[[], int] = tyro.extras.subcommand_cli_from_dict(
+            run: partial[int] = tyro.extras.subcommand_cli_from_dict(
                 {name: bound(function) for name, function in commands.items()},
                 prog="cuao3d",
                 description=DESCRIPTION,
@@ -119,6 +120,7 @@ def _run(command: str, words: list[str]) -> int:
     except SystemExit:
         note_block(said.getvalue())
         raise
+    check_options(run)
     return run()
 
 

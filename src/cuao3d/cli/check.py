@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from cuao3d.cli.shared import check_positive, reading_options
+from cuao3d.cli.shared import reading_options
 from cuao3d.console import progress_bar, tell, tell_table
 from cuao3d.errors import InputError
+from cuao3d.schema import Count, Fraction, Length
 
 if TYPE_CHECKING:
     from cuao3d.check import Report
@@ -24,10 +25,10 @@ def check(
     picture: Path | None = None,
     fix: bool = False,
     teachers: str | None = None,
-    cell: float | None = None,
+    cell: Length | None = None,
     annotations: str | None = None,
-    tolerance: float | None = None,
-    every: int | None = None,
+    tolerance: Fraction | None = None,
+    every: Count | None = None,
     official: bool = False,
 ) -> int:
     """Check a capture before anything is computed. Exit code 0: ok, 1: probably wrong, 2: unreadable.
@@ -53,7 +54,7 @@ def check(
 
     if cell is not None and not teachers:
         raise InputError("--cell has no effect without --teachers: a check alone samples no cells.")
-    check_positive(cell=(edge := CELL if cell is None else cell))
+    edge = CELL if cell is None else cell
     specs = parse_teachers(teachers) if teachers else []
     dataset = open_dataset(path, **reading_options(annotations, tolerance, every, official=official))
     task = (bar := progress_bar()).add_task("checking", total=len(dataset))

@@ -11,6 +11,7 @@ from cuao3d.cli.settings import with_config
 from cuao3d.cli.shared import print_rows
 from cuao3d.console import tell
 from cuao3d.errors import InputError
+from cuao3d.schema import Seed
 
 MOST_WORKERS = 3
 """Processes that the demo uses at most: it trains two or three students."""
@@ -19,7 +20,7 @@ MOST_WORKERS = 3
 def demo(
     *,
     out: Path = Path("demo-out"),
-    seed: int = 0,
+    seed: Seed = 0,
     quick: bool = False,
     full: bool = False,
     config: Suppress[Any] = None,

@@ -10,6 +10,7 @@ from cuao3d.cli.settings import flag_of, join_options, typed_option, with_config
 from cuao3d.cli.shared import check_device, split_names
 from cuao3d.console import note
 from cuao3d.errors import InputError
+from cuao3d.schema import CountOrZero, Length, Seed
 
 if TYPE_CHECKING:
     from cuao3d.distill import DistillConfig
@@ -25,9 +26,9 @@ def distill(
     recipe: Recipe = "mini",
     config_file: Path | None = None,
     teachers: str | None = None,
-    voxel_size: float | None = None,
-    steps: int | None = None,
-    seed: int | None = None,
+    voxel_size: Length | None = None,
+    steps: CountOrZero | None = None,
+    seed: Seed | None = None,
     device: str = "cpu",
     resume: str = "auto",
     config: Suppress[Any] = None,

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional
 
-from cuao3d.cli.shared import check_device, check_positive, reading_options
+from cuao3d.cli.shared import check_device, reading_options
 from cuao3d.console import note
+from cuao3d.schema import Count, Fraction, Length, Range
 
 if TYPE_CHECKING:
     from cuao3d.store import Store
@@ -21,15 +22,15 @@ def fuse(
     *,
     out: Path,
     teachers: str = "photo",
-    cell: float = 0.02,
+    cell: Length = 0.02,
     device: str = "cpu",
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
-    batch_size: int = 4,
+    batch_size: Count = 4,
     upright: bool = True,
-    workers: int = 1,
+    workers: Annotated[int, Range(1, 1024)] = 1,
     annotations: str | None = None,
-    tolerance: float | None = None,
-    every: int | None = None,
+    tolerance: Fraction | None = None,
+    every: Count | None = None,
     official: bool = False,
 ) -> int:
     """Lift the features of 2D teachers to the points of a capture, or of every scene of a dataset.
@@ -56,7 +57,6 @@ def fuse(
     from cuao3d.readers import open_dataset
     from cuao3d.teachers import parse_teachers
 
-    check_positive(cell=cell, batch_size=batch_size, workers=workers)
     check_device(device)
     specs = parse_teachers(teachers)
     reading = reading_options(annotations, tolerance, every, official=official)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from cuao3d.errors import InputError
+from cuao3d.schema import check_option, check_settings
 
 PREFIX = "--config."
 
@@ -36,10 +37,10 @@ def with_config(command: Callable[..., int], config: Any, arguments: list[str]) 
     return signed
 
 
-def bound(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+def bound(command: Callable[..., int]) -> Callable[..., partial[int]]:
     """Return a function with the signature of a command that binds its arguments instead of running it."""
 
-    def bind(*args: Any, **options: Any) -> Callable[[], int]:
+    def bind(*args: Any, **options: Any) -> partial[int]:
         return partial(command, *args, **options)
 
     return _signed(bind, inspect.signature(command), command)
@@ -56,6 +57,23 @@ def options_of(command: Callable[..., int]) -> list[str]:
         elif parameter.name != "config":
             options += _flag("--", parameter.name, isinstance(parameter.default, bool))
     return options
+
+
+def check_options(run: partial[int]) -> None:
+    """Check the numbers that a command was given against the ranges of its arguments and settings.
+
+    Args:
+        run: The command with its arguments, as of `bound`.
+
+    Raises:
+        InputError: One is out of range; the message names the option.
+    """
+    given = inspect.signature(run.func).bind(*run.args, **run.keywords)
+    for name, value in given.arguments.items():
+        if is_dataclass(value):
+            check_settings(value, f"--{name}.")
+        else:
+            check_option(f"--{name.replace('_', '-')}", value, run.func.__annotations__.get(name))
 
 
 def refuse_unknown_options(command: Callable[..., int], name: str, arguments: list[str]) -> None:

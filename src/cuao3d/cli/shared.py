@@ -1,6 +1,5 @@
 """What several commands share: names and options as they are typed, tables as they are printed."""
 
-import math
 from typing import Any
 
 from cuao3d.console import tell_table
@@ -18,20 +17,6 @@ def reading_options(
     """Return the options of `open_dataset` that were given."""
     options = {"annotations": annotations, "tolerance": tolerance, "every": every, "official": official or None}
     return {name: value for name, value in options.items() if value is not None}
-
-
-def check_positive(**options: float) -> None:
-    """Refuse options that are not above 0.
-
-    Args:
-        options: Value of each option, by its name.
-
-    Raises:
-        InputError: One is 0, negative, infinite or NaN.
-    """
-    for name, value in options.items():
-        if not 0 < value < math.inf:
-            raise InputError(f"--{name.replace('_', '-')} is {value:g}; expected a number above 0.")
 
 
 def check_device(name: str) -> None:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from cuao3d.cli.shared import check_positive, split_names
+from cuao3d.cli.shared import split_names
 from cuao3d.console import note, progress_bar, tell
 from cuao3d.errors import InputError
+from cuao3d.schema import Length
 
 
 def import_official(
@@ -16,7 +17,7 @@ def import_official(
     data: Path | None = None,
     teacher: str | None = None,
     text: str | None = None,
-    cell: float | None = None,
+    cell: Length | None = None,
 ) -> int:
     """Import results of OpenScene or CUA-O3D: a checkpoint becomes a student, fused features become a store.
 
@@ -52,7 +53,7 @@ def import_official(
             "Give one checkpoint alone; or folders of fused features, the scenes that they belong to, and the name of "
             "each folder's teacher: cuao3d import scannet_multiview_lseg --data scannet_3d --teacher lseg --out STORE"
         )
-    check_positive(cell=(edge := CELL if cell is None else cell))
+    edge = CELL if cell is None else cell
     with Stages()("importing") as said, progress_bar() as bar:
         dataset, folders = open_dataset(data), dict(zip(names, sources, strict=True))
         settings, texts = {"data": data.resolve().name}, {names[0]: text} if text else None

@@ -2,9 +2,7 @@
 
 import math
 import re
-import reprlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import TypeGuard
 
 import torch
 from jaxtyping import Float64
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from cuao3d.errors import InputError, NotFoundError, PoseError, UserError
 from cuao3d.scene import Problem, pose_problem
+from cuao3d.schema import is_number, is_number_or_lost, shown
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """Characters that no name of a file needs; in a message they could steer a terminal."""
@@ -77,7 +76,7 @@ def number(entry: object, where: str) -> float:
     Raises:
         InputError: It is something else; the message begins with `where`.
     """
-    if not _is_number(entry):
+    if not is_number(entry):
         raise InputError(f"{where} is {shown(entry)}; expected a number.")
     return float(entry)
 
@@ -88,7 +87,7 @@ def positive(entry: object, where: str) -> float:
     Raises:
         InputError: It is something else; the message begins with `where`.
     """
-    if not _is_number(entry) or not 1e-9 < entry < 1e9:
+    if not is_number(entry) or not 1e-9 < entry < 1e9:
         raise InputError(f"{where} is {shown(entry)}; expected a number above 0, and not beyond 1e9 or 1e-9.")
     return float(entry)
 
@@ -99,7 +98,7 @@ def fraction(entry: object, where: str) -> float:
     Raises:
         InputError: It is something else; the message begins with `where`.
     """
-    if not _is_number(entry) or not 0 < entry < 1:
+    if not is_number(entry) or not 0 < entry < 1:
         raise InputError(f"{where} is {shown(entry)}; expected a number between 0 and 1, such as 0.1 for 10 %.")
     return float(entry)
 
@@ -110,7 +109,7 @@ def whole(entry: object, where: str) -> int:
     Raises:
         InputError: It is something else; the message begins with `where`.
     """
-    if not _is_number(entry) or entry != int(entry) or entry < 1:
+    if not is_number(entry) or entry != int(entry) or entry < 1:
         raise InputError(f"{where} is {shown(entry)}; expected a whole number above 0.")
     return int(entry)
 
@@ -136,7 +135,7 @@ def matrix(entry: object, where: str, *, rows: int, columns: int) -> Float64[Ten
     expected = f"{where} should be a list of {rows} rows of {columns} numbers"
     if not isinstance(entry, list) or len(entry) != rows:
         raise InputError(f"{expected}; it is {shown(entry)}.")
-    if not all(isinstance(row, list) and len(row) == columns and all(map(_is_number_or_lost, row)) for row in entry):
+    if not all(isinstance(row, list) and len(row) == columns and all(map(is_number_or_lost, row)) for row in entry):
         raise InputError(f"{expected}; it is {shown(entry)}.")
     return torch.tensor(entry, dtype=torch.float64)
 
@@ -275,20 +274,3 @@ def _numbers(words: list[str], where: str, num_columns: int) -> list[float]:
     if len(numbers) != num_columns:
         raise InputError(f"{where}: expected {num_columns} numbers, got {len(numbers)}.")
     return numbers
-
-
-def _is_number(entry: object) -> TypeGuard[int | float]:
-    return _is_number_or_lost(entry) and math.isfinite(entry)
-
-
-def _is_number_or_lost(entry: object) -> TypeGuard[int | float]:
-    if isinstance(entry, int) and not isinstance(entry, bool):
-        return abs(entry) < 1 << 63  # more does not fit a float, or a tensor
-    return isinstance(entry, float)
-
-
-def shown(entry: object) -> str:
-    """Show an entry in a message; `repr` escapes what could harm a terminal, and deep or long ones are cut."""
-    cut = reprlib.Repr()
-    cut.maxstring, cut.maxother = 60, 60
-    return cut.repr(entry)

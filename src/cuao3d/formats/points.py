@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from cuao3d.errors import InputError, NotFoundError
-from cuao3d.formats.entries import shown
 from cuao3d.formats.ply import Columns, read_ply
 from cuao3d.scene import Problem
+from cuao3d.schema import shown
 
 MAX_NPZ = 1 << 33
 """Largest NPZ that is read, bytes once unpacked: a small file can hold any number of zeros."""

@@ -17,7 +17,6 @@ from cuao3d.formats.entries import (
     only_file,
     pose_entry,
     positive,
-    shown,
     whole,
 )
 from cuao3d.formats.images import MILLIMETRE, Lens, NoDepth, Size, image_size, open_frame
@@ -25,6 +24,7 @@ from cuao3d.formats.ply import read_triangles
 from cuao3d.formats.points import Points, read_points
 from cuao3d.readers.capture import Captures, build_scene, open_frames
 from cuao3d.scene import OPENGL, Frame, Problem, Scene
+from cuao3d.schema import shown
 
 TRANSFORMS = "transforms.json"
 

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from cuao3d.errors import InputError
 from cuao3d.files import read_json
-from cuao3d.formats.entries import choice, file_name, fraction, number, positive, shown, whole
+from cuao3d.formats.entries import choice, file_name, fraction, number, positive, whole
 from cuao3d.formats.points import Points
 from cuao3d.geometry import move
 from cuao3d.labels import LABEL_SETS, label_set
 from cuao3d.scene import OPENGL
+from cuao3d.schema import shown
 
 CAPTURE = "capture.json"
 """Lies beside the files of a capture; every reader honours it."""
