@@ -26,6 +26,9 @@ from typing import (
 
 from cuao3d.errors import InputError
 
+LONGEST_KEY = 60
+"""Keys of more characters are cut in messages."""
+
 _WORDS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
@@ -100,16 +103,16 @@ def fit(value: Any, schema: Any, where: str, cure: str = "") -> Any:
     Args:
         value: What `json.loads` returned.
         schema: The schema.
-        where: What is read, for messages: a file, and the keys down to the value.
+        where: What is read, for messages, such as a file.
         cure: What to do about a value that does not fit, for messages.
 
     Raises:
         InputError: The value does not fit; the message names the key, the value and what is expected.
     """
     try:
-        return _fit(value, schema, where)
+        return _fit(value, schema, "")
     except _Misfit as misfit:
-        raise InputError(f"{misfit}{f'; {cure}' if cure else ''}.") from None
+        raise InputError(f"{where}{misfit}{f'; {cure}' if cure else ''}.") from None
 
 
 def check_settings(settings: object, prefix: str = "--config.") -> None:
@@ -175,84 +178,96 @@ def shown(entry: object) -> str:
 class _Misfit(Exception):
     """A value does not fit its schema."""
 
+    def __init__(self, keys: str, text: str) -> None:
+        super().__init__(f": {keys} {text}" if keys else f" {text}")
 
-def _fit(value: Any, schema: Any, where: str) -> Any:
+
+def _fit(value: Any, schema: Any, keys: str) -> Any:
+    """Fit a value that stands at some keys; see `fit`."""
     if schema is Any:
         return value
     origin, arguments = get_origin(schema), get_args(schema)
     if origin is Annotated:
-        return _in_range(_fit(value, arguments[0], where), schema, where)
+        return _in_range(_fit(value, arguments[0], keys), schema, keys)
     if origin is NotRequired:
-        return _fit(value, arguments[0], where)
+        return _fit(value, arguments[0], keys)
     if origin in (Union, UnionType):
-        return _fit_one_of(value, arguments, where)
+        return _fit_one_of(value, arguments, keys)
     if origin is Literal:
         if not any(value is one or (isinstance(one, str) and value == one) for one in arguments):
-            raise _Misfit(f"{where} is {shown(value)}; expected {' or '.join(map(repr, arguments))}")
+            raise _Misfit(keys, f"is {shown(value)}; expected {' or '.join(map(repr, arguments))}")
         return value
     if is_dataclass(schema) or is_typeddict(schema):
-        return _fit_object(value, schema, where)
+        return _fit_object(value, schema, keys)
     if origin in (dict, Mapping):
-        items = _of_type(value, dict, where).items()
-        return {name: _fit(one, arguments[1], f"{where}, {name}") for name, one in items}
+        items = _of_type(value, dict, keys).items()
+        return {name: _fit(one, arguments[1], _below(keys, name)) for name, one in items}
     if origin in (list, tuple, Sequence):
-        return _fit_list(value, origin, arguments, where)
+        return _fit_list(value, origin, arguments, keys)
     if schema in (int, float):
         if not is_number(value) or (schema is int and not isinstance(value, int)):
-            raise _Misfit(f"{where} is {shown(value)}; expected {_WORDS[schema]}")
+            raise _Misfit(keys, f"is {shown(value)}; expected {_WORDS[schema]}")
         return schema(value)
-    return _of_type(value, schema, where)
+    return _of_type(value, schema, keys)
 
 
-def _fit_one_of(value: Any, schemas: Sequence[Any], where: str) -> Any:
+def _fit_one_of(value: Any, schemas: Sequence[Any], keys: str) -> Any:
     """Fit a value to the first schema of several that it fits."""
     reasons: list[_Misfit] = []
     for schema in schemas:
         try:
-            return _fit(value, schema, where)
+            return _fit(value, schema, keys)
         except _Misfit as misfit:
             reasons.append(misfit)
     own = [schema for schema in schemas if schema is not NoneType]
     if len(own) == 1:
         raise reasons[schemas.index(own[0])]
-    raise _Misfit(f"{where} is {shown(value)}; expected {' or '.join(_WORDS.get(one, str(one)) for one in schemas)}")
+    raise _Misfit(keys, f"is {shown(value)}; expected {' or '.join(_WORDS.get(one, str(one)) for one in schemas)}")
 
 
-def _fit_object(value: Any, schema: Any, where: str) -> Any:
+def _fit_object(value: Any, schema: Any, keys: str) -> Any:
     """Fit an object to a dataclass, or to a TypedDict, which leaves out keys that it does not know."""
-    content, hints = _of_type(value, dict, where), get_type_hints(schema, include_extras=True)
+    content, hints = _of_type(value, dict, keys), get_type_hints(schema, include_extras=True)
     if is_typeddict(schema):
         needed = schema.__required_keys__
     else:
         needed = {one.name for one in fields(schema) if one.default is MISSING and one.default_factory is MISSING}
         if unknown := sorted(content.keys() - hints.keys()):
-            raise _Misfit(f"{where} has no setting {shown(unknown[0])}; choose from {', '.join(hints)}")
+            raise _Misfit(keys, f"has no setting {shown(unknown[0])}; choose from {', '.join(hints)}")
     if missing := sorted(needed - content.keys()):
-        raise _Misfit(f"{where} lacks {', '.join(missing)}")
-    return schema(**{name: _fit(content[name], hints[name], f"{where}, {name}") for name in hints if name in content})
+        raise _Misfit(keys, f"lacks {', '.join(missing)}")
+    return schema(**{name: _fit(content[name], hints[name], _below(keys, name)) for name in hints if name in content})
 
 
-def _fit_list(value: Any, origin: Any, arguments: tuple[Any, ...], where: str) -> Any:
-    items = _of_type(value, list, where)
+def _fit_list(value: Any, origin: Any, arguments: tuple[Any, ...], keys: str) -> Any:
+    items = _of_type(value, list, keys)
     if origin is tuple and arguments[-1] is not Ellipsis:
         if len(items) != len(arguments):
-            raise _Misfit(f"{where} is {shown(value)}; expected a list of {len(arguments)}")
+            raise _Misfit(keys, f"is {shown(value)}; expected a list of {len(arguments)}")
         pairs = enumerate(zip(items, arguments, strict=True))
-        return tuple(_fit(one, hint, f"{where}[{index}]") for index, (one, hint) in pairs)
-    fitted = [_fit(one, arguments[0], f"{where}[{index}]") for index, one in enumerate(items)]
+        return tuple(_fit(one, hint, f"{keys}[{index}]") for index, (one, hint) in pairs)
+    inner = arguments[0]
+    is_plain = inner in (int, float) and set(map(type, items)) <= {inner} and all(map(is_number, items))  # a long list
+    fitted = items if is_plain else [_fit(one, inner, f"{keys}[{index}]") for index, one in enumerate(items)]
     return tuple(fitted) if origin is tuple else fitted
 
 
-def _of_type(value: Any, kind: Any, where: str) -> Any:
+def _below(keys: str, name: str) -> str:
+    """Return the keys down to an entry of an object; its name is shown as JSON writes it unless it is a plain one."""
+    name = name if name.isprintable() and len(name) <= LONGEST_KEY else shown(name)
+    return f"{keys}.{name}" if keys else name
+
+
+def _of_type(value: Any, kind: Any, keys: str) -> Any:
     if type(value) is not kind:
-        raise _Misfit(f"{where} is {shown(value)}; expected {_WORDS.get(kind, str(kind))}")
+        raise _Misfit(keys, f"is {shown(value)}; expected {_WORDS.get(kind, str(kind))}")
     return value
 
 
-def _in_range(value: Any, schema: Any, where: str) -> Any:
+def _in_range(value: Any, schema: Any, keys: str) -> Any:
     for bounds in _ranges(schema):
         if value not in bounds:
-            raise _Misfit(f"{where} is {value:g}; expected {bounds}")
+            raise _Misfit(keys, f"is {value:g}; expected {bounds}")
     return value
 
 
