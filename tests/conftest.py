@@ -89,8 +89,7 @@ def no_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUAO3D_DATA", raising=False)
 
 
-@pytest.fixture
-def synthetic_scene() -> Scene:
+def make_synthetic_scene() -> Scene:
     """A red wall at y = 2, x in [-1, 1], z in [0, 2], and a green picture at y = 1 that hides the wall's middle.
 
     The picture spans x in [-0.25, 0.25] and z in [0.75, 1.25]; its points keep 3 cm from its edges, so every one of
@@ -110,9 +109,20 @@ def synthetic_scene() -> Scene:
 
 
 @pytest.fixture
+def synthetic_scene() -> Scene:
+    """See `make_synthetic_scene`."""
+    return make_synthetic_scene()
+
+
+@pytest.fixture
 def synthetic_store(synthetic_scene: Scene, tmp_path: Path) -> Store:
     """The synthetic scene in a store of 5 cm cells, with what the colour teacher sees."""
-    store = Store.create(tmp_path / "store", cell=0.05, teachers={"color": TeacherCard(num_channels=3)})
+    return make_synthetic_store(synthetic_scene, tmp_path / "store")
+
+
+def make_synthetic_store(synthetic_scene: Scene, path: Path) -> Store:
+    """Lift the synthetic scene by the colour teacher."""
+    store = Store.create(path, cell=0.05, teachers={"color": TeacherCard(num_channels=3)})
     samples = sample_cells(synthetic_scene.points, store.cell)
     visibility = see(synthetic_scene, samples)
     store.add_scene(synthetic_scene, samples, visibility, {"color": lift(synthetic_scene, visibility, ColorTeacher())})

@@ -149,9 +149,13 @@ def test_a_damaged_configuration_is_named(store, tmp_path, capsys):
         ("{", "is not valid JSON"),
         ('{"kind": "SuperviseConfig", "config": {}}', "DistillConfig", "SuperviseConfig"),
         ('{"kind": "DistillConfig", "config": {"lerning_rate": 1}}', "lerning_rate", "learning_rate"),
-        ('{"kind": "DistillConfig", "config": {"learning_rate": "fast"}}', "learning_rate", "'fast'", "float"),
+        ('{"kind": "DistillConfig", "config": {"learning_rate": "fast"}}', "learning_rate", "'fast'", "a number"),
         ('{"kind": "DistillConfig", "config": {"weighting": "fair"}}', "'fair'", "kendall"),
-        ('{"kind": "DistillConfig", "config": {"augmentation": {"flip": 1}}}', "augmentation.flip", "bool"),
+        (
+            '{"kind": "DistillConfig", "config": {"augmentation": {"flip": 1}}}',
+            "augmentation.flip is 1",
+            "true or false",
+        ),
     ):
         (tmp_path / "config.json").write_text(content)
         says(capsys, command, tmp_path / "config.json", *words)

@@ -229,8 +229,13 @@ def test_labels_may_be_missing(scan: Path, name: str):
         ("scannet200", ".aggregation.json", b"{", "is not valid JSON"),
         ("scannet200", ".aggregation.json", b"[" * 100_000, "is not valid JSON"),
         ("scannet200", ".aggregation.json", b"[]", "should hold a JSON object"),
-        ("scannet200", ".aggregation.json", b'{"segGroups": [{"segments": ["x"], "label": "wall"}]}', "is damaged"),
-        ("scannet200", "_vh_clean_2.0.010000.segs.json", b'{"segIndices": 5}', "is damaged"),
+        (
+            "scannet200",
+            ".aggregation.json",
+            b'{"segGroups": [{"segments": ["x"], "label": "wall"}]}',
+            "segments[0] is 'x'",
+        ),
+        ("scannet200", "_vh_clean_2.0.010000.segs.json", b'{"segIndices": 5}', "segIndices is 5; expected a list"),
         ("scannet200", "_vh_clean_2.0.010000.segs.json", b'{"segIndices": [1, 2]}', "there are 2 for 585 points"),
     ],
 )

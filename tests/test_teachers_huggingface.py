@@ -453,7 +453,7 @@ def test_what_is_missing_is_named(folders, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"resample": 0}, "resample should be 2"), ({"image_std": [1.0]}, "image_std should be three numbers")],
+    [({"resample": 0}, "resample should be 2"), ({"image_std": [1.0]}, r"image_std is \[1\.0\]; expected a list of 3")],
 )
 def test_a_preprocessing_that_is_not_understood_is_refused(changes, message, folders, tmp_path):
     folder = shutil.copytree(folders / "vit", tmp_path / "vit")

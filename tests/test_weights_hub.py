@@ -303,10 +303,14 @@ def test_names_that_do_not_exist_say_which_do(home, capsys):
 
 def test_a_damaged_record_is_named(hub, home, capsys):
     fetch(capsys)
-    for damage in ("{", "[]", '{"files": {}}'):
+    for damage, what in (
+        ("{", "is not valid JSON"),
+        ("[]", "is []; expected an object"),
+        ('{"files": {}}', "has no setting"),
+    ):
         path = home / "cuao3d" / "weights" / "dinov2.json"
         path.write_text(damage)
         code, _, error = weights(capsys, "verify", "dinov2")
         assert code == 2
-        assert f"{path} is damaged" in error
+        assert f"{path} {what}" in error
         path.unlink()

@@ -1,7 +1,6 @@
 """Weights of published models: where they lie on this machine, and how they get here."""
 
 import fnmatch
-import json
 import os
 import re
 import shutil
@@ -18,6 +17,7 @@ from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import sha256_of, write_json, write_whole
 from cuao3d.names import match_name
 from cuao3d.pinned import download_pinned
+from cuao3d.schema import parse
 
 Basis = Literal["published", "recorded at download", "recorded at first use", "not recorded"]
 """What a file's SHA-256 is compared with."""
@@ -339,12 +339,10 @@ def _read_record(name: str) -> Record | None:
     path = _record_path(name)
     if not path.is_file():
         return None
-    try:
-        return Record(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise InputError(
-            f"{path} is damaged ({error}). Delete it, and record the weights again: cuao3d weights fetch {name}."
-        ) from error
+    record: Record = parse(
+        path.read_bytes(), Record, str(path), f"delete it, and record the weights again: cuao3d weights fetch {name}"
+    )
+    return record
 
 
 def _record_of(name: str, place: Place) -> Record | None:

@@ -1,11 +1,10 @@
 """Training history: read from the folder of a run, and drawn."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from cuao3d.errors import NotFoundError
 from cuao3d.files import read_json, write_whole
 from cuao3d.objective import settled_sigmas
 from cuao3d.run import whole_lines
+from cuao3d.schema import CountOrZero, fit, parse
 
 PALETTE = (
     "#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#edc948", "#76b7b2", "#9c755f", "#ff9da7", "#2f4b7c",
@@ -42,21 +42,44 @@ class History:
     """How the losses are combined; decides where a noise level would settle."""
 
 
+class _Step(TypedDict):
+    """What is read of a line of a `metrics.jsonl`."""
+
+    step: CountOrZero
+    rate: float | None
+    losses: NotRequired[dict[str, float | None]]
+    sigmas: NotRequired[dict[str, float | None]]
+    weights: NotRequired[dict[str, float | None]]
+    words: NotRequired[float | None]
+
+
+class _Config(TypedDict, total=False):
+    weighting: str
+
+
+class _Settings(TypedDict, total=False):
+    """What is read of the `config.json` of a run."""
+
+    config: _Config
+
+
 def read_history(run: Path | str) -> History:
     """Read the training history from the folder of a run.
 
     Raises:
         NotFoundError: The folder holds no `metrics.jsonl`.
+        InputError: One of its lines, or `config.json`, is damaged.
     """
     metrics = Path(run) / "metrics.jsonl"
     if not metrics.is_file():
         raise NotFoundError(f"No {metrics}; expected the folder of a run, as `cuao3d distill` writes it.")
-    rows = [json.loads(line) for line in whole_lines(metrics)]
+    rows: list[_Step] = [parse(line, _Step, f"A line of {metrics}") for line in whole_lines(metrics)]
     config = Path(run) / "config.json"
-    settings = read_json(config).get("config", {}) if config.is_file() else {}
+    settings: _Settings = fit(read_json(config), _Settings, str(config)) if config.is_file() else {}
 
-    def by_teacher(key: str) -> dict[str, tuple[float, ...]]:
-        return {name: tuple(_number(row[key][name]) for row in rows) for name in (rows[0].get(key, {}) if rows else {})}
+    def by_teacher(key: Literal["losses", "sigmas", "weights"]) -> dict[str, tuple[float, ...]]:
+        names = rows[0].get(key, {}) if rows else {}
+        return {name: tuple(_number(row.get(key, {}).get(name)) for row in rows) for name in names}
 
     return History(
         steps=tuple(row["step"] for row in rows),
@@ -65,7 +88,7 @@ def read_history(run: Path | str) -> History:
         sigmas=by_teacher("sigmas"),
         weights=by_teacher("weights"),
         words=tuple(_number(row["words"]) for row in rows if "words" in row),
-        weighting=settings.get("weighting", "uncertainty"),
+        weighting=settings.get("config", {}).get("weighting", "uncertainty"),
     )
 
 

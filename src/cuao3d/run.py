@@ -6,11 +6,10 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, NotRequired, TypedDict, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -32,6 +31,7 @@ from cuao3d.files import (
     write_whole,
 )
 from cuao3d.ranks import from_first, num_ranks, rank
+from cuao3d.schema import CountOrZero, Length, fit, parse, shown
 from cuao3d.store import Store, StoredScene, TeacherCard
 from cuao3d.student import Student, read_checkpoint
 
@@ -44,6 +44,41 @@ CHECKPOINT = "checkpoint.safetensors"
 """File from which an unfinished run resumes."""
 
 _CURE = "delete the folder and train again"
+
+
+class _VoxelSize(TypedDict):
+    """What is read of a configuration of any kind."""
+
+    voxel_size: Length
+
+
+class _Settings(TypedDict):
+    """What is read of a finished run's `config.json`."""
+
+    config: _VoxelSize
+
+
+class _Summary(TypedDict):
+    """What is read of a `run.json`."""
+
+    teachers: dict[str, TeacherCard]
+    student_sha256: str
+    label_set: NotRequired[str | None]
+
+
+class _Progress(TypedDict):
+    """What a checkpoint says of its training."""
+
+    step: CountOrZero
+    seconds: float
+    best_step: NotRequired[CountOrZero]
+    best_loss: NotRequired[float]
+
+
+class _Line(TypedDict):
+    """What every line of a `metrics.jsonl` says."""
+
+    step: CountOrZero
 
 
 @dataclass(frozen=True)
@@ -183,17 +218,12 @@ def load_run(path: Path) -> Run:
             f"{path} is not a finished run (no {path / 'run.json'}). Start or resume it: cuao3d distill STORE "
             f"--out {path}.{nearby(path, 'run.json')}"
         )
-    summary, settings = (read_json(path / name, _CURE) for name in ("run.json", "config.json"))
-    try:
-        config = settings["config"]
-        cards = {name: TeacherCard(**card) for name, card in summary["teachers"].items()}
-        voxel_size, digest = float(config["voxel_size"]), summary["student_sha256"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({error!r}); {_CURE}.") from None
+    summary: _Summary = fit(read_json(path / "run.json", _CURE), _Summary, f"{path / 'run.json'}", _CURE)
+    settings: _Settings = fit(read_json(path / "config.json", _CURE), _Settings, f"{path / 'config.json'}", _CURE)
     file = path / STUDENT
-    if not file.is_file() or sha256_of(file) != digest:
+    if not file.is_file() or sha256_of(file) != summary["student_sha256"]:
         raise InputError(f"{file} is not the student of this run. Delete {path} and train again.")
-    return Run(Student.load(file), voxel_size, cards, summary.get("label_set"))
+    return Run(Student.load(file), settings["config"]["voxel_size"], summary["teachers"], summary.get("label_set"))
 
 
 def load_student(path: Path) -> Run:
@@ -217,10 +247,7 @@ def load_student(path: Path) -> Run:
             f"{path} does not state its voxel size. Give the folder of its run, or make the file again: "
             "cuao3d import CHECKPOINT --out STUDENT.safetensors"
         )
-    try:
-        cards = {name: TeacherCard(**card) for name, card in student.teachers.items()}
-    except TypeError as error:
-        raise InputError(f"{path} is damaged: its teachers cannot be read ({error}).") from None
+    cards = fit({**student.teachers}, dict[str, TeacherCard], f"The teachers of {path}")
     return Run(student, student.voxel_size, cards, None)
 
 
@@ -240,14 +267,11 @@ def read_config(path: Path, kind: type[Config]) -> Config:
         raise NotFoundError(
             f"There is no {file}. Name the folder of a run, or the config.json in it.{nearby(path, 'config.json')}"
         )
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file} is not valid JSON ({error}).") from None
+    content = parse(file.read_bytes(), Any, str(file))
     if not isinstance(content, dict) or content.get("kind") != kind.__name__:
-        found = repr(content.get("kind")) if isinstance(content, dict) else "no object"
+        found = shown(content.get("kind")) if isinstance(content, dict) else "no object"
         raise InputError(f"{file} should hold a {kind.__name__}, as runs save it; it holds {found}.")
-    config: Config = _typed(content.get("config"), kind, f"{file}, config")
+    config: Config = fit(content.get("config"), kind, f"The config of {file}")
     return config
 
 
@@ -279,17 +303,19 @@ def restore(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> 
         return TrainingState(step=0, seconds=0.0)
     try:
         with safe_open(file, framework="pt") as opened:
-            saved = json.loads(opened.metadata()["progress"])
+            saved: _Progress = parse((opened.metadata() or {})["progress"], _Progress, "its progress")
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError) as error:
+        learner.load_state_dict(_part(tensors, "learner."))
+        states = optimizer.state_dict()
+        for name, tensor in _part(tensors, "optimizer.").items():
+            index, key = name.split(".")
+            states["state"].setdefault(int(index), {})[key] = tensor
+        optimizer.load_state_dict(states)
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:  # the last where tensors do not fit
         raise InputError(f"{file} is damaged ({error}). Delete it, or name another checkpoint to resume.") from None
-    learner.load_state_dict(_part(tensors, "learner."))
-    states = optimizer.state_dict()
-    for name, tensor in _part(tensors, "optimizer.").items():
-        index, key = name.split(".")
-        states["state"].setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict(states)
-    best = Best(saved["best_step"], saved["best_loss"], _part(tensors, "best.")) if "best_step" in saved else None
+    best_step, best_loss = saved.get("best_step"), saved.get("best_loss")
+    held = best_step is not None and best_loss is not None
+    best = Best(cast(int, best_step), cast(float, best_loss), _part(tensors, "best.")) if held else None
     return TrainingState(saved["step"], saved["seconds"], best)
 
 
@@ -299,8 +325,8 @@ def whole_lines(path: Path) -> list[str]:
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
             try:
-                is_whole = line.endswith("\n") and isinstance(json.loads(line), dict)
-            except ValueError:
+                is_whole = line.endswith("\n") and bool(parse(line, _Line, str(path)))
+            except InputError:
                 is_whole = False
             if not is_whole:
                 break
@@ -321,7 +347,7 @@ class MetricsFile:
         self.path, self._board = Path(os.devnull), None
         if rank() == 0:
             self.path = out / "metrics.jsonl"
-            kept = [line for line in whole_lines(self.path) if json.loads(line).get("step", 0) < first]
+            kept = [line for line in whole_lines(self.path) if json.loads(line)["step"] < first]
             write_text(self.path, "".join(kept))
             with suppress(ImportError):
                 from torch.utils.tensorboard import SummaryWriter
@@ -420,33 +446,6 @@ def _code_sha256() -> str:
     files = sorted(path for suffix in ("py", "csv") for path in package.rglob(f"*.{suffix}"))
     lines = "".join(f"{path.relative_to(package).as_posix()} {sha256_of(path)}\n" for path in files)
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _typed(value: Any, hint: Any, where: str) -> Any:
-    """Convert JSON to a value of a type hint: a dataclass, a tuple, a literal, an optional, a number or text.
-
-    Raises:
-        InputError: The value is of another type.
-    """
-    if isinstance(hint, type) and is_dataclass(hint):
-        hints = get_type_hints(hint)
-        if not isinstance(value, dict) or not set(value) <= set(hints):
-            unknown = sorted(set(value) - set(hints)) if isinstance(value, dict) else [value]
-            raise InputError(f"{where} has no setting {unknown}; choose from {', '.join(hints)}.")
-        return hint(**{name: _typed(item, hints[name], f"{where}.{name}") for name, item in value.items()})
-    if get_origin(hint) is tuple and isinstance(value, list):
-        return tuple(_typed(item, get_args(hint)[0], where) for item in value)
-    if get_origin(hint) is Literal and value in get_args(hint):
-        return value
-    if get_origin(hint) in (Union, UnionType):
-        (own,) = (one for one in get_args(hint) if one is not type(None))
-        return None if value is None else _typed(value, own, where)
-    if hint is float and type(value) is int:
-        return float(value)
-    if hint in (int, float, bool, str) and type(value) is hint:
-        return value
-    expected = " or ".join(map(str, get_args(hint))) if get_origin(hint) is Literal else getattr(hint, "__name__", hint)
-    raise InputError(f"{where} is {value!r}; expected {expected}.")
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -68,6 +68,9 @@ Count = Annotated[int, Range(1, 10**9)]
 CountOrZero = Annotated[int, Range(0, 10**9)]
 """A number of things, or 0."""
 
+Width = Annotated[int, Range(1, 10**6)]
+"""Channels of features."""
+
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 """A random seed."""
 
@@ -79,6 +82,9 @@ Share = Annotated[float, Range(0, 1)]
 
 Fraction = Annotated[float, Range(0, 1, is_open=True)]
 """A part of a whole, neither none nor all of it."""
+
+Positive = Annotated[float, Range(1e-9, 1e9)]
+"""A factor above 0, of a size that a unit may have."""
 
 Weight = Annotated[float, Range(0, 1e6)]
 """A rate, weight or other factor, or 0."""
@@ -228,8 +234,8 @@ def _fit_one_of(value: Any, schemas: Sequence[Any], keys: str) -> Any:
 def _fit_object(value: Any, schema: Any, keys: str) -> Any:
     """Fit an object to a dataclass, or to a TypedDict, which leaves out keys that it does not know."""
     content, hints = _of_type(value, dict, keys), get_type_hints(schema, include_extras=True)
-    if is_typeddict(schema):
-        needed = schema.__required_keys__
+    if is_typeddict(schema):  # its `__required_keys__` are wrong where annotations are postponed
+        needed = {name for name, hint in hints.items() if schema.__total__ and get_origin(hint) is not NotRequired}
     else:
         needed = {one.name for one in fields(schema) if one.default is MISSING and one.default_factory is MISSING}
         if unknown := sorted(content.keys() - hints.keys()):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 import safetensors
 import safetensors.torch
@@ -22,6 +22,7 @@ from cuao3d.files import write_tensors
 from cuao3d.heads import Head, HeadKind, Heads, tensor_name
 from cuao3d.pickles import load_into, read_torch
 from cuao3d.ranks import in_group, mean_over_ranks
+from cuao3d.schema import Length, Width, parse
 from cuao3d.sparse import KernelMap, VoxelSet, convolve, multiply, sort_voxels
 from cuao3d.teachers import canonical, known_card
 
@@ -408,6 +409,18 @@ def convert_official(state_dict: Mapping[str, Tensor]) -> Checkpoint:
     return Checkpoint(student, used, tuple(sorted(left_over)))
 
 
+class _Plan(TypedDict):
+    """What the metadata of our files say of a student."""
+
+    architecture: str
+    heads: dict[str, Width]
+    head: NotRequired[HeadKind]
+    noise: NotRequired[bool]
+    biased: NotRequired[list[str]]
+    voxel_size: NotRequired[Length | None]
+    teachers: NotRequired[dict[str, dict[str, Any]]]
+
+
 def _read_ours(path: Path) -> Checkpoint:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -417,11 +430,17 @@ def _read_ours(path: Path) -> Checkpoint:
         raise InputError(f"not a safetensors file, or only a part of one ({error}).") from error
     if "student" not in metadata:
         raise InputError("is not a student of this package: its metadata lacks architecture and heads.")
-    plan = json.loads(metadata["student"])
+    plan: _Plan = parse(metadata["student"], _Plan, "its metadata")
+    for name, channels in plan["heads"].items():  # before anything is made of that size
+        weight = tensors.get(f"heads.{tensor_name(name)}.weight")
+        if weight is None or weight.shape[-1:] != (channels,):
+            raise InputError(f"its metadata and its tensors do not fit: no head {name!r} of {channels} channels.")
     student = Student(
         plan["heads"], plan["architecture"], head=plan.get("head", "linear"), noise=plan.get("noise", False)
     )
     for name in plan.get("biased", ()):
+        if name not in plan["heads"]:
+            raise InputError(f"its metadata names no head {name!r}.")
         student.heads[name].bias = torch.zeros(plan["heads"][name])
     load_into(student, tensors, what=student.architecture)
     student.voxel_size, student.teachers = plan.get("voxel_size"), plan.get("teachers", {})

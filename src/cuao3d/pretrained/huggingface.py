@@ -4,16 +4,19 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import torch
 
 from cuao3d.errors import InputError, NotFoundError, NotInstalledError
 from cuao3d.files import read_json, sha256_of
 from cuao3d.pickles import check_weights, some_of
+from cuao3d.schema import Positive, fit
 
 PILLOW_MODES = {2: "bilinear", 3: "bicubic"}
 """How images are resized, by the numbers that Pillow and so `preprocessor_config.json` give it."""
+
+_CURE = "download it again"
 
 
 class Preprocessing(NamedTuple):
@@ -84,6 +87,20 @@ def open_model(
     return model.eval().requires_grad_(False)
 
 
+class _Index(TypedDict):
+    """What is read of the index of several files of weights."""
+
+    weight_map: NotRequired[dict[str, str]]
+
+
+class _Preprocessor(TypedDict):
+    """What is read of a `preprocessor_config.json`."""
+
+    image_mean: tuple[float, float, float]
+    image_std: tuple[Positive, Positive, Positive]
+    resample: int
+
+
 def read_settings(folder: Path) -> dict[str, Any]:
     """Read the `config.json` of a model.
 
@@ -110,11 +127,13 @@ def weight_files(folder: Path) -> list[Path]:
     weights = _weights(folder)
     if weights.suffix != ".json":
         return [weights]
-    places = _read_json(weights).get("weight_map")
-    if not isinstance(places, dict) or not places:
+    index: _Index = fit(_read_json(weights), _Index, str(weights), _CURE)
+    files = sorted({folder / name for name in index.get("weight_map", {}).values()})
+    if not files:
         raise InputError(f"{weights} does not say which file holds which tensor. Download it again.")
-    files = sorted({folder / name for name in places.values()})
     for file in files:
+        if file.parent != folder or ".." in file.parts:
+            raise InputError(f"{weights} names {file}, which leads out of its folder; {_CURE}.")
         if not file.is_file():
             raise NotFoundError(f"{file} is missing; {weights.name} names it. Download it again.")
     return files
@@ -128,13 +147,10 @@ def read_preprocessing(folder: Path) -> Preprocessing:
         InputError: It does not say it, or asks for a way of resizing other than bilinear and bicubic.
     """
     path = folder / "preprocessor_config.json"
-    content = _read_json(path)
-    for key in ("image_mean", "image_std"):
-        if not isinstance(content.get(key), list) or len(content[key]) != 3:
-            raise InputError(f"{path}: {key} should be three numbers, one for each colour; it is {content.get(key)!r}.")
-    if (resample := content.get("resample")) not in PILLOW_MODES:
-        raise InputError(f"{path}: resample should be 2 (bilinear) or 3 (bicubic); it is {resample!r}.")
-    return Preprocessing(tuple(content["image_mean"]), tuple(content["image_std"]), PILLOW_MODES[resample])
+    content: _Preprocessor = fit(_read_json(path), _Preprocessor, str(path), _CURE)
+    if content["resample"] not in PILLOW_MODES:
+        raise InputError(f"{path}: resample should be 2 (bilinear) or 3 (bicubic); it is {content['resample']}.")
+    return Preprocessing(content["image_mean"], content["image_std"], PILLOW_MODES[content["resample"]])
 
 
 def import_transformers() -> Any:
@@ -196,4 +212,4 @@ def _weights(folder: Path) -> Path:
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise NotFoundError(f"There is no {path}; give the folder of a model of the transformers library.")
-    return read_json(path, "download it again")
+    return read_json(path, _CURE)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from cuao3d.readers.capture import build_scene
 from cuao3d.readers.options import annotations_of, given_annotations
 from cuao3d.readers.splits import categories, split_of
 from cuao3d.scene import UNLABELLED, Camera, Frame, Problem, Scene, pose_problem
+from cuao3d.schema import fit
 
 LABEL_SETS = ("scannet20", "scannet200")
 """Label sets of the package that the labels of a scan can be read in; the first is the default."""
@@ -182,21 +184,37 @@ def _read_nyu40(scan: Path, name: str) -> Int64[Tensor, "N"] | None:
     return convert(torch.from_numpy(columns["label"].astype(np.int64)), label_set("nyu40"), label_set(name))
 
 
+class _Object(TypedDict):
+    segments: list[int]
+    label: str
+
+
+class _Objects(TypedDict):
+    """What is read of the file that says which segments make an object, and what it is called."""
+
+    segGroups: list[_Object]
+
+
+class _Segments(TypedDict):
+    """What is read of the file that says which segment each point belongs to."""
+
+    segIndices: list[int]
+
+
 def _read_scannet200(scan: Path) -> Int64[Tensor, "N"] | None:
     """Look up the name of the object that each point's segment belongs to; an object without a class has no label."""
     objects, segments = _at(scan, OBJECTS), _at(scan, SEGMENTS)
     if not (objects.is_file() and segments.is_file()):
         return None
     class_of_name, class_of_segment = _scannet200_of_name(), {}
-    groups, indices = (read_json(path, "copy it again") for path in (objects, segments))
-    try:
-        for group in groups["segGroups"]:
-            for segment in group["segments"]:
-                class_of_segment[int(segment)] = class_of_name.get(group["label"], UNLABELLED)
-        segment_of_point = [int(segment) for segment in indices["segIndices"]]
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise InputError(f"{objects.name} or {segments.name} is damaged ({error!r}); copy them again") from error
-    return torch.tensor([class_of_segment.get(segment, UNLABELLED) for segment in segment_of_point], dtype=torch.int64)
+    cure = "copy it again"
+    groups: _Objects = fit(read_json(objects, cure), _Objects, objects.name, cure)
+    indices: _Segments = fit(read_json(segments, cure), _Segments, segments.name, cure)
+    for group in groups["segGroups"]:
+        for segment in group["segments"]:
+            class_of_segment[segment] = class_of_name.get(group["label"], UNLABELLED)
+    classes = [class_of_segment.get(segment, UNLABELLED) for segment in indices["segIndices"]]
+    return torch.tensor(classes, dtype=torch.int64)
 
 
 def _scannet200_of_name() -> Mapping[str, int]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from cuao3d.errors import InputError, NotFoundError, NotInstalledError
 from cuao3d.files import read_json, sha256_of
 from cuao3d.pickles import check_weights, some_of
 from cuao3d.pretrained.huggingface import misfits
+from cuao3d.schema import Width, fit
 from cuao3d.teachers.network import Level, NetworkTeacher
 
 PARTS = "model_index.json, unet/, vae/, text_encoder/, tokenizer/ and scheduler/"
@@ -243,6 +244,15 @@ def _parts(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return of_unet, of_vae
 
 
+class _Settings(TypedDict, total=False):
+    """What is read of the settings of a U-Net or a VAE; diffusers reads the rest."""
+
+    block_out_channels: list[Width]
+    in_channels: Width
+    latent_channels: Width
+    cross_attention_dim: Width
+
+
 def _settings(path: Path, *needed: str) -> dict[str, Any]:
     """Read a JSON file of a checkpoint, which must have the settings that are needed."""
     if not path.is_file():
@@ -250,6 +260,7 @@ def _settings(path: Path, *needed: str) -> dict[str, Any]:
     settings = read_json(path, "download it again")
     if not set(needed) <= settings.keys():
         raise InputError(f"{path} does not hold {', '.join(needed) or 'settings'}; get it again.")
+    fit(settings, _Settings, str(path), "download it again")
     return settings
 
 

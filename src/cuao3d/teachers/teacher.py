@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cuao3d.errors import InputError
 from cuao3d.names import check_file_name
+from cuao3d.schema import Width
 from cuao3d.teachers.options import Option, options_in_use
 
 
@@ -62,7 +63,7 @@ DEFAULT = Calibration(0.3, 0.05, "lifted features of mini-lseg in synthetic room
 class TeacherCard:
     """What must be known of a teacher to learn from its features and to ask them."""
 
-    num_channels: int
+    num_channels: Width
     """Width of its features."""
     text: str | None = None
     """Text encoder that shares the space of its features; None if it cannot be asked with words."""
