@@ -84,16 +84,18 @@ def write_all(descriptor: int, content: bytes | memoryview) -> None:
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, unless they are there, and sync the new entries."""
     missing = list(takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
-    folder.mkdir(parents=True, exist_ok=True)
-    for made in reversed(missing):
-        sync_folder(made.parent)
+    with naming_disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for made in reversed(missing):
+            sync_folder(made.parent)
 
 
 def remove(path: Path) -> None:
     """Delete a file, if it is there, and sync its folder: it stays deleted after a power failure."""
     if path.is_symlink() or path.exists():
-        os.unlink(path)
-        sync_folder(path.parent)
+        with naming_disk_errors(path):
+            os.unlink(path)
+            sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
