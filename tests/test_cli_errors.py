@@ -16,7 +16,7 @@ from cuao3d.cli import COMMANDS, CONFIGURABLE, main
 from cuao3d.cli.settings import options_of
 from cuao3d.demo import DemoConfig
 from cuao3d.distill import DistillConfig
-from cuao3d.errors import DiskFullError, InputError
+from cuao3d.errors import DiskFullError, InputError, TerminatedError
 from cuao3d.store import Store
 from test_cli import says
 
@@ -94,6 +94,7 @@ def test_an_interrupt_says_whether_the_command_goes_on(breaks, command, monkeypa
     monkeypatch.setattr("cuao3d.cli.CONFIGURABLE", {})
     code, said = breaks(KeyboardInterrupt(), command=command)
     assert code == 130
+    assert breaks(TerminatedError(), command=command) == (143, said)
     assert said.startswith("Stopped. ")
     goes_on = {"demo", "fuse", "distill", "import", "weights"}
     assert ("starts over" in said) == (command not in goes_on)

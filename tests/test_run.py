@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cuao3d.durable import LOCK, PREFIX, SUFFIX
 from cuao3d.run import CHECKPOINT, begin_run
 from cuao3d.training import TrainConfig
 
@@ -65,6 +66,19 @@ def test_other_code_of_the_same_version_may_go_on(begin, tmp_path, monkeypatch):
     monkeypatch.setattr("cuao3d.run._code_sha256", lambda: "other")
     assert not begin("run")
     assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
+def test_what_was_interrupted_at_its_first_or_last_file_goes_on(begin, tmp_path):
+    (tmp_path / "run").mkdir()
+    leave(tmp_path / "run", LOCK, f"{PREFIX}0{SUFFIX}", "config.json")
+    assert not begin("run")
+    leave(tmp_path / "run", CHECKPOINT)
+    (tmp_path / "run" / "run.json").write_text('{"teach')
+    assert not begin("run")
+    assert (tmp_path / "run" / CHECKPOINT).exists()
+    leave(tmp_path / "run", "run.json")
+    assert begin("run")
+    assert not (tmp_path / "run" / CHECKPOINT).exists()
 
 
 def test_never_begins_again_even_what_is_finished(begin, tmp_path):

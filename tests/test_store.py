@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from conftest import ColorTeacher
+from cuao3d.durable import LOCK, PREFIX, SUFFIX
 from cuao3d.fusion import Visibility, lift, sample_cells, see
 from cuao3d.scene import Problem
 from cuao3d.store import Store, TeacherCard
@@ -133,6 +134,41 @@ def test_what_is_no_store_is_refused(tmp_path):
     (tmp_path / "store.json").write_text("{")
     with pytest.raises(ValueError, match=r"store.json is not valid JSON"):
         Store.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "left", [[], ["scenes/"], [f"{PREFIX}0{SUFFIX}", LOCK], ["scenes/", "store.json"], ["store.json", LOCK]]
+)
+def test_a_beginning_that_was_interrupted_goes_on(tmp_path, left):
+    for name in left:
+        (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
+    Store.create(tmp_path, cell=0.05)
+    assert Store.open(tmp_path).cell == 0.05
+
+
+def test_a_store_whose_header_was_lost_is_begun_anew_only_without_scenes(tmp_path, synthetic_store):
+    (synthetic_store.path / "store.json").write_bytes(b"\0" * 100)
+    with pytest.raises(ValueError, match=r"store.json is not valid JSON"):
+        Store.create(synthetic_store.path, cell=0.05)
+    (tmp_path / "other" / "scenes").mkdir(parents=True)
+    (tmp_path / "other" / "store.json").write_text('{"format": "other"}')
+    with pytest.raises(ValueError, match="not a cuao3d-store"):
+        Store.create(tmp_path / "other")
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b'{"name": "synth'])
+def test_a_scene_whose_manifest_was_cut_off_is_not_finished(synthetic_scene, tmp_path, content):
+    store = Store.create(tmp_path, cell=0.05, teachers=CARD)
+    add(store, synthetic_scene)
+    manifest = tmp_path / "scenes" / "synthetic" / "manifest.json"
+    whole = manifest.read_bytes()
+    manifest.write_bytes(content)
+    assert not store.has("synthetic")
+    assert store.names() == store.names("val") == ()
+    with pytest.raises(FileNotFoundError, match="is half-written"):
+        store["synthetic"]
+    add(store, synthetic_scene)
+    assert manifest.read_bytes() == whole
 
 
 def test_a_damaged_file_is_named(synthetic_store):

@@ -1,20 +1,25 @@
 import errno
 import json
 import math
+import os
+import signal
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
 from cuao3d.batches import STILL, Batches
+from cuao3d.errors import TerminatedError
 from cuao3d.files import write_chunks
+from cuao3d.history import read_history
 from cuao3d.objective import RowMeans
 from cuao3d.progress import training_bars
-from cuao3d.run import CHECKPOINT
+from cuao3d.run import CHECKPOINT, MetricsFile
 from cuao3d.training import NOISE_GROUP, OPTIMIZERS, STUDENT_GROUP, TrainConfig, rate_fraction, train
 from test_batches import make_scene
 
@@ -106,6 +111,11 @@ def files(out):
     return sorted(path.name for path in out.iterdir() if path.is_file())
 
 
+def steps_of(file):
+    with safe_open(file, framework="pt") as opened:
+        return json.loads(opened.metadata()["progress"])["step"]
+
+
 def lines(out):
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
@@ -164,6 +174,90 @@ def test_checkpoints_are_kept_where_asked_for(tmp_path):
     kept = ["checkpoint-000002.safetensors", "checkpoint-000004.safetensors", "checkpoint-000006.safetensors"]
     assert files(tmp_path) == [*kept, CHECKPOINT, "metrics.jsonl"]
     assert load_file(tmp_path / kept[2]).keys() == load_file(tmp_path / CHECKPOINT).keys()
+
+
+def test_a_kept_checkpoint_is_written_before_the_current_one(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr("cuao3d.run.save_checkpoint", lambda file, *_: written.append(file.name))
+    run_guess(tmp_path, keep_every=3)
+    assert written == ["checkpoint-000003.safetensors", CHECKPOINT, "checkpoint-000006.safetensors", CHECKPOINT]
+
+
+class Signalled(Guess):
+    """A learner whose process gets a signal in the middle of its fourth step, and perhaps more."""
+
+    def __init__(self, number, times=1):
+        super().__init__()
+        self.number, self.times, self.calls = number, times, 0
+
+    def forward(self, batch):
+        self.calls += 1
+        if self.calls == 4:
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)
+        return super().forward(batch)
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, TerminatedError)])
+def test_a_signal_ends_the_step_and_saves_a_checkpoint(tmp_path, number, error):
+    mean, metrics, _ = run_guess(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt) as raised:
+        run_guess(tmp_path / "cut", learner=Signalled(number))
+    assert raised.type is error
+    assert len(lines(tmp_path / "cut")) == 4
+    assert steps_of(tmp_path / "cut" / CHECKPOINT) == 4
+    again, metrics_again, _ = run_guess(tmp_path / "cut")
+    assert torch.equal(mean, again)
+    assert metrics == metrics_again
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_second_signal_stops_at_once(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run_guess(tmp_path, learner=Signalled(signal.SIGINT, times=2))
+    assert steps_of(tmp_path / CHECKPOINT) == 3
+
+
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of a process in the background
+    try:
+        run_guess(tmp_path, learner=Signalled(signal.SIGINT))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(lines(tmp_path)) == 7
+
+
+def test_checkpoints_come_by_time_too(tmp_path, monkeypatch):
+    monkeypatch.setattr("cuao3d.training.CHECKPOINT_SECONDS", 0)
+    with pytest.raises(Killed):
+        run_guess(tmp_path, stop_after=2, checkpoint_every=100)
+    assert steps_of(tmp_path / CHECKPOINT) == 2
+
+
+@pytest.mark.parametrize("tail", [b'{"step": 2, "los', b"\x00" * 40, b"\xff\n", b"7\n"])
+def test_a_broken_tail_of_the_metrics_costs_the_tail(tmp_path, tail):
+    mean, metrics, _ = run_guess(tmp_path / "whole")
+    with pytest.raises(Killed):
+        run_guess(tmp_path / "cut", stop_after=4)
+    path = tmp_path / "cut" / "metrics.jsonl"
+    rows = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(rows[:2]) + tail)
+    assert len(read_history(tmp_path / "cut").steps) == 2
+    again, _, _ = run_guess(tmp_path / "cut")
+    assert torch.equal(mean, again)
+    whole = metrics.splitlines()
+    assert path.read_text().splitlines() == [*whole[:2], *whole[3:]]  # the third line is lost, no other
+
+
+def test_metrics_that_are_no_numbers_are_null_in_the_file_and_nan_in_the_history(tmp_path):
+    metrics = MetricsFile(tmp_path, 0)
+    metrics.write({"step": 0, "losses": {"guess": math.inf}, "rate": 0.1, "sigmas": {"guess": math.nan}})
+    metrics.close()
+    assert '{"guess": null}' in (tmp_path / "metrics.jsonl").read_text()
+    history = read_history(tmp_path)
+    assert math.isnan(history.losses["guess"][0])
+    assert history.rate == (0.1,)
 
 
 def test_the_learner_ends_as_it_was_when_it_did_best_on_the_held_out_scenes(tmp_path):
