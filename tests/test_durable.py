@@ -3,18 +3,28 @@
 import errno
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save
 
+from conftest import Alone
+from cuao3d.batches import STILL
+from cuao3d.distill import DistillConfig, distill
 from cuao3d.durable import LOCK, PREFIX, SUFFIX, is_stream, locked, make_folder, remove, replacing, sweep
 from cuao3d.errors import DiskFullError, InputError
 from cuao3d.files import write_json, write_tensors, write_text, write_whole
+from cuao3d.imported import import_features
+from cuao3d.pipeline import fuse
+from cuao3d.probe import SuperviseConfig, supervise
+from cuao3d.readers import open_dataset
+from make_fixture_openscene import write_processed
 
 WRITERS = {
     "text": lambda path: write_text(path, "new"),
@@ -240,3 +250,25 @@ def test_numbers_that_json_does_not_know_are_null(tmp_path):
         "count": 3,
         "name": "NaN",
     }
+
+
+def test_whatever_writes_a_store_or_a_run_locks_it(tmp_path, synthetic_scene, synthetic_store):
+    write_processed([replace(synthetic_scene, name="scene0000_00")], tmp_path)
+    points = len(synthetic_scene.points)
+    (tmp_path / "lseg").mkdir()
+    content = {"feat": torch.ones(points, 3).half(), "mask_full": torch.ones(points, dtype=torch.bool)}
+    torch.save(content, tmp_path / "lseg" / "scene0000_00_0.pt")
+    bound = SuperviseConfig(voxel_size=0.1, num_steps=0, augmentation=STILL)
+    student = DistillConfig(teachers=("color",), voxel_size=0.1, num_steps=0, augmentation=STILL)
+    out = tmp_path / "out"
+    for work in (
+        lambda: fuse(Alone(synthetic_scene), [], out, cell=0.1),
+        lambda: import_features({"lseg": tmp_path / "lseg"}, open_dataset(tmp_path / "scannet_3d"), out),
+        lambda: distill(synthetic_store, student, out),
+        lambda: supervise(synthetic_store, bound, out),
+    ):
+        with locked(out), pytest.raises(InputError, match=f"is being written by process {os.getpid()} on "):
+            work()
+        assert not out.exists()
+        work()
+        shutil.rmtree(out)
