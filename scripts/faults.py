@@ -55,7 +55,7 @@ from make_fixture_openscene import write_processed
 FULL = {"ENOSPC": errno.ENOSPC, "EDQUOT": errno.EDQUOT}
 FAULTS = ("kill", "torn", *FULL, "EIO")
 TAKES_SPACE = ("open", "write", "mkdir", "sync")
-SHORT = {"fuse": 2, "import": 2, "distill": 2}
+SHORT = {"fuse": 2, "import": 1, "distill": 1}
 """Operations that the short form breaks by each fault; of a command that writes one file, one, by three faults."""
 
 TEACHER = """

@@ -7,6 +7,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,11 @@ from cuao3d.errors import InputError, NotFoundError, UserError
 
 LISTED = 12
 """Entries of a folder that an error lists at most."""
+
+_FOLDER: ContextVar[Path | None] = ContextVar("_FOLDER", default=None)
+"""Folder whose files are being read; see `reading_inside`."""
+
+_OF_A_RUN = ("config.json", "run.json", "metrics.jsonl", "training.png")
 
 _TENSOR_TYPES = {
     torch.bool: "BOOL",
@@ -104,6 +111,7 @@ def read_json(path: Path, cure: str = "write it again") -> dict[str, Any]:
         NotFoundError: There is no such file.
         InputError: It does not hold a JSON object.
     """
+    check_inside(path)
     if not path.is_file():
         raise NotFoundError(f"There is no file {path}.")
     try:
@@ -121,6 +129,48 @@ def read_whole_json(path: Path) -> dict[str, Any] | None:
         return read_json(path)
     except UserError:
         return None
+
+
+@contextmanager
+def reading_inside(folder: Path) -> Iterator[None]:
+    """Let `check_inside` refuse files below a folder that links lead out of it, while the block runs."""
+    token = _FOLDER.set(Path(os.path.abspath(folder)))
+    try:
+        yield
+    finally:
+        _FOLDER.reset(token)
+
+
+def check_inside(path: Path) -> None:
+    """Refuse a file that lies in the folder of `reading_inside` by its name, but by a link elsewhere.
+
+    Raises:
+        InputError: It does; the message names it.
+    """
+    folder = _FOLDER.get()
+    if folder is None or not Path(os.path.abspath(path)).is_relative_to(folder):
+        return
+    target = Path(os.path.realpath(path))
+    if not target.is_relative_to(os.path.realpath(folder)):
+        raise InputError(
+            f"{path} leads by a link out of {folder}, to {target}, and is not read; copy the file to where the link is."
+        )
+
+
+def check_output(path: Path | None) -> None:
+    """Refuse to write a file that belongs to a store or to a run, such as STORE/store.json.
+
+    Raises:
+        InputError: It does.
+    """
+    if path is None or is_stream(path):
+        return
+    target = Path(os.path.realpath(path))
+    for folder in target.parents:
+        if (folder / "store.json").is_file():
+            raise InputError(f"{path} lies in the store {folder}, which it could damage; choose a place outside of it.")
+    if target.name in _OF_A_RUN and (target.parent / "config.json").is_file():
+        raise InputError(f"{path} is a file of the run {target.parent}; choose another name or place.")
 
 
 def write_tensors(

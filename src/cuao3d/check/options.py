@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cuao3d.errors import InputError
-from cuao3d.files import read_json, write_json
+from cuao3d.files import check_inside, read_json, reading_inside, write_json
 from cuao3d.readers.options import CAPTURE, CaptureOptions, named_up, read_options, rotation_of
 
 _OTHER: dict[Any, Any] = {
@@ -61,6 +61,8 @@ def fix(folder: Path, found: Mapping[str, Any]) -> dict[str, Any]:
         InputError: The file that is there is damaged, or cannot be joined with what was found.
     """
     path, default = folder / CAPTURE, asdict(CaptureOptions())
+    with reading_inside(folder):
+        check_inside(path)  # a link that leads out of the capture must not decide what is written
     options = asdict(capture_options(found, read_options(folder)))
     there = read_json(path) if path.is_file() else {}
     content = there | {key: options[key] for key in found}

@@ -47,7 +47,7 @@ def check(
         official: Read cameras as the official pipeline does, where it differs; see docs/conventions.md.
     """
     from cuao3d.check.dataset import check_dataset
-    from cuao3d.files import write_json
+    from cuao3d.files import check_output, write_json
     from cuao3d.readers import open_dataset
     from cuao3d.store import CELL
     from cuao3d.teachers import parse_teachers
@@ -55,6 +55,8 @@ def check(
     if cell is not None and not teachers:
         raise InputError("--cell has no effect without --teachers: a check alone samples no cells.")
     edge = CELL if cell is None else cell
+    for output in (json, html, picture):
+        check_output(output)
     specs = parse_teachers(teachers) if teachers else []
     dataset = open_dataset(path, **reading_options(annotations, tolerance, every, official=official))
     task = (bar := progress_bar()).add_task("checking", total=len(dataset))

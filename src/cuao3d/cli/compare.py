@@ -23,9 +23,10 @@ def compare(store: Positional[Path], *, teachers: str | None = None, json: Path 
         json: Also write the rows here.
     """
     from cuao3d import pipeline
-    from cuao3d.files import write_json
+    from cuao3d.files import check_output, write_json
     from cuao3d.store import Store
 
+    check_output(json)
     rows = pipeline.compare_teachers(Store.open(store), tuple(split_names(teachers)))
     _print_comparison(rows)
     if json:

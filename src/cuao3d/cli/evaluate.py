@@ -36,12 +36,13 @@ def evaluate(
         json: Also write the rows here.
     """
     from cuao3d import pipeline
-    from cuao3d.files import write_json
+    from cuao3d.files import check_output, write_json
     from cuao3d.predictor import Predictor
     from cuao3d.progress import waiting
     from cuao3d.store import Store
 
     check_device(device)
+    check_output(json)
     opened = Store.open(store)
     with waiting("opening the predictor"):
         predictor = Predictor.open(opened, run=run, teacher=teacher, text=text, device=device)

@@ -35,6 +35,7 @@ def query(
         device: Where the student runs, such as cuda.
     """
     from cuao3d.answers import answer
+    from cuao3d.files import check_output
     from cuao3d.predictor import Predictor
     from cuao3d.progress import waiting
     from cuao3d.store import Store
@@ -43,6 +44,7 @@ def query(
     if not queries:
         raise InputError('Say what to look for: cuao3d query STORE "somewhere to sit" --out heat.html, or --words FILE')
     check_device(device)
+    check_output(out)
     opened = Store.open(store)
     with waiting("opening the predictor"):
         predictor = Predictor.open(opened, run=run, teacher=teacher, text=text, device=device)

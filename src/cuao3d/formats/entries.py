@@ -9,6 +9,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from cuao3d.errors import InputError, NotFoundError, PoseError, UserError
+from cuao3d.files import check_inside
 from cuao3d.scene import Problem, pose_problem
 from cuao3d.schema import is_number, is_number_or_lost, shown
 
@@ -258,6 +259,7 @@ def summarise(what: str, names: list[str]) -> list[Problem]:
 
 
 def _read_text(path: Path) -> str:
+    check_inside(path)
     if not path.is_file():
         raise NotFoundError(f"There is no file {path}.")
     try:

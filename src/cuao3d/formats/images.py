@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cuao3d.errors import InputError, PoseError, UserError
+from cuao3d.files import check_inside
 from cuao3d.scene import Camera, Frame, pose_problem
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
@@ -189,6 +190,8 @@ def open_frame(
         except UserError as error:
             raise InputError(f"{called(color)} and {called(depth)}: {error}.") from error
     _check_size(depth, size, depth_lens.size)
+    if confidence is not None:
+        check_inside(confidence)
     return Frame(
         name,
         depth_lens.camera(world_from_camera),
@@ -324,6 +327,7 @@ def _missing(path: Path) -> str:
 
 
 def _open(path: Path) -> Image.Image:
+    check_inside(path)
     if not path.is_file():
         raise InputError(_missing(path))
     try:

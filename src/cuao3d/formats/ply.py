@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cuao3d.errors import InputError, UserError
+from cuao3d.files import check_inside
 
 Columns = dict[str, NDArray[Any]]
 
@@ -95,6 +96,7 @@ def read_triangles(path: Path) -> NDArray[np.float32] | None:
     Raises:
         InputError: As for `read_mesh`; a file without any faces is no mistake.
     """
+    check_inside(path)
     with path.open("rb") as file:
         try:
             _, elements = _read_header(file)
@@ -168,6 +170,7 @@ def _vertices(path: Path, vertices: Columns) -> Columns:
 
 def _read(path: Path, wanted: Sequence[str]) -> dict[str, Columns]:
     """Read the wanted elements; the properties of each by name, a list as (N, length of the list)."""
+    check_inside(path)
     with path.open("rb") as file:
         try:
             order, elements = _read_header(file)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cuao3d.errors import InputError, NotFoundError
+from cuao3d.files import check_inside
 from cuao3d.formats.ply import Columns, read_ply
 from cuao3d.scene import Problem
 from cuao3d.schema import shown
@@ -55,6 +56,7 @@ def read_points(path: Path) -> Points:
         NotFoundError: There is no such file.
         InputError: It is damaged, or of another format.
     """
+    check_inside(path)
     if not path.is_file():
         raise NotFoundError(f"There is no file {path}.")
     if (read := _READERS.get(path.suffix.lower())) is None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cuao3d.errors import InputError, NotFoundError, UserError
+from cuao3d.files import reading_inside
 from cuao3d.formats.images import NoDepth
 from cuao3d.formats.ply import read_triangles
 from cuao3d.formats.points import Points
@@ -93,7 +94,8 @@ class Captures(ABC):
         return len(self.folders)
 
     def __getitem__(self, index: int) -> Scene:
-        return self.read(self.folders[index], self.annotations)
+        with reading_inside(self.folders[index]):
+            return self.read(self.folders[index], self.annotations)
 
     @classmethod
     @abstractmethod

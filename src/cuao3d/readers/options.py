@@ -12,7 +12,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from cuao3d.errors import InputError
-from cuao3d.files import read_json
+from cuao3d.files import check_inside, read_json
 from cuao3d.formats.entries import choice, file_name, fraction, number, positive, whole
 from cuao3d.formats.points import Points
 from cuao3d.geometry import move
@@ -128,7 +128,9 @@ def named_label_set(folder: Path, name: object, where: str, *, sets: Sequence[st
     """
     if name in sets:
         return str(name)
-    path = (folder / file_name(folder, name, where)).resolve()
+    path = folder / file_name(folder, name, where)
+    check_inside(path)
+    path = path.resolve()
     if name in LABEL_SETS or not path.is_file():
         raise InputError(
             f"{where} is {shown(name)}; choose from {', '.join(sets)}, or give the path of a CSV, relative to "
