@@ -4,6 +4,7 @@ import math
 import re
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -151,8 +152,8 @@ def read_lines(path: Path) -> list[tuple[str, list[str]]]:
         NotFoundError: There is no such file.
         InputError: It is no text.
     """
-    lines = (line.split("#")[0].split() for line in _read_text(path).splitlines())
-    return [(f"{path}, line {index}", words) for index, words in enumerate(lines, start=1) if words]
+    lines, name = (line.split("#")[0].split() for line in _read_text(path).splitlines()), str(path)
+    return [(f"{name}, line {index}", words) for index, words in enumerate(lines, start=1) if words]
 
 
 def read_rows(path: Path, num_columns: int) -> Float64[Tensor, "N C"]:
@@ -166,8 +167,15 @@ def read_rows(path: Path, num_columns: int) -> Float64[Tensor, "N C"]:
         NotFoundError: There is no such file.
         InputError: A line holds something else; the message says which.
     """
-    rows = [_numbers(words, where, num_columns) for where, words in read_lines(path)]
-    return torch.tensor(rows, dtype=torch.float64).reshape(-1, num_columns)
+    lines = read_lines(path)
+    try:
+        values = [float(word) for _, words in lines for word in words]
+        are_rows = all(len(words) == num_columns for _, words in lines)
+    except ValueError:
+        are_rows = False
+    if not are_rows:
+        values = [number for where, words in lines for number in _numbers(words, where, num_columns)]  # names the line
+    return torch.from_numpy(np.array(values, dtype=np.float64)).reshape(-1, num_columns)
 
 
 def read_numbers(path: Path, *counts: int) -> list[float]:

@@ -126,4 +126,7 @@ def _read_names(source: str) -> list[tuple[str, ...]]:
         return list(zip(classes.names, classes.prompts, strict=True))
     if not Path(source).is_file():
         raise NotFoundError(f"There is no file of names {source}.")
-    return [(line,) for line in Path(source).read_text(encoding="utf-8").splitlines()]
+    try:
+        return [(line,) for line in Path(source).read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source} is no text in UTF-8 ({error}); save it again.") from error
