@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cuao3d.download import CARDS
+from cuao3d.teachers.options import LongSide
 from cuao3d.teachers.patches import PatchTeacher, text_of
 
 
@@ -30,7 +31,7 @@ class CLIPDense(PatchTeacher):
     classes = {"clip": "CLIPVisionModelWithProjection"}
     unused = ("text_model.", "text_projection.", "logit_scale", "vision_model.embeddings.position_ids")
 
-    def __init__(self, weights: Path | None = None, *, name: str = "clip", long_side: int | None = None) -> None:
+    def __init__(self, weights: Path | None = None, *, name: str = "clip", long_side: LongSide | None = None) -> None:
         """Load the network; of the folder's two sides, only that of images.
 
         Args:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cuao3d.download import CARDS
 from cuao3d.pretrained.huggingface import Preprocessing
+from cuao3d.teachers.options import LongSide
 from cuao3d.teachers.patches import PatchTeacher
 
 Normalisation = Literal["imagenet", "clip"]
@@ -34,7 +35,7 @@ class DINOv2(PatchTeacher):
         *,
         name: str = "dinov2",
         normalisation: Normalisation = "imagenet",
-        long_side: int | None = None,
+        long_side: LongSide | None = None,
     ) -> None:
         """Load the network.
 

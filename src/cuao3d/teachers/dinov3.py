@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cuao3d.download import CARDS
+from cuao3d.teachers.options import LongSide
 from cuao3d.teachers.patches import PatchTeacher
 
 
@@ -19,7 +20,7 @@ class DINOv3(PatchTeacher):
     licence = CARDS["dinov3"].licence
     classes = {"dinov3_vit": "DINOv3ViTModel"}
 
-    def __init__(self, weights: Path | None = None, *, name: str = "dinov3", long_side: int | None = None) -> None:
+    def __init__(self, weights: Path | None = None, *, name: str = "dinov3", long_side: LongSide | None = None) -> None:
         """Load the network.
 
         Args:

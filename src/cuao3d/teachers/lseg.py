@@ -20,6 +20,7 @@ from cuao3d.files import sha256_of
 from cuao3d.pickles import load_into
 from cuao3d.pretrained.checkpoint import read_checkpoint
 from cuao3d.teachers.network import Level, NetworkTeacher
+from cuao3d.teachers.options import LongSide
 
 Mirror = Literal["mean", "sum", "none"]
 """What an image's mirror image adds: the "mean" of both, their "sum" as in the official code, or nothing."""
@@ -39,7 +40,7 @@ class LSegTeacher(NetworkTeacher):
     licence = CARDS["lseg"].licence
     levels = (Level(512, 2.0),)
 
-    def __init__(self, weights: Path | None = None, *, long_side: int = 640, mirror: Mirror = "mean") -> None:
+    def __init__(self, weights: Path | None = None, *, long_side: LongSide = 640, mirror: Mirror = "mean") -> None:
         """Load the weights.
 
         Args:

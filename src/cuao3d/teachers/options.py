@@ -5,15 +5,19 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from cuao3d.errors import InputError
+from cuao3d.schema import Range, check_option
 
 Option = str | int | float | bool | None
 """Value of an option as a store holds it; several numbers are written with + between them: "0+1+2"."""
 
 ON_CARD = ("name", "num_channels", "text", "loss", "weights_sha256", "licence")
 """Arguments that a teacher's card holds already."""
+
+LongSide = Annotated[int, Range(16, 16_384)]
+"""Longer side of the images that a network is shown, pixels."""
 
 WORDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false"}
 
@@ -39,7 +43,7 @@ def read_options(given: Mapping[str, str], known: Mapping[str, inspect.Parameter
         teacher: Whose they are, for errors.
 
     Raises:
-        InputError: There is no such option, or its value is of another type.
+        InputError: There is no such option, or its value is of another type or out of the range of its annotation.
     """
     for name in given:
         if name not in known:
@@ -67,9 +71,11 @@ def _read(text: str, parameter: inspect.Parameter, teacher: str) -> Any:
         return None
     for kind in kinds:
         try:
-            return _as(text, kind)
-        except (ValueError, KeyError, TypeError):
+            value = _as(text, kind)
+        except (ValueError, KeyError, TypeError, OverflowError):
             continue
+        check_option(f"{teacher}: {parameter.name}", value, parameter.annotation)
+        return value
     expected = " or ".join(_in_words(kind) for kind in kinds)
     raise InputError(f"{teacher}: {parameter.name} should be {expected}; got {text!r}.")
 
@@ -80,7 +86,8 @@ def _kinds(parameter: inspect.Parameter) -> tuple[Any, ...]:
     if kind is parameter.empty or isinstance(kind, str):
         default = parameter.default
         kind = str if default is parameter.empty or default is None else type(default)
-    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return tuple(get_args(one)[0] if get_origin(one) is Annotated else one for one in kinds)
 
 
 def _as(text: str, kind: Any) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor
 from cuao3d.download import CARDS, find
 from cuao3d.pretrained.huggingface import Preprocessing, open_model, read_preprocessing, weights_sha256
 from cuao3d.teachers.network import Level, NetworkTeacher
+from cuao3d.teachers.options import LongSide
 
 
 class PatchTeacher(NetworkTeacher):
@@ -32,7 +33,7 @@ class PatchTeacher(NetworkTeacher):
         weights: Path | None,
         *,
         name: str,
-        long_side: int | None,
+        long_side: LongSide | None,
         preprocessing: Preprocessing | None = None,
     ) -> None:
         """Load the network.

@@ -12,6 +12,7 @@ from cuao3d.files import sha256_of
 from cuao3d.teachers.classes import NAMES, LogitNetwork, WordTeacher, class_words, read_class_names
 from cuao3d.teachers.deeplab import load_deeplab
 from cuao3d.teachers.efficientnet import VARIANTS, load_efficientnet
+from cuao3d.teachers.options import LongSide
 from cuao3d.teachers.teacher import Calibration
 from cuao3d.text import load_text_encoder
 
@@ -55,7 +56,7 @@ class EfficientNetTeacher(WordTeacher):
         name: str = "efficientnet",
         variant: Literal["lite0", "lite2"] = "lite2",
         text: str = WordTeacher.text,
-        long_side: int = LONG_SIDE,
+        long_side: LongSide = LONG_SIDE,
     ) -> None:
         """Load the network.
 
@@ -88,7 +89,7 @@ class ADE20K(WordTeacher):
         *,
         name: str = "ade20k",
         text: str = WordTeacher.text,
-        long_side: int = LONG_SIDE,
+        long_side: LongSide = LONG_SIDE,
     ) -> None:
         """Load the network.
 
@@ -123,7 +124,7 @@ class Photo(WordTeacher):
         *,
         name: str = "photo",
         text: str = WordTeacher.text,
-        long_side: int = LONG_SIDE,
+        long_side: LongSide = LONG_SIDE,
     ) -> None:
         """Load the networks.
 

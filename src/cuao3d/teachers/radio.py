@@ -10,6 +10,7 @@ from torch import Tensor
 from cuao3d.download import CARDS
 from cuao3d.errors import InputError
 from cuao3d.pretrained.huggingface import Preprocessing, read_settings
+from cuao3d.teachers.options import LongSide
 from cuao3d.teachers.patches import PatchTeacher
 
 SIZES = {
@@ -44,7 +45,7 @@ class RADIO(PatchTeacher):
     classes = {"radio": "RadioModel", "RADIOModel": "RadioModel"}
     unused = ("radio_model.adaptors.", "summary_idxs")
 
-    def __init__(self, weights: Path | None = None, *, name: str = "radio", long_side: int | None = None) -> None:
+    def __init__(self, weights: Path | None = None, *, name: str = "radio", long_side: LongSide | None = None) -> None:
         """Load the network.
 
         Args:

@@ -22,6 +22,7 @@ from cuao3d.pretrained.huggingface import (
     weights_sha256,
 )
 from cuao3d.teachers.classes import NAMES, ClassNames, WordNetwork, WordTeacher, class_words, read_class_names
+from cuao3d.teachers.options import LongSide
 from cuao3d.text import load_text_encoder
 
 UNIVERSAL = ("eomt", "eomt_dinov3", "mask2former", "maskformer")
@@ -39,7 +40,7 @@ class Segmenter(WordTeacher):
 
     licence = "see its page"
 
-    def __init__(self, weights: Path | None = None, *, text: str = WordTeacher.text, long_side: int = 640) -> None:
+    def __init__(self, weights: Path | None = None, *, text: str = WordTeacher.text, long_side: LongSide = 640) -> None:
         """Load the network from this machine.
 
         Args:
@@ -84,7 +85,7 @@ class SegmenterNetwork(WordNetwork):
         self.preprocessing, self.size = preprocessing, size
 
     def forward(
-        self, images: Float[Tensor, "B 3 H W"], long_side: int, size: tuple[int, int]
+        self, images: Float[Tensor, "B 3 H W"], long_side: LongSide, size: tuple[int, int]
     ) -> Float[Tensor, "B C rows columns"]:
         """Describe images (RGB in [0, 1]) by words on a grid of a size; its `long_side` decides nothing here."""
         mean, std = (images.new_tensor(values)[:, None, None] for values in self.preprocessing[:2])

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cuao3d.download import CARDS
+from cuao3d.teachers.options import LongSide
 from cuao3d.teachers.patches import PatchTeacher, text_of
 
 
@@ -28,7 +29,9 @@ class SigLIP2(PatchTeacher):
     classes = {"siglip": "SiglipVisionModel"}
     unused = ("text_model.", "logit_scale", "logit_bias")
 
-    def __init__(self, weights: Path | None = None, *, name: str = "siglip2", long_side: int | None = None) -> None:
+    def __init__(
+        self, weights: Path | None = None, *, name: str = "siglip2", long_side: LongSide | None = None
+    ) -> None:
         """Load the network; of the folder's two sides, only that of images.
 
         Args:

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cuao3d.download import CARDS
+from cuao3d.teachers.options import LongSide
 from cuao3d.teachers.patches import PatchTeacher
 
 
@@ -20,7 +21,7 @@ class ViT(PatchTeacher):
     unused = ("classifier.", "pooler.")
     options = {"add_pooling_layer": False}
 
-    def __init__(self, weights: Path | None = None, *, name: str = "vit", long_side: int | None = None) -> None:
+    def __init__(self, weights: Path | None = None, *, name: str = "vit", long_side: LongSide | None = None) -> None:
         """Load the network.
 
         Args:
