@@ -2,6 +2,8 @@
 
 import ast
 import io
+import json
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -13,6 +15,7 @@ from cuao3d import console
 from cuao3d.cli import COMMANDS, main
 from cuao3d.errors import InputError
 from cuao3d.progress import Stages, training_bars, waiting
+from cuao3d.readers.sevenscenes import write_capture
 
 PACKAGE = Path(__file__).parents[1] / "src" / "cuao3d"
 
@@ -101,3 +104,21 @@ def test_only_the_console_prints():
         ("progress.py", f"rich.progress.{name}")
         for name in ("BarColumn", "MofNCompleteColumn", "Progress", "TaskID", "TimeRemainingColumn")
     }
+
+
+@pytest.mark.parametrize("name", ["scan[old]", "[red\x1b[31m\x07 \u202eabc\nb " + os.fsdecode(b"no utf-8 \xff")])
+def test_names_of_folders_and_files_are_shown_as_they_are(name, synthetic_scene, tmp_path, capsys):
+    folder = tmp_path / "[" / "b]" / name  # its path holds [/b], which ends no bold text
+    write_capture(synthetic_scene, folder)
+    page, found = tmp_path / "page.html", tmp_path / "found.json"
+    drawn = ["--html", str(page), "--picture", str(tmp_path / "a.png")] if "\n" in name else []
+    main(["check", str(folder), *drawn, "--json", str(found)])
+    main(["fuse", str(folder), "--out", str(tmp_path / "store" / name), "--teachers", "none", "--cell", "0.2"])
+    main(["query", str(folder / "nowhere"), "a word", "--out", str(tmp_path / "out.json")])
+    out, err = capsys.readouterr()
+    assert out.startswith(f"{console.visible(name)}: ")
+    assert "[/b]" in err
+    assert all(line.isprintable() for line in [*out.splitlines(), *err.splitlines()])
+    assert "Traceback" not in err
+    assert page.is_file() == bool(drawn)
+    assert json.loads(found.read_text())["scenes"]
