@@ -55,7 +55,8 @@ def open_model(
         NotFoundError: The folder lacks a file.
         InputError: A file is damaged, of another model, or its tensors do not fit.
     """
-    settings, content = folder / "config.json", read_settings(folder)
+    settings = folder / "config.json"
+    content: _Settings = fit(read_settings(folder), _Settings, str(settings), _CURE)
     kind = str(content.get("model_type") or next(iter(content.get("architectures") or []), "unknown"))
     if kind not in classes:
         raise InputError(f"{settings} describes a model of type {kind!r}; expected {' or '.join(classes)}.")
@@ -85,6 +86,13 @@ def open_model(
     if problems := misfits(report, unused):
         raise InputError(f"{_weights(folder)} does not fit {settings}: {some_of(problems)}.")
     return model.eval().requires_grad_(False)
+
+
+class _Settings(TypedDict, total=False):
+    """What is read of a `config.json`; transformers reads the rest."""
+
+    model_type: str | None
+    architectures: list[str] | None
 
 
 class _Index(TypedDict):

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from cuao3d.pretrained.huggingface import (
     read_preprocessing,
     weights_sha256,
 )
+from cuao3d.schema import fit
 from cuao3d.teachers.classes import NAMES, ClassNames, WordNetwork, WordTeacher, class_words, read_class_names
 from cuao3d.teachers.options import LongSide
 from cuao3d.text import load_text_encoder
@@ -59,12 +60,25 @@ class Segmenter(WordTeacher):
         folder = _folder(weights)
         model = open_model(folder, _classes(), attention=None)
         words = class_words(load_text_encoder(text), class_names(model.config.id2label, folder / "config.json"))
-        network = SegmenterNetwork(
-            model, words, read_preprocessing(folder), read_json(folder / "preprocessor_config.json").get("size")
-        )
+        path = folder / "preprocessor_config.json"
+        resizing: _Resizing = fit(read_json(path), _Resizing, str(path), "download it again")
+        network = SegmenterNetwork(model, words, read_preprocessing(folder), resizing.get("size"))
         super().__init__([network], name=f"segmenter-{weights.name}", text=text, long_side=long_side)
         self.folder = folder
         self.weights_sha256 = weights_sha256(folder)
+
+
+class _Size(TypedDict, total=False):
+    height: LongSide
+    width: LongSide
+    shortest_edge: LongSide
+    longest_edge: LongSide
+
+
+class _Resizing(TypedDict, total=False):
+    """What a `preprocessor_config.json` says of the size of images."""
+
+    size: LongSide | _Size | None
 
 
 class SegmenterNetwork(WordNetwork):
