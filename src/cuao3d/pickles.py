@@ -9,6 +9,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,18 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from cuao3d.errors import InputError, NotFoundError
+
+PACKED = 20
+"""Times its size that a file may unpack to; `torch.save` does not compress."""
+
+SHARED = 4
+"""Times what a file holds that its tensors may claim: some models tie weights, and a stride of 0 claims any number."""
+
+SLACK = 1 << 24
+"""Bytes that are allowed anyway."""
+
+BY_NUMBER = b"bytearray"
+"""In a pickle, what takes a number of bytes from nothing."""
 
 
 def read_torch(path: Path, *, mapped: bool = False, unneeded: Sequence[str] = ()) -> Any:
@@ -116,7 +129,8 @@ def _load(path: Path, place: str, *, mapped: bool = False, unneeded: Sequence[st
     if not path.is_file():
         raise NotFoundError(f"There is no file {path}.")
     try:
-        is_zip = zipfile.is_zipfile(path)  # older files are not zip archives, and cannot be mapped
+        is_zip = _is_zip(path)  # older files are not zip archives, and cannot be mapped
+        unpacked = _check_pickle(path, is_zip)
         stand_ins = _STAND_INS
         if unneeded and is_zip:
             named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
@@ -124,7 +138,9 @@ def _load(path: Path, place: str, *, mapped: bool = False, unneeded: Sequence[st
             stand_ins = [each for each in _STAND_INS if not each[1].startswith(tuple(unneeded))] + nothing
         with torch.serialization.safe_globals(stand_ins), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a damaged file gets one error, below
-            return torch.load(path, map_location=place, weights_only=True, mmap=mapped and is_zip)
+            content = torch.load(path, map_location=place, weights_only=True, mmap=mapped and is_zip)
+        _check_claims(content, unpacked, place)
+        return content
     except pickle.UnpicklingError as error:
         if "operand" in str(error):
             raise _damaged(path, error) from error
@@ -134,6 +150,49 @@ def _load(path: Path, place: str, *, mapped: bool = False, unneeded: Sequence[st
         ) from error
     except Exception as error:  # damaged bytes raise anything
         raise _damaged(path, error) from error
+
+
+def _is_zip(path: Path) -> bool:
+    """Say whether a file is a zip archive to PyTorch, which looks at its beginning, and to Python, at its end."""
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04" and zipfile.is_zipfile(file)
+
+
+def _check_pickle(path: Path, is_zip: bool) -> int:
+    """Refuse a file that unpacks to far more than it holds, or asks for memory by number; return its size unpacked."""
+    size = path.stat().st_size
+    if not is_zip:
+        with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+            if content.find(BY_NUMBER) >= 0:
+                raise InputError("it names a bytearray, which no weights need")
+        return size
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > PACKED * size + SLACK:
+            raise InputError(f"its {size} bytes would unpack to {unpacked}")
+        pickles = [member for member in archive.infolist() if member.filename.endswith(".pkl")]
+        if any(BY_NUMBER in archive.read(member) for member in pickles):
+            raise InputError("it names a bytearray, which no weights need")
+    return max(size, unpacked)
+
+
+def _check_claims(content: Any, unpacked: int, place: str) -> None:
+    """Refuse tensors and arrays of far more numbers than the file holds: many may share one number."""
+    claimed, waiting = 0, [content]
+    seen: set[int] = set()  # a container may hold itself, or one other many times
+    while waiting:
+        match entry := waiting.pop():
+            case Tensor():
+                if entry.layout != torch.strided or entry.device.type != place:
+                    raise InputError(f"it holds a tensor that is {entry.layout} on {entry.device}")
+                claimed += entry.numel() * entry.element_size()
+            case _Array():
+                claimed += entry.numbers.nbytes
+            case dict() | list() | tuple() if id(entry) not in seen:
+                seen.add(id(entry))
+                waiting.extend(entry.values() if isinstance(entry, dict) else entry)
+    if claimed > SHARED * unpacked + SLACK:
+        raise InputError(f"its tensors claim {claimed} bytes, and it holds {unpacked}")
 
 
 class _Nothing:
@@ -166,8 +225,7 @@ class _Array:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, kind, by_column, content = state
-        numbers = np.frombuffer(content, kind.kind).reshape(shape, order="F" if by_column else "C")
-        self.numbers = numbers.astype(kind.kind.newbyteorder("="))
+        self.numbers = np.frombuffer(content, kind.kind).reshape(shape, order="F" if by_column else "C")
 
 
 def _scalar(kind: _Type, content: bytes) -> Any:
@@ -191,7 +249,7 @@ _STAND_INS: list[Any] = [
 
 
 def _plain(entry: Any) -> Any:
-    return entry.numbers if isinstance(entry, _Array) else entry
+    return entry.numbers.astype(entry.numbers.dtype.newbyteorder("=")) if isinstance(entry, _Array) else entry
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:
