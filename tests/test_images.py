@@ -12,10 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from cuao3d.formats.images import (
-    Distortion,
-    Lens,
     depth_size,
-    distort,
     image_size,
     jpeg,
     lens_of,
@@ -25,7 +22,7 @@ from cuao3d.formats.images import (
     resize_nearest,
     usual_size,
 )
-from cuao3d.formats.images import _fold as fold
+from cuao3d.formats.lens import Distortion, Lens, distort, fold
 from cuao3d.scene import Frame
 from written import damage
 
@@ -126,8 +123,13 @@ def test_an_image_of_absurd_size_is_refused_by_its_header(size: tuple[int, int],
     for read in (image_size, read_colors, depth_size, read_depth):
         with pytest.raises(ValueError, match=r"bomb\.png is (no readable image|\d+ x \d+; expected)"):
             read(path)
-    path.write_bytes(claimed(8192, 8192))
+    path.write_bytes(claimed(8192, 8192).ljust(8192 * 8192 // 100 + 1, b"\0"))
     assert image_size(path) == (8192, 8192)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"bomb\.png is 8192 x 8192 and has too few bytes for that"):
+        image_size(path)
+    path.write_bytes(claimed(4096, 4096))
+    assert image_size(path) == (4096, 4096)
 
 
 def test_missing_damaged_and_other_files_are_named(tmp_path: Path):

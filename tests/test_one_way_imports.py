@@ -24,6 +24,7 @@ ROOMS = (
     "pickles",
     "plugins",
     "threads",
+    "memory",
     "products",
     "ranks",
     "augment",

@@ -4,7 +4,7 @@ import io
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,13 +19,30 @@ from torch.nn import functional
 
 from cuao3d.errors import InputError, PoseError, UserError
 from cuao3d.files import check_inside
-from cuao3d.scene import Camera, Frame, pose_problem
+from cuao3d.formats.lens import Lens, Size, distort, fold, pair
+from cuao3d.memory import Budget
+from cuao3d.scene import Frame, pose_problem
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 """Formats that are read; some others would start programs or load further files."""
 
 MAX_PIXELS = 1 << 26
 """Images of more pixels (8192 x 8192) are refused: a small file can claim any size."""
+
+LARGE = 1 << 24
+"""Images of more pixels, 4096 x 4096, must take at least a byte for every `SPARSE` of them."""
+
+SPARSE = 100
+"""Even a black photograph in a JPEG has fewer pixels a byte; files that claim more are made to exhaust memory."""
+
+ROWS = 256
+"""Rows of a depth image that are converted at a time."""
+
+DECODING = 1 << 30
+"""Bytes that all threads together may use to decode images, about; a larger image is decoded alone."""
+
+BYTES_PER_PIXEL = 20
+"""What decoding takes at most: the file's pixels, their copy, and three floats."""
 
 MISSING = 65535
 """The largest 16-bit value is no depth: 7-Scenes marks missing pixels by it, other writers clip to it."""
@@ -35,9 +52,6 @@ MILLIMETRE = 0.001
 
 LONGEST_EDGE = 1024
 """Photographs without depth are reduced to this width or height, pixels: depth is computed for each of their pixels."""
-
-ASPECT_TOLERANCE = 0.02
-"""How far the proportions of colour and depth may differ, as a part of them, where both show one view."""
 
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -50,55 +64,6 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What brings an image upright, for each EXIF orientation; 1 is upright."""
-
-Size = tuple[int, int]
-Distortion = tuple[float, float, float, float, float]
-
-STRAIGHT = (0.0, 0.0, 0.0, 0.0, 0.0)
-"""Distortion of a pinhole."""
-
-
-@dataclass(frozen=True)
-class Lens:
-    """Intrinsics of images of one size: a pinhole, and how the lens departs from it."""
-
-    focal: tuple[float, float]
-    """Focal lengths (fx, fy), pixels."""
-    center: tuple[float, float]
-    """Principal point (cx, cy), pixels; (0, 0) is the centre of the top-left pixel."""
-    size: Size
-    """Width and height of the images, pixels."""
-    distortion: Distortion = STRAIGHT
-    """Radial-tangential distortion (k1, k2, p1, p2, k3), as OpenCV orders it."""
-
-    def __post_init__(self) -> None:
-        if not all(math.isfinite(value) for value in (*self.focal, *self.center, *self.distortion)):
-            raise InputError("the intrinsics are lost (they hold NaN or infinity)")
-        if min(self.focal) <= 0:
-            raise InputError(f"the focal lengths are {self.focal[0]:g} and {self.focal[1]:g}; expected numbers above 0")
-
-    def at(self, size: Size) -> "Lens":
-        """Return this lens for its images resized; see `Camera.resized`.
-
-        Raises:
-            InputError: The proportions differ, so the images cannot show the same view.
-        """
-        if abs(size[0] * self.size[1] / (size[1] * self.size[0]) - 1) > ASPECT_TOLERANCE:
-            (width, height), (other, tall) = self.size, size
-            raise InputError(
-                f"{width} x {height} and {other} x {tall} pixels cannot show one view; register the images"
-            )
-        camera = self.camera(torch.eye(4, dtype=torch.float64)).resized(*size)
-        return replace(self, focal=_pair(camera.focal), center=_pair(camera.center), size=size)
-
-    def pinhole(self) -> "Lens":
-        """Return the lens of its images once they are undistorted."""
-        return replace(self, distortion=STRAIGHT)
-
-    def camera(self, world_from_camera: Float64[Tensor, "4 4"]) -> Camera:
-        """Return the camera of its images once they are undistorted."""
-        focal, center = torch.tensor([self.focal, self.center], dtype=torch.float64)
-        return Camera(focal, center, *self.size, world_from_camera)
 
 
 @dataclass(frozen=True)
@@ -140,7 +105,7 @@ def lens_of(intrinsics: Float64[Tensor, "R C"], size: Size, where: str) -> Lens:
         InputError: It holds no focal lengths.
     """
     try:
-        return Lens(_pair(intrinsics.diagonal()[:2]), _pair(intrinsics[:2, 2]), size)
+        return Lens(pair(intrinsics.diagonal()[:2]), pair(intrinsics[:2, 2]), size)
     except UserError as error:
         raise InputError(f"{where} holds no focal lengths ({error}); expected fx 0 cx / 0 fy cy / 0 0 1.") from error
 
@@ -273,14 +238,18 @@ def read_depth(path: Path, unit: float = MILLIMETRE) -> Float32[Tensor, "H W"]:
         InputError: The file is missing, damaged, too large, or no depth image.
     """
     depth_size(path)
-    values = _read_pixels(path, np.asarray).astype(np.float64)  # in double, so that 1.234 m is the float nearest to it
-    return torch.from_numpy((np.where(values == MISSING, 0, values) * unit).astype(np.float32))
+    units = _read_pixels(path, np.asarray)
+    depth = np.empty(units.shape, np.float32)
+    for start in range(0, len(units), ROWS):
+        values = units[start : start + ROWS].astype(np.float64)  # so that 1.234 m is the float nearest to it
+        depth[start : start + ROWS] = np.where(values == MISSING, 0, values) * unit
+    return torch.from_numpy(depth)
 
 
 def as_image(pixels: NDArray[Any]) -> Float32[Tensor, "3 H W"]:
     """Turn RGB pixels (H, W, 3), bytes or floats in [0, 1], into an image in [0, 1]."""
-    values = pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else pixels
-    return torch.from_numpy(values).permute(2, 0, 1).contiguous()
+    image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    return image.float().div_(255) if image.dtype == torch.uint8 else image
 
 
 def as_pixels(image: Float32[Tensor, "3 H W"]) -> UInt8[np.ndarray, "H W 3"]:
@@ -338,6 +307,9 @@ def _open(path: Path) -> Image.Image:
     if min(width, height) < 2 or width * height > MAX_PIXELS:
         image.close()
         raise InputError(f"{called(path)} is {width} x {height}; expected 2 x 2 to {MAX_PIXELS >> 20} million pixels.")
+    if width * height > max(LARGE, SPARSE * path.stat().st_size):
+        image.close()
+        raise InputError(f"{called(path)} is {width} x {height} and has too few bytes for that; copy it again.")
     return image
 
 
@@ -388,6 +360,11 @@ def _check_size(path: Path, size: Size, expected: Size) -> None:
 
 def _read_colors_for(path: Path, lens: Lens, seen: Lens) -> Float32[Tensor, "3 H W"]:
     """Read a photograph as the pinhole `seen` would have taken it; black where its lens did not look."""
+    with _budget.take(BYTES_PER_PIXEL * math.prod(lens.size)):
+        return _colors_for(path, lens, seen)
+
+
+def _colors_for(path: Path, lens: Lens, seen: Lens) -> Float32[Tensor, "3 H W"]:
     if lens == seen:
         return read_colors(path)
     # Where many pixels fall on one they are averaged first, else fine texture turns into noise.
@@ -405,7 +382,8 @@ def _read_depth_for(
     path: Path, lens: Lens, color_lens: Lens, unit: float, confidence: Path | None
 ) -> Float32[Tensor, "H W"]:
     """Read depth as a pinhole would have measured it; missing where its lens, or that of the colours, did not look."""
-    depth = read_depth(path, unit)
+    with _budget.take(BYTES_PER_PIXEL * math.prod(lens.size)):
+        depth = read_depth(path, unit)
     if confidence is not None:
         depth = depth * (_read_confidence(confidence, lens.size) > 0)
     if any(lens.distortion):
@@ -419,6 +397,9 @@ def _read_depth_for(
 def _read_confidence(path: Path, size: Size) -> Tensor:
     _check_size(path, image_size(path), size)
     return torch.from_numpy(_read_pixels(path, lambda image: np.asarray(image.convert("L"))).copy())
+
+
+_budget = Budget(DECODING)
 
 
 class _Look(NamedTuple):
@@ -441,7 +422,7 @@ def _look(lens: Lens, seen: Lens) -> _Look:
     positions = center + distort(rays, lens.distortion) * focal
     inside = ((positions >= -0.5) & (positions < torch.tensor(lens.size) - 0.5)).all(-1)
     if any(lens.distortion):
-        inside &= rays.norm(dim=-1) < _fold(lens.distortion)
+        inside &= rays.norm(dim=-1) < fold(lens.distortion)
     return _Look(positions.float(), inside)
 
 
@@ -453,40 +434,3 @@ def _nearest(lens: Lens) -> Int64[Tensor, "H W"]:
     width, height = lens.size
     index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
     return index.where(look.inside, -1)
-
-
-def distort(rays: Float64[Tensor, "*N 2"], distortion: Distortion) -> Float64[Tensor, "*N 2"]:
-    """Bend rays as a lens does, by the model of Brown and Conrady.
-
-    Args:
-        rays: Directions (x / z, y / z).
-        distortion: k1, k2, p1, p2, k3.
-
-    Returns:
-        Where the lens shows them, in the same units.
-    """
-    k1, k2, p1, p2, k3 = distortion
-    squared = (rays**2).sum(-1, keepdim=True)
-    radial = 1 + squared * (k1 + squared * (k2 + squared * k3))
-    x, y = rays.unbind(-1)
-    twice = 2 * x * y
-    shift = torch.stack(
-        [p1 * twice + p2 * (squared[..., 0] + 2 * x**2), p2 * twice + p1 * (squared[..., 0] + 2 * y**2)], dim=-1
-    )
-    return rays * radial + shift
-
-
-def _fold(distortion: Distortion) -> float:
-    """Return the radius from which on the polynomial folds the image back onto itself; infinite if it never does.
-
-    Calibrations say nothing of rays beyond those they saw; there the polynomial may turn and show the image twice.
-    """
-    k1, k2, _, _, k3 = distortion
-    roots = np.roots([7 * k3, 5 * k2, 3 * k1, 1])  # of the slope of r (1 + k1 r^2 + k2 r^4 + k3 r^6), in r^2
-    squared = roots.real[(np.abs(roots.imag) < 1e-9) & (roots.real > 0)]
-    return math.sqrt(squared.min()) if len(squared) else math.inf
-
-
-def _pair(values: Tensor) -> tuple[float, float]:
-    first, second = values.tolist()
-    return first, second

@@ -88,7 +88,7 @@ class SensFrame:
             shape: tuple[int, ...] = (height, width, 3) if pixels.size == height * width * 3 else pixels.shape
             pixels = pixels.reshape(shape)
         else:
-            pixels = _decode(packed, name)
+            pixels = _decode(packed, name, header.color_size)
         if pixels.shape != (height, width, 3):
             raise InputError(f"{name} is not {width} x {height}, as the recording says; copy it again.")
         return pixels
@@ -165,13 +165,15 @@ def open_sens(path: Path, *, every: int = 1) -> Sens:
     return Sens(header, tuple(frames), None)
 
 
-def _decode(packed: bytes, name: str) -> NDArray[np.uint8]:
-    """Decode a JPEG or PNG image, RGB, (H, W, 3)."""
+def _decode(packed: bytes, name: str, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Decode a JPEG or PNG image of a size, RGB, (H, W, 3)."""
     try:
         with Image.open(io.BytesIO(packed), formats=("JPEG", "PNG")) as image:
-            if max(image.size) > MAX_SIDE:
-                raise InputError(f"{image.width} x {image.height} pixels are too many")
+            if image.size != size:
+                raise InputError(f"{name} is not {size[0]} x {size[1]}, as the recording says; copy it again.")
             return np.asarray(image.convert("RGB"))
+    except InputError:
+        raise
     except Exception as error:  # damaged bytes make the decoders fail in many ways
         raise InputError(f"{name} is no readable image ({error}); copy it again.") from error
 

@@ -1,5 +1,6 @@
 """A point cloud out of depth images, for captures that bring none."""
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -29,6 +30,9 @@ MERGE_AFTER = 32
 KEPT = 1 << 28
 """Bytes of images that are kept for their next reader, so that small captures are not decoded twice."""
 
+AT_ONCE, BYTES_PER_PIXEL = 1 << 30, 60
+"""Bytes that all frames read at the same time may use, about, and what a pixel of one needs."""
+
 
 class MergedCloud(NamedTuple):
     """Points merged from depth images."""
@@ -56,7 +60,8 @@ def cloud_from_depth(frames: Sequence[Frame], *, voxel_size: float = VOXEL_SIZE)
     problems: list[Problem] = []
     sums: list[_VoxelSums] = []
     frames = _keep_images(frames)
-    with ThreadPoolExecutor() as pool:
+    largest = max((frame.camera.width * frame.camera.height for frame in frames), default=1)
+    with ThreadPoolExecutor(max(1, min(os.cpu_count() or 1, AT_ONCE // (BYTES_PER_PIXEL * largest)))) as pool:
         for start in range(0, len(frames), MERGE_AFTER):
             some = frames[start : start + MERGE_AFTER]
             for frame, result in zip(some, pool.map(lambda frame: _try(frame, voxel_size), some), strict=True):

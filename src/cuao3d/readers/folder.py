@@ -10,7 +10,8 @@ from cuao3d.formats.entries import (
     read_pose,
     summarise,
 )
-from cuao3d.formats.images import Lens, depth_size, image_size, lens_of, open_depth, open_frame, usual_size
+from cuao3d.formats.images import depth_size, image_size, lens_of, open_depth, open_frame, usual_size
+from cuao3d.formats.lens import Lens
 from cuao3d.formats.points import read_points
 from cuao3d.readers.capture import Captures, build_scene, open_frames
 from cuao3d.scene import Frame, Scene

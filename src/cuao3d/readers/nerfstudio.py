@@ -19,7 +19,8 @@ from cuao3d.formats.entries import (
     positive,
     whole,
 )
-from cuao3d.formats.images import MILLIMETRE, Lens, NoDepth, Size, image_size, open_frame
+from cuao3d.formats.images import MILLIMETRE, NoDepth, image_size, open_frame
+from cuao3d.formats.lens import Lens, Size
 from cuao3d.formats.ply import read_triangles
 from cuao3d.formats.points import Points, read_points
 from cuao3d.readers.capture import Captures, build_scene, open_frames

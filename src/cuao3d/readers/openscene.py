@@ -15,7 +15,8 @@ from torch import Tensor
 
 from cuao3d.errors import InputError, NotFoundError, PoseError, UserError
 from cuao3d.formats.entries import by_number, read_matrix, read_pose
-from cuao3d.formats.images import MILLIMETRE, Lens, image_size, lens_of, open_frame, usual_size
+from cuao3d.formats.images import MILLIMETRE, image_size, lens_of, open_frame, usual_size
+from cuao3d.formats.lens import Lens
 from cuao3d.formats.points import Points
 from cuao3d.labels import LABEL_SETS, label_set
 from cuao3d.pickles import read_torch

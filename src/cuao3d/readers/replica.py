@@ -6,7 +6,8 @@ from pathlib import Path
 from cuao3d.errors import InputError, NotFoundError, PoseError, UserError
 from cuao3d.files import read_json
 from cuao3d.formats.entries import number, positive, read_rows, whole
-from cuao3d.formats.images import Lens, open_frame
+from cuao3d.formats.images import open_frame
+from cuao3d.formats.lens import Lens
 from cuao3d.formats.points import read_points
 from cuao3d.readers.capture import Captures, build_scene, open_frames
 from cuao3d.scene import Frame, Scene

@@ -17,7 +17,8 @@ from cuao3d.formats.entries import (
     read_rows,
     summarise,
 )
-from cuao3d.formats.images import Lens, image_size, open_frame, usual_size
+from cuao3d.formats.images import image_size, open_frame, usual_size
+from cuao3d.formats.lens import Lens
 from cuao3d.readers.capture import Captures, build_scene, open_frames
 from cuao3d.scene import Frame, Scene
 
