@@ -138,11 +138,53 @@ def test_a_las_without_colours_or_points(tmp_path: Path):
         read_points(path)
 
 
-def test_normals_become_unit_vectors_or_are_not_used(tmp_path: Path):
+def test_normals_become_unit_vectors(tmp_path: Path):
     np.savez(tmp_path / "a.npz", points=POINTS, normals=5 * NORMALS)
     assert read_points(tmp_path / "a.npz").normals.equal(torch.from_numpy(NORMALS))
-    np.savez(tmp_path / "a.npz", points=POINTS, normals=NORMALS * [[1], [0], [1]])
-    assert read_points(tmp_path / "a.npz").normals is None
+
+
+@pytest.mark.parametrize("bad", [0, np.nan, np.inf])
+def test_a_point_without_a_normal_or_a_colour_has_that_of_the_nearest(bad: float, tmp_path: Path):
+    points = np.array([[0, 0, 0], [1, 0, 0], [1.1, 0, 0], [9, 0, 0]], np.float32)
+    normals = np.eye(4, 3, dtype=np.float32)
+    normals[3] = [0, 0.6, 0.8]
+    colors = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]], np.float32)
+    normals[2] = bad
+    if bad:
+        colors[1, 1] = bad
+    np.savez(tmp_path / "a.npz", points=points, normals=normals, colors=colors)
+    found = read_points(tmp_path / "a.npz")
+    assert found.normals.tolist() == torch.from_numpy(normals[[0, 1, 1, 3]]).tolist()
+    assert found.colors.tolist() == colors[[0, 2, 2, 3] if bad else [0, 1, 2, 3]].tolist()
+    said = [
+        f"1 of 4 points of a.npz have no {what} that make sense; they have those of the nearest point."
+        for what in (["colours"] if bad else []) + ["normals"]
+    ]
+    assert list(map(str, found.problems)) == said
+    np.savez(tmp_path / "a.npz", points=points, normals=normals * np.nan)
+    found = read_points(tmp_path / "a.npz")
+    assert found.normals is None
+    assert list(map(str, found.problems)) == ["The normals of a.npz are not used: those of no point make sense."]
+
+
+@pytest.mark.parametrize("outlier", [1e9, -3e38, 6000])
+def test_an_outlier_is_left_out_and_costs_nothing_else(outlier: float, tmp_path: Path):
+    points = np.concatenate([POINTS, [[outlier, 0, 0]]]).astype(np.float32)
+    np.savez(tmp_path / "a.npz", points=points, colors=np.concatenate([COLORS, [[1, 2, 3]]]).astype(np.uint8))
+    scene = open_dataset(tmp_path / "a.npz")[0]
+    assert scene.points.equal(torch.from_numpy(POINTS))
+    assert len(scene.colors) == len(POINTS)
+    assert list(map(str, scene.problems)) == ["1 of 4 points of a.npz left out: over 5000 m from the others."]
+
+
+def test_labels_that_are_no_whole_numbers_are_no_labels(tmp_path: Path):
+    # Cut to 16 or 64 bits, or to whole numbers, each of these would be a class.
+    wrong = [3.5, np.nan, np.inf, 65536.0 * 65536 + 3, 1e30]
+    points = np.arange(18, dtype=np.float32).reshape(6, 3)
+    np.savez(tmp_path / "a.npz", points=points, labels=np.array([3, *wrong]))
+    found = read_points(tmp_path / "a.npz")
+    assert found.labels.tolist() == [3] + [-1] * 5
+    assert list(map(str, found.problems)) == ["5 labels of a.npz left out: they are no whole numbers."]
 
 
 @pytest.mark.parametrize(
@@ -165,8 +207,8 @@ def test_wrong_arrays_are_named(name: str, arrays: dict[str, np.ndarray], messag
 def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     np.savez_compressed(tmp_path / "a.npz", points=np.zeros((1_000_000, 3), np.float32))
     assert (tmp_path / "a.npz").stat().st_size < 20_000
-    monkeypatch.setattr("cuao3d.formats.points.MAX_NPZ", 10_000_000)
-    with pytest.raises(ValueError, match=r"a\.npz is no readable NPZ file \(unpacked it has"):
+    monkeypatch.setattr("cuao3d.formats.points.NPZ_SLACK", 1_000_000)
+    with pytest.raises(ValueError, match=r"a\.npz is no readable NPZ file \(its \d+ bytes would unpack to 12000"):
         open_dataset(tmp_path / "a.npz")[0]
 
 

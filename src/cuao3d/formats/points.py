@@ -4,22 +4,31 @@ import re
 import struct
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import check_inside
 from cuao3d.formats.ply import Columns, read_ply
+from cuao3d.geometry import nearest
 from cuao3d.scene import Problem
 from cuao3d.schema import shown
 
-MAX_NPZ = 1 << 33
-"""Largest NPZ that is read, bytes once unpacked: a small file can hold any number of zeros."""
+NPZ_PACKED, NPZ_SLACK = 20, 1 << 25
+"""Times its size, and bytes besides, that an NPZ may unpack to: a small file can hold any number of zeros."""
+
+FARTHEST = 5_000.0
+"""A point this far from the middle of its cloud along an axis, metres, is a mistake: it would stretch the grid of cells
+beyond what it holds."""
+
+MAX_LABEL = 1 << 31
+"""Labels beyond this are no labels."""
 
 _XYZ, _RGB, _NORMAL = ("x", "y", "z"), ("red", "green", "blue"), ("nx", "ny", "nz")
 _NPZ = {"points": _XYZ, "colors": _RGB, "normals": _NORMAL, "labels": ("label",)}
@@ -50,7 +59,8 @@ class Points(NamedTuple):
 def read_points(path: Path) -> Points:
     """Read a cloud: `.ply` (its vertices), `.pcd` (not compressed), `.las`, `.npz` (points, colors, normals, labels).
 
-    A point without a finite position is left out and reported; colours and normals that make no sense are not used.
+    A point without a position, or one far from all others, is left out and reported. A point whose colour or normal
+    makes no sense has that of the nearest point whose does; that is reported too.
 
     Raises:
         NotFoundError: There is no such file.
@@ -81,14 +91,57 @@ def as_points(path: Path, columns: Columns) -> Points:
         return Points(torch.empty(0, 3))
     if (points := _stack(columns, ("x", "y", "z"))) is None:
         raise InputError(f"{path} has no x, y and z; write it again.")
+    found, problems = _found(points, path.name)
+    if not found.all():
+        rows = found.numpy()
+        points, columns = points[found], {name: column[rows] for name, column in columns.items()}
+    told = {"colours": _colors(columns), "normals": _normals(columns)}
+    colors, normals = (_without_holes(what, *known, points, path.name, problems) for what, known in told.items())
+    labels, lost = whole_labels(columns["label"]) if "label" in columns else (None, 0)
+    if lost:
+        problems.append(Problem("labels", f"{lost} labels of {path.name} left out: they are no whole numbers."))
+    return Points(points, colors, normals, labels, tuple(problems), path)
+
+
+def whole_labels(column: NDArray[Any]) -> tuple[Int64[Tensor, "N"], int]:
+    """Turn labels of any type into whole numbers; those that are none become -1. Also return how many do."""
+    values = column.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        whole = (np.abs(values) < MAX_LABEL) & (values == np.floor(values))
+    return torch.from_numpy(np.where(whole, values, -1).astype(np.int64)), int((~whole).sum())
+
+
+def _found(points: Float32[Tensor, "N 3"], name: str) -> tuple[Bool[Tensor, "N"], list[Problem]]:
+    """Say which points have a position in the scene, and what is wrong with the others."""
     found = torch.isfinite(points).all(1)  # scanners write NaN where they measured nothing
-    if found.all():
-        return Points(points, _colors(columns), _normals(columns), _labels(columns), file=path)
-    num_lost = int((~found).sum())
-    problem = Problem("cloud", f"{num_lost} of {len(points)} points of {path.name} left out: they have no position.")
-    rows = found.numpy()
-    columns = {name: column[rows] for name, column in columns.items()}
-    return Points(points[found], _colors(columns), _normals(columns), _labels(columns), (problem,), path)
+    problems = []
+    if num_lost := int((~found).sum()):
+        problems.append(
+            Problem("cloud", f"{num_lost} of {len(points)} points of {name} left out: they have no position.")
+        )
+    if found.any():
+        middle = points[found].median(dim=0).values
+        near = found & ((points - middle).abs() <= FARTHEST).all(1)
+        if num_far := int((found & ~near).sum()):
+            text = f"{num_far} of {len(points)} points of {name} left out: over {FARTHEST:g} m from the others."
+            problems.append(Problem("cloud", text))
+        found = near
+    return found, problems
+
+
+def _without_holes(
+    what: str, values: Tensor | None, good: Tensor, points: Tensor, name: str, problems: list[Problem]
+) -> Float32[Tensor, "N 3"] | None:
+    """Give points whose value makes no sense that of the nearest point whose does; note how many these are."""
+    if values is None or good.all():
+        return values
+    if not good.any():
+        problems.append(Problem("cloud", f"The {what} of {name} are not used: those of no point make sense."))
+        return None
+    text = f"{int((~good).sum())} of {len(points)} points of {name} have no {what} that make sense"
+    problems.append(Problem("cloud", f"{text}; they have those of the nearest point."))
+    values[~good] = values[good][nearest(points[~good], points[good])]
+    return values
 
 
 def _read_pcd(path: Path) -> Columns:
@@ -170,8 +223,8 @@ def _read_npz(path: Path) -> Columns:
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
-        if size > MAX_NPZ:
-            raise InputError(f"unpacked it has {size >> 30} GiB")
+        if size > NPZ_PACKED * path.stat().st_size + NPZ_SLACK:
+            raise InputError(f"its {path.stat().st_size} bytes would unpack to {size}")
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in _NPZ if name in file}
     except Exception as error:  # a damaged archive makes numpy fail in many ways
@@ -189,28 +242,26 @@ def _read_npz(path: Path) -> Columns:
     return columns
 
 
-def _colors(columns: Columns) -> Float32[Tensor, "N 3"] | None:
-    """Return colours in [0, 1]: whole numbers count to 255, or to what 16 bits hold; so do fractions beyond 1."""
-    if (colors := _stack(columns, _RGB)) is None or not torch.isfinite(colors).all():
-        return None
+def _colors(columns: Columns) -> tuple[Float32[Tensor, "N 3"] | None, Bool[Tensor, "N"]]:
+    """Return colours in [0, 1], and which points have one.
+
+    Whole numbers count to 255, or to what 16 bits hold; so do fractions beyond 1.
+    """
+    if (colors := _stack(columns, _RGB)) is None:
+        return None, torch.ones(0, dtype=torch.bool)
+    good = torch.isfinite(colors).all(1)
     kind = columns["red"].dtype
-    largest = 65535 if kind == np.uint16 else 255 if kind.kind in "iu" or bool((colors > 1).any()) else 1
-    return (colors / largest).clamp(0, 1)
+    largest = 65535 if kind == np.uint16 else 255 if kind.kind in "iu" or bool((colors[good] > 1).any()) else 1
+    return (colors / largest).clamp(0, 1), good
 
 
-def _normals(columns: Columns) -> Float32[Tensor, "N 3"] | None:
+def _normals(columns: Columns) -> tuple[Float32[Tensor, "N 3"] | None, Bool[Tensor, "N"]]:
+    """Return unit normals, and which points have one."""
     if (normals := _stack(columns, _NORMAL)) is None:
-        return None
+        return None, torch.ones(0, dtype=torch.bool)
     length = normals.norm(dim=1)
-    if not torch.isfinite(length).all() or (length == 0).any():
-        return None
-    return normals if ((length - 1).abs() < 1e-3).all() else functional.normalize(normals, dim=1)
-
-
-def _labels(columns: Columns) -> Int64[Tensor, "N"] | None:
-    if "label" not in columns or not np.isfinite(columns["label"]).all():
-        return None
-    return torch.from_numpy(columns["label"].astype(np.int64))
+    good = torch.isfinite(length) & (length > 0)
+    return normals if ((length[good] - 1).abs() < 1e-3).all() else functional.normalize(normals, dim=1), good
 
 
 def _stack(columns: Columns, names: tuple[str, str, str]) -> Float32[Tensor, "N 3"] | None:

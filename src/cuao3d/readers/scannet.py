@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
-import numpy as np
 import torch
 from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
@@ -15,7 +14,7 @@ from cuao3d.errors import InputError, NotFoundError, UserError
 from cuao3d.files import read_json
 from cuao3d.formats.images import as_image, resize_nearest
 from cuao3d.formats.ply import read_ply
-from cuao3d.formats.points import read_points
+from cuao3d.formats.points import read_points, whole_labels
 from cuao3d.formats.sens import Sens, SensFrame, open_sens
 from cuao3d.geometry import move
 from cuao3d.labels import convert, label_set
@@ -181,7 +180,7 @@ def _read_nyu40(scan: Path, name: str) -> Int64[Tensor, "N"] | None:
     columns = read_ply(path)
     if "label" not in columns:
         raise InputError(f"{path} has no property 'label'")
-    return convert(torch.from_numpy(columns["label"].astype(np.int64)), label_set("nyu40"), label_set(name))
+    return convert(whole_labels(columns["label"])[0], label_set("nyu40"), label_set(name))
 
 
 class _Object(TypedDict):
