@@ -236,3 +236,9 @@ def test_nothing_to_evaluate_is_said(synthetic_store, color_vectors, tmp_path):
     empty = Store.create(tmp_path / "empty", teachers={"color": TeacherCard(3)})
     with pytest.raises(ValueError, match=r"has no scene with labels \(0 without\)"):
         zero_shot(empty, SCANNET20, color_vectors, teacher="color", split=None)
+
+
+@pytest.mark.parametrize(("predicted", "label"), [(0, 4), (0, -1), (4, 0), (-1, 0), (0, 256), (0, 65536)])
+def test_a_class_that_is_none_of_the_set_is_no_cell_of_another(predicted, label):
+    with pytest.raises(ValueError, match="there are 4 classes, from 0 on"):
+        confusion_matrix(torch.tensor([1, predicted]), torch.tensor([1, label]), 4)

@@ -201,3 +201,15 @@ def test_misaligned_features_cannot_be_written(synthetic_scene, synthetic_store)
 def test_a_scene_cannot_leave_its_folder(synthetic_scene, synthetic_store, name):
     with pytest.raises(ValueError, match="cannot be the name"):
         add(synthetic_store, replace(synthetic_scene, name=name))
+
+
+def test_labels_that_16_bits_do_not_hold_are_refused(synthetic_scene, tmp_path):
+    store = Store.create(tmp_path / "store", cell=0.05)
+    samples = sample_cells(synthetic_scene.points, 0.05)
+    visibility = see(synthetic_scene, samples)
+    for label in (65536 + 3, 300, -(2**40)):
+        scene = replace(synthetic_scene, labels=synthetic_scene.labels + label)
+        with pytest.raises(ValueError, match=rf"Labels go from 0 to 254, and 255 is unlabelled; {label} is neither"):
+            store.add_scene(scene, samples, visibility, {})
+    store.add_scene(replace(synthetic_scene, labels=synthetic_scene.labels - 1), samples, visibility, {})
+    assert store["synthetic"].labels.min() == -1  # unlabelled to every label set

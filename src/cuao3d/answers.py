@@ -1,5 +1,6 @@
 """Answers to questions about a store's scenes, as people and programs read them: places, pictures, clouds and JSON."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from cuao3d.coordinates import as_matrix, describe_place, in_capture, unit_of
 from cuao3d.errors import InputError
 from cuao3d.files import write_json, write_whole
 from cuao3d.formats.ply import cloud_columns, write_ply
+from cuao3d.memory import give_back
 from cuao3d.photographs import outline, read_photographs
 from cuao3d.predictor import Predictor
 from cuao3d.query import MIN_POINTS, Answer, heat, parts
@@ -65,12 +67,15 @@ def answer(
     names = store.names() if scene is None else (scene,)
     if not names:
         raise InputError(f"{store.path} holds no finished scene. Run `cuao3d fuse` again to finish it.")
-    asked: dict[str, tuple[Answer, ...]] = {}
+    best, answers, most = names[0], tuple[Answer, ...](), -math.inf
     with progress_bar() as bar:
         for name in bar.track(names, description="asking"):
-            asked[name] = predictor.ask(store[name], words)
-    best = max(names, key=lambda name: sum(answer.peak for answer in asked[name]))
-    stored, answers = store[best], asked[best]
+            asked = predictor.ask(store[name], words)
+            if (relevance := sum(answer.peak for answer in asked)) > most:  # only the best are kept: they are large
+                best, answers, most = name, asked, relevance
+            del asked
+            give_back()
+    stored = store[best]
     if out.suffix == ".json":
         write_json(out, _as_json(stored, answers, store, predictor))
     elif out.suffix == ".ply":

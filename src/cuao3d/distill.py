@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cuao3d.batches import Batch, Batches, TrainingScene, hold_out
 from cuao3d.errors import InputError
 from cuao3d.heads import Head, HeadKind
+from cuao3d.memory import give_back
 from cuao3d.objective import (
     LossKind,
     Normalizer,
@@ -115,6 +116,7 @@ def distill(
         distiller, scenes = _make_distiller(store, scenes, config)
         batches = Batches(scenes, config, RowMeans, apart)
         outcome = train(distiller, distiller.parameter_groups(), batches, config, out, device=device, on_step=on_step)
+        give_back()
         used = {scene.name for scene in usable}
         summary = {
             "teachers": dict(distiller.student.teachers),

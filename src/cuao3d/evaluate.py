@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cuao3d.errors import InputError
 from cuao3d.labels import LabelSet, convert, label_set
+from cuao3d.memory import give_back
 from cuao3d.predictor import Predict
 from cuao3d.progress import OnCount
 from cuao3d.query import classify, scores
@@ -189,6 +190,7 @@ def count(
             for way, of_sample in predict_classes(scene).items():
                 confusion = confusion_matrix(of_sample.cpu()[scene.sample_of_point], labels, len(classes))
                 totals[way] = totals.get(way, 0) + confusion
+        give_back()
         if progress:
             progress(done, len(names))
     if not totals:
@@ -210,8 +212,14 @@ def confusion_matrix(
     Returns:
         Counts by predicted class (row) and true class (column); the last of the K + 1 rows counts points without a
         prediction.
+
+    Raises:
+        InputError: A class is none of these.
     """
     labelled = labels != UNLABELLED
+    for what, of_point in (("predicted class", predicted[predicted != UNLABELLED]), ("label", labels[labelled])):
+        if len(of_point) and not (int(of_point.min()) >= 0 and int(of_point.max()) < num_classes):
+            raise InputError(f"A {what} is {int(of_point.abs().max())}; there are {num_classes} classes, from 0 on.")
     row = torch.where(predicted == UNLABELLED, num_classes, predicted)[labelled]
     cells = torch.bincount(row * num_classes + labels[labelled], minlength=(num_classes + 1) * num_classes)
     return cells.reshape(num_classes + 1, num_classes)

@@ -17,6 +17,7 @@ from cuao3d.errors import DiskFullError, InputError, TeacherError, UserError
 from cuao3d.evaluate import Readout, Row, zero_shot
 from cuao3d.fusion import image_quarters, lift_measured, sample_cells, see
 from cuao3d.imported import imported_card
+from cuao3d.memory import give_back
 from cuao3d.objective import find_loss
 from cuao3d.photographs import Album
 from cuao3d.predictor import Predictor
@@ -219,6 +220,7 @@ def _fuse_share(
                 raise  # it would break every other scene too
             except (UserError, OSError) as error:
                 broken.append(f"{name}: {error}")
+        give_back()
         on_step(done + 1, len(share), name)
     return broken
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int16, Int64
 from torch import Tensor
 
-from cuao3d.errors import PoseError
+from cuao3d.errors import InputError, PoseError
 
 UNLABELLED = 255
 """Label of a point that belongs to no class of its label set; ignored by every score."""
@@ -131,6 +131,20 @@ class Scene:
     capture_from_world: Float64[Tensor, "4 4"] | None = None
     """Takes world positions to the coordinates of the capture's pose files: a similarity; None where they are the
     same."""
+
+
+def narrow_labels(labels: Int64[Tensor, "N"]) -> Int16[Tensor, "N"]:
+    """Return labels in 16 bits.
+
+    Raises:
+        InputError: One is no id of any label set; in 16 bits it could become one.
+    """
+    wrong = labels[(labels > UNLABELLED) | (labels < -UNLABELLED)]
+    if len(wrong):
+        raise InputError(
+            f"Labels go from 0 to {UNLABELLED - 1}, and {UNLABELLED} is unlabelled; {wrong[0]} is neither."
+        )
+    return labels.to(torch.int16)
 
 
 def pose_problem(world_from_camera: Float64[Tensor, "4 4"], *, tolerance: float = ROTATION_TOLERANCE) -> str | None:

@@ -28,7 +28,7 @@ from cuao3d.fusion import Samples, Visibility
 from cuao3d.labels import LabelSet
 from cuao3d.labels.kept import find_label_set, keep_label_set, kept_label_set
 from cuao3d.names import check_file_name
-from cuao3d.scene import Camera, Problem, Scene, Split
+from cuao3d.scene import Camera, Problem, Scene, Split, narrow_labels
 from cuao3d.teachers.teacher import TeacherCard as TeacherCard
 
 FORMAT = "cuao3d-store"
@@ -432,7 +432,7 @@ def _cloud(scene: Scene, samples: Samples, visibility: Visibility) -> dict[str, 
     if scene.colors is not None:
         tensors["colors"] = (scene.colors * 255).round().clamp(0, 255).to(torch.uint8)
     if scene.labels is not None:
-        tensors["labels"] = scene.labels.to(torch.int16)
+        tensors["labels"] = narrow_labels(scene.labels)
     if scene.normals is not None:
         tensors["normals"] = scene.normals.half()
     return tensors
