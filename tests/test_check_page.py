@@ -14,6 +14,7 @@ from cuao3d.check.cost import Prospect, estimate, prospects
 from cuao3d.check.options import capture_options, fix
 from cuao3d.check.page import write_page
 from cuao3d.cli import main
+from cuao3d.formats.ply import read_ply, write_ply
 from cuao3d.readers import open_dataset
 from cuao3d.readers.options import CaptureOptions
 from cuao3d.scene import Scene
@@ -80,6 +81,43 @@ def test_a_folder_that_no_reader_can_read_is_unreadable(room_folder: Path, tmp_p
     assert main(["check", str(folder), "--json", str(tmp_path / "check.json")]) == 2
     assert "unreadable" in capsys.readouterr().out
     assert json.loads((tmp_path / "check.json").read_text())["scenes"]["room"]["exit_code"] == 2
+
+
+def lose_poses(folder: Path) -> None:
+    for pose in folder.glob("*.pose.txt"):
+        pose.write_text("nan " * 16)
+
+
+def lose_points(folder: Path) -> None:
+    cloud = folder / "points.ply"
+    write_ply(cloud, {name: column[:0] for name, column in read_ply(cloud).items()})
+
+
+@pytest.mark.parametrize("damage", [lose_poses, lose_points, shutil.rmtree])
+def test_nothing_of_an_earlier_check_stays_when_a_capture_has_become_unreadable(damage, room_folder: Path, tmp_path):
+    folder = Path(shutil.copytree(room_folder, tmp_path / "room"))
+    page, picture, content = (tmp_path / f"check.{suffix}" for suffix in ("html", "png", "json"))
+    page.write_text("ok")
+    picture.write_bytes(b"ok")
+    content.write_text("ok")
+    damage(folder)
+    options = ["--html", str(page), "--picture", str(picture), "--json", str(content)]
+    assert main(["check", str(folder), *options]) == 2
+    assert "unreadable" in page.read_text()
+    assert not picture.exists()
+    assert json.loads(content.read_text())["scenes"]["room"]["verdict"] == "unreadable"
+
+
+def test_a_scene_that_cannot_be_drawn_or_estimated_costs_no_other(room_folder: Path, tmp_path: Path, capsys):
+    for name in ("a", "b"):
+        shutil.copytree(room_folder, tmp_path / "rooms" / name)
+    lose_points(tmp_path / "rooms" / "a")
+    options = ["--picture", str(tmp_path / "a.png"), "--teachers", "lseg", "--cell", "1e-6"]
+    assert main(["check", str(tmp_path / "rooms"), *options]) == 2
+    said = capsys.readouterr().out
+    assert "a: unreadable" in said
+    assert "b: ok" in said
+    assert "could not be estimated: Voxel coordinates" in said
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Check of every scene of a dataset, and an estimate of what lifting them all would take."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cuao3d.check import Report, check
@@ -67,10 +67,14 @@ def check_dataset(
         except (UserError, OSError) as error:
             options = dict(error.options) if isinstance(error, NoDepthError) else {}
             reports[name] = Report("unreadable", (str(error),), options=options)
+        if teachers and scene is not None and reports[name].verdict != "unreadable":
+            seen = reports[name].measurements["coverage"]["seen"]
+            try:
+                known = known or prospects(teachers, scene, cell=cell)
+                estimates[name] = estimate(scene, known, cell=cell, seen=seen)
+            except (UserError, OSError) as error:
+                text = f"What lifting it takes could not be estimated: {error}"
+                reports[name] = replace(reports[name], reasons=(*reports[name].reasons, text))
         if on_scene is not None:
             on_scene(index, scene, reports[name])
-        if teachers and scene is not None and reports[name].verdict != "unreadable":
-            known = known or prospects(teachers, scene, cell=cell)
-            seen = reports[name].measurements["coverage"]["seen"]
-            estimates[name] = estimate(scene, known, cell=cell, seen=seen)
     return Checked(reports, tuple(known), estimates)

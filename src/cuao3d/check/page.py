@@ -37,30 +37,40 @@ Picture = tuple[str, str, str]
 
 
 @on_one_thread()
-def write_page(scene: Scene, report: Report, path: Path | str) -> None:
+def write_page(scene: Scene | str, report: Report, path: Path | str) -> None:
     """Write one HTML file that needs nothing else.
 
     Args:
-        scene: The scene that was checked; its views are read again.
+        scene: The scene that was checked; its views are read again. Of one that could not be read, its name.
         report: Its report from `check`.
         path: File to write; it appears when it is complete.
     """
     num_wrong = len(report.causes) if report.verdict != "unreadable" else 1
-    readable = report.verdict != "unreadable"
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     page = environment.get_template(TEMPLATE).render(
-        scene=scene.name,
+        scene=scene if isinstance(scene, str) else scene.name,
         report=report,
         wrong=list(zip(report.causes or ("unreadable",), report.reasons[:num_wrong], strict=False)),
         remarks=report.reasons[num_wrong:],
         options=json.dumps(report.options) if report.options else "",
-        facts=_facts(report.measurements) if readable else [],
-        readings=_readings(report.measurements) if readable else [],
-        agreement=_uri(draw_agreement(scene, report), dpi=80) if readable else "",
-        pictures=_pictures(scene, report) if readable else [],
-        odd=_odd_frames(scene, report.measurements) if readable else [],
+        **(_NOTHING if isinstance(scene, str) or report.verdict == "unreadable" else _shown(scene, report)),
     )
     write_text(Path(path), page.encode("utf-8", errors="backslashreplace").decode())  # of names that are not UTF-8
+
+
+_NOTHING: dict[str, Any] = {"facts": [], "readings": [], "agreement": "", "pictures": [], "odd": []}
+"""What is shown of a scene that could not be read."""
+
+
+def _shown(scene: Scene, report: Report) -> dict[str, Any]:
+    """Return what is shown of a scene: what was measured, and pictures of it."""
+    return {
+        "facts": _facts(report.measurements),
+        "readings": _readings(report.measurements),
+        "agreement": _uri(draw_agreement(scene, report), dpi=80),
+        "pictures": _pictures(scene, report),
+        "odd": _odd_frames(scene, report.measurements),
+    }
 
 
 def _facts(measured: dict[str, Any]) -> list[tuple[str, str]]:

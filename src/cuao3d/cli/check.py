@@ -2,18 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tyro.conf import Positional
 
 from cuao3d.cli.shared import reading_options
 from cuao3d.console import progress_bar, tell, tell_table
-from cuao3d.errors import InputError
+from cuao3d.errors import InputError, UserError
 from cuao3d.schema import Count, Fraction, Length
 
 if TYPE_CHECKING:
     from cuao3d.check import Report
     from cuao3d.check.cost import Estimate, Prospect
+    from cuao3d.readers import Opened
     from cuao3d.scene import Scene
 
 
@@ -48,7 +49,6 @@ def check(
     """
     from cuao3d.check.dataset import check_dataset
     from cuao3d.files import check_output, write_json
-    from cuao3d.readers import open_dataset
     from cuao3d.store import CELL
     from cuao3d.teachers import parse_teachers
 
@@ -58,14 +58,15 @@ def check(
     for output in (json, html, picture):
         check_output(output)
     specs = parse_teachers(teachers) if teachers else []
-    dataset = open_dataset(path, **reading_options(annotations, tolerance, every, official=official))
+    options = reading_options(annotations, tolerance, every, official=official)
+    dataset = _open(path, options, json, html, picture)
     task = (bar := progress_bar()).add_task("checking", total=len(dataset))
 
     def say(index: int, scene: "Scene | None", report: "Report") -> None:
         bar.stop()  # it would draw standard output to standard error
         _print_report(dataset.names[index], report)
-        if scene:
-            _draw(scene, report, html, picture if index == 0 else None, only=len(dataset) == 1)
+        page = html if html is None or len(dataset) == 1 else html.with_stem(f"{html.stem}-{dataset.names[index]}")
+        _draw(scene or dataset.names[index], report, page, picture if index == 0 else None)
         if fix and report.options:
             _fix(dataset.folders[index], report)
         bar.update(task, completed=index + 1)
@@ -79,13 +80,34 @@ def check(
     return checked.exit_code
 
 
-def _draw(scene: "Scene", report: "Report", page: Path | None, picture: Path | None, *, only: bool) -> None:
-    """Write the page and the picture of a scene; with several scenes, the page's name contains the scene's."""
+def _open(path: Path, options: dict[str, Any], json: Path | None, page: Path | None, picture: Path | None) -> "Opened":
+    """Open a dataset; if that fails, files of an earlier check that said "ok" do not stay."""
+    from cuao3d.check import Report
+    from cuao3d.check.dataset import Checked
+    from cuao3d.files import write_json
+    from cuao3d.readers import open_dataset
+
+    try:
+        return open_dataset(path, **options)
+    except (UserError, OSError) as error:
+        report = Report("unreadable", (str(error),))
+        _draw(path.name, report, page, picture)
+        if json:
+            write_json(json, Checked({path.name: report}, (), {}).as_json())
+        raise
+
+
+def _draw(scene: "Scene | str", report: "Report", page: Path | None, picture: Path | None) -> None:
+    """Write the page and the picture of a scene; of one that could not be read, known by name, no older ones stay."""
     if page:
         from cuao3d.check.page import write_page
 
-        write_page(scene, report, page if only else page.with_stem(f"{page.stem}-{scene.name}"))
-    if picture:
+        write_page(scene, report, page)
+    if picture and (isinstance(scene, str) or report.verdict == "unreadable"):
+        if picture.is_file():  # no device
+            picture.unlink()
+        tell(f"  no {picture}: there is no view to draw")
+    elif picture and not isinstance(scene, str):
         from cuao3d.check.pictures import draw
 
         draw(scene, report, picture)
