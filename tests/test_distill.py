@@ -165,7 +165,7 @@ def test_a_finished_run_is_read_back_and_a_damaged_one_is_refused(store, plain_r
     with pytest.raises(ValueError, match=r"student.safetensors is not the student of this run"):
         load_run(copy)
     (copy / "run.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"is damaged"):
+    with pytest.raises(ValueError, match=r"run.json lacks"):
         load_run(copy)
 
 

@@ -195,9 +195,9 @@ def _as_json(scene: StoredScene, answers: Sequence[Answer], store: Store, predic
 
 def _places_and_points(scene: StoredScene, answer: Answer) -> list[tuple[dict[str, Any], Tensor]]:
     """List the places that answer a question, and the points of the cloud that each is made of; worked out once."""
-    if "places" not in answer.kept:
-        answer.kept["places"] = _find_places(scene, answer)
-    found: list[tuple[dict[str, Any], Tensor]] = answer.kept["places"]
+    if "places" not in answer._kept:
+        answer._kept["places"] = _find_places(scene, answer)
+    found: list[tuple[dict[str, Any], Tensor]] = answer._kept["places"]
     return found
 
 

@@ -77,7 +77,7 @@ class Answer:
     nearest_class: str | None = None
     """Where the teacher knows only named classes and none is near the query, the nearest of them. The verdict is then
     unsure, however relevant a point is."""
-    kept: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    _kept: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """What others worked out from the answer and would work out again, such as its places."""
 
     @property

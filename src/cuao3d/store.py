@@ -206,7 +206,7 @@ class Store:
 
     @classmethod
     def open(cls, path: Path | str) -> "Store":
-        """Open a store to read it; its scenes are read when asked for.
+        """Return a store to read; its scenes are read when asked for.
 
         Args:
             path: Folder of the store.

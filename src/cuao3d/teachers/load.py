@@ -6,12 +6,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from cuao3d.errors import InputError
 from cuao3d.plugins import errors_of, file_of, run_file
 from cuao3d.teachers.known import TEACHERS
-from cuao3d.teachers.network import Precision
+from cuao3d.teachers.network import NetworkTeacher, Precision
 from cuao3d.teachers.options import options_of, read_options
 from cuao3d.teachers.spec import TeacherSpec, known_options, parse_teacher
 from cuao3d.teachers.teacher import Teacher, card_of
@@ -94,7 +95,7 @@ def _move(teacher: Any, device: str, precision: Precision) -> None:
     """Bring a teacher to a device and a precision.
 
     Raises:
-        InputError: It cannot be moved, or computes in one precision only.
+        InputError: It cannot be moved, computes in one precision only, or is to compute in fp16 on a CPU.
     """
     move = getattr(teacher, "to", None)
     of_torch = isinstance(teacher, nn.Module) and type(teacher).to is nn.Module.to  # its second argument is a dtype
@@ -103,6 +104,8 @@ def _move(teacher: Any, device: str, precision: Precision) -> None:
         raise InputError(
             f"--precision {precision}: {teacher.name} has no method to(device, precision), so it computes in its own."
         )
+    if precision == "fp16" and isinstance(teacher, NetworkTeacher) and torch.device(device).type == "cpu":
+        raise InputError("--precision fp16 is for a GPU: a CPU would take up to a thousand times as long as in fp32.")
     if device != "cpu" and move is None:
         raise InputError(
             f"--device {device}: {teacher.name} has no method to(device, precision), so it cannot be moved."
