@@ -128,8 +128,8 @@ def test_an_image_of_absurd_size_is_refused_by_its_header(size: tuple[int, int],
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"bomb\.png is 8192 x 8192 and has too few bytes for that"):
         image_size(path)
-    path.write_bytes(claimed(4096, 4096))
-    assert image_size(path) == (4096, 4096)
+    path.write_bytes(claimed(2048, 2048))
+    assert image_size(path) == (2048, 2048)
 
 
 def test_missing_damaged_and_other_files_are_named(tmp_path: Path):

@@ -29,14 +29,14 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MAX_PIXELS = 1 << 26
 """Images of more pixels (8192 x 8192) are refused: a small file can claim any size."""
 
-LARGE = 1 << 24
-"""Images of more pixels, 4096 x 4096, must take at least a byte for every `SPARSE` of them."""
+LARGE = 1 << 22
+"""Images of more pixels, 2048 x 2048, must take at least a byte for every `SPARSE` of them."""
 
 SPARSE = 100
 """Even a black photograph in a JPEG has fewer pixels a byte; files that claim more are made to exhaust memory."""
 
 ROWS = 256
-"""Rows of a depth image that are converted at a time."""
+"""Rows of an image that are worked out in double precision at a time."""
 
 DECODING = 1 << 30
 """Bytes that all threads together may use to decode images, about; a larger image is decoded alone."""
@@ -417,13 +417,17 @@ def _look(lens: Lens, seen: Lens) -> _Look:
     width, height = seen.size
     x = (torch.arange(width, dtype=torch.float64) - seen.center[0]) / seen.focal[0]
     y = (torch.arange(height, dtype=torch.float64) - seen.center[1]) / seen.focal[1]
-    rays = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
     focal, center = torch.tensor([lens.focal, lens.center], dtype=torch.float64)
-    positions = center + distort(rays, lens.distortion) * focal
-    inside = ((positions >= -0.5) & (positions < torch.tensor(lens.size) - 0.5)).all(-1)
-    if any(lens.distortion):
-        inside &= rays.norm(dim=-1) < fold(lens.distortion)
-    return _Look(positions.float(), inside)
+    found = _Look(torch.empty(height, width, 2), torch.empty(height, width, dtype=torch.bool))
+    for start in range(0, height, ROWS):
+        rows = slice(start, start + ROWS)
+        rays = torch.stack(torch.meshgrid(x, y[rows], indexing="xy"), dim=-1)
+        positions = center + distort(rays, lens.distortion) * focal
+        inside = ((positions >= -0.5) & (positions < torch.tensor(lens.size) - 0.5)).all(-1)
+        if any(lens.distortion):
+            inside &= rays.norm(dim=-1) < fold(lens.distortion)
+        found.positions[rows], found.inside[rows] = positions, inside
+    return found
 
 
 @lru_cache(maxsize=4)
