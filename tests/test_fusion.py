@@ -12,7 +12,7 @@ from torch.nn import functional
 from conftest import CAMERAS_X, PICTURE, PICTURE_COLOR, ColorTeacher, golden_camera
 from cuao3d.errors import InputError
 from cuao3d.fusion import Samples, lift, lift_measured, sample_cells, see
-from cuao3d.geometry import voxelize
+from cuao3d.geometry import visible_points, voxelize
 from cuao3d.scene import Frame, Scene
 
 
@@ -92,6 +92,18 @@ def test_both_views_see_the_picture_and_neither_sees_through_it(synthetic_scene)
         inside = ((x + camera_x).abs() < 0.45) & ((z - 1).abs() < 0.45)
         hidden = torch.nonzero(~is_picture & inside).squeeze(1)
         assert not set(hidden.tolist()) & set(view.sample.tolist())
+
+
+def test_a_view_keeps_a_bit_for_each_sample_and_tells_exactly_what_was_seen(golden):
+    scene = golden_scene(golden)
+    points = scene.points.repeat(5, 1)
+    for view in see(replace(scene, points=points), every_point(points)).views:
+        frame = scene.frames[view.frame]
+        tolerance = scene.occlusion_tolerance
+        seen = visible_points(points, frame.camera, frame.read_depth(), occlusion_tolerance=tolerance)
+        assert torch.equal(view.sample, seen.index)
+        assert torch.equal(view.pixels, seen.pixels)
+        assert len(view.seen) <= len(points) / 8 + 32
 
 
 def test_a_scene_is_seen_by_its_own_tolerance(synthetic_scene):
