@@ -64,7 +64,7 @@ from torch.nn import functional
 class Color:
     name = "color"
     num_channels = 3
-    text = "table:{table}"
+    text = "table:{table}@scannet20"
 
     def __call__(self, image):
         return functional.avg_pool2d(image, 4)
@@ -194,7 +194,12 @@ class Outcome:
 
 def run(command: Command, folder: Path, fault: str = "", at: int = -1) -> Outcome:
     """Run a command in a process of its own, with one of its operations broken."""
-    report, errors = folder.parent / "report.json", folder.parent / "errors.txt"
+    return start(command, folder, fault, at)()
+
+
+def start(command: Command, folder: Path, fault: str = "", at: int = -1, number: int = 0) -> Callable[[], Outcome]:
+    """Start a command in a process of its own; return what waits for its end."""
+    report, errors = (folder.parent / f"{number}-{name}" for name in ("report.json", "errors.txt"))
     report.unlink(missing_ok=True)
     if (process := os.fork()) == 0:
         code = 1
@@ -208,9 +213,13 @@ def run(command: Command, folder: Path, fault: str = "", at: int = -1) -> Outcom
         finally:
             sys.stderr.flush()
             os._exit(code)
-    _, status = os.waitpid(process, 0)
-    operations, modules = json.loads(report.read_text()) if report.is_file() else ([], [])
-    return Outcome(os.waitstatus_to_exitcode(status), errors.read_text(errors="replace"), operations, modules)
+
+    def wait() -> Outcome:
+        _, status = os.waitpid(process, 0)
+        operations, modules = json.loads(report.read_text()) if report.is_file() else ([], [])
+        return Outcome(os.waitstatus_to_exitcode(status), errors.read_text(errors="replace"), operations, modules)
+
+    return wait
 
 
 def _become(errors: Path) -> None:
@@ -244,6 +253,24 @@ def break_one(command: Command, scratch: Path, whole: Outcome, expected: dict[st
     again = run(command, folder)
     if again.code not in command.codes:
         return f"refused again, exit code {again.code}: {again.errors.strip()[-300:]}"
+    found = content_of(folder)
+    return "" if found == expected else difference(found, expected)
+
+
+def run_two(command: Command, other: Command, scratch: Path, expected: dict[str, bytes], pause: float) -> str:
+    """Run two commands at once on one folder, the other after a pause; return what went wrong, or nothing."""
+    folder = begin(command, scratch)
+    waits = [start(command, folder)]
+    time.sleep(pause)
+    waits.append(start(other, folder, number=1))
+    first, second = (wait() for wait in waits)
+    for outcome in (first, second):
+        is_refusal = outcome.code == 2 and "is being written by process" in outcome.errors
+        is_reading = outcome is second and other is not command and outcome.code in (0, 2, 3)
+        if "Traceback" in outcome.errors or not (outcome.code == 0 or is_refusal or is_reading):
+            return f"exit code {outcome.code}: {outcome.errors.strip()[-300:]}"
+    if first.code and second.code:
+        return "both were refused"
     found = content_of(folder)
     return "" if found == expected else difference(found, expected)
 
@@ -320,8 +347,7 @@ def make_inputs(folder: Path) -> None:
         features = torch.arange(3.0 * len(scene.points)).reshape(-1, 3).half() + 1
         content = {"feat": features, "mask_full": torch.ones(len(scene.points), dtype=torch.bool)}
         torch.save(content, folder / "features" / f"{scene.name}_0.pt")
-    np.save(folder / "words.npy", np.eye(3, dtype=np.float32))
-    (folder / "words_names.txt").write_text("red\ngreen\nblue\n")
+    np.save(folder / "words.npy", np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32))
     (folder / "teacher.py").write_text(TEACHER.format(table=folder / "words.npy"))
     flat = torch.rand(DENSE, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([2.0, 0.0, 2.0])
     points = flat - torch.tensor([1.0, -2.0, 0.0])
@@ -337,7 +363,7 @@ def commands(inputs: Path) -> list[Command]:
     take = ["import", str(inputs / "features"), "--data", str(inputs / "scannet_3d"), "--teacher", "color"]
     train = ["--config.architecture", "tiny", "--config.batch-size", "1", "--config.checkpoint-every", "2"]
     train += ["--config.keep-every", "2", "--config.words", "None", "--steps", "3", "--voxel-size", "0.1"]
-    ask = ["query", store, "red", "blue", "--scene", "scene0000_00", "--out"]
+    ask = ["query", store, "wall", "chair", "--scene", "scene0000_00", "--out"]
     check = ["check", str(inputs / "captures" / "scene0000_00")]
     return [
         Command("fuse", lambda out: [*fuse, str(out / "store")]),
@@ -361,6 +387,22 @@ def commands(inputs: Path) -> list[Command]:
     ]
 
 
+def race_all(commands_: list[Command], scratch: Path, times: int) -> Iterator[tuple[str, str]]:
+    """Run what makes a store or a run twice at once, and `evaluate` beside `fuse`; yield what went wrong."""
+    dice = random.Random(0)
+    look = Command("evaluate", lambda out: ["evaluate", str(out / "store"), "--split", "all"])
+    made = [command for command in commands_ if command.name in SHORT]
+    for command, other in [*((one, one) for one in made), (made[0], look)]:
+        begun = time.monotonic()
+        run(command, folder := begin(command, scratch))
+        seconds, expected = time.monotonic() - begun, content_of(folder)
+        for _ in range(times):
+            yield (
+                f"{command.name} beside {other.name}",
+                run_two(command, other, scratch, expected, dice.uniform(0, seconds)),
+            )
+
+
 def main(*, short: bool = False, only: str = "") -> int:
     """Break file operations of commands.
 
@@ -368,31 +410,36 @@ def main(*, short: bool = False, only: str = "") -> int:
         short: Break a few operations of each command instead of all.
         only: Break only the commands whose name begins with this.
     """
-    begun, num_faults, failures = time.monotonic(), 0, 0
+    begun, counts, failures = time.monotonic(), Counter[str](), 0
     ARCHITECTURES["tiny"] = Architecture((4,) * 8, (1,) * 8, num_stem=4)
     torch.set_num_threads(1)
     chosen()  # measured once: all processes multiply in the same way
     with tempfile.TemporaryDirectory(prefix="cuao3d-faults-") as name:
         scratch = Path(name).resolve()
         make_inputs(inputs := scratch / "inputs")
-        os.environ["CUAO3D_OFFLINE"] = "1"
-        fuse = commands(inputs)[0]
-        os.environ["CUAO3D_CACHE"] = str(scratch / "cache")
-        if (made := run(fuse, inputs)).code:
+        os.environ |= {"CUAO3D_OFFLINE": "1", "CUAO3D_CACHE": str(scratch / "cache")}
+        all_commands = commands(inputs)
+        if (made := run(all_commands[0], inputs)).code:
             raise SystemExit(f"no store to begin with:\n{made.errors}")
-        for command in commands(inputs):
-            if not command.name.startswith(only):
-                continue
-            counts = Counter[str]()
+        chosen_ones = [command for command in all_commands if command.name.startswith(only)]
+        for command in chosen_ones:
+            of_command = Counter[str]()
             for fault, operation, problem in break_all(command, scratch, short=short):
-                counts[fault] += 1
+                of_command[fault] += 1
                 if problem:
                     failures += 1
                     print(f"FAILED {command.name}: {fault} at {operation}: {problem}", flush=True)
-            num_faults += sum(counts.values())
-            told = ", ".join(f"{number} {fault}" for fault, number in counts.items())
+            counts += of_command
+            told = ", ".join(f"{number} {fault}" for fault, number in of_command.items())
             print(f"{command.name}: {told} ({time.monotonic() - begun:.0f} s so far)", flush=True)
-    print(f"{num_faults} faults, each followed by the same command: {failures} failures")
+        pairs = list(race_all(all_commands, scratch, 1 if short else 20)) if not only else []
+    for pair, problem in pairs:
+        if problem:
+            failures += 1
+            print(f"FAILED {pair}: {problem}")
+    print(
+        f"{counts.total()} faults, each followed by the same command, {len(pairs)} pairs at once: {failures} failures"
+    )
     return int(failures > 0)
 
 

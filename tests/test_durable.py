@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from conftest import Alone
+from conftest import Alone, ColorTeacher
 from cuao3d.batches import STILL
 from cuao3d.distill import DistillConfig, distill
 from cuao3d.durable import LOCK, PREFIX, SUFFIX, is_stream, locked, make_folder, remove, replacing, sweep
@@ -24,6 +24,7 @@ from cuao3d.imported import import_features
 from cuao3d.pipeline import fuse
 from cuao3d.probe import SuperviseConfig, supervise
 from cuao3d.readers import open_dataset
+from cuao3d.run import CHECKPOINT
 from make_fixture_openscene import write_processed
 
 WRITERS = {
@@ -40,7 +41,7 @@ def write(request):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What is asked of the system, in order: the name of each file that is synced or replaced, and each folder."""
+    """What is asked of the system, in order: the names of the files and folders that are synced or replaced."""
     done, sync, replace = [], os.fsync, os.replace
 
     def note_sync(descriptor):
@@ -71,6 +72,36 @@ def test_a_file_is_synced_before_its_rename_and_its_folder_after_it(tmp_path, ca
     calls.clear()
     write_text(tmp_path / "new" / "cached", "", durable=False)
     assert [call[0] for call in calls] == ["replace"]
+
+
+def test_every_file_of_a_store_and_of_a_run_is_synced_around_its_rename(
+    tmp_path, synthetic_scene, synthetic_store, calls, monkeypatch
+):
+    write = os.write
+
+    def note_write(descriptor, content):
+        calls.append(("write", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name))
+        return write(descriptor, content)
+
+    monkeypatch.setattr(os, "write", note_write)
+    fuse(Alone(synthetic_scene), [ColorTeacher()], tmp_path / "new", cell=0.1)
+    changes = {"num_steps": 2, "checkpoint_every": 1, "keep_every": 1, "augmentation": STILL, "batch_size": 1}
+    config = DistillConfig(teachers=("color",), voxel_size=0.1, architecture="MinkUNet14Mini", **changes)
+    distill(synthetic_store, config, tmp_path / "run")
+    targets = []
+    for index, (kind, source, *rest) in enumerate(calls):
+        if kind != "replace":
+            continue
+        targets += rest
+        of_source = [earlier for earlier, name in (call[:2] for call in calls[:index]) if name == source]
+        assert of_source == ["write"] * (len(of_source) - 1) + ["sync"], f"{rest} is not synced after it was written"
+        assert calls[index + 1][0] == "sync", f"the folder of {rest} is not synced"
+    kept = ["checkpoint-000001.safetensors", CHECKPOINT, "checkpoint-000002.safetensors", CHECKPOINT]
+    of_scene = ["points.safetensors", "color.features.safetensors", "photographs.safetensors", "lifting.json"]
+    of_run = ["config.json", "metrics.jsonl", *kept, "student.safetensors", "run.json"]
+    assert targets == ["store.json", *of_scene, "manifest.json", *of_run]
+    synced = [name for kind, name, *_ in calls if kind == "sync"]
+    assert synced.count("metrics.jsonl") == 2, "its lines are on disk before the checkpoints of a step"
 
 
 def test_folders_and_deletions_are_synced(tmp_path, calls):
@@ -258,8 +289,10 @@ def test_whatever_writes_a_store_or_a_run_locks_it(tmp_path, synthetic_scene, sy
     (tmp_path / "lseg").mkdir()
     content = {"feat": torch.ones(points, 3).half(), "mask_full": torch.ones(points, dtype=torch.bool)}
     torch.save(content, tmp_path / "lseg" / "scene0000_00_0.pt")
-    bound = SuperviseConfig(voxel_size=0.1, num_steps=0, augmentation=STILL)
-    student = DistillConfig(teachers=("color",), voxel_size=0.1, num_steps=0, augmentation=STILL)
+    bound = SuperviseConfig(voxel_size=0.1, architecture="MinkUNet14Mini", num_steps=0, augmentation=STILL)
+    student = DistillConfig(
+        teachers=("color",), voxel_size=0.1, architecture="MinkUNet14Mini", num_steps=0, augmentation=STILL
+    )
     out = tmp_path / "out"
     for work in (
         lambda: fuse(Alone(synthetic_scene), [], out, cell=0.1),

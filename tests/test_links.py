@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from cuao3d.check.options import fix
 from cuao3d.cli import main
 from cuao3d.errors import InputError
+from cuao3d.files import reading_inside
+from cuao3d.formats.images import Lens, open_frame
 from cuao3d.readers import open_dataset
 from cuao3d.readers.sevenscenes import write_capture
 
@@ -33,6 +36,14 @@ def test_a_frame_behind_a_link_that_leads_out_is_left_out_by_name(capture, kind)
     assert [frame.name for frame in scene.frames] == ["frame-000000"]
     (problem,) = scene.problems
     assert f"frame-000001.{kind} leads by a link out of {capture}" in problem.text
+
+
+def test_a_confidence_image_behind_such_a_link_costs_its_frame(synthetic_scene, capture):
+    lead_out(path := capture / "frame-000001.depth.png")
+    color, depth = capture / "frame-000000.color.png", capture / "frame-000000.depth.png"
+    lens, pose = Lens((40.0, 40.0), (31.5, 23.5), (64, 48)), torch.eye(4, dtype=torch.float64)
+    with reading_inside(capture), pytest.raises(InputError, match=r"frame-000001.depth.png leads by a link out"):
+        open_frame("0", pose, color=color, lens=lens, depth=depth, confidence=path)
 
 
 @pytest.mark.parametrize("name", ["points.ply", "camera-intrinsics.txt", "scene.json"])

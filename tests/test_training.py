@@ -219,6 +219,13 @@ def test_a_second_signal_stops_at_once(tmp_path):
     assert steps_of(tmp_path / CHECKPOINT) == 3
 
 
+def test_a_worker_is_stopped_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("multiprocessing.parent_process", lambda: "the process that started it")
+    with pytest.raises(KeyboardInterrupt):
+        run_guess(tmp_path, learner=Signalled(signal.SIGINT))
+    assert steps_of(tmp_path / CHECKPOINT) == 3
+
+
 def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of a process in the background
     try:

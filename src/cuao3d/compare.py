@@ -44,7 +44,7 @@ class Comparison:
     zero_shot_miou: float | None
     """Segmentation by the names of the classes, percent; None without words or labels."""
     probe_miou: float | None
-    """Segmentation by a linear probe of the features, percent; None without labels."""
+    """Segmentation by a linear probe of the features, percent; None without labels to learn from."""
     probe_split: Literal["other scenes", "other blocks"] | None
     """What the probe is scored on: scenes of other splits than train, or every other block of space of each scene."""
     licence: str | None
@@ -169,8 +169,8 @@ def _zero_shot(labelled: Sequence[_Labelled], teacher: str, classes: LabelSet, t
     return _miou(predicted, classes)
 
 
-def _probe(labelled: Sequence[_Labelled], teacher: str, classes: LabelSet) -> tuple[float, Any]:
-    """Return the score of a linear probe, and what it is of."""
+def _probe(labelled: Sequence[_Labelled], teacher: str, classes: LabelSet) -> tuple[float | None, Any]:
+    """Return the score of a linear probe, and what it is of; None and None where it has no label to learn from."""
     by_scene = len({scene.is_train for scene in labelled}) == 2
     share = max(1, MOST_ROWS // len(labelled))
     features, targets = [], []
@@ -182,7 +182,7 @@ def _probe(labelled: Sequence[_Labelled], teacher: str, classes: LabelSet) -> tu
         features.append(scene.features[teacher][rows].float())
         targets.append(of_seen[rows])
     if not sum(map(len, targets)):
-        return float("nan"), None
+        return None, None
     predict = _ridge(torch.cat(features), torch.cat(targets), len(classes))
     scored = (scene for scene in labelled if not (by_scene and scene.is_train))
     predicted = ((scene, predict(scene.features[teacher].float())) for scene in scored)
