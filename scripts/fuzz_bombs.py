@@ -152,165 +152,14 @@ def cloud(name: str, content: bytes | Callable[[Path], object]) -> Bomb:
     return partial(_cloud, name, content)
 
 
-def _bombs() -> dict[str, Bomb]:
+def _json_bombs() -> dict[str, Bomb]:
+    """Make bombs of every JSON file."""
     bombs: dict[str, Bomb] = {}
     for name, files in JSON_FILES.items():
         for file in files:
             short = f"{name}: {file.rpartition('/')[2]}"
-            bombs[f"{short} is nested 200,000 levels deep"] = partial(_replaced, name, file, DEEP.encode())
-            bombs[f"{short} holds a number of 5,000 digits"] = partial(
-                _replaced, name, file, b'{"a": %s}' % HUGE.encode()
-            )
-    expanded = torch.zeros(1).expand(10**9)
-    shared = torch.zeros(10**6)
-    vertices = "property float x\nproperty float y\nproperty float z"
-    bombs |= {
-        "student: metadata nested 200,000 levels deep": swap(STUDENT, _student(DEEP)),
-        "student: a head of 10^9 channels": swap(
-            STUDENT,
-            _student({"heads": {"a": 10**9}, "architecture": "MinkUNet14Mini"}),
-        ),
-        "student: a thousand heads of 10^6 channels": swap(
-            STUDENT,
-            _student({"heads": {str(i): 10**6 for i in range(1000)}, "architecture": "MinkUNet34C"}),
-        ),
-        "student: heads are a list": swap(STUDENT, _student({"heads": [1], "architecture": "MinkUNet34C"})),
-        "student: a header of 2^63 bytes": swap(STUDENT, _safetensors({}, length=2**63)),
-        "student: a header of 60 MB": swap(
-            STUDENT, _safetensors(b'{"__metadata__":{"a":"' + b"x" * 60_000_000 + b'"}}')
-        ),
-        "student: a tensor of 2^60 values without bytes": swap(
-            STUDENT,
-            _safetensors({"a": {"dtype": "F32", "shape": [2**60], "data_offsets": [0, 0]}}),
-        ),
-        "store: keys that share their bytes": swap(
-            ("store", "store/scenes/synthetic/points.safetensors"),
-            _safetensors(
-                {str(i): {"dtype": "U8", "shape": [10**6], "data_offsets": [0, 10**6]} for i in range(9000)},
-                bytes(10**6),
-            ),
-        ),
-        "official: a tensor of stride 0": swap(OFFICIAL, _saved({"module.final.kernel": expanded})),
-        "official: 7,000 names of one tensor": swap(
-            OFFICIAL, _saved({f"module.block{i}.kernel": shared for i in range(7000)})
-        ),
-        "official: a pickle that runs a command": swap(OFFICIAL, pickle.dumps(_Evil())),
-        "official: code in an archive": swap(OFFICIAL, _saved({"a": _Evil()})),
-        "official: a pickle nested 100,000 levels deep": swap(
-            OFFICIAL, b"\x80\x02" + b"(" * 100_000 + b"l" * 100_000 + b"."
-        ),
-        "features: a tensor of stride 0": swap(
-            ("features", "lseg/scene0568_00_0.pt"),
-            _saved({"feat": torch.zeros(1).expand(585, 10**7), "mask_full": torch.ones(585, dtype=torch.bool)}),
-        ),
-        "table: a tensor of stride 0": swap(("table", "b.pt"), _saved(torch.zeros(1, 1).expand(10**5, 10**5))),
-        "table: a .npy that promises 10^12 rows": swap(
-            ("table", "a.npy"),
-            b"\x93NUMPY\x01\x00v\x00"
-            + b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 4), }".ljust(117)
-            + b"\n",
-        ),
-        "table: names in no encoding": swap(("table", "a_names.txt"), b"\xff\xfe\x00" * 1000),
-        "labels: a field of 10 MB": swap(LABELS, b"id,name,r,g,b\n0," + b"x" * 10_000_000 + b",1,2,3\n"),
-        "labels: a million columns": swap(LABELS, b"id,name,r,g,b" + b"," * 10**6 + b"\n0,a,1,2,3\n"),
-        "labels: null bytes": swap(LABELS, b"id,name,r,g,b\n0,a\x00,1,2,3\n"),
-        "model: an index that leads out": swap(
-            ("model", "model.safetensors.index.json"), b'{"weight_map": {"a": "../../../../etc/passwd"}}'
-        ),
-        "cloud: a binary .ply that promises 10^12 points": cloud(
-            "a.ply", _ply(f"binary_little_endian 1.0\nelement vertex 1000000000000\n{vertices}", bytes(1200))
-        ),
-        "cloud: a .ply of text that promises 10^12 points": cloud(
-            "a.ply", _ply(f"ascii 1.0\nelement vertex 1000000000000\n{vertices}", b"0 0 0\n" * 9)
-        ),
-        "cloud: a .ply of 100,000 properties": cloud(
-            "a.ply",
-            _ply(
-                "binary_little_endian 1.0\nelement vertex 9\n"
-                + "\n".join(f"property double p{i}" for i in range(100_000))
-            ),
-        ),
-        "cloud: a .ply of points without properties": cloud(
-            "a.ply", _ply("binary_little_endian 1.0\nelement vertex 1000000000000\nelement face 0")
-        ),
-        "cloud: a .ply whose lists promise 2^32 entries": cloud(
-            "a.ply",
-            _ply(
-                f"binary_little_endian 1.0\nelement vertex 3\n{vertices}\nelement face 2\n"
-                "property list uint int vertex_indices",
-                bytes(36) + b"\xff" * 80,
-            ),
-        ),
-        "cloud: a .ply header without end": cloud("a.ply", b"ply\nformat ascii 1.0\n" + b"comment x\n" * 10**6),
-        "cloud: a .ply at the ends of what a float holds": cloud(
-            "a.ply", _ply(f"ascii 1.0\nelement vertex 3\n{vertices}", b"1e38 0 0\n-1e38 0 0\n0 1e38 0\n")
-        ),
-        "cloud: one point 10^9 m away": cloud(
-            "a.ply", _ply(f"ascii 1.0\nelement vertex 3\n{vertices}", b"1e9 0 0\n0 0 0\n0 1 0\n")
-        ),
-        "cloud: a .pcd that promises 10^12 points": cloud("a.pcd", _pcd(10**12, "binary")),
-        "cloud: a .pcd of text that promises 10^12 points": cloud("a.pcd", _pcd(10**12, "ascii", body=b"0 0 0\n")),
-        "cloud: a .pcd with a field of 2^31 numbers": cloud("a.pcd", _pcd(1, "binary", "x y z f", f"1 1 1 {2**31}")),
-        "cloud: a .las that promises 2^32 points": cloud(
-            "a.las",
-            b"LASF"
-            + bytes(20)
-            + b"\x01\x02"
-            + bytes(68)
-            + struct.pack("<HIIBHI", 227, 227, 0, 2, 26, 2**32 - 1)
-            + bytes(200),
-        ),
-        "cloud: an .npz of 600 MB of zeros": cloud("a.npz", partial(_npz, points=("<f8", (25_000_000, 3)))),
-        "cloud: an .npz of objects": cloud(
-            "a.npz", lambda path: np.savez(path, points=np.array([_Evil()], dtype=object))
-        ),
-        "cloud: an .npz that promises 10^12 points": cloud("a.npz", _npz_promise),
-        "scannet: a recording of 2^64 frames": swap(RECORDING, _sens(frames=2**64 - 1)),
-        "scannet: a frame of 2^63 bytes": swap(RECORDING, _sens(packed=2**63)),
-        "scannet: images of 2^31 pixels": swap(RECORDING, _sens(size=2**31 - 1)),
-        "scannet: a name of 2^63 bytes": swap(RECORDING, _sens(name=2**63)),
-        "scannet: segments of the right name and 10^6 wrong entries": swap(
-            ("scannet", "scans/scene0568_00/scene0568_00_vh_clean_2.0.010000.segs.json"),
-            json.dumps({"segIndices": ["x"] * 10**6}).encode(),
-        ),
-        "folder: a colour image of 12,000 x 12,000 zeros": swap(
-            ("folder", "capture/color/0.png"), _png(12_000, 12_000)
-        ),
-        "folder: a colour image of 100,000 x 100,000 that ends early": swap(
-            ("folder", "capture/color/0.png"), _png(100_000, 100_000, rows=1)
-        ),
-        "folder: a depth image of 12,000 x 12,000 zeros": swap(
-            ("folder", "capture/depth/0.png"), _png(12_000, 12_000, bits=16, kind=0)
-        ),
-        "folder: a pose of a million numbers": swap(("folder", "capture/pose/0.txt"), b"1 " * 10**6),
-        "folder: a pose of one line of 20 MB": swap(("folder", "capture/pose/0.txt"), b"1" * 20_000_000),
-        "tum: a million poses at one time": swap(
-            ("tum", "capture/groundtruth.txt"), b"1305031102.17 0 0 0 0 0 0 1\n" * 200_000
-        ),
-        "nerfstudio: 100,000 frames without images": swap(
-            ("nerfstudio", "capture/transforms.json"),
-            json.dumps(
-                {"frames": [{"file_path": f"{i}.png", "transform_matrix": []} for i in range(100_000)]}
-            ).encode(),
-        ),
-        "nerfstudio: an image of /dev/zero": swap(
-            ("nerfstudio", "capture/transforms.json"), b'{"frames": [{"file_path": "/dev/zero"}]}'
-        ),
-        "nerfstudio: images in a size of 10^9": partial(_nerfstudio, {"w": 10**9, "h": 10**9}),
-        "nerfstudio: a focal length of 1e-320": partial(_nerfstudio, {"fl_x": 1e-320, "fl_y": 1e300}),
-        "nerfstudio: a distortion of 1e300": partial(_nerfstudio, {"k1": 1e300, "k2": -1e300, "p1": 1e300}),
-        "sevenscenes: a cloud that is a pipe": partial(_at_path, "sevenscenes", os.mkfifo, "capture/points.ply"),
-        "sevenscenes: capture.json is a pipe": partial(_at_path, "sevenscenes", os.mkfifo, "capture/capture.json"),
-        "sevenscenes: a cloud that is /dev/zero": partial(
-            _at_path, "sevenscenes", lambda path: path.symlink_to("/dev/zero"), "capture/points.ply"
-        ),
-        "sevenscenes: a cloud that links to itself": partial(
-            _at_path, "sevenscenes", lambda path: path.symlink_to(path), "capture/points.ply"
-        ),
-        "sevenscenes: an image that is a folder": partial(
-            _at_path, "sevenscenes", Path.mkdir, "capture/frame-000000.color.png"
-        ),
-    }
+            bombs[f"{short} is nested 200,000 levels deep"] = swap((name, file), DEEP.encode())
+            bombs[f"{short} holds a number of 5,000 digits"] = swap((name, file), b'{"a": %s}' % HUGE.encode())
     return bombs
 
 
@@ -330,5 +179,146 @@ def _npz_promise(path: Path) -> None:
         archive.writestr("points.npy", header.getvalue())
 
 
-BOMBS = _bombs()
+_SHARED = torch.zeros(10**6)
+
+_VERTICES = "property float x\nproperty float y\nproperty float z"
+
+BOMBS: dict[str, Bomb] = _json_bombs() | {
+    "student: metadata nested 200,000 levels deep": swap(STUDENT, _student(DEEP)),
+    "student: a head of 10^9 channels": swap(
+        STUDENT,
+        _student({"heads": {"a": 10**9}, "architecture": "MinkUNet14Mini"}),
+    ),
+    "student: a thousand heads of 10^6 channels": swap(
+        STUDENT,
+        _student({"heads": {str(i): 10**6 for i in range(1000)}, "architecture": "MinkUNet34C"}),
+    ),
+    "student: heads are a list": swap(STUDENT, _student({"heads": [1], "architecture": "MinkUNet34C"})),
+    "student: a header of 2^63 bytes": swap(STUDENT, _safetensors({}, length=2**63)),
+    "student: a header of 60 MB": swap(STUDENT, _safetensors(b'{"__metadata__":{"a":"' + b"x" * 60_000_000 + b'"}}')),
+    "student: a tensor of 2^60 values without bytes": swap(
+        STUDENT,
+        _safetensors({"a": {"dtype": "F32", "shape": [2**60], "data_offsets": [0, 0]}}),
+    ),
+    "store: keys that share their bytes": swap(
+        ("store", "store/scenes/synthetic/points.safetensors"),
+        _safetensors(
+            {str(i): {"dtype": "U8", "shape": [10**6], "data_offsets": [0, 10**6]} for i in range(9000)},
+            bytes(10**6),
+        ),
+    ),
+    "official: a tensor of stride 0": swap(OFFICIAL, _saved({"module.final.kernel": torch.zeros(1).expand(10**9)})),
+    "official: 7,000 names of one tensor": swap(
+        OFFICIAL, _saved({f"module.block{i}.kernel": _SHARED for i in range(7000)})
+    ),
+    "official: a pickle that runs a command": swap(OFFICIAL, pickle.dumps(_Evil())),
+    "official: code in an archive": swap(OFFICIAL, _saved({"a": _Evil()})),
+    "official: a pickle nested 100,000 levels deep": swap(
+        OFFICIAL, b"\x80\x02" + b"(" * 100_000 + b"l" * 100_000 + b"."
+    ),
+    "features: a tensor of stride 0": swap(
+        ("features", "lseg/scene0568_00_0.pt"),
+        _saved({"feat": torch.zeros(1).expand(585, 10**7), "mask_full": torch.ones(585, dtype=torch.bool)}),
+    ),
+    "table: a tensor of stride 0": swap(("table", "b.pt"), _saved(torch.zeros(1, 1).expand(10**5, 10**5))),
+    "table: a .npy that promises 10^12 rows": swap(
+        ("table", "a.npy"),
+        b"\x93NUMPY\x01\x00v\x00"
+        + b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 4), }".ljust(117)
+        + b"\n",
+    ),
+    "table: names in no encoding": swap(("table", "a_names.txt"), b"\xff\xfe\x00" * 1000),
+    "labels: a field of 10 MB": swap(LABELS, b"id,name,r,g,b\n0," + b"x" * 10_000_000 + b",1,2,3\n"),
+    "labels: a million columns": swap(LABELS, b"id,name,r,g,b" + b"," * 10**6 + b"\n0,a,1,2,3\n"),
+    "labels: null bytes": swap(LABELS, b"id,name,r,g,b\n0,a\x00,1,2,3\n"),
+    "model: an index that leads out": swap(
+        ("model", "model.safetensors.index.json"), b'{"weight_map": {"a": "../../../../etc/passwd"}}'
+    ),
+    "cloud: a binary .ply that promises 10^12 points": cloud(
+        "a.ply", _ply(f"binary_little_endian 1.0\nelement vertex 1000000000000\n{_VERTICES}", bytes(1200))
+    ),
+    "cloud: a .ply of text that promises 10^12 points": cloud(
+        "a.ply", _ply(f"ascii 1.0\nelement vertex 1000000000000\n{_VERTICES}", b"0 0 0\n" * 9)
+    ),
+    "cloud: a .ply of 100,000 properties": cloud(
+        "a.ply",
+        _ply(
+            "binary_little_endian 1.0\nelement vertex 9\n" + "\n".join(f"property double p{i}" for i in range(100_000))
+        ),
+    ),
+    "cloud: a .ply of points without properties": cloud(
+        "a.ply", _ply("binary_little_endian 1.0\nelement vertex 1000000000000\nelement face 0")
+    ),
+    "cloud: a .ply whose lists promise 2^32 entries": cloud(
+        "a.ply",
+        _ply(
+            f"binary_little_endian 1.0\nelement vertex 3\n{_VERTICES}\nelement face 2\n"
+            "property list uint int vertex_indices",
+            bytes(36) + b"\xff" * 80,
+        ),
+    ),
+    "cloud: a .ply header without end": cloud("a.ply", b"ply\nformat ascii 1.0\n" + b"comment x\n" * 10**6),
+    "cloud: a .ply at the ends of what a float holds": cloud(
+        "a.ply", _ply(f"ascii 1.0\nelement vertex 3\n{_VERTICES}", b"1e38 0 0\n-1e38 0 0\n0 1e38 0\n")
+    ),
+    "cloud: one point 10^9 m away": cloud(
+        "a.ply", _ply(f"ascii 1.0\nelement vertex 3\n{_VERTICES}", b"1e9 0 0\n0 0 0\n0 1 0\n")
+    ),
+    "cloud: a .pcd that promises 10^12 points": cloud("a.pcd", _pcd(10**12, "binary")),
+    "cloud: a .pcd of text that promises 10^12 points": cloud("a.pcd", _pcd(10**12, "ascii", body=b"0 0 0\n")),
+    "cloud: a .pcd with a field of 2^31 numbers": cloud("a.pcd", _pcd(1, "binary", "x y z f", f"1 1 1 {2**31}")),
+    "cloud: a .las that promises 2^32 points": cloud(
+        "a.las",
+        b"LASF"
+        + bytes(20)
+        + b"\x01\x02"
+        + bytes(68)
+        + struct.pack("<HIIBHI", 227, 227, 0, 2, 26, 2**32 - 1)
+        + bytes(200),
+    ),
+    "cloud: an .npz of 600 MB of zeros": cloud("a.npz", partial(_npz, points=("<f8", (25_000_000, 3)))),
+    "cloud: an .npz of objects": cloud("a.npz", lambda path: np.savez(path, points=np.array([_Evil()], dtype=object))),
+    "cloud: an .npz that promises 10^12 points": cloud("a.npz", _npz_promise),
+    "scannet: a recording of 2^64 frames": swap(RECORDING, _sens(frames=2**64 - 1)),
+    "scannet: a frame of 2^63 bytes": swap(RECORDING, _sens(packed=2**63)),
+    "scannet: images of 2^31 pixels": swap(RECORDING, _sens(size=2**31 - 1)),
+    "scannet: a name of 2^63 bytes": swap(RECORDING, _sens(name=2**63)),
+    "scannet: segments of the right name and 10^6 wrong entries": swap(
+        ("scannet", "scans/scene0568_00/scene0568_00_vh_clean_2.0.010000.segs.json"),
+        json.dumps({"segIndices": ["x"] * 10**6}).encode(),
+    ),
+    "folder: a colour image of 12,000 x 12,000 zeros": swap(("folder", "capture/color/0.png"), _png(12_000, 12_000)),
+    "folder: a colour image of 100,000 x 100,000 that ends early": swap(
+        ("folder", "capture/color/0.png"), _png(100_000, 100_000, rows=1)
+    ),
+    "folder: a depth image of 12,000 x 12,000 zeros": swap(
+        ("folder", "capture/depth/0.png"), _png(12_000, 12_000, bits=16, kind=0)
+    ),
+    "folder: a pose of a million numbers": swap(("folder", "capture/pose/0.txt"), b"1 " * 10**6),
+    "folder: a pose of one line of 20 MB": swap(("folder", "capture/pose/0.txt"), b"1" * 20_000_000),
+    "tum: a million poses at one time": swap(
+        ("tum", "capture/groundtruth.txt"), b"1305031102.17 0 0 0 0 0 0 1\n" * 200_000
+    ),
+    "nerfstudio: 100,000 frames without images": swap(
+        ("nerfstudio", "capture/transforms.json"),
+        json.dumps({"frames": [{"file_path": f"{i}.png", "transform_matrix": []} for i in range(100_000)]}).encode(),
+    ),
+    "nerfstudio: an image of /dev/zero": swap(
+        ("nerfstudio", "capture/transforms.json"), b'{"frames": [{"file_path": "/dev/zero"}]}'
+    ),
+    "nerfstudio: images in a size of 10^9": partial(_nerfstudio, {"w": 10**9, "h": 10**9}),
+    "nerfstudio: a focal length of 1e-320": partial(_nerfstudio, {"fl_x": 1e-320, "fl_y": 1e300}),
+    "nerfstudio: a distortion of 1e300": partial(_nerfstudio, {"k1": 1e300, "k2": -1e300, "p1": 1e300}),
+    "sevenscenes: a cloud that is a pipe": partial(_at_path, "sevenscenes", os.mkfifo, "capture/points.ply"),
+    "sevenscenes: capture.json is a pipe": partial(_at_path, "sevenscenes", os.mkfifo, "capture/capture.json"),
+    "sevenscenes: a cloud that is /dev/zero": partial(
+        _at_path, "sevenscenes", lambda path: path.symlink_to("/dev/zero"), "capture/points.ply"
+    ),
+    "sevenscenes: a cloud that links to itself": partial(
+        _at_path, "sevenscenes", lambda path: path.symlink_to(path), "capture/points.ply"
+    ),
+    "sevenscenes: an image that is a folder": partial(
+        _at_path, "sevenscenes", Path.mkdir, "capture/frame-000000.color.png"
+    ),
+}
 """All bombs, by name."""

@@ -24,6 +24,7 @@ BOMBS = [
     "nerfstudio: transforms.json is nested 200,000 levels deep",
     "student: a thousand heads of 10^6 channels",
     "student: a header of 2^63 bytes",
+    "official: a tensor of stride 0",
     "official: a pickle that runs a command",
     "cloud: a binary .ply that promises 10^12 points",
     "cloud: an .npz that promises 10^12 points",
