@@ -1,11 +1,13 @@
 """Vectors kept on disk: never made twice, never believed when damaged."""
 
 import os
+import time
 
 import pytest
 import torch
 from torch.nn.functional import normalize
 
+from cuao3d import seals
 from cuao3d.text import cache
 from cuao3d.text.cache import Cached, known_sha256, sha256_of_folder
 
@@ -71,7 +73,9 @@ def test_a_damaged_file_is_ignored_and_written_again(folder, damage):
     if damage == "flipped":
         file.write_bytes(sound[:-1] + bytes([sound[-1] ^ 0x40]))
     elif damage == "of another text":
-        file.write_bytes(sound.replace(b'"wall"', b'"ball"'))
+        Cached("toy", Lengths, "ab" * 32)(["a wall"])
+        (other,) = set(folder.rglob("*.safetensors")) - {file}
+        other.replace(file)
     elif damage == "not a unit":
         file.write_bytes(sound[:-8] + torch.tensor([1.0, 1.0]).numpy().tobytes())
     else:
@@ -94,6 +98,7 @@ def test_where_nothing_can_be_kept_work_goes_on(folder):
 
 
 def test_a_file_is_hashed_again_only_when_it_has_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(seals, "SETTLED", -1.0)
     file = tmp_path / "model"
     file.write_bytes(b"abc")
     hashed = []
@@ -105,12 +110,27 @@ def test_a_file_is_hashed_again_only_when_it_has_changed(tmp_path, monkeypatch):
     file.write_bytes(b"dcba")
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     assert known_sha256(file) == "3"
+    stat = file.stat()
+    time.sleep(0.05)  # times on disk are coarse
+    file.write_bytes(b"dbca")
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert known_sha256(file) == "4", "size and time were kept"
     (note,) = (tmp_path / "cache" / "sha256").iterdir()
+    sound = note.read_text()
     note.write_text("{")
-    assert [known_sha256(file), known_sha256(file)] == ["4", "4"]
+    assert [known_sha256(file), known_sha256(file)] == ["5", "5"]
+    note.write_text(sound.replace('"found": "4"', '"found": "9"'))
+    assert known_sha256(file) == "6", "the note was damaged"
     other = tmp_path / "other"
     other.write_bytes(b"dcba")
-    assert known_sha256(other) == "5"
+    assert known_sha256(other) == "7"
+
+
+def test_a_file_that_was_only_just_written_is_hashed_again(tmp_path):
+    file = tmp_path / "model"
+    file.write_bytes(b"abc")
+    known_sha256(file)
+    assert not (tmp_path / "cache" / "sha256").exists()
 
 
 def test_the_hash_of_a_folder_is_that_of_what_its_model_reads(tmp_path):

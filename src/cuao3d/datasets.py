@@ -4,8 +4,8 @@ from pathlib import Path
 
 from cuao3d.console import note
 from cuao3d.download import cache_folder, data_folder, is_offline
-from cuao3d.errors import InputError, NotFoundError
-from cuao3d.files import sha256_of
+from cuao3d.errors import NotFoundError
+from cuao3d.files import check_sha256, sha256_of
 from cuao3d.pinned import download_pinned
 
 LOUNGE_ADDRESS = "https://raw.githubusercontent.com/nvidia-isaac/nvblox/7c76f90749aa26b89faeca2044fbdcabd910d0a6/"
@@ -79,11 +79,8 @@ def _check(folder: Path) -> None:
             continue
         if not path.is_file():
             raise NotFoundError(f"{path} is missing. Copy it there, or move {folder} away, to have it downloaded.")
-        if (found := sha256_of(path)) != sha256:
-            raise InputError(
-                f"{path} is not the published file: its SHA-256 is {found}, not {sha256}. Copy it again, or move "
-                f"{folder} away, to have it downloaded."
-            )
+        cure = f"Copy it again, or move {folder} away, to have it downloaded."
+        check_sha256(path, sha256, what="the published file", cure=cure)
 
 
 def _is_published(path: Path) -> bool:

@@ -14,7 +14,7 @@ from cuao3d.cards import CARDS as CARDS
 from cuao3d.cards import OLD_WEIGHTS as OLD_WEIGHTS
 from cuao3d.cards import SEGMENTER, WEIGHT_FILES, WeightsCard, segmenter_card
 from cuao3d.errors import InputError, NotFoundError
-from cuao3d.files import sha256_of, write_json, write_whole
+from cuao3d.files import check_sha256, sha256_of, write_json, write_whole
 from cuao3d.names import match_name
 from cuao3d.pinned import download_pinned
 from cuao3d.schema import parse
@@ -147,9 +147,8 @@ def add(name: str, files: Iterable[Path]) -> Path:
             raise NotFoundError(f"There is no file {file}.")
         if not _matches(target.name, card.files):
             raise InputError(f"{file} is no file of the weights {name!r}, which are {', '.join(card.files)}.")
-        expected = card.sha256.get(target.name)
-        if expected and (found := sha256_of(file)) != expected:
-            raise InputError(f"{file} is not the file that was published: its SHA-256 is {found}, not {expected}.")
+        if expected := card.sha256.get(target.name):
+            check_sha256(file, expected, what="the file that was published")
     for file, target in zip(given, targets, strict=True):
         write_whole(target, partial(shutil.copyfile, file))
     place = _find(name)
@@ -371,16 +370,14 @@ def _sha256_of_hub(path: Path) -> str | None:
 def _check(name: str, record: Record | None, file: str, path: Path) -> CheckedFile:
     """Compare a file with what is known of it."""
     basis: Basis = "not recorded"
-    expected = found = sha256_of(path)
-    published = card_of(name).sha256
+    published, expected = card_of(name).sha256, None
     if file in published:
         basis, expected = "published", published[file]
     elif record and file in record.sha256:
         basis, expected = "recorded at download" if record.revision else "recorded at first use", record.sha256[file]
-    if found != expected:
-        # A cached file is a link: were only the link deleted, the same content would be linked again.
-        raise InputError(
-            f"{path} is not the file that was {basis}: its SHA-256 is {found}, not {expected}. "
-            f"Delete {path.resolve()} and run: cuao3d weights fetch {name}."
-        )
-    return CheckedFile(file, found, basis)
+    if expected is None:
+        return CheckedFile(file, sha256_of(path), basis)
+    # A cached file is a link: were only the link deleted, the same content would be linked again.
+    cure = f"Delete {path.resolve()} and run: cuao3d weights fetch {name}."
+    check_sha256(path, expected, what=f"the file that was {basis}", cure=cure)
+    return CheckedFile(file, expected, basis)

@@ -217,6 +217,22 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_sha256(path: Path, sha256: str, *, what: str = "the known file", cure: str = "") -> None:
+    """Compare the SHA-256 of a file with the one that it should have.
+
+    Args:
+        path: The file.
+        sha256: The SHA-256 expected, in hexadecimal.
+        what: What the file should be, for the error message.
+        cure: A sentence on what to do, for the error message.
+
+    Raises:
+        InputError: It is another file.
+    """
+    if (found := sha256_of(path)) != sha256:
+        raise InputError(f"{path} is not {what}: its SHA-256 is {found}, not {sha256}. {cure}".strip())
+
+
 def _safetensors(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None) -> Iterator[bytes | memoryview]:
     """Yield the bytes of a safetensors file: those that its library writes, without a temporary file of its own."""
     order = list(_TENSOR_TYPES)

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cuao3d.errors import InputError, NotFoundError, NotInstalledError
-from cuao3d.files import sha256_of
+from cuao3d.errors import NotFoundError, NotInstalledError
+from cuao3d.files import check_sha256
 from cuao3d.teachers.mobile import Conv, Convolution, InvertedResidual, fold_norm, load_in_order
 
 EPSILON = 1e-3
@@ -141,8 +141,7 @@ def load_efficientnet(variant: str = "lite2", path: Path | None = None, *, strid
     path = path or _installed_file(variant)
     if not path.is_file():
         raise NotFoundError(f"There is no file {path} with the weights of EfficientNet-{variant.title()}.")
-    if (found := sha256_of(path)) != VARIANTS[variant].sha256:
-        raise InputError(f"{path} is not the known file: its SHA-256 is {found}, not {VARIANTS[variant].sha256}.")
+    check_sha256(path, VARIANTS[variant].sha256)
     network = EfficientNetLite(VARIANTS[variant], stride=stride)
     load_in_order(network, list(_convolutions(path)), str(path))
     return network

