@@ -4,8 +4,9 @@ Metres; world frame z up; camera axes as in OpenCV (x right, y down, z forward);
 top-left pixel; RGB in [0, 1]; a depth of 0 is missing; label 255 is unlabelled. See `docs/conventions.md`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -131,6 +132,35 @@ class Scene:
     capture_from_world: Float64[Tensor, "4 4"] | None = None
     """Takes world positions to the coordinates of the capture's pose files: a similarity; None where they are the
     same."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What decides a scene: if nothing of it has changed, the scene is the same and need not be lifted again."""
+
+    settings: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+    """How the files are read, or what the scene is made from."""
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """Files that are read for the scene, by a name that stays the same when their folder is moved."""
+    folder: Path | None = None
+    """Folder of the capture."""
+
+    @staticmethod
+    def of_folder(folder: Path, patterns: Iterable[str], **settings: str | int | float | bool | None) -> "Source":
+        """Return the source of a capture.
+
+        Args:
+            folder: The capture.
+            patterns: Which of its files are read, as of `Path.glob`; with "../" before it, files beside the folder.
+            settings: How they are read.
+        """
+        files = {}
+        for pattern in patterns:
+            where = folder.parent if pattern.startswith("../") else folder
+            for path in where.glob(pattern.removeprefix("../")):
+                if path.is_file() and not path.name.startswith("."):
+                    files[("../" if where != folder else "") + path.relative_to(where).as_posix()] = path
+        return Source(settings, files, folder)
 
 
 def narrow_labels(labels: Int64[Tensor, "N"]) -> Int16[Tensor, "N"]:

@@ -20,7 +20,7 @@ from cuao3d.readers.scannet import ScanNet
 from cuao3d.readers.scannetpp import ScanNetpp
 from cuao3d.readers.sevenscenes import SevenScenes
 from cuao3d.readers.tum import Tum
-from cuao3d.scene import Scene
+from cuao3d.scene import Scene, Source
 
 
 @runtime_checkable
@@ -41,6 +41,10 @@ class Opened(Dataset, Protocol):
     @property
     def folders(self) -> Sequence[Path]:
         """Return, for each scene, the folder whose `capture.json` is honoured."""
+        ...
+
+    def source(self, index: int, /) -> Source:
+        """Return what decides a scene: its files and how they are read."""
         ...
 
 
@@ -118,6 +122,10 @@ class _WithTolerance:
 
     def __len__(self) -> int:
         return len(self._dataset)
+
+    def source(self, index: int) -> Source:
+        source = self._dataset.source(index)
+        return replace(source, settings={**source.settings, "tolerance": self._tolerance})
 
     def __getitem__(self, index: int) -> Scene:
         return replace(self._dataset[index], occlusion_tolerance=self._tolerance)

@@ -31,6 +31,7 @@ WITHIN_LENS = 0.0015
 
 COLORS, DEPTHS, LENSES, CONFIDENCES = "lowres_wide", "lowres_depth", "lowres_wide_intrinsics", "confidence"
 POSES = "lowres_wide.traj"
+MESHES = ("*_3dod_mesh.ply", "../*_3dod_mesh.ply")
 
 
 class ArkitScenes(Captures):
@@ -50,6 +51,7 @@ class ArkitScenes(Captures):
     """
 
     layout = f"{COLORS}/, {DEPTHS}/, {LENSES}/ and {POSES}, in the folder or in its subfolders"
+    files = (*(f"{kind}/*" for kind in (COLORS, DEPTHS, LENSES, CONFIDENCES)), POSES, *MESHES)
 
     @classmethod
     def is_capture(cls, folder: Path) -> bool:

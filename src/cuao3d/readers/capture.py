@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,11 @@ from cuao3d.readers.options import (
     correct_pose,
     given_annotations,
     read_options,
+    source_of,
     turn_up,
 )
 from cuao3d.readers.splats import cover, splat_depth
-from cuao3d.scene import UNLABELLED, Camera, Frame, Problem, Scene
+from cuao3d.scene import UNLABELLED, Camera, Frame, Problem, Scene, Source
 
 OCCLUSION_TOLERANCE = 0.1
 """Default for users' captures: a point is visible where its depth in the camera differs from the measured one by
@@ -40,6 +42,11 @@ at most this part of it. Chosen by the measurement in `docs/conventions.md`; Sca
 
 DENSE = 10_000
 """A cloud of this many points may cover the surfaces of a room; fewer are what structure from motion leaves."""
+
+ANY_IMAGE = tuple(
+    f"**/*.{ending}" for end in ("png", "jpg", "jpeg", "webp", "tif", "tiff", "bmp") for ending in (end, end.upper())
+)
+"""Patterns of the images of a layout that names them in a file."""
 
 NO_LABEL = (UNLABELLED, 0, -1, -100)
 """What stands for no label in files, where it is no id of their label set."""
@@ -57,12 +64,15 @@ class Captures(ABC):
 
     Attributes:
         layout: The files that are looked for, in words.
+        files: Patterns of the files that a capture is read from, `capture.json` apart; as of `Source.of_folder`, with
+            {name} for the name of its folder.
         folders: Folder of each capture.
         names: Name of each scene, that of its folder.
         annotations: Label set of the clouds' labels, if given.
     """
 
     layout: str
+    files: tuple[str, ...] = ("**/*",)
 
     def __init__(self, path: Path | str, *, annotations: str | None = None) -> None:
         """Find the captures.
@@ -96,6 +106,12 @@ class Captures(ABC):
     def __getitem__(self, index: int) -> Scene:
         with reading_inside(self.folders[index]):
             return self.read(self.folders[index], self.annotations)
+
+    def source(self, index: int) -> Source:
+        """Return what decides a scene."""
+        folder = self.folders[index]
+        patterns = [pattern.format(name=escape(folder.name)) for pattern in self.files]
+        return source_of(folder, patterns, annotations=self.annotations, reader=type(self).__name__)
 
     @classmethod
     @abstractmethod

@@ -42,6 +42,7 @@ class Folder(Captures):
     """
 
     layout = f"color/0.jpg, pose/0.txt, {COLOR_INTRINSICS} or {INTRINSICS}, and depth/0.png or a dense cloud *.ply"
+    files = ("color/*", "depth/*.png", "pose/*.txt", "intrinsic/*.txt", INTRINSICS, "*.ply")
 
     @classmethod
     def is_capture(cls, folder: Path) -> bool:

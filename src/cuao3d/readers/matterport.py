@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from functools import cache, partial
+from glob import escape
 from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,9 +20,9 @@ from cuao3d.formats.ply import read_mesh
 from cuao3d.formats.points import as_points
 from cuao3d.labels import convert, label_set
 from cuao3d.readers.capture import build_scene, open_frames
-from cuao3d.readers.options import annotations_of, correct_pose, given_annotations, read_options, turn_up
+from cuao3d.readers.options import annotations_of, correct_pose, given_annotations, read_options, source_of, turn_up
 from cuao3d.readers.splits import categories, split_of
-from cuao3d.scene import OPENGL, UNLABELLED, Camera, Frame, Problem, Scene, pose_problem
+from cuao3d.scene import OPENGL, UNLABELLED, Camera, Frame, Problem, Scene, Source, pose_problem
 
 LABEL_SETS = ("matterport21", "matterport40", "matterport80", "matterport160", "nyu40")
 """Label sets of the package that the labels of a region can be read in; the first is the default."""
@@ -93,6 +94,17 @@ class Matterport:
 
     def __len__(self) -> int:
         return len(self.regions)
+
+    def source(self, index: int) -> Source:
+        """Return what decides a scene; all views of its building count, as any may belong to it."""
+        region, building = self.regions[index], self.folders[index]
+        return source_of(
+            building,
+            [f"{REGIONS}/{region.name}", f"{CAMERAS}/{escape(building.name)}.conf", f"{COLOR}/*", f"{DEPTH}/*"],
+            annotations=self.annotations,
+            size="x".join(map(str, self.size)),
+            official=self.official,
+        )
 
     def __getitem__(self, index: int) -> Scene:
         """Read a region: everything but the pixels.

@@ -23,7 +23,7 @@ from cuao3d.formats.images import MILLIMETRE, NoDepth, image_size, open_frame
 from cuao3d.formats.lens import Lens, Size
 from cuao3d.formats.ply import read_triangles
 from cuao3d.formats.points import Points, read_points
-from cuao3d.readers.capture import Captures, build_scene, open_frames
+from cuao3d.readers.capture import ANY_IMAGE, Captures, build_scene, open_frames
 from cuao3d.scene import OPENGL, Frame, Problem, Scene
 from cuao3d.schema import shown
 
@@ -58,6 +58,7 @@ class Nerfstudio(Captures):
     """
 
     layout = f"{TRANSFORMS}, in the folder or in its subfolders"
+    files = (TRANSFORMS, "**/*.ply", *ANY_IMAGE)
 
     @classmethod
     def is_capture(cls, folder: Path) -> bool:

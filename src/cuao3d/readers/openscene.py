@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from glob import escape
 from itertools import compress
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -24,10 +25,10 @@ from cuao3d.readers.capture import build_scene, open_frames
 from cuao3d.readers.folder import ENDINGS
 from cuao3d.readers.matterport import OCCLUSION_TOLERANCE as MATTERPORT_TOLERANCE
 from cuao3d.readers.matterport import UNITS_PER_METRE, near_region
-from cuao3d.readers.options import CaptureOptions, correct_pose, given_annotations, read_options, turn_up
+from cuao3d.readers.options import CaptureOptions, correct_pose, given_annotations, read_options, source_of, turn_up
 from cuao3d.readers.scannet import OCCLUSION_TOLERANCE, OFFICIAL_CENTER, OFFICIAL_FOCAL, OFFICIAL_SIZE
 from cuao3d.readers.splits import split_of
-from cuao3d.scene import UNLABELLED, Frame, Problem, Scene, Split
+from cuao3d.scene import UNLABELLED, Frame, Problem, Scene, Source, Split
 
 ENDING, CLOUD_SUFFIX, INTRINSICS = ".pth", "_vh_clean_2", "intrinsics.txt"
 
@@ -102,10 +103,10 @@ class OpenScene:
         self.folders = [folder] * len(self.clouds)
         beginning, _, variant = folder.name.partition("_3d")
         self.dataset = next((name for name in SOURCES if beginning.startswith(name)), beginning)
-        self.source = SOURCES.get(self.dataset, Processing())
+        self.processing = SOURCES.get(self.dataset, Processing())
         labels = beginning + variant.strip("_")
         named = labels if labels in LABEL_SETS else None
-        self.label_set = self.source.labels if labels == self.dataset else named
+        self.label_set = self.processing.labels if labels == self.dataset else named
         self.views = folder.with_name(f"{self.dataset}_2d")
         self.official = official
 
@@ -116,6 +117,21 @@ class OpenScene:
 
     def __len__(self) -> int:
         return len(self.clouds)
+
+    def source(self, index: int) -> Source:
+        """Return what decides a scene; all views of its building count, as any may belong to it."""
+        folder, name, views = self.folders[index], self.names[index], escape(self.views.name)
+        of_views = [
+            f"../{views}/{escape(each)}/{kind}/*"
+            for each in dict.fromkeys((name, _building(name)))
+            for kind in ("color", "depth", "pose", "intrinsic")
+        ]
+        return source_of(
+            folder,
+            [escape(self.clouds[index].relative_to(folder).as_posix()), f"../{views}/{INTRINSICS}", *of_views],
+            annotations=self.annotations,
+            official=self.official,
+        )
 
     def __getitem__(self, index: int) -> Scene:
         """Read a scene: everything but the pixels. Views and labels that cannot be used are left out and reported.
@@ -140,7 +156,7 @@ class OpenScene:
             labels=cloud.labels,
             label_set=label_set if cloud.labels is not None else None,
             split=self._split(self.clouds[index], name),
-            occlusion_tolerance=self.source.occlusion_tolerance,
+            occlusion_tolerance=self.processing.occlusion_tolerance,
         )
 
     def _split(self, cloud: Path, name: str) -> Split:
@@ -170,7 +186,7 @@ class OpenScene:
 
         def open_one(view: str) -> Frame:
             color, depth, lens = colors[view], folder / "depth" / f"{_depth_name(view)}.png", lens_of_view(colors[view])
-            unit = self.source.depth_unit
+            unit = self.processing.depth_unit
             return open_frame(view, poses[view], color=color, lens=lens, depth=depth, depth_lens=lens, depth_unit=unit)
 
         frames, left_out = open_frames(poses, open_one)
@@ -191,7 +207,7 @@ class OpenScene:
 
     def _own_lens(self, path: Path, color: Path) -> Lens:
         lens = lens_of(read_matrix(path, 3, 4), image_size(color), path.name)
-        if self.official or not self.source.center_from_bottom:
+        if self.official or not self.processing.center_from_bottom:
             return lens
         return replace(lens, center=(lens.center[0], lens.size[1] - 1 - lens.center[1]))
 

@@ -1,8 +1,9 @@
 """What a `capture.json` may say: how to read a capture whose files do not mean what their layout says."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -11,13 +12,13 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from cuao3d.errors import InputError
+from cuao3d.errors import InputError, UserError
 from cuao3d.files import check_inside, read_json
 from cuao3d.formats.entries import choice, file_name, fraction, number, positive, whole
 from cuao3d.formats.points import Points
 from cuao3d.geometry import move
 from cuao3d.labels import LABEL_SETS, label_set
-from cuao3d.scene import OPENGL
+from cuao3d.scene import OPENGL, Source
 from cuao3d.schema import shown
 
 CAPTURE = "capture.json"
@@ -109,6 +110,29 @@ def read_options(folder: Path) -> CaptureOptions:
         "occlusion_tolerance": fraction,
     }
     return CaptureOptions(**{name: read[name](entry, f"{path}: {name}") for name, entry in content.items()})
+
+
+def source_of(
+    folder: Path, patterns: Iterable[str], *, annotations: str | None, **settings: str | int | float | bool | None
+) -> Source:
+    """Return what decides a scene of a capture: `capture.json`, the CSVs of label sets, and the files of its layout.
+
+    Args:
+        folder: The capture.
+        patterns: Its files; see `Source.of_folder`.
+        annotations: Label set given for the labels, if any.
+        settings: How the reader reads it.
+    """
+    source = Source.of_folder(folder, (CAPTURE, *patterns), **settings)
+    named = annotations
+    with suppress(UserError, OSError):  # such a capture is refused when it is read
+        named = annotations or read_options(folder).label_set
+    if named is None:
+        return source
+    is_own = named not in LABEL_SETS
+    settings_too = {"annotations": Path(named).name if is_own else named} if annotations else {}
+    files_too = {f"labels/{Path(named).name}": Path(named)} if is_own else {}
+    return replace(source, settings={**source.settings, **settings_too}, files={**source.files, **files_too})
 
 
 def named_label_set(folder: Path, name: object, where: str, *, sets: Sequence[str] = LABEL_SETS) -> str:

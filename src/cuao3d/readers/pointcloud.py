@@ -1,12 +1,13 @@
 """Lone clouds: a file of points without any image."""
 
+from glob import escape
 from pathlib import Path
 
 from cuao3d.errors import InputError, NotFoundError
 from cuao3d.formats.points import SUFFIXES, read_points
 from cuao3d.readers.capture import build_scene
-from cuao3d.readers.options import given_annotations
-from cuao3d.scene import Scene
+from cuao3d.readers.options import given_annotations, source_of
+from cuao3d.scene import Scene, Source
 
 FAR = 10_000.0
 """Farther from the origin than this, metres, single precision loses millimetres; such clouds are refused."""
@@ -45,6 +46,10 @@ class PointCloud:
 
     def __len__(self) -> int:
         return 1
+
+    def source(self, index: int) -> Source:
+        """Return what decides the scene."""
+        return source_of(self.folders[index], [escape(self.path.name)], annotations=self.annotations)
 
     def __getitem__(self, index: int) -> Scene:
         """Read the cloud.

@@ -28,6 +28,7 @@ class Replica(Captures):
     """
 
     layout = f"results/frame000000.jpg, results/depth000000.png and {POSES}, in the folder or in its subfolders"
+    files = ("results/*", POSES, CAMERA, f"../{CAMERA}", "{name}_mesh.ply", "../{name}_mesh.ply")
 
     @classmethod
     def is_capture(cls, folder: Path) -> bool:

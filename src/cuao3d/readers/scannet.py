@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from glob import escape
 from pathlib import Path
 from typing import TypedDict
 
@@ -19,9 +20,9 @@ from cuao3d.formats.sens import Sens, SensFrame, open_sens
 from cuao3d.geometry import move
 from cuao3d.labels import convert, label_set
 from cuao3d.readers.capture import build_scene
-from cuao3d.readers.options import annotations_of, given_annotations
+from cuao3d.readers.options import annotations_of, given_annotations, source_of
 from cuao3d.readers.splits import categories, split_of
-from cuao3d.scene import UNLABELLED, Camera, Frame, Problem, Scene, pose_problem
+from cuao3d.scene import UNLABELLED, Camera, Frame, Problem, Scene, Source, pose_problem
 from cuao3d.schema import fit
 
 LABEL_SETS = ("scannet20", "scannet200")
@@ -91,6 +92,19 @@ class ScanNet:
 
     def __len__(self) -> int:
         return len(self.folders)
+
+    def source(self, index: int) -> Source:
+        """Return what decides a scene."""
+        endings = (RECORDING, POINTS, LABELS, OBJECTS, SEGMENTS, ABOUT)
+        return source_of(
+            self.folders[index],
+            [escape(self.names[index]) + ending for ending in endings],
+            annotations=self.annotations,
+            every=self.every,
+            size="x".join(map(str, self.size)),
+            axis_align=self.axis_align,
+            official=self.official,
+        )
 
     def __getitem__(self, index: int) -> Scene:
         """Read a scan: everything but the pixels. Labels that cannot be read are left out and reported.

@@ -28,6 +28,7 @@ class ScanNetpp(Captures):
     """
 
     layout = f"{POSES}, iphone/rgb/frame_000000.jpg, iphone/depth/frame_000000.png, in the folder or in its subfolders"
+    files = (POSES, MESH, "iphone/rgb/*", "iphone/frames/*", "iphone/depth/*")
 
     @classmethod
     def is_capture(cls, folder: Path) -> bool:

@@ -42,6 +42,7 @@ class SevenScenes(Captures):
     """
 
     layout = f"{INTRINSICS} and frame-000000{{{COLOR},{DEPTH},{POSE}}}, in the folder or in its subfolders"
+    files = ("frame-*", INTRINSICS, f"../{INTRINSICS}", POINTS, ABOUT, "**/*.csv")
 
     @classmethod
     def is_capture(cls, folder: Path) -> bool:

@@ -19,7 +19,7 @@ from cuao3d.formats.entries import (
 )
 from cuao3d.formats.images import image_size, open_frame, usual_size
 from cuao3d.formats.lens import Lens
-from cuao3d.readers.capture import Captures, build_scene, open_frames
+from cuao3d.readers.capture import ANY_IMAGE, Captures, build_scene, open_frames
 from cuao3d.scene import Frame, Scene
 
 DEPTH_UNIT = 1 / 5000
@@ -55,6 +55,7 @@ class Tum(Captures):
     """
 
     layout = f"{COLORS}, {DEPTHS} and {POSES}, in the folder or in its subfolders"
+    files = (COLORS, DEPTHS, POSES, CAMERA, *ANY_IMAGE)
 
     @classmethod
     def is_capture(cls, folder: Path) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from cuao3d.errors import InputError
-from cuao3d.scene import Camera, Scene, Split
+from cuao3d.scene import Camera, Scene, Source, Split
 from cuao3d.worlds.furniture import SHAPES
 from cuao3d.worlds.joinery import Array, Generator, material
 from cuao3d.worlds.layout import Layout
@@ -89,6 +89,14 @@ class Rooms(Sequence[Scene]):
 
     def __len__(self) -> int:
         return len(self.seeds)
+
+    def source(self, index: int) -> Source:
+        """Return what decides a room.
+
+        Args:
+            index: Its place among the seeds.
+        """
+        return Source({"seed": self.seeds[index], "split": self.split, "num_views": self.num_views})
 
     def __getitem__(self, index: int) -> Scene:  # type: ignore[override]
         """Return a room; see `make_room`.
