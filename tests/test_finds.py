@@ -91,7 +91,8 @@ def test_the_page_still_needs_nothing_but_itself(store, tmp_path):
 def test_a_store_without_photographs_says_so(store, tmp_path):
     folder = store.path / "scenes" / "synthetic"
     manifest = json.loads((folder / "manifest.json").read_text())
-    del manifest["files"][PHOTOGRAPHS_FILE]  # as an earlier version wrote it
+    del manifest["files"][PHOTOGRAPHS_FILE], manifest["sha256"]  # as an earlier version wrote it
+    (store.path / "scenes.json").unlink()
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / PHOTOGRAPHS_FILE).unlink()
     page = ask(store, tmp_path, "picture")

@@ -161,7 +161,7 @@ def test_no_scene_is_held_after_its_turn(synthetic_scene, tmp_path, collect):
 
 def test_the_summary_of_a_scene_is_what_its_files_hold_and_reads_none_of_them(synthetic_store, monkeypatch):
     scene = synthetic_store["synthetic"]
-    monkeypatch.setattr("cuao3d.store.safe_open", None)
+    monkeypatch.setattr("cuao3d.store.stored.safe_open", None)
     summary = synthetic_store.summary("synthetic")
     assert (summary.num_points, summary.num_samples) == (len(scene.points), len(scene.num_views))
     assert (summary.num_seen, summary.problems) == (len(scene.seen_samples), scene.problems)

@@ -28,9 +28,10 @@ from cuao3d.probe import score, supervise
 from cuao3d.progress import OnStep, Stages, machine, training_bars, waiting
 from cuao3d.readers import Dataset, open_dataset
 from cuao3d.report import Gallery, Heat, write_report
-from cuao3d.scene import Scene, Split
+from cuao3d.scene import Scene, Source, Split
 from cuao3d.schema import Count, check_settings
 from cuao3d.store import Setting, Store, StoredScene
+from cuao3d.store.sources import source_of
 from cuao3d.teachers import load_teacher
 from cuao3d.training import TrainConfig
 from cuao3d.workers import side_by_side
@@ -120,6 +121,7 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_work
         "rows": [asdict(row) for row in rows],
         "ceiling": [asdict(row) for row in ceiling],
         "shipped": [asdict(row) for row in shipped],
+        "missing": store.missing(),
         "chance_miou": rows[0].chance_miou,
         "constant_miou": rows[0].constant_miou,
         "real_room": real_room,
@@ -230,6 +232,10 @@ class _Together:
 
     def __len__(self) -> int:
         return len(self._places)
+
+    def source(self, index: int, /) -> Source | None:
+        dataset, own = self._places[index]
+        return source_of(dataset, own)
 
     def __getitem__(self, index: int, /) -> Scene:
         dataset, own = self._places[index]

@@ -17,8 +17,10 @@ from cuao3d.fusion import Samples, Visibility, sample_cells
 from cuao3d.pickles import read_torch
 from cuao3d.readers import Dataset
 from cuao3d.readers.openscene import OpenScene
-from cuao3d.scene import Problem, Scene
+from cuao3d.scene import Problem, Scene, Source
 from cuao3d.store import CELL, Setting, Store, TeacherCard
+from cuao3d.store.plan import begin, check_names, end, plan
+from cuao3d.store.sources import Record, record, source_of
 from cuao3d.teachers import canonical, known_card
 
 CHUNK = 1 << 15
@@ -38,7 +40,7 @@ def import_features(
     settings: Mapping[str, Setting] | None = None,
     on_scene: OnScene | None = None,
 ) -> Store:
-    """Make a store from fused features of a dataset's scenes; finished scenes are skipped.
+    """Make a store from fused features of a dataset's scenes; scenes that have not changed since are skipped.
 
     A scene's files are NAME.pt, or NAME_0.pt, NAME_1.pt and so on, each for points of its own: a point takes the mean
     over the files that have it, a sample the mean over the points of its cell that have a feature. With several
@@ -62,30 +64,50 @@ def import_features(
         InputError: No scene has features, `out` holds something else, or another process writes the store.
     """
     folders = {canonical(teacher): folder for teacher, folder in folders.items()}
-    text = {canonical(teacher): spec for teacher, spec in (text or {}).items()}
     paths = {teacher: _files(Path(folder)) for teacher, folder in folders.items()}
-    cards = {
-        teacher: imported_card(teacher, _width(teacher, files), text.get(teacher)) for teacher, files in paths.items()
-    }
+    cards = _cards(paths, {canonical(teacher): spec for teacher, spec in (text or {}).items()})
+    sources, broken = [_source(dataset, index, paths) for index in range(len(dataset))], dict[str, str]()
+    check_names(dataset.names, sources.__getitem__)
     with locked(Path(out)):
-        store = Store.create(out, cell=cell, teachers=cards, settings={"features": "imported", **(settings or {})})
-        problems: list[str] = []
+        settings = {"features": "imported", **(settings or {})}
+        store = Store.create(out, cell=cell, teachers=cards, settings=settings, revise=True)
+        changes = {name: plan(store, name, source) for name, source in zip(dataset.names, sources, strict=True)}
+        begin(store, changes)
         for index, name in enumerate(dataset.names):
-            line = name
             try:
-                if not store.has(name):
+                line = name
+                if changes[name].kind != "there":
                     of_scene = {teacher: _files_of(files, name, folders[teacher]) for teacher, files in paths.items()}
-                    left_out = _add_scene(store, dataset[index], of_scene, _cloud_of(dataset, index))
-                    line = "; ".join((name, *map(str, left_out)))
+                    made_from, cloud = record(sources[index]), _cloud_of(dataset, index)
+                    line = "; ".join([name, *map(str, _add_scene(store, dataset[index], of_scene, cloud, made_from))])
             except DiskFullError:
                 raise  # nothing could be written for any other scene either
             except (ValueError, OSError) as error:
-                problems.append(line := f"{name} left out: {error}")
+                broken[name], line = str(error), f"{name} left out: {error}"
             if on_scene:
                 on_scene(index + 1, len(dataset), line)
-    if len(problems) == len(dataset):
-        raise InputError(f"No scene could be imported. {problems[0] if problems else 'The dataset is empty.'}")
+        end(store, broken)
+    if len(broken) == len(dataset):
+        raise InputError(f"No scene could be imported. {next(iter(broken.values()), 'The dataset is empty.')}")
     return store
+
+
+def _cards(paths: Mapping[str, Sequence[Path]], text: Mapping[str, str]) -> dict[str, TeacherCard]:
+    return {
+        teacher: imported_card(teacher, _width(teacher, files), text.get(teacher)) for teacher, files in paths.items()
+    }
+
+
+def _source(dataset: Dataset, index: int, paths: Mapping[str, Sequence[Path]]) -> Source:
+    """Return what decides a scene: its files, and those of its features."""
+    of_scene, name = source_of(dataset, index) or Source(), dataset.names[index]
+    features = {
+        f"features/{teacher}/{path.name}": path
+        for teacher, files in paths.items()
+        for path in files
+        if _is_of(path, name)
+    }
+    return replace(of_scene, files={**of_scene.files, **features})
 
 
 def _files(folder: Path) -> list[Path]:
@@ -99,10 +121,14 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _files_of(files: Sequence[Path], name: str, folder: Path | str) -> list[Path]:
-    found = [path for path in files if re.fullmatch(rf"{re.escape(name)}(_\d+)?", path.stem)]
+    found = [path for path in files if _is_of(path, name)]
     if not found:
         raise InputError(f"it has no features in {folder}")
     return found
+
+
+def _is_of(path: Path, name: str) -> bool:
+    return re.fullmatch(rf"{re.escape(name)}(_\d+)?", path.stem) is not None
 
 
 def _cloud_of(dataset: Dataset, index: int) -> str:
@@ -133,7 +159,9 @@ def _width(teacher: str, files: Sequence[Path]) -> int:
     raise InputError(f"No file of the features of {teacher} can be read. {problem}")
 
 
-def _add_scene(store: Store, scene: Scene, files: Mapping[str, Sequence[Path]], cloud: str) -> Sequence[Problem]:
+def _add_scene(
+    store: Store, scene: Scene, files: Mapping[str, Sequence[Path]], cloud: str, source: Record
+) -> Sequence[Problem]:
     """Bring the features of a scene from its points to its samples and write it; return what was left out."""
     samples = sample_cells(scene.points, store.cell)
     described = torch.ones(len(samples.index_of_sample), dtype=torch.bool)
@@ -151,7 +179,8 @@ def _add_scene(store: Store, scene: Scene, files: Mapping[str, Sequence[Path]], 
         raise InputError("no sample has a feature of every teacher")
     # How many views saw a point is not on file; once stands for at least once.
     visibility = Visibility((), described.long(), tuple(problems))
-    store.add_scene(scene, samples, visibility, {teacher: rows[described] for teacher, rows in means.items()})
+    of_described = {teacher: rows[described] for teacher, rows in means.items()}
+    store.add_scene(scene, samples, visibility, of_described, source=source)
     return problems
 
 

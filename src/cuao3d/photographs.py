@@ -16,7 +16,7 @@ from cuao3d.formats.images import as_pixels, jpeg
 from cuao3d.fusion import View, Visibility
 from cuao3d.geometry import project
 from cuao3d.scene import Camera, Frame, Scene
-from cuao3d.store import PHOTOGRAPHS_FILE, StoredScene, read_tensors
+from cuao3d.store import PHOTOGRAPHS_FILE, StoredScene
 
 MOST = 12
 """Photographs that are kept of a scene at most."""
@@ -161,8 +161,9 @@ def read_photographs(scene: StoredScene) -> tuple[Photograph, ...]:
     Raises:
         InputError: Their file is damaged.
     """
-    path = scene.folder / PHOTOGRAPHS_FILE
-    return _photographs(read_tensors(path), len(scene.num_views)) if path.is_file() else ()
+    if PHOTOGRAPHS_FILE not in scene.files:
+        return ()
+    return _photographs(scene.read(PHOTOGRAPHS_FILE), len(scene.num_views))
 
 
 def outline(

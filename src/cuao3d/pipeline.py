@@ -2,12 +2,14 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from cuao3d.compare import Comparison, compare
@@ -15,16 +17,19 @@ from cuao3d.console import note, progress_bar
 from cuao3d.durable import locked
 from cuao3d.errors import DiskFullError, InputError, TeacherError, UserError
 from cuao3d.evaluate import Readout, Row, zero_shot
-from cuao3d.fusion import image_quarters, lift_measured, sample_cells, see
+from cuao3d.fusion import Lifted, Visibility, image_quarters, lift_measured, sample_cells, see
 from cuao3d.imported import imported_card
 from cuao3d.memory import give_back
 from cuao3d.objective import find_loss
 from cuao3d.photographs import Album
 from cuao3d.predictor import Predictor
-from cuao3d.progress import OnStep
+from cuao3d.progress import OnCount, OnStep
 from cuao3d.readers import Dataset
-from cuao3d.scene import Scene, Split
+from cuao3d.scene import Scene, Source, Split
 from cuao3d.store import CELL, Lifting, Setting, Store, TeacherCard
+from cuao3d.store.plan import Change, OtherCaptureError, begin, check_names, end, manifest_sha256, plan
+from cuao3d.store.revise import change_teachers, manifest_of, num_views
+from cuao3d.store.sources import Record, record, source_of, source_of_scene
 from cuao3d.student import Checkpoint, read_checkpoint
 from cuao3d.teachers import Teacher, cards_of, known_card
 from cuao3d.teachers.views import BATCH
@@ -44,50 +49,48 @@ def fuse(
     num_workers: int = 1,
     load: Callable[[], Sequence[Teacher]] | None = None,
 ) -> Store:
-    """Lift every scene of a dataset into a store. Finished scenes are skipped; a broken one is reported.
+    """Lift every scene of a dataset into a store; a broken one is reported.
+
+    A scene that is there already is lifted again if something that decides it has changed: its files, `capture.json`,
+    the cell, `upright`, weights, options or code of the teachers. Where only some of the teachers are new or others,
+    only their features are lifted; those of teachers that are not asked for are dropped.
 
     Args:
-        dataset: The scenes.
+        dataset: The scenes; one that has `source(index)` need not be read to know whether it has changed.
         teachers: The teachers; empty for points alone.
         out: Folder of the store.
         cell: Edge of a sample cell, metres.
-        settings: Further settings that the result depends on; a store made with others is refused.
+        settings: Further settings that all scenes depend on; a store made with others is refused, apart from
+            `OF_SCENES`.
         batch_size: Views shown to a teacher at a time, if it takes several.
         upright: Show each view turned by the nearest quarter so that the world's up is up; the store records it.
         num_workers: Processes that share the scenes; see `side_by_side`. The store is the same whatever their number.
         load: How each of several processes gets the teachers; they are copied to it unless given.
 
     Returns:
-        The store, with every scene that could be lifted.
+        The store, with every scene that could be lifted; `Store.missing` names the others.
 
     Raises:
-        InputError: A teacher is invalid, no scene could be read, the folder holds something else, or another process
-            writes the store.
+        InputError: A teacher is invalid, two scenes have one name, no scene could be read, the folder holds something
+            else, or another process writes the store.
     """
     cards = cards_of(teachers)
     _check_cards(cards)
+    check_names(dataset.names, partial(source_of, dataset))
     with locked(Path(out)):
-        store = Store.create(out, cell=cell, teachers=cards, settings={**(settings or {}), "upright": upright})
-        shares = [range(first, len(dataset), num_workers) for first in range(num_workers)]
+        asked = {**(settings or {}), "upright": upright}
+        store = Store.create(out, cell=cell, teachers=cards, settings=asked, revise=True)
+        changes = _plan(dataset, store, upright)
+        begin(store, changes)
+        _say_changes(changes)
         load = partial(list, teachers) if load is None or num_workers == 1 else load
-        num_done = [0] * num_workers
-        with progress_bar() as bar:
-            task = bar.add_task("lifting", total=len(dataset))
-
-            def say(share: int, done: int, total: int, line: str) -> None:
-                num_done[share] = done
-                bar.update(task, completed=sum(num_done), description=f"lifting {line}")
-
-            broken_of_share = side_by_side(
-                [partial(_fuse_share, dataset, share, load, store, batch_size, upright) for share in shares if share],
-                num_workers,
-                say,
-            )
-    broken = sorted(chain.from_iterable(broken_of_share))
-    for line in broken:
-        note(line, head="left out")
+        broken = _fuse_in_parallel(dataset, changes, load, partial(_Lift, store, batch_size, upright), num_workers)
+        end(store, broken)
+    for name, reason in broken.items():
+        note(f"{name}: {reason}", head="left out")
     if len(broken) == len(dataset):
-        raise InputError(f"No scene could be lifted. {broken[0] if broken else 'The dataset is empty.'}")
+        first = next((f"{name}: {reason}" for name, reason in broken.items()), "The dataset is empty.")
+        raise InputError(f"No scene could be lifted. {first}")
     return store
 
 
@@ -198,62 +201,174 @@ def _check_cards(cards: Mapping[str, TeacherCard]) -> None:
             )
 
 
+def _upright_too(source: Source, upright: bool) -> Source:
+    return replace(source, settings={**source.settings, "upright": upright})
+
+
+def _plan(dataset: Dataset, store: Store, upright: bool) -> dict[str, Change]:
+    """Find out what each scene needs; of a dataset that does not tell, scenes that are there are read for it."""
+    changes = {}
+    for index, name in enumerate(dataset.names):
+        try:
+            source = source_of(dataset, index)
+            if source is None and manifest_of(store, name) is not None:
+                source = source_of_scene(dataset[index])
+            changes[name] = plan(store, name, _upright_too(source or Source(), upright))
+        except (UserError, OSError) as error:
+            if isinstance(error, OtherCaptureError):
+                raise
+            changes[name] = Change("again", str(error), outdated=manifest_sha256(store, name))
+    return changes
+
+
+def _say_changes(changes: Mapping[str, Change]) -> None:
+    """Print what of a store stays as it is, and what is lifted again and why."""
+    there = sum(change.kind == "there" for change in changes.values())
+    lines = [f"{_scenes(there)} {'was' if there == 1 else 'were'} there already"] if there else []
+    again = [f"{name} ({change.reason})" for name, change in changes.items() if change.kind == "again"]
+    lines += [f"{_scenes(len(again))} lifted again: {', '.join(again)}"] if again else []
+    further = Counter(change.teachers for change in changes.values() if change.kind == "teachers")
+    for teachers, count in further.items():
+        what = f"only {', '.join(teachers)} lifted" if teachers else "features of other teachers dropped"
+        lines.append(f"{_scenes(count)}: {what}")
+    for line in lines:
+        note(line)
+
+
+def _scenes(count: int) -> str:
+    return f"{count} scene{'' if count == 1 else 's'}"
+
+
+def _fuse_in_parallel(
+    dataset: Dataset,
+    changes: Mapping[str, Change],
+    load: Callable[[], Sequence[Teacher]],
+    how: Callable[[Sequence[Teacher]], "_Lift"],
+    num_workers: int,
+) -> dict[str, str]:
+    """Lift the scenes that need it; return the reason of each that is broken, by name."""
+    todo = [index for index, name in enumerate(dataset.names) if changes[name].kind != "there"]
+    shares = [todo[first::num_workers] for first in range(num_workers)]
+    num_done = [len(dataset) - len(todo), *[0] * num_workers]
+    with progress_bar() as bar:
+        task = bar.add_task("lifting", total=len(dataset), completed=num_done[0])
+
+        def say(share: int, done: int, total: int, line: str) -> None:
+            num_done[share + 1] = done
+            bar.update(task, completed=sum(num_done), description=f"lifting {line}")
+
+        broken_of_share = side_by_side(
+            [partial(_fuse_share, dataset, share, load, how, changes) for share in shares if share], num_workers, say
+        )
+    return dict(sorted(chain.from_iterable(of_share.items() for of_share in broken_of_share)))
+
+
+@dataclass(frozen=True)
+class _Lift:
+    """How scenes are lifted."""
+
+    store: Store
+    batch_size: int
+    upright: bool
+    teachers: Sequence[Teacher] = ()
+
+
 def _fuse_share(
     dataset: Dataset,
     share: Sequence[int],
     load: Callable[[], Sequence[Teacher]],
-    store: Store,
-    batch_size: int,
-    upright: bool,
+    how: Callable[[Sequence[Teacher]], _Lift],
+    changes: Mapping[str, Change],
     on_step: OnStep,
-) -> list[str]:
-    """Lift some scenes of a dataset; return a line for each that is broken."""
-    teachers, broken = load(), []
+) -> dict[str, str]:
+    """Lift some scenes of a dataset; return the reason of each that is broken, by name."""
+    lift, broken = how(load()), {}
     for done, index in enumerate(share):
         name = dataset.names[index]
         say = partial(on_step, done, len(share))
         say(name)
-        if not store.has(name):
-            try:
-                _fuse_scene(dataset[index], teachers, store, batch_size, upright, say)
-            except (TeacherError, DiskFullError):
-                raise  # it would break every other scene too
-            except (UserError, OSError) as error:
-                broken.append(f"{name}: {error}")
+        try:
+            _fuse_scene(dataset, index, lift, changes[name], say)
+        except (TeacherError, DiskFullError):
+            raise  # it would break every other scene too
+        except (UserError, OSError) as error:
+            broken[name] = str(error)
         give_back()
         on_step(done + 1, len(share), name)
     return broken
 
 
-def _fuse_scene(
-    scene: Scene, teachers: Sequence[Teacher], store: Store, batch_size: int, upright: bool, say: Callable[[str], None]
-) -> None:
+def _fuse_scene(dataset: Dataset, index: int, lift: _Lift, change: Change, say: Callable[[str], None]) -> None:
+    """Lift one scene into a store, or only the teachers that it lacks."""
+    source = source_of(dataset, index)
+    before = None if source is None else record(_upright_too(source, lift.upright))
+    if change.kind == "teachers" and not change.teachers and before:
+        change_teachers(lift.store, dataset.names[index], {}, {}, before)
+        return
+    scene = dataset[index]
+    made_from = before or record(_upright_too(source_of_scene(scene), lift.upright))
+    if change.kind != "teachers" or not _add_teachers(scene, lift, change.teachers, made_from, say):
+        _lift_scene(scene, lift, made_from, say)
+
+
+def _add_teachers(
+    scene: Scene, lift: _Lift, names: Sequence[str], made_from: Record, say: Callable[[str], None]
+) -> bool:
+    """Lift some teachers onto the samples of a scene that is there; say whether they see the same samples."""
+    samples = sample_cells(scene.points, lift.store.cell)
+    visibility = see(scene, samples, progress=_progress(scene, "visibility", say))
+    there = num_views(lift.store, scene.name)
+    features: dict[str, Tensor] = {}
+    lifting: dict[str, Lifting] = {}
+    for teacher in (one for one in lift.teachers if one.name in names):
+        lifted, lifting[teacher.name] = _measured(scene, visibility, teacher, lift, say, skip_unreadable=not features)
+        features[teacher.name], visibility = lifted.features, lifted.visibility
+        if not torch.equal(visibility.num_views, there):
+            return False  # a view that the others could read is gone, or one is back
+    change_teachers(lift.store, scene.name, features, lifting, made_from)
+    return True
+
+
+def _lift_scene(scene: Scene, lift: _Lift, made_from: Record, say: Callable[[str], None]) -> None:
     """Lift one scene into a store."""
-
-    def progress(what: str) -> Callable[[int, int], None]:
-        return lambda done, total: say(f"{scene.name}, {what}, view {done} of {total}")
-
-    if teachers and scene.frames and not any(frame.has_colors for frame in scene.frames):
+    if lift.teachers and scene.frames and not any(frame.has_colors for frame in scene.frames):
         raise InputError("it has no colour images, which teachers look at; add them, or lift none: --teachers none.")
-    samples = sample_cells(scene.points, store.cell)
-    visibility = see(scene, samples, progress=progress("visibility"))
-    album = Album(scene, visibility, image_quarters(scene, upright=upright and bool(teachers)))
+    samples = sample_cells(scene.points, lift.store.cell)
+    visibility = see(scene, samples, progress=_progress(scene, "visibility", say))
+    album = Album(scene, visibility, image_quarters(scene, upright=lift.upright and bool(lift.teachers)))
     watched = album.watch(scene)
     features: dict[str, Tensor] = {}
     lifting = {}
-    for teacher in teachers:
-        begin = time.perf_counter()
-        lifted = lift_measured(
-            watched,
-            visibility,
-            teacher,
-            batch_size=batch_size,
-            upright=upright,
-            skip_unreadable=not features,
-            progress=progress(teacher.name),
-        )
+    for teacher in lift.teachers:
+        lifted, lifting[teacher.name] = _measured(watched, visibility, teacher, lift, say, skip_unreadable=not features)
         features[teacher.name], visibility = lifted.features, lifted.visibility
-        agreement = None if math.isnan(lifted.agreement) else round(lifted.agreement, 4)
-        lifting[teacher.name] = Lifting(round(time.perf_counter() - begin, 3), len(visibility.views), agreement)
     kept = album.tensors(visibility)
-    store.add_scene(scene, samples, visibility, features, lifting=lifting, photographs=kept)
+    lift.store.add_scene(scene, samples, visibility, features, lifting=lifting, photographs=kept, source=made_from)
+
+
+def _measured(
+    scene: Scene,
+    visibility: Visibility,
+    teacher: Teacher,
+    lift: _Lift,
+    say: Callable[[str], None],
+    *,
+    skip_unreadable: bool,
+) -> tuple[Lifted, Lifting]:
+    """Lift a teacher onto a scene, and note how that went."""
+    begun = time.perf_counter()
+    lifted = lift_measured(
+        scene,
+        visibility,
+        teacher,
+        batch_size=lift.batch_size,
+        upright=lift.upright,
+        skip_unreadable=skip_unreadable,
+        progress=_progress(scene, teacher.name, say),
+    )
+    agreement = None if math.isnan(lifted.agreement) else round(lifted.agreement, 4)
+    return lifted, Lifting(round(time.perf_counter() - begun, 3), len(lifted.visibility.views), agreement)
+
+
+def _progress(scene: Scene, what: str, say: Callable[[str], None]) -> OnCount:
+    return lambda done, total: say(f"{scene.name}, {what}, view {done} of {total}")

@@ -1,7 +1,9 @@
 """Plug-ins: a teacher or a loss from a Python file of the user's, named `FILE.py:NAME`."""
 
+import ast
 import hashlib
 import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Iterator
@@ -11,6 +13,9 @@ from types import ModuleType
 from typing import Any
 
 from cuao3d.errors import InputError, NotFoundError, UserError
+
+_FILES: dict[str, Path] = {}
+"""File of each plug-in that was run, by the name of its module."""
 
 
 def is_own(spec: str) -> bool:
@@ -67,6 +72,7 @@ def run_file(path: Path) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    _FILES[name] = path
     folder = str(path.parent)
     sys.path.insert(0, folder)
     try:
@@ -80,6 +86,51 @@ def run_file(path: Path) -> ModuleType:
     if folder not in sys.path:
         sys.path.append(folder)
     return module
+
+
+def code_sha256(kind: type[Any]) -> str | None:
+    """Return the SHA-256 of the code that defines a class.
+
+    Of a plug-in that is its file and the files beside it that it imports; of another class its source and that of its
+    bases in the same package.
+
+    Returns:
+        The hash; None for a class of this package, whose version is recorded, and where the source is not to be had.
+    """
+    if kind.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        return None
+    if kind.__module__ in _FILES:
+        files = _with_imports(_FILES[kind.__module__])
+        content = "".join(f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n" for file in files)
+        return hashlib.sha256(content.encode()).hexdigest()
+    root = kind.__module__.partition(".")[0]
+    own = [one for one in kind.__mro__ if one.__module__.partition(".")[0] == root]
+    try:
+        return hashlib.sha256("".join(map(inspect.getsource, own)).encode()).hexdigest()
+    except (OSError, TypeError):
+        return None
+
+
+def _with_imports(path: Path) -> list[Path]:
+    """Return a Python file and all files beside it that it imports, directly or through others, wherever it does so."""
+    found, waiting = [], [path]
+    while waiting:
+        file = waiting.pop()
+        if file in found or not file.is_file():
+            continue
+        found.append(file)
+        try:
+            nodes = list(ast.walk(ast.parse(file.read_bytes())))
+        except (SyntaxError, ValueError):
+            continue
+        names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        for node in nodes:
+            if isinstance(node, ast.ImportFrom):
+                names += [node.module or "", *(f"{node.module or ''}.{alias.name}".strip(".") for alias in node.names)]
+        for name in filter(None, names):
+            beside = path.parent.joinpath(*name.split("."))
+            waiting += [beside.with_name(f"{beside.name}.py"), beside / "__init__.py"]
+    return sorted(found)
 
 
 @contextmanager

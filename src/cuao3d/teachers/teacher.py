@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cuao3d.errors import InputError
 from cuao3d.names import check_file_name
+from cuao3d.plugins import code_sha256
 from cuao3d.schema import Width
 from cuao3d.teachers.options import Option, options_in_use
 
@@ -75,6 +76,8 @@ class TeacherCard:
     """Licence of its weights, as far as it is known; it may bind what is distilled from them."""
     options: Mapping[str, Option] = field(default_factory=dict)
     """Options that its features were made with, where they are not the defaults; among them its precision."""
+    code_sha256: str | None = None
+    """SHA-256 of the code of a teacher that does not come with this package."""
 
 
 NAMED_BY = {
@@ -108,7 +111,7 @@ def card_of(teacher: Any) -> TeacherCard:
         if not isinstance(value, str | None):
             raise InputError(f"{name}: {key} should be {NAMED_BY[key]}, as a string; it is a {type(value).__name__}.")
     named["loss"] = named["loss"] or TeacherCard.loss
-    return TeacherCard(int(width), **named, options=options_in_use(teacher))
+    return TeacherCard(int(width), **named, options=options_in_use(teacher), code_sha256=code_sha256(type(teacher)))
 
 
 def cards_of(teachers: Iterable[Any]) -> dict[str, TeacherCard]:

@@ -1,0 +1,432 @@
+"""Lifted scenes on disk: one folder per scene, one visibility for all teachers, a file per teacher, manifest last.
+
+- `STORE/store.json`: what all scenes share: cell, teachers, settings.
+- `STORE/scenes.json`: the scenes that it should hold; why one of them is missing.
+- `STORE/labels/NAME.csv`: label sets of the scenes' labels, unless they come with the package.
+- `STORE/scenes/NAME/points.safetensors`: the cloud, its labels, its samples and how many views see each.
+- `STORE/scenes/NAME/TEACHER.features.safetensors`: fp16, a row per seen sample.
+- `STORE/scenes/NAME/photographs.safetensors`: some images that teachers saw, to show places in; see `photographs.py`.
+- `STORE/scenes/NAME/lifting.json`: how long each teacher took and how well its views agree; nothing depends on it.
+- `STORE/scenes/NAME/sources.json`: size, time and SHA-256 of each file that the scene was read from.
+- `STORE/scenes/NAME/manifest.json`: SHA-256 of the files above but the last two, and what decided them. A scene
+  without it is not finished.
+
+A file is compared with its manifest at its first use in a process, a JSON file with the SHA-256 that it holds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cuao3d import __version__
+from cuao3d.durable import make_folder, remove
+from cuao3d.errors import InputError, NotFoundError
+from cuao3d.files import nearby, read_whole_json
+from cuao3d.fusion import Samples, Visibility
+from cuao3d.labels import LabelSet
+from cuao3d.labels.kept import find_label_set, keep_label_set, kept_label_set
+from cuao3d.names import check_file_name
+from cuao3d.scene import Scene, Split
+from cuao3d.seals import read_sealed, sha256_once, write_sealed
+from cuao3d.store.header import LABELS, difference, for_all, is_beginning
+from cuao3d.store.header import Setting as Setting
+from cuao3d.store.roll import AGAIN, ROLL, UNFINISHED, Entry, count_of, read_roll, remove_damaged_roll, write_roll
+from cuao3d.store.sources import Record
+from cuao3d.store.stored import LIFTING_FILE as LIFTING_FILE
+from cuao3d.store.stored import PHOTOGRAPHS_FILE as PHOTOGRAPHS_FILE
+from cuao3d.store.stored import (
+    POINTS_FILE,
+    check_file,
+    check_size,
+    cloud_tensors,
+    cure,
+    damaged,
+    features_file,
+    read_cameras,
+    read_checked,
+    read_problem,
+    remove_others,
+    write_file,
+    write_lifting,
+)
+from cuao3d.store.stored import Lifting as Lifting
+from cuao3d.store.stored import SceneSummary as SceneSummary
+from cuao3d.store.stored import StoredScene as StoredScene
+from cuao3d.teachers.teacher import TeacherCard as TeacherCard
+
+FORMAT = "cuao3d-store"
+FORMAT_VERSION = 1
+CELL = 0.02
+"""Default edge of a sample cell, metres."""
+
+
+class Store:
+    """Scenes and their lifted features in a folder. Made by `create`, read by `open`.
+
+    Attributes:
+        path: Folder of the store.
+        cell: Edge of a sample cell, metres.
+        teachers: Card of each teacher whose features every scene holds; may be empty.
+        settings: How the scenes were lifted.
+    """
+
+    def __init__(self, path: Path, cell: float, teachers: dict[str, TeacherCard], settings: dict[str, Setting]) -> None:
+        self.path, self.cell, self.teachers, self.settings = path, cell, teachers, settings
+
+    @classmethod
+    def create(
+        cls,
+        path: Path | str,
+        *,
+        cell: float = CELL,
+        teachers: Mapping[str, TeacherCard] | None = None,
+        settings: Mapping[str, Setting] | None = None,
+        revise: bool = False,
+    ) -> "Store":
+        """Start a store, or go on with one that was started with the same settings.
+
+        Args:
+            path: Folder of the store; made if it is not there.
+            cell: Edge of a sample cell, metres.
+            teachers: Card of each teacher whose features the scenes will hold.
+            settings: Whatever else decides the features: the dataset, the lifting.
+            revise: Go on with a store of other teachers or `OF_SCENES` too, or whose `store.json` cannot be read. What
+                the store should hold then is written by `expect`.
+
+        Returns:
+            The store, with the scenes that it holds already.
+
+        Raises:
+            InputError: The folder holds something else.
+        """
+        path = Path(path)
+        store = cls(path, cell, dict(teachers or {}), dict(settings or {}))
+        for teacher in store.teachers:
+            check_file_name(teacher, "teacher")
+        begins = path.is_dir() and is_beginning(path)
+        has_header = (path / "store.json").is_file()
+        if has_header and (there := cls._opened(path, damaged_too=revise or begins)):
+            mine, other = there._header(), store._header()
+            if revise:
+                mine, other = for_all(mine), for_all(other)
+            if mine != other:
+                raise InputError(
+                    f"{path} was made with other settings: its {difference(mine, other)}. "
+                    "Choose another folder, or delete this one."
+                )
+            if revise:
+                remove_damaged_roll(path)
+            return store
+        if path.exists() and not (begins or has_header):
+            raise InputError(f"{path} is there already and is no store. Choose a new or an empty folder.")
+        make_folder(path / "scenes")
+        store._write_header()
+        return store
+
+    @classmethod
+    def _opened(cls, path: Path, *, damaged_too: bool) -> "Store | None":
+        """Open a store; None for one whose header cannot be read, where that is allowed: it will be written again."""
+        try:
+            read_sealed(path / "store.json", "")
+        except InputError:
+            if damaged_too:
+                return None
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Store":
+        """Return a store to read; its scenes are read when asked for.
+
+        Args:
+            path: Folder of the store.
+
+        Raises:
+            NotFoundError: There is no store.
+            InputError: Its `store.json` is damaged or of another version.
+        """
+        path = Path(path)
+        if not (path / "store.json").is_file():
+            raise NotFoundError(
+                f"{path} is no store (no {path / 'store.json'}). Make one: cuao3d fuse DATA --out {path}."
+                f"{nearby(path, 'store.json')}"
+            )
+        header = read_sealed(path / "store.json", AGAIN)
+        if header.get("format") != FORMAT or header.get("format_version") != FORMAT_VERSION:
+            raise InputError(
+                f"{path / 'store.json'} is not a {FORMAT} of version {FORMAT_VERSION}. Make the store again with "
+                "`cuao3d fuse`, or open it with the version of cuao3d that wrote it."
+            )
+        try:
+            teachers = {name: TeacherCard(**card) for name, card in header["teachers"].items()}
+            return cls(path, float(header["cell"]), teachers, dict(header["settings"]))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{path / 'store.json'} is damaged ({error!r}); run the same `cuao3d fuse` again."
+            ) from None
+
+    def names(self, split: Split | None = None) -> tuple[str, ...]:
+        """Return the names of the finished scenes of a `split`, or of all, in alphabetical order.
+
+        Raises:
+            InputError: A file is damaged, and which scenes there are is not known.
+        """
+        roll = read_roll(self.path)
+        found = sorted(path.parent.name for path in (self.path / "scenes").glob("*/manifest.json"))
+        manifests = {name: self._manifest(name, roll) for name in found}
+        return tuple(name for name, about in manifests.items() if about and split in (None, about["split"]))
+
+    def missing(self) -> dict[str, str]:
+        """Return the scenes that the store should hold but does not, and why."""
+        roll = read_roll(self.path)
+        return {name: entry.reason for name, entry in roll.items() if self._manifest(name, roll) is None}
+
+    def has(self, name: str) -> bool:
+        """Say whether the scene `name` is finished."""
+        return self._manifest(name, read_roll(self.path)) is not None
+
+    def __getitem__(self, name: str) -> StoredScene:
+        """Return a finished scene; its features are mapped when asked for.
+
+        Args:
+            name: Name of the scene.
+
+        Raises:
+            NotFoundError: There is no such scene, or it is not finished.
+            InputError: A file of it is damaged.
+        """
+        folder, roll = self._folder(name), read_roll(self.path)
+        manifest = self._manifest(name, roll)
+        if manifest is None:
+            reason = "is half-written" if folder.is_dir() else "is not in the store"
+            if name in roll and roll[name].reason != UNFINISHED:
+                reason = f"was left out: {roll[name].reason}"
+            raise NotFoundError(
+                f"Scene {name!r} {reason} ({folder}). Run the same `cuao3d fuse` again to make it, or choose from "
+                f"{', '.join(self.names()) or 'none'}."
+            )
+        self._check_belongs(manifest, folder)
+        for file, entry in manifest["files"].items():
+            check_size(folder / file, entry)
+        stored = read_checked(folder / POINTS_FILE, manifest["files"][POINTS_FILE])
+        num_views = stored["num_views"].long()
+        colors, labels, normals = stored.get("colors"), stored.get("labels"), stored.get("normals")
+        return StoredScene(
+            name=name,
+            split=manifest["split"],
+            label_set=kept_label_set(self.path / LABELS, manifest["label_set"], manifest.get("label_set_sha256")),
+            problems=tuple(map(read_problem, manifest["problems"])),
+            points=stored["points"],
+            colors=None if colors is None else colors.float() / 255,
+            labels=None if labels is None else labels.long(),
+            normals=None if normals is None else normals.float(),
+            cameras=read_cameras(stored),
+            capture_from_world=stored.get("capture_from_world"),
+            index_of_sample=stored["index_of_sample"].long(),
+            sample_of_point=stored["sample_of_point"].long(),
+            num_views=num_views,
+            seen_samples=torch.nonzero(num_views).squeeze(1),
+            sha256=sha256_once(folder / "manifest.json"),
+            folder=folder,
+            files=manifest["files"],
+        )
+
+    def add_scene(
+        self,
+        scene: Scene,
+        samples: Samples,
+        visibility: Visibility,
+        features: Mapping[str, Float[Tensor, "V _"]],
+        *,
+        lifting: Mapping[str, Lifting] | None = None,
+        photographs: Mapping[str, Tensor] | None = None,
+        source: Record | None = None,
+    ) -> None:
+        """Write a scene; it counts once its manifest is there, which is written last.
+
+        Args:
+            scene: The scene.
+            samples: Its sample points, of this store's cell.
+            visibility: What its views see of the samples.
+            features: For each of this store's teachers a row for each of `visibility.seen_samples`.
+            lifting: For each teacher how its lifting went, if that was measured.
+            photographs: What `photographs.Album` kept.
+            source: What the scene was read from, if that is known.
+
+        Raises:
+            InputError: The features are not those of the store's teachers and the scene's seen samples, a label does
+                not fit into 16 bits, or the store keeps another label set of the same name.
+        """
+        self._check_teachers(scene.name, features)
+        halves = self._as_halves(scene.name, len(visibility.seen_samples), features)
+        cloud = cloud_tensors(scene, samples, visibility)
+        folder = self._folder(scene.name)
+        self._expect_anew(scene.name)
+        remove(folder / "manifest.json")
+        labels = (None, None) if scene.label_set is None else keep_label_set(self.path / LABELS, scene.label_set)
+        contents = {POINTS_FILE: cloud}
+        contents |= {features_file(teacher): {"features": rows} for teacher, rows in halves.items()}
+        contents |= {PHOTOGRAPHS_FILE: dict(photographs)} if photographs else {}
+        files = {file: write_file(folder / file, tensors) for file, tensors in contents.items()}
+        if lifting:
+            write_lifting(folder, lifting)
+        if source:
+            source.write(folder)
+        manifest = {
+            "name": scene.name,
+            "split": scene.split,
+            "label_set": labels[0],
+            "label_set_sha256": labels[1],
+            "problems": [asdict(problem) for problem in (*scene.problems, *visibility.problems)],
+            "occlusion_tolerance": visibility.occlusion_tolerance,
+            "num_points": len(scene.points),
+            "num_samples": len(samples.index_of_sample),
+            "num_seen": len(visibility.seen_samples),
+            "cell": self.cell,
+            "teachers": self._header()["teachers"],
+            "source": source.as_json() if source else None,
+            "code_version": __version__,
+            "files": files,
+        }
+        write_sealed(folder / "manifest.json", manifest)
+        remove_others(folder, files)
+
+    def label_set(self, name: str) -> LabelSet:
+        """Return a label set.
+
+        Args:
+            name: Name of a set of the package or of one that the store keeps, or the path of a CSV.
+
+        Raises:
+            InputError: There is no such set, or its CSV is wrong.
+        """
+        return find_label_set(self.path / LABELS, name)
+
+    def lifting(self, name: str) -> dict[str, Lifting]:
+        """Return how the lifting of the scene `name` went, by teacher; of those for which it was measured.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        path = self._folder(name) / LIFTING_FILE
+        if not path.is_file():
+            return {}
+        return {teacher: Lifting(**about) for teacher, about in read_sealed(path, cure(path)).items()}
+
+    def summary(self, name: str) -> SceneSummary:
+        """Return what the manifest of a finished scene says of it; neither its points nor its features are read.
+
+        Args:
+            name: Name of the scene.
+
+        Raises:
+            InputError: The manifest is damaged.
+        """
+        path = self._folder(name) / "manifest.json"
+        manifest = read_sealed(path, cure(path))
+        try:
+            points, samples, seen = (int(manifest[key]) for key in ("num_points", "num_samples", "num_seen"))
+            return SceneSummary(points, samples, seen, tuple(map(read_problem, manifest["problems"])))
+        except (KeyError, TypeError, ValueError) as error:
+            raise damaged(path, f"{error}") from None
+
+    def verify(self, name: str) -> int:
+        """Return the bytes of a finished scene, once all of them have been read and compared with its manifest.
+
+        Args:
+            name: Name of the scene.
+
+        Raises:
+            NotFoundError: There is no such scene.
+            InputError: A file is not the one that was written.
+        """
+        scene = self[name]
+        for file, entry in scene.files.items():
+            check_file(scene.folder / file, entry)
+        self.lifting(name)
+        return sum(entry["bytes"] for entry in scene.files.values())
+
+    def count_of_scenes(self) -> str:
+        """Return how many of its scenes the store holds, in words: "1 of 2 scenes; room-4 unfinished"."""
+        return count_of(len(self.names()), self.missing())
+
+    def _folder(self, name: str) -> Path:
+        check_file_name(name, "scene")
+        return self.path / "scenes" / name
+
+    def _header(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "cell": self.cell,
+            "teachers": {name: asdict(card) for name, card in self.teachers.items()},
+            "settings": self.settings,
+        }
+
+    def _write_header(self) -> None:
+        write_sealed(self.path / "store.json", self._header() | {"code_version": __version__})
+
+    def _manifest(self, name: str, roll: Mapping[str, Entry]) -> dict[str, Any] | None:
+        """Return the manifest of a finished scene; None for one that is not.
+
+        Raises:
+            InputError: It is damaged, or not the one that was written.
+        """
+        path, entry = self._folder(name) / "manifest.json", roll.get(name, Entry())
+        if not path.is_file():
+            return None
+        if (found := sha256_once(path)) == entry.outdated:
+            return None
+        try:
+            manifest = read_sealed(path, cure(path))
+        except InputError:
+            if entry.sha256 is None and (name in roll or read_whole_json(path) is None):
+                return None  # the machine lost power while it was written
+            raise
+        if entry.sha256 not in (None, found):
+            raise damaged(path, f"it is not the one that {self.path / ROLL} knows")
+        if manifest.get("name") != name:
+            raise damaged(path, f"it is that of the scene {manifest.get('name')!r}")
+        return manifest
+
+    def _check_belongs(self, manifest: Mapping[str, Any], folder: Path) -> None:
+        """Raise InputError if a scene was lifted with another cell or by other teachers than those of this store."""
+        other = f"{folder} does not belong to {self.path / 'store.json'}"
+        again = "Run the same `cuao3d fuse` again."
+        if manifest.get("cell", self.cell) != self.cell:
+            raise InputError(
+                f"{other}: its cells are {manifest['cell']:g} m, those of the store {self.cell:g} m. {again}"
+            )
+        cards = self._header()["teachers"]
+        for teacher, card in manifest.get("teachers", cards).items():
+            if teacher in cards and card != cards[teacher]:
+                raise InputError(f"{other}: its features of {teacher} are of other weights, options or code; {AGAIN}.")
+
+    def _expect_anew(self, name: str) -> None:
+        """Note that a scene is about to be written, in a store that has noted it as finished or not at all."""
+        roll = read_roll(self.path)
+        if roll and (name not in roll or roll[name].sha256):
+            write_roll(self.path, roll | {name: Entry()})
+
+    def _check_teachers(self, scene: str, features: Mapping[str, Tensor]) -> None:
+        if set(features) != set(self.teachers):
+            raise InputError(f"The store holds {sorted(self.teachers)}; scene {scene} came with {sorted(features)}.")
+
+    def _as_halves(self, scene: str, num_seen: int, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return features in 16 bits; raise InputError for those of another shape, or that do not fit."""
+        halves = {
+            teacher: features[teacher].to("cpu", torch.float16) for teacher in self.teachers if teacher in features
+        }
+        for teacher, rows in halves.items():
+            expected = (num_seen, self.teachers[teacher].num_channels)
+            if tuple(rows.shape) != expected:
+                raise InputError(
+                    f"Scene {scene}, teacher {teacher!r}: expected {expected} features, got {tuple(rows.shape)}."
+                )
+            if not bool(torch.isfinite(rows).all()):
+                raise InputError(f"Scene {scene}, teacher {teacher!r}: a feature is not finite in 16 bits.")
+        return halves

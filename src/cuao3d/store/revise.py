@@ -1,0 +1,95 @@
+"""Changes of a store that is there: which scenes it should hold, and the teachers of a scene."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from cuao3d import __version__
+from cuao3d.errors import InputError, NotFoundError
+from cuao3d.seals import read_sealed, write_sealed
+from cuao3d.store import Store
+from cuao3d.store.roll import Entry, read_roll, write_roll
+from cuao3d.store.sources import Record
+from cuao3d.store.stored import (
+    PHOTOGRAPHS_FILE,
+    POINTS_FILE,
+    Lifting,
+    cure,
+    features_file,
+    read_checked,
+    remove_others,
+    write_file,
+    write_lifting,
+)
+
+
+def expect(store: Store, entries: Mapping[str, Entry]) -> None:
+    """Write which scenes the store should hold, and its own settings if they are new.
+
+    Args:
+        store: The store.
+        entries: What is known of each.
+    """
+    write_roll(store.path, entries)
+    try:
+        is_written = read_sealed(store.path / "store.json", "")
+    except (InputError, NotFoundError):
+        is_written = {}
+    if {key: is_written.get(key) for key in store._header()} != json.loads(json.dumps(store._header())):
+        store._write_header()
+
+
+def change_teachers(
+    store: Store,
+    name: str,
+    features: Mapping[str, Float[Tensor, "V _"]],
+    lifting: Mapping[str, Lifting],
+    source: Record,
+) -> None:
+    """Give a finished scene features of further teachers, and drop those of teachers that the store does not have.
+
+    Args:
+        store: The store.
+        name: Name of the scene.
+        features: For each of the store's teachers that is new, or that has another card than that of the scene's
+            features, a row for each of the scene's seen samples.
+        lifting: For each of them how its lifting went.
+        source: What the scene was read from.
+
+    Raises:
+        InputError: The features are not of those teachers, or of other samples.
+    """
+    folder = store._folder(name)
+    manifest = read_sealed(folder / "manifest.json", cure(folder / "manifest.json"))
+    halves = store._as_halves(name, manifest["num_seen"], features)
+    written = {features_file(teacher): rows for teacher, rows in halves.items()}
+    files = {POINTS_FILE: manifest["files"].pop(POINTS_FILE)}
+    for file in map(features_file, store.teachers):
+        there = manifest["files"].pop(file, None)
+        files[file] = write_file(folder / file, {"features": written[file]}) if file in written else there
+    dropped = [file for file in manifest["files"] if file != PHOTOGRAPHS_FILE]
+    files |= {file: entry for file, entry in manifest["files"].items() if file not in dropped}
+    measured = {**store.lifting(name), **lifting}
+    write_lifting(folder, {teacher: measured[teacher] for teacher in store.teachers if teacher in measured})
+    source.write(folder)
+    about = {"teachers": store._header()["teachers"], "source": source.as_json(), "code_version": __version__}
+    write_sealed(folder / "manifest.json", manifest | about | {"files": files})
+    remove_others(folder, files)
+
+
+def manifest_of(store: Store, name: str) -> dict[str, Any] | None:
+    """Return the manifest of a finished scene; None for one that is missing, damaged or outdated."""
+    try:
+        return store._manifest(name, read_roll(store.path))
+    except InputError:
+        return None
+
+
+def num_views(store: Store, name: str) -> Int64[Tensor, "S"]:
+    """Return how many views see each sample of a scene, outdated or not."""
+    folder = store._folder(name)
+    manifest = read_sealed(folder / "manifest.json", cure(folder / "manifest.json"))
+    return read_checked(folder / POINTS_FILE, manifest["files"][POINTS_FILE])["num_views"].long()

@@ -1,0 +1,79 @@
+"""The names that a store should hold, with what is known of each scene: `STORE/scenes.json`."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cuao3d.durable import remove
+from cuao3d.errors import InputError
+from cuao3d.seals import read_sealed, write_sealed
+
+ROLL = "scenes.json"
+
+UNFINISHED = "unfinished"
+"""Reason of a scene that is missing because its lifting has not ended."""
+
+AGAIN = "run the same `cuao3d fuse` again"
+"""What cures a damaged file of a store as a whole."""
+
+SHORT = 20
+"""A reason of fewer characters is said in a line; a longer one is in the files."""
+
+LISTED = 3
+"""Missing scenes that a line names at most."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A scene that a store should hold."""
+
+    reason: str = UNFINISHED
+    """Why it is missing, if it is."""
+    sha256: str | None = None
+    """SHA-256 of its manifest; None until its lifting is known to have ended."""
+    outdated: str | None = None
+    """SHA-256 of a manifest that does not count any more: the scene is to be lifted again."""
+
+
+def read_roll(store: Path) -> dict[str, Entry]:
+    """Read the names that a store should hold; of one that no command filled there are none.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    path = store / ROLL
+    if not path.is_file():
+        return {}
+    try:
+        return {name: Entry(**entry) for name, entry in read_sealed(path, AGAIN)["scenes"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({error!r}); {AGAIN}.") from None
+
+
+def write_roll(store: Path, entries: Mapping[str, Entry]) -> None:
+    """Write the names that a store should hold."""
+    write_sealed(store / ROLL, {"scenes": {name: asdict(entry) for name, entry in sorted(entries.items())}})
+
+
+def remove_damaged_roll(store: Path) -> None:
+    """Remove the file if it is damaged: a fuse finds out again what it held."""
+    try:
+        read_roll(store)
+    except InputError:
+        remove(store / ROLL)
+
+
+def count_of(held: int, missing: Mapping[str, str]) -> str:
+    """Say how many scenes of how many there are, and which are missing: "1 of 2 scenes; room-4 unfinished".
+
+    Args:
+        held: Scenes that are there.
+        missing: Reason of each that is not, by name.
+    """
+    total = held + len(missing)
+    scenes = "1 scene" if total == 1 else f"{total} scenes"
+    if not missing:
+        return scenes
+    listed = [f"{name} {why if len(why) < SHORT else 'left out'}" for name, why in missing.items()][:LISTED]
+    more = [f"and {len(missing) - LISTED} more"] if len(missing) > LISTED else []
+    return f"{held} of {scenes}; {', '.join([*listed, *more])}"

@@ -1,0 +1,241 @@
+"""A scene as a store holds it: what its folder holds, read and written."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Float32, Float64, Int64, Shaped
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from cuao3d.durable import remove
+from cuao3d.errors import InputError, NotFoundError
+from cuao3d.files import sha256_of, write_tensors
+from cuao3d.fusion import Samples, Visibility
+from cuao3d.scene import Camera, Problem, Scene, Split, narrow_labels
+from cuao3d.seals import sha256_once, write_sealed
+
+POINTS_FILE = "points.safetensors"
+PHOTOGRAPHS_FILE = "photographs.safetensors"
+LIFTING_FILE = "lifting.json"
+
+
+@dataclass(frozen=True)
+class Lifting:
+    """How the lifting of a scene by one teacher went."""
+
+    seconds: float
+    """Time it took, reading the images included."""
+    num_views: int
+    """Views that were described."""
+    agreement: float | None
+    """How well the views of a sample agree; see `fusion.Lifted`. None where no sample is in two views."""
+
+
+@dataclass(frozen=True)
+class SceneSummary:
+    """Summary of a scene from its manifest."""
+
+    num_points: int
+    """Points of its cloud."""
+    num_samples: int
+    """Sample points, one an occupied cell."""
+    num_seen: int
+    """Samples that at least one view sees."""
+    problems: tuple[Problem, ...]
+    """What was left out when the scene was read and lifted."""
+
+
+@dataclass(frozen=True)
+class StoredScene:
+    """A scene as the store holds it: all its points, and features of those of its samples that a view sees."""
+
+    name: str
+    """Name of the scene."""
+    split: Split
+    """Part of its dataset that the scene belongs to."""
+    label_set: str | None
+    """Label set of `labels`: one of `labels.LABEL_SETS`, or the path of the CSV that the store keeps."""
+    problems: tuple[Problem, ...]
+    """What was left out when the scene was read and lifted."""
+    points: Float32[Tensor, "N 3"]
+    """World positions of the original cloud, metres."""
+    colors: Float32[Tensor, "N 3"] | None
+    """RGB of each point, in [0, 1]."""
+    labels: Int64[Tensor, "N"] | None
+    """Class of each point; 255 where unlabelled."""
+    normals: Float32[Tensor, "N 3"] | None
+    """Unit surface normals, world axes."""
+    cameras: tuple[Camera, ...]
+    """Cameras of the scene's frames; they also tell which way is up."""
+    capture_from_world: Float64[Tensor, "4 4"] | None
+    """As of `Scene`: takes world positions to the coordinates of the capture's pose files; None: they are the same."""
+    index_of_sample: Int64[Tensor, "S"]
+    """Which point each sample is."""
+    sample_of_point: Int64[Tensor, "N"]
+    """The sample that stands for each point."""
+    num_views: Int64[Tensor, "S"]
+    """Number of views that see each sample."""
+    seen_samples: Int64[Tensor, "V"]
+    """Samples with features: those that at least one view sees, ascending."""
+    sha256: str
+    """SHA-256 of the scene's manifest, which holds those of its files."""
+    folder: Path
+    files: Mapping[str, Mapping[str, Any]]
+    """Size and SHA-256 of each of its files, by the manifest."""
+    _features: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def sample_points(self) -> Float32[Tensor, "S 3"]:
+        """World positions of the samples, metres."""
+        return self.points[self.index_of_sample]
+
+    @property
+    def seen(self) -> Bool[Tensor, "S"]:
+        """Whether at least one view sees each sample."""
+        return self.num_views > 0
+
+    def spread(self, of_seen: Shaped[Tensor, "V *rest"], fill: float = 0) -> Shaped[Tensor, "S *rest"]:
+        """Spread values of the seen samples over all samples.
+
+        Args:
+            of_seen: A value or a row for each of `seen_samples`.
+            fill: What samples get that no view sees.
+
+        Returns:
+            A value or a row for each sample, on the CPU; index it by `sample_of_point` for the points.
+        """
+        values = torch.full((len(self.num_views), *of_seen.shape[1:]), fill, dtype=of_seen.dtype)
+        values[self.seen_samples] = of_seen.cpu()
+        return values
+
+    def features(self, teacher: str) -> Float[Tensor, "V C"]:
+        """Return a teacher's fp16 features of `seen_samples`; mapped from disk at the first call and kept.
+
+        Args:
+            teacher: Name of the teacher, as in `Store.teachers`.
+
+        Raises:
+            NotFoundError: The scene has no features of this teacher.
+            InputError: Their file is damaged.
+        """
+        if teacher not in self._features:
+            file = features_file(teacher)
+            if file not in self.files:
+                held = sorted(name.removesuffix(features_file("")) for name in self.files if features_file("") in name)
+                raise NotFoundError(f"Scene {self.name} has no features of teacher {teacher!r}, only of {held}.")
+            self._features[teacher] = self.read(file)["features"]
+        return self._features[teacher]
+
+    def read(self, file: str) -> dict[str, Tensor]:
+        """Return the tensors of a file of the scene; it is compared with the manifest at its first use in a process.
+
+        Args:
+            file: Its name in the folder of the scene.
+
+        Raises:
+            InputError: It is damaged.
+        """
+        return read_checked(self.folder / file, self.files[file])
+
+
+def cloud_tensors(scene: Scene, samples: Samples, visibility: Visibility) -> dict[str, Tensor]:
+    """Return what is kept of a scene besides features, in small types."""
+    tensors = {
+        "points": scene.points,
+        "index_of_sample": samples.index_of_sample.int(),
+        "sample_of_point": samples.sample_of_point.int(),
+        "num_views": visibility.num_views.int(),
+    }
+    if scene.frames:
+        cameras = [frame.camera for frame in scene.frames]
+        sizes = torch.tensor([[camera.width, camera.height] for camera in cameras], dtype=torch.float64)
+        lenses = [torch.cat([camera.focal, camera.center, size]) for camera, size in zip(cameras, sizes, strict=True)]
+        tensors["intrinsics"] = torch.stack(lenses)
+        tensors["world_from_camera"] = torch.stack([camera.world_from_camera for camera in cameras])
+    if scene.capture_from_world is not None:
+        tensors["capture_from_world"] = scene.capture_from_world
+    if scene.colors is not None:
+        tensors["colors"] = (scene.colors * 255).round().clamp(0, 255).to(torch.uint8)
+    if scene.labels is not None:
+        tensors["labels"] = narrow_labels(scene.labels)
+    if scene.normals is not None:
+        tensors["normals"] = scene.normals.half()
+    return tensors
+
+
+def write_file(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Write a file of a scene; return what the manifest says of it."""
+    write_tensors(path, tensors)
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def remove_others(folder: Path, files: Mapping[str, Any]) -> None:
+    """Remove tensor files of a scene that are not of its manifest: those of teachers that it had before."""
+    for path in sorted(folder.glob("*.safetensors")):
+        if path.name not in files:
+            remove(path)
+
+
+def write_lifting(folder: Path, lifting: Mapping[str, Lifting]) -> None:
+    """Write how the lifting of a scene went."""
+    write_sealed(folder / LIFTING_FILE, {teacher: asdict(about) for teacher, about in lifting.items()})
+
+
+def read_cameras(tensors: Mapping[str, Tensor]) -> tuple[Camera, ...]:
+    """Return the cameras that `cloud_tensors` kept; none for a scene without views."""
+    if "intrinsics" not in tensors:
+        return ()
+    pairs = zip(tensors["intrinsics"], tensors["world_from_camera"], strict=True)
+    return tuple(Camera(lens[:2], lens[2:4], int(lens[4]), int(lens[5]), pose) for lens, pose in pairs)
+
+
+def read_problem(entry: dict[str, Any] | str) -> Problem:
+    """Read a problem of a manifest; those of older stores are lines without a kind."""
+    return Problem("other", entry) if isinstance(entry, str) else Problem(**entry)
+
+
+def features_file(teacher: str) -> str:
+    """Return the name of the file that holds a teacher's features."""
+    return f"{teacher}.features.safetensors"
+
+
+def check_size(path: Path, entry: Mapping[str, Any]) -> None:
+    """Raise InputError unless a file has the size that its manifest states."""
+    if not path.is_file():
+        raise damaged(path, "it is missing")
+    if path.stat().st_size != entry["bytes"]:
+        raise damaged(path, f"it has {path.stat().st_size} bytes, not {entry['bytes']}")
+
+
+def check_file(path: Path, entry: Mapping[str, Any]) -> None:
+    """Raise InputError unless a file is the one that its manifest states; it is read whole once in a process."""
+    check_size(path, entry)
+    if sha256_once(path) != entry["sha256"]:
+        raise damaged(path, "its SHA-256 is not the manifest's")
+
+
+def read_checked(path: Path, entry: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Read a file of a stored scene; its tensors are mapped.
+
+    Raises:
+        InputError: It is not the one that was written.
+    """
+    check_file(path, entry)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise damaged(path, str(error)) from None
+
+
+def damaged(path: Path, reason: str) -> ValueError:
+    """Return the error for a damaged file."""
+    return InputError(f"{path} is damaged: {reason}; {cure(path)}.")
+
+
+def cure(path: Path) -> str:
+    """Say what to do about a damaged file of a scene."""
+    return f"delete {path.parent} and run the same `cuao3d fuse` again"
