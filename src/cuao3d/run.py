@@ -9,14 +9,20 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, TypeVar, cast
+from typing import Any, NotRequired, TypedDict, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
 
 from cuao3d import __version__
 from cuao3d.batches import BatchConfig
+from cuao3d.checkpoints import CHECKPOINT as CHECKPOINT
+from cuao3d.checkpoints import MADE_WITH
+from cuao3d.checkpoints import Best as Best
+from cuao3d.checkpoints import TrainingState as TrainingState
+from cuao3d.checkpoints import kept_name as kept_name
+from cuao3d.checkpoints import restore as restore
+from cuao3d.checkpoints import save_checkpoint as save_checkpoint
+from cuao3d.console import note
 from cuao3d.durable import is_own, locked, naming_disk_errors, remove
 from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import (
@@ -26,12 +32,12 @@ from cuao3d.files import (
     sha256_of,
     to_json,
     write_json,
-    write_tensors,
     write_text,
     write_whole,
 )
 from cuao3d.ranks import from_first, num_ranks, rank
 from cuao3d.schema import CountOrZero, Length, fit, parse, shown
+from cuao3d.seals import read_sealed, write_sealed
 from cuao3d.store import Store, StoredScene, TeacherCard
 from cuao3d.student import Student, read_checkpoint
 
@@ -39,9 +45,6 @@ STUDENT = "student.safetensors"
 """File of the student of a finished run."""
 
 Config = TypeVar("Config", bound=BatchConfig)
-
-CHECKPOINT = "checkpoint.safetensors"
-"""File from which an unfinished run resumes."""
 
 _CURE = "delete the folder and train again"
 
@@ -63,16 +66,8 @@ class _Summary(TypedDict):
 
     teachers: dict[str, TeacherCard]
     student_sha256: str
+    config_sha256: NotRequired[str]
     label_set: NotRequired[str | None]
-
-
-class _Progress(TypedDict):
-    """What a checkpoint says of its training."""
-
-    step: CountOrZero
-    seconds: float
-    best_step: NotRequired[CountOrZero]
-    best_loss: NotRequired[float]
 
 
 class _Line(TypedDict):
@@ -93,30 +88,6 @@ class Run:
     """Card of each teacher that it learned from; the cards tell which heads are language-aligned."""
     label_set: str | None
     """Label set that it was trained on, if it was supervised."""
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best learner on the held-out scenes so far."""
-
-    step: int
-    """Steps until then."""
-    loss: float
-    """Its loss on them."""
-    learner: dict[str, Tensor]
-    """State of the learner."""
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """TrainingState of a training."""
-
-    step: int
-    """Steps done."""
-    seconds: float
-    """Training time so far."""
-    best: Best | None = None
-    """The best learner so far, if scenes are held out."""
 
 
 def begin_run(
@@ -197,7 +168,8 @@ def finish_run(out: Path, student: Student, summary: dict[str, Any]) -> None:
     def finish() -> None:
         file = out / STUDENT
         student.save(file)
-        write_json(out / "run.json", {**summary, "student_sha256": sha256_of(file)})
+        hashes = {"student_sha256": sha256_of(file), "config_sha256": sha256_of(out / "config.json")}
+        write_sealed(out / "run.json", summary | hashes)
         remove(out / CHECKPOINT)
 
     from_first(finish)
@@ -218,12 +190,15 @@ def load_run(path: Path) -> Run:
             f"{path} is not a finished run (no {path / 'run.json'}). Start or resume it: cuao3d distill STORE "
             f"--out {path}.{nearby(path, 'run.json')}"
         )
-    summary: _Summary = fit(read_json(path / "run.json", _CURE), _Summary, f"{path / 'run.json'}", _CURE)
+    summary = check_finished(path)
     settings: _Settings = fit(read_json(path / "config.json", _CURE), _Settings, f"{path / 'config.json'}", _CURE)
-    file = path / STUDENT
-    if not file.is_file() or sha256_of(file) != summary["student_sha256"]:
-        raise InputError(f"{file} is not the student of this run. Delete {path} and train again.")
-    return Run(Student.load(file), settings["config"]["voxel_size"], summary["teachers"], summary.get("label_set"))
+    student, voxel_size = Student.load(path / STUDENT), settings["config"]["voxel_size"]
+    if student.voxel_size not in (None, voxel_size):
+        raise InputError(
+            f"{path / STUDENT} was trained with voxels of {student.voxel_size:g} m, not of the {voxel_size:g} m that "
+            f"{path / 'config.json'} states; {_CURE}."
+        )
+    return Run(student, voxel_size, summary["teachers"], summary.get("label_set"))
 
 
 def load_student(path: Path) -> Run:
@@ -267,6 +242,8 @@ def read_config(path: Path, kind: type[Config]) -> Config:
         raise NotFoundError(
             f"There is no {file}. Name the folder of a run, or the config.json in it.{nearby(path, 'config.json')}"
         )
+    if file.name == "config.json" and (file.parent / "run.json").is_file():
+        check_finished(file.parent)
     content = parse(file.read_bytes(), Any, str(file))
     if not isinstance(content, dict) or content.get("kind") != kind.__name__:
         found = shown(content.get("kind")) if isinstance(content, dict) else "no object"
@@ -275,48 +252,20 @@ def read_config(path: Path, kind: type[Config]) -> Config:
     return config
 
 
-def kept_name(step: int) -> str:
-    """Return the file name of the kept checkpoint after `step` steps."""
-    return f"checkpoint-{step:06d}.safetensors"
-
-
-def save_checkpoint(file: Path, learner: nn.Module, optimizer: torch.optim.Optimizer, progress: TrainingState) -> None:
-    """Save all that later steps depend on; their randomness is determined by the seed and the step."""
-    tensors = {f"learner.{name}": tensor for name, tensor in learner.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items() if tensor is not None}
-    state_of_run = {"step": progress.step, "seconds": progress.seconds}
-    if progress.best is not None:
-        tensors |= {f"best.{name}": tensor for name, tensor in progress.best.learner.items()}
-        state_of_run |= {"best_step": progress.best.step, "best_loss": progress.best.loss}
-    write_tensors(file, tensors, {"progress": json.dumps(state_of_run)})
-
-
-def restore(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
-    """Restore learner and optimiser from the checkpoint of a run, if there is one, bit for bit.
+def check_finished(path: Path) -> "_Summary":
+    """Compare the files of a finished run with what it recorded of them; return its summary.
 
     Raises:
-        InputError: It is damaged.
+        InputError: One is damaged.
     """
-    file = out / CHECKPOINT
-    if not file.is_file():
-        return TrainingState(step=0, seconds=0.0)
-    try:
-        with safe_open(file, framework="pt") as opened:
-            saved: _Progress = parse((opened.metadata() or {})["progress"], _Progress, "its progress")
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        learner.load_state_dict(_part(tensors, "learner."))
-        states = optimizer.state_dict()
-        for name, tensor in _part(tensors, "optimizer.").items():
-            index, key = name.split(".")
-            states["state"].setdefault(int(index), {})[key] = tensor
-        optimizer.load_state_dict(states)
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:  # the last where tensors do not fit
-        raise InputError(f"{file} is damaged ({error}). Delete it, or name another checkpoint to resume.") from None
-    best_step, best_loss = saved.get("best_step"), saved.get("best_loss")
-    held = best_step is not None and best_loss is not None
-    best = Best(cast(int, best_step), cast(float, best_loss), _part(tensors, "best.")) if held else None
-    return TrainingState(saved["step"], saved["seconds"], best)
+    summary: _Summary = fit(read_sealed(path / "run.json", _CURE), _Summary, f"{path / 'run.json'}", _CURE)
+    recorded = {STUDENT: summary["student_sha256"], "config.json": summary.get("config_sha256")}
+    for name, sha256 in recorded.items():
+        file = path / name
+        if not file.is_file() or (sha256 is not None and sha256_of(file) != sha256):
+            what = "student" if name == STUDENT else "configuration"
+            raise InputError(f"{file} is not the {what} of this run. Delete {path} and train again.")
+    return summary
 
 
 def whole_lines(path: Path) -> list[str]:
@@ -345,10 +294,17 @@ class MetricsFile:
             first: Number of steps whose lines are kept; later ones are dropped.
         """
         self.path, self._board = Path(os.devnull), None
+        self._note: dict[str, Any] = {}
         if rank() == 0:
             self.path = out / "metrics.jsonl"
             kept = [line for line in whole_lines(self.path) if json.loads(line)["step"] < first]
             write_text(self.path, "".join(kept))
+            if first and (other := _made_otherwise(out)):
+                self._note = {"resumed_with": other}
+                note(
+                    f"{out} was begun with another {' and '.join(other)}: its numbers may differ from those of a run "
+                    "that was not interrupted; metrics.jsonl says from which step on."
+                )
             with suppress(ImportError):
                 from torch.utils.tensorboard import SummaryWriter
 
@@ -358,7 +314,8 @@ class MetricsFile:
     def write(self, row: dict[str, Any]) -> None:
         """Add the line of a step."""
         with naming_disk_errors(self.path):
-            self._file.write(to_json(row) + "\n")
+            self._file.write(to_json(row | self._note) + "\n")
+        self._note = {}
         if self._board is not None:
             for name, value in _scalars({name: value for name, value in row.items() if name != "step"}):
                 self._board.add_scalar(name, value, row["step"])
@@ -391,8 +348,7 @@ def _begin(out: Path, description: dict[str, Any], resume: str | Path) -> bool:
                 f"see {out / 'config.json'}). Choose another folder, or delete this one."
             )
         _forget(out, "metrics.jsonl", "tensorboard")
-        made_with = {"code_sha256": _code_sha256(), "torch_version": torch.__version__}
-        write_json(out / "config.json", description | made_with)
+        write_json(out / "config.json", description | _made_with())
     if resume == "auto":
         if is_finished := read_whole_json(out / "run.json") is not None:
             remove(out / CHECKPOINT)  # of a run that was interrupted after its last file
@@ -440,16 +396,23 @@ def _forget(out: Path, *patterns: str) -> None:
         shutil.rmtree(path) if path.is_dir() else remove(path)
 
 
+def _made_with() -> dict[str, str]:
+    """Return what else decides the numbers of a run, though another does not make it another run."""
+    return dict(zip(MADE_WITH, (_code_sha256(), torch.__version__), strict=True))
+
+
+def _made_otherwise(out: Path) -> dict[str, str]:
+    """Return what a run is resumed with where that is not what it was begun with."""
+    held = read_whole_json(out / "config.json") or {}
+    return {name: value for name, value in _made_with().items() if held.get(name) not in (None, value)}
+
+
 def _code_sha256() -> str:
     """Return one SHA-256 over the package's code and tables: it also tells edited copies of a version apart."""
     package = Path(__file__).parent
     files = sorted(path for suffix in ("py", "csv") for path in package.rglob(f"*.{suffix}"))
     lines = "".join(f"{path.relative_to(package).as_posix()} {sha256_of(path)}\n" for path in files)
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _scalars(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from cuao3d.heads import Head, HeadKind, Heads, tensor_name
 from cuao3d.pickles import load_into, read_torch
 from cuao3d.ranks import in_group, mean_over_ranks
 from cuao3d.schema import Length, Width, parse
+from cuao3d.seals import check_tensors, sealed
 from cuao3d.sparse import KernelMap, VoxelSet, convolve, multiply, sort_voxels
 from cuao3d.teachers import canonical, known_card
 
@@ -217,8 +217,7 @@ class Student(nn.Module):
             "voxel_size": self.voxel_size,
             "teachers": dict(self.teachers),
         }
-        metadata = {"student": json.dumps(plan)}  # one key: several would be written in random order
-        write_tensors(Path(path), self.state_dict(), metadata)
+        write_tensors(Path(path), self.state_dict(), {"student": sealed(self.state_dict(), plan)})
 
     @staticmethod
     def load(path: Path | str) -> Student:
@@ -431,6 +430,7 @@ def _read_ours(path: Path) -> Checkpoint:
     if "student" not in metadata:
         raise InputError("is not a student of this package: its metadata lacks architecture and heads.")
     plan: _Plan = parse(metadata["student"], _Plan, "its metadata")
+    check_tensors(tensors, metadata["student"])
     for name, channels in plan["heads"].items():  # before anything is made of that size
         weight = tensors.get(f"heads.{tensor_name(name)}.weight")
         if weight is None or weight.shape[-1:] != (channels,):
