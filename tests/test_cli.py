@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from cuao3d.cli import COMMANDS, main
+from cuao3d.durable import write_all
 from cuao3d.files import sha256_of
 from cuao3d.store import LIFTING_FILE
 from cuao3d.student import Student
@@ -140,6 +141,7 @@ def test_a_full_disk_stops_the_lifting_at_the_first_scene(synthetic_scene, tmp_p
         if b"dtype" in bytes(content):  # the header of a safetensors file
             tried.append(descriptor)
             raise OSError(errno.ENOSPC, "No space left on device")
+        write_all(descriptor, content)
 
     monkeypatch.setattr("cuao3d.files.write_all", fill)
     command = ["fuse", tmp_path / "data", "--teachers", "none", "--out", tmp_path / "store"]

@@ -226,7 +226,7 @@ def test_the_demo_takes_its_settings_too(monkeypatch, tmp_path):
 
     def stand_in(out, *, seed, config, num_workers):
         asked.append(config)
-        return {"rows": []}
+        return {"rows": [], "missing": {}}
 
     monkeypatch.setattr(demo, "demo", stand_in)
     assert main(["demo", "--quick", "--config.num-views", "2", "--config.supervised", "--out", str(tmp_path)]) == 0

@@ -98,8 +98,9 @@ def test_every_file_of_a_store_and_of_a_run_is_synced_around_its_rename(
         assert calls[index + 1][0] == "sync", f"the folder of {rest} is not synced"
     kept = ["checkpoint-000001.safetensors", CHECKPOINT, "checkpoint-000002.safetensors", CHECKPOINT]
     of_scene = ["points.safetensors", "color.features.safetensors", "photographs.safetensors", "lifting.json"]
+    of_store = ["store.json", "scenes.json", *of_scene, "sources.json", "manifest.json", "scenes.json"]
     of_run = ["config.json", "metrics.jsonl", *kept, "student.safetensors", "run.json"]
-    assert targets == ["store.json", *of_scene, "manifest.json", *of_run]
+    assert targets == [*of_store, *of_run]
     synced = [name for kind, name, *_ in calls if kind == "sync"]
     assert synced.count("metrics.jsonl") == 2, "its lines are on disk before the checkpoints of a step"
 

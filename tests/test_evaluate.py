@@ -211,21 +211,24 @@ def test_scenes_are_summed_and_unlabelled_ones_passed_over(synthetic_scene, synt
         visibility = see(scene, samples)
         synthetic_store.add_scene(scene, samples, visibility, {"color": lift(scene, visibility, ColorTeacher())})
     calls = []
-    ways = count(
+    counted = count(
         synthetic_store,
         SCANNET20,
         lambda scene: {"wall": torch.zeros_like(scene.num_views)},
         split="train",
         progress=lambda *call: calls.append(call),
     )
-    assert ways["wall"].sum() == 2 * len(synthetic_scene.points)
+    assert counted.confusions["wall"].sum() == 2 * len(synthetic_scene.points)
+    row = make_row(counted, SCANNET20, model="", readout="wall", dataset="", split="train")
+    (unlabelled,) = row.missing
+    assert row.scenes == f"2 of 3 scenes; {unlabelled} without labels"
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_labels_are_converted_to_the_classes_asked_for(synthetic_store):
     nyu40 = label_set("nyu40")
-    ways = count(synthetic_store, nyu40, lambda scene: {"wall": torch.zeros_like(scene.num_views)}, split="train")
-    assert set(make_row(ways["wall"], nyu40, model="", readout="", dataset="", split="").iou) == {"wall", "picture"}
+    counted = count(synthetic_store, nyu40, lambda scene: {"wall": torch.zeros_like(scene.num_views)}, split="train")
+    assert set(make_row(counted, nyu40, model="", readout="wall", dataset="", split="").iou) == {"wall", "picture"}
 
 
 def test_nothing_to_evaluate_is_said(synthetic_store, color_vectors, tmp_path):
@@ -236,6 +239,15 @@ def test_nothing_to_evaluate_is_said(synthetic_store, color_vectors, tmp_path):
     empty = Store.create(tmp_path / "empty", teachers={"color": TeacherCard(3)})
     with pytest.raises(ValueError, match=r"has no scene with labels \(0 without\)"):
         zero_shot(empty, SCANNET20, color_vectors, teacher="color", split=None)
+
+
+def test_without_a_labelled_point_there_is_no_score(synthetic_scene, tmp_path):
+    store = Store.create(tmp_path, cell=0.05)
+    samples = sample_cells(synthetic_scene.points, store.cell)
+    unlabelled = replace(synthetic_scene, labels=torch.full_like(synthetic_scene.labels, 255))
+    store.add_scene(unlabelled, samples, see(unlabelled, samples), {})
+    with pytest.raises(ValueError, match=r"No point of the 1 scenes .* has a label of scannet20: there is nothing"):
+        count(store, SCANNET20, lambda scene: {"wall": torch.zeros_like(scene.num_views)}, split=None)
 
 
 @pytest.mark.parametrize(("predicted", "label"), [(0, 4), (0, -1), (4, 0), (-1, 0), (0, 256), (0, 65536)])

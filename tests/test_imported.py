@@ -225,10 +225,10 @@ def test_the_command_line_takes_features_over(tmp_path: Path, capsys: pytest.Cap
     write_cloud(tmp_path, "scene0000_01")
     folder = write_features(tmp_path / "lseg", f"{NAME}_0.pt", {0: (1, 2)})
     command = ["import", str(folder), "--out", str(tmp_path / "store")]
-    assert main([*command, "--data", str(tmp_path / "scannet_3d"), "--teacher", "lseg", "--cell", "0.05"]) == 0
+    assert main([*command, "--data", str(tmp_path / "scannet_3d"), "--teacher", "lseg", "--cell", "0.05"]) == 3
     said = capsys.readouterr().err
     assert "scene0000_01 left out: it has no features" in said
-    assert "importing: 1 scenes, teachers lseg" in said
+    assert "importing: 1 of 2 scenes; scene0000_01 left out, teachers lseg" in said
     store = Store.open(tmp_path / "store")
     assert (store.cell, store.names(), store.settings["data"]) == (0.05, (NAME,), "scannet_3d")
     for missing in (["--teacher", "lseg"], ["--data", str(tmp_path)], ["--data", str(tmp_path), "--teacher", "a,b"]):

@@ -178,6 +178,7 @@ def _as_json(scene: StoredScene, answers: Sequence[Answer], store: Store, predic
     }
     return {
         "store": store.path.name,
+        "scenes": store.count_of_scenes(),
         "scene": scene.name,
         "capture_from_world": as_matrix(scene.capture_from_world),
         "answers": {

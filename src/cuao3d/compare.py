@@ -48,6 +48,10 @@ class Comparison:
     probe_split: Literal["other scenes", "other blocks"] | None
     """What the probe is scored on: scenes of other splits than train, or every other block of space of each scene."""
     licence: str | None
+    scenes: str
+    """How many scenes were compared; where some are missing, of how many, and which."""
+    missing: dict[str, str]
+    """Why each scene is missing, by its name."""
 
 
 def compare(store: Store, teachers: Sequence[str] = (), *, progress: OnCount | None = None) -> list[Comparison]:
@@ -94,6 +98,8 @@ def compare(store: Store, teachers: Sequence[str] = (), *, progress: OnCount | N
                 probe_miou=probed[0],
                 probe_split=probed[1],
                 licence=card.licence,
+                scenes=store.count_of_scenes(),
+                missing=store.missing(),
             )
         )
         if progress:
@@ -163,7 +169,7 @@ def _classes(labelled: Sequence[_Labelled]) -> LabelSet | None:
     return label_set(name) if len(names) == 1 and (name := names.pop()) is not None else None
 
 
-def _zero_shot(labelled: Sequence[_Labelled], teacher: str, classes: LabelSet, text: str) -> float:
+def _zero_shot(labelled: Sequence[_Labelled], teacher: str, classes: LabelSet, text: str) -> float | None:
     vectors = class_vectors(load_text_encoder(text), classes)
     predicted = ((scene, classify(scores(scene.features[teacher], vectors))) for scene in labelled)
     return _miou(predicted, classes)
@@ -187,7 +193,7 @@ def _probe(labelled: Sequence[_Labelled], teacher: str, classes: LabelSet) -> tu
     scored = (scene for scene in labelled if not (by_scene and scene.is_train))
     predicted = ((scene, predict(scene.features[teacher].float())) for scene in scored)
     score = _miou(predicted, classes, in_blocks=not by_scene)
-    return score, "other scenes" if by_scene else "other blocks"
+    return score, None if score is None else "other scenes" if by_scene else "other blocks"
 
 
 def _ridge(features: Float[Tensor, "R C"], targets: Int64[Tensor, "R"], num_classes: int) -> Callable[[Tensor], Tensor]:
@@ -212,15 +218,19 @@ def _ridge(features: Float[Tensor, "R C"], targets: Int64[Tensor, "R"], num_clas
 
 def _miou(
     predicted: Iterable[tuple[_Labelled, Int64[Tensor, "V"]]], classes: LabelSet, *, in_blocks: bool = False
-) -> float:
-    """Score the classes of the seen samples of scenes on the original points, or on those in blocks held out."""
+) -> float | None:
+    """Score the classes of the seen samples of scenes on the original points, or on those in blocks held out.
+
+    Returns:
+        The mIoU, percent; None where no point has a label.
+    """
     confusion = torch.zeros(len(classes) + 1, len(classes), dtype=torch.int64)
     for scene, of_seen in predicted:
         of_group = torch.nn.functional.pad(of_seen, (0, 1), value=UNLABELLED)[scene.row]  # the last for row -1
         count = scene.count * scene.in_block if in_blocks else scene.count
         labels = classes.classes(scene.label)
         confusion += confusion_matrix(of_group.repeat_interleave(count), labels.repeat_interleave(count), len(classes))
-    return 100 * measure(confusion).miou
+    return 100 * measure(confusion).miou if int(confusion.sum()) else None
 
 
 def _held_out(points: Float[Tensor, "N 3"]) -> Bool[Tensor, "N"]:

@@ -29,7 +29,7 @@ from cuao3d.objective import (
     word_loss,
 )
 from cuao3d.progress import OnStep
-from cuao3d.run import begin_run, finish_run, only_writer
+from cuao3d.run import begin_run, check_finished, finish_run, only_writer
 from cuao3d.schema import Weight
 from cuao3d.store import Store, StoredScene, TeacherCard
 from cuao3d.student import Student
@@ -95,18 +95,17 @@ def distill(
             store's cells, the folder or the checkpoint belongs to another run, or training diverges.
         DiskFullError: There is no space left for a checkpoint.
     """
-    config = _settle(config, store)
-    stored = [store[name] for name in store.names("train")]
+    config, stored = _settle(config, store), [store[name] for name in store.names("train")]
     seen = [scene for scene in stored if len(scene.seen_samples)]
     if not seen:
         raise InputError(
             f"{store.path} has no training scene that a view sees ({len(stored)} training scenes in all). Find the "
             "reason with `cuao3d check`, or lift more scenes with `cuao3d fuse`."
         )
-    held_out = hold_out([scene.name for scene in seen], config)
-    own_code = code_of_losses(config.losses)
+    held_out, own_code = hold_out([scene.name for scene in seen], config), code_of_losses(config.losses)
     with only_writer(out):
         if begin_run(out, config, store, stored, held_out=held_out, own_code=own_code, resume=resume):
+            check_finished(out)
             return out
         taken = [_take_features(scene, config.teachers) for scene in seen]
         usable = [scene for scene, _ in taken if len(scene.rows)]
@@ -121,6 +120,7 @@ def distill(
         summary = {
             "teachers": dict(distiller.student.teachers),
             "held_out": held_out,
+            "missing_scenes": store.missing(),
             "skipped_scenes": [scene.name for scene in stored if scene.name not in used],
             "masked_samples": {scene.name: counts for scene, counts in taken if counts},
         }

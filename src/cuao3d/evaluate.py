@@ -20,6 +20,7 @@ from cuao3d.progress import OnCount
 from cuao3d.query import classify, scores
 from cuao3d.scene import UNLABELLED, Split
 from cuao3d.store import Store, StoredScene
+from cuao3d.store.roll import count_of
 
 BACKGROUND = ("wall", "floor", "ceiling", "other", "otherfurniture", "otherstructure", "otherprop")
 """Classes that f-mIoU excludes."""
@@ -31,6 +32,9 @@ Readout = Literal["fused", "distilled", "2d3d"]
 Ensemble = Literal["unit-average", "surer", "average"]
 """How 2D and 3D features are combined: the mean of both after normalisation (ours), the feature with the higher score
 (OpenScene), or the plain mean (the released code; a cosine loss leaves the length of the student's features free)."""
+
+NO_LABELS = "without labels"
+"""Why a scene that is there is not scored."""
 
 PredictClasses = Callable[[StoredScene], Mapping[str, Int64[Tensor, "S"]]]
 """Predicts the class of every sample of a scene, 255 for none, by one or several read-outs that are scored apart."""
@@ -80,6 +84,10 @@ class Row:
     """Mean IoU over all classes, points without a prediction left out."""
     macc_official: float
     """Mean recall over all classes."""
+    scenes: str
+    """Number of scenes scored; where some are missing, of how many, and which: "1 of 2 scenes; room-4 unfinished"."""
+    missing: dict[str, str]
+    """Why each scene is missing, by its name."""
     num_points: int
     """Labelled points."""
     coverage: float
@@ -90,6 +98,18 @@ class Row:
     """`miou` of predicting the most frequent class everywhere."""
     iou: dict[str, float]
     """IoU of each present class, strict."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Predictions compared with labels."""
+
+    confusions: Mapping[str, Int64[Tensor, "rows K"]]
+    """A confusion matrix for each read-out, summed over the scenes; see `confusion_matrix`."""
+    num_scenes: int
+    """Scenes that were compared."""
+    missing: Mapping[str, str]
+    """Why each of the others is missing: those that the store should hold, and those of the split without labels."""
 
 
 def zero_shot(
@@ -139,10 +159,10 @@ def zero_shot(
             predicted["2d3d"] = _ensemble(scene, teacher, described, class_vectors, ensemble)
         return predicted
 
-    confusions = count(store, classes, predict_classes, split=split, seen_only=seen_only, progress=progress)
+    counted = count(store, classes, predict_classes, split=split, seen_only=seen_only, progress=progress)
     return tuple(
         make_row(
-            confusions[readout],
+            counted,
             classes,
             model="none" if readout == "fused" else model,
             readout=readout,
@@ -162,7 +182,7 @@ def count(
     split: Split | None = "val",
     seen_only: bool = False,
     progress: OnCount | None = None,
-) -> dict[str, Int64[Tensor, "rows K"]]:
+) -> Counted:
     """Compare predictions with labels on all original points of a store.
 
     Args:
@@ -174,12 +194,13 @@ def count(
         progress: Called after each scene.
 
     Returns:
-        A confusion matrix for each read-out, summed over the scenes; see `confusion_matrix`.
+        A confusion matrix for each read-out, and which scenes are missing in it.
 
     Raises:
-        InputError: No scene of the split has labels.
+        InputError: No scene of the split has labels, or no point has one that is scored.
     """
     names = store.names(split)
+    missing = store.missing()
     totals: dict[str, Tensor] = {}
     for done, name in enumerate(names, start=1):
         scene = store[name]
@@ -190,13 +211,21 @@ def count(
             for way, of_sample in predict_classes(scene).items():
                 confusion = confusion_matrix(of_sample.cpu()[scene.sample_of_point], labels, len(classes))
                 totals[way] = totals.get(way, 0) + confusion
+        else:
+            missing[name] = NO_LABELS
         give_back()
         if progress:
             progress(done, len(names))
     if not totals:
         what = "scene" if split is None else f"{split} scene"
         raise InputError(f"{store.path} has no {what} with labels ({len(names)} without); choose another split.")
-    return totals
+    if not any(int(confusion.sum()) for confusion in totals.values()):
+        seen = " that a view sees" if seen_only else ""
+        raise InputError(
+            f"No point{seen} of the {len(names)} scenes of {store.path} has a label of {classes.name}: there is "
+            "nothing to score. Choose another label set or split."
+        )
+    return Counted(totals, sum(name not in missing for name in names), missing)
 
 
 def confusion_matrix(
@@ -271,7 +300,7 @@ def constant(confusion: Int64[Tensor, "rows K"]) -> Int64[Tensor, "rows K"]:
 
 
 def make_row(
-    confusion: Int64[Tensor, "rows K"],
+    counted: Counted,
     classes: LabelSet,
     *,
     model: str,
@@ -280,7 +309,8 @@ def make_row(
     split: str,
     points: Literal["all", "seen"] = "all",
 ) -> Row:
-    """Turn a confusion matrix into a row of a results table, in percent."""
+    """Turn the confusion matrix of a read-out into a row of a results table, in percent."""
+    confusion = counted.confusions[readout]
     background = torch.tensor([name in BACKGROUND for name in classes.names])
     strict = measure(confusion, background=background)
     official = measure(confusion, policy="official")
@@ -292,6 +322,8 @@ def make_row(
         label_set=classes.name,
         split=split,
         points=points,
+        scenes=count_of(counted.num_scenes, counted.missing),
+        missing=dict(counted.missing),
         miou=100 * strict.miou,
         macc=100 * strict.macc,
         fmiou=100 * strict.fmiou,

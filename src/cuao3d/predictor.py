@@ -1,7 +1,8 @@
 """A predictor: opened once from a store, a student or both, then asked about any number of scenes."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,7 @@ class Predictor:
         chosen, spec, encoder = _choose(cards, where, teacher, text)
         if opened is not None:
             _check_voxels(read.voxel_size, opened)
+            _compare_cards(chosen, read.teachers.get(chosen), opened)
         student = read.student.eval().to(device)
         return Predictor(chosen, spec, encoder, student, read.voxel_size, device, **_limits(chosen, cards[chosen]))
 
@@ -224,6 +226,23 @@ def _check_voxels(voxel_size: float, store: Store) -> None:
             f"The student's voxels of {voxel_size:g} m are finer than the cells of {store.path}, {store.cell:g} m. "
             f"Make a store with finer cells: cuao3d fuse DATA --cell {voxel_size:g} --out ANOTHER"
         )
+
+
+def _compare_cards(teacher: str, learned: TeacherCard | None, store: Store) -> None:
+    """Compare the teacher that a student learned from with the one of that name in a store.
+
+    Raises:
+        InputError: Their features cannot be compared at all. If they are only of other weights, a warning says so.
+    """
+    lifted = store.teachers.get(teacher)
+    if learned is None or lifted is None or learned == lifted:
+        return
+    entries = [entry.name for entry in fields(lifted)]
+    other = ", ".join(name for name in entries if getattr(learned, name) != getattr(lifted, name))
+    what = f"The student learned from another {teacher!r} than the one in {store.path}: they differ in {other}"
+    if learned.num_channels != lifted.num_channels:
+        raise InputError(f"{what}. Lift that teacher under another name, or evaluate on a store of the student's.")
+    warnings.warn(f"{what}. Scores of both together (2d3d) mix the two.", stacklevel=3)
 
 
 def _choose(

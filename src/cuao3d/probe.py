@@ -15,7 +15,7 @@ from cuao3d.evaluate import Row, count, make_row
 from cuao3d.labels import label_set
 from cuao3d.predictor import student_features
 from cuao3d.progress import OnStep
-from cuao3d.run import begin_run, finish_run, load_run, only_writer
+from cuao3d.run import begin_run, check_finished, finish_run, load_run, only_writer
 from cuao3d.scene import UNLABELLED, Split
 from cuao3d.store import Store, StoredScene
 from cuao3d.student import Student
@@ -67,6 +67,7 @@ def supervise(
     held_out = hold_out([scene.name for scene in usable], config)
     with only_writer(out):
         if begin_run(out, config, store, stored, held_out=held_out, resume=resume):
+            check_finished(out)
             return out
         scenes, apart = ([scene for scene in usable if (scene.name in held_out) == held] for held in (False, True))
         classes = label_set(name)
@@ -102,9 +103,9 @@ def score(store: Store, run: Path, *, dataset: str = "", split: Split | None = "
         raise InputError(f"{run} is a distilled student; the upper bound needs a run of `supervise`.")
     classes = store.label_set(loaded.label_set)
     predict = student_features(loaded.student.to(device), store, head=HEAD, voxel_size=loaded.voxel_size, device=device)
-    confusions = count(store, classes, lambda scene: {"supervised": predict(scene).argmax(dim=1)}, split=split)
+    counted = count(store, classes, lambda scene: {"supervised": predict(scene).argmax(dim=1)}, split=split)
     return make_row(
-        confusions["supervised"],
+        counted,
         classes,
         model="supervised",
         readout="supervised",

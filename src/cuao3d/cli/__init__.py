@@ -1,4 +1,4 @@
-"""The command line: `cuao3d demo | check | fuse | distill | evaluate | query | compare | import | weights`."""
+"""The command line: `cuao3d demo | check | fuse | distill | evaluate | query | compare | import | store | weights`."""
 
 import inspect
 import io
@@ -24,6 +24,7 @@ from cuao3d.cli.evaluate import evaluate
 from cuao3d.cli.fuse import fuse
 from cuao3d.cli.query import query
 from cuao3d.cli.settings import bound, check_options, refuse_unknown_options
+from cuao3d.cli.store import store
 from cuao3d.cli.takeover import import_official
 from cuao3d.cli.weights import weights
 from cuao3d.console import note, note_block, tell, visible
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Any] = {
     "query": query,
     "compare": compare,
     "import": import_official,
+    "store": store,
     "weights": weights,
 }
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from cuao3d.cli.shared import split_names
+from cuao3d.cli.shared import note_missing, split_names
 from cuao3d.console import tell, tell_table
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def compare(store: Positional[Path], *, teachers: str | None = None, json: Path 
     _print_comparison(rows)
     if json:
         write_json(json, {"rows": [asdict(row) for row in rows]})
-    return 0
+    return note_missing(rows[0].missing if rows else {})
 
 
 def _print_comparison(rows: Sequence["Comparison"]) -> None:
@@ -48,6 +48,7 @@ def _print_comparison(rows: Sequence["Comparison"]) -> None:
         said = ["-" if value is None else form.format(value) for value, form in figures]
         lines.append((row.teacher, row.num_channels, *said))
     tell_table(("teacher", "channels", "s/view", "GB", "agreement", "zero-shot", "probe"), lines)
+    tell(rows[0].scenes if rows else "the store has no teachers")
     on = next((row.probe_split for row in rows if row.probe_split), None)
     tell("agreement: share of the features' variance that the place explains, not the view (1 is best)")
     tell(f"zero-shot, probe: mIoU, percent; the probe is scored on {on}" if on else "no labels: no scores")

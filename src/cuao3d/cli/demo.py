@@ -8,7 +8,7 @@ from typing import Any
 from tyro.conf import Suppress
 
 from cuao3d.cli.settings import with_config
-from cuao3d.cli.shared import print_rows
+from cuao3d.cli.shared import note_missing, print_rows
 from cuao3d.console import tell
 from cuao3d.errors import InputError
 from cuao3d.schema import Seed
@@ -46,7 +46,7 @@ def demo(
     )
     print_rows(results["rows"])
     tell(f"Open {out / 'report.html'} in a browser; the figures are in {out / 'results.json'}.")
-    return 0
+    return note_missing(results["missing"])
 
 
 def configurable_demo(arguments: list[str]) -> Callable[..., int]:

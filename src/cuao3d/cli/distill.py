@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import Positional, Suppress
 
 from cuao3d.cli.settings import flag_of, join_options, typed_option, with_config
-from cuao3d.cli.shared import check_device, split_names
+from cuao3d.cli.shared import check_device, note_missing, split_names
 from cuao3d.console import note
 from cuao3d.errors import InputError
 from cuao3d.schema import CountOrZero, Length, Seed
@@ -68,7 +68,7 @@ def distill(
     opened = Store.open(store)
     with joined(device) as own:
         _distill(opened, _configure(opened, recipe, config_file, settings), out, resume, own)
-    return 0
+    return note_missing(opened.missing())
 
 
 def configurable_distill(arguments: list[str]) -> Callable[..., int]:

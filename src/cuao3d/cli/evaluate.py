@@ -6,7 +6,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from cuao3d.cli.shared import check_device, print_rows
+from cuao3d.cli.shared import check_device, note_missing, print_rows
 from cuao3d.console import tell
 
 
@@ -58,4 +58,4 @@ def evaluate(
     print_rows([asdict(row) for row in rows])
     if json:
         write_json(json, {"rows": [asdict(row) for row in rows]})
-    return 0
+    return note_missing(rows[0].missing)

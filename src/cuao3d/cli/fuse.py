@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional
 
-from cuao3d.cli.shared import check_device, reading_options
+from cuao3d.cli.shared import LEFT_OUT, check_device, reading_options
 from cuao3d.console import note
 from cuao3d.schema import Count, Fraction, Length, Range
 
@@ -69,7 +69,7 @@ def fuse(
         lift = partial(pipeline.fuse, dataset, loaded, out, num_workers=workers, load=load)
         store = lift(cell=cell, settings=settings, batch_size=batch_size, upright=upright)
         said.append(_summarise(store))
-    return 0
+    return LEFT_OUT if store.missing() else 0
 
 
 def _summarise(store: "Store") -> str:
@@ -79,7 +79,7 @@ def _summarise(store: "Store") -> str:
         note(f"left out: {line}")
     seen, total = sum(scene.num_seen for scene in scenes), sum(scene.num_samples for scene in scenes)
     teachers = ", ".join(store.teachers) or "none"
-    return f"{len(scenes)} scenes, {seen} of {total} samples seen, teachers {teachers}"
+    return f"{store.count_of_scenes()}, {seen} of {total} samples seen, teachers {teachers}"
 
 
 def _load_with_notes(load: Callable[[], list["Teacher"]]) -> list["Teacher"]:

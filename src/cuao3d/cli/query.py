@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from cuao3d.cli.shared import check_device
+from cuao3d.cli.shared import check_device, note_missing
 from cuao3d.console import tell
 from cuao3d.errors import InputError, NotFoundError
 
@@ -52,7 +52,7 @@ def query(
     tell(predictor.about)
     for line in found:
         tell(line)
-    return 0
+    return 0 if scene else note_missing(opened.missing())
 
 
 def _read_lines(path: Path) -> list[str]:

@@ -1,9 +1,13 @@
 """What several commands share: names and options as they are typed, tables as they are printed."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from cuao3d.console import tell_table
+from cuao3d.console import note, tell_table
 from cuao3d.errors import InputError
+
+LEFT_OUT = 3
+"""Exit code of a command that did its work but for something that it had to leave out; it says what."""
 
 
 def split_names(text: str | None) -> list[str]:
@@ -40,5 +44,12 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
     lines = []
     for row in rows:
         scores = [f"{row[key]:.1f}" for key in ("miou", "macc", "fmiou", "miou_official")]
-        lines.append((row["model"], row["readout"], row["split"], *scores))
-    tell_table(("model", "read-out", "split", "mIoU", "mAcc", "f-mIoU", "official mIoU"), lines, num_names=3)
+        lines.append((row["model"], row["readout"], row["split"], *scores, row["scenes"]))
+    tell_table(("model", "read-out", "split", "mIoU", "mAcc", "f-mIoU", "official mIoU", "scenes"), lines, num_names=3)
+
+
+def note_missing(missing: Mapping[str, str]) -> int:
+    """Print why scenes of a store are missing; return the exit code of a command that worked on the others."""
+    for name, reason in missing.items():
+        note(f"{name}: {reason}", head="missing")
+    return LEFT_OUT if missing else 0

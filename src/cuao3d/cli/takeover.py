@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from cuao3d.cli.shared import split_names
+from cuao3d.cli.shared import LEFT_OUT, split_names
 from cuao3d.console import note, progress_bar, tell
 from cuao3d.errors import InputError
 from cuao3d.schema import Length
@@ -65,5 +65,5 @@ def import_official(
             bar.update(task, completed=done, description=f"importing {name}")
 
         store = import_features(folders, dataset, out, cell=edge, text=texts, settings=settings, on_scene=say)
-        said.append(f"{len(store.names())} scenes, teachers {', '.join(names)}")
-    return 0
+        said.append(f"{store.count_of_scenes()}, teachers {', '.join(names)}")
+    return LEFT_OUT if store.missing() else 0
