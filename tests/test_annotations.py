@@ -57,9 +57,9 @@ def capture(layout: str, scene: Scene, folder: Path, labels: torch.Tensor) -> Pa
     return path
 
 
-def fuse(path: Path, out: Path, *options: object, teachers: str = "none") -> Store:
+def fuse(path: Path, out: Path, *options: object, teachers: str = "none", code: int = 0) -> Store:
     arguments = ["fuse", path, "--out", out, "--teachers", teachers, "--cell", 0.05, *options]
-    assert main([str(argument) for argument in arguments]) == 0
+    assert main([str(argument) for argument in arguments]) == code
     return Store.open(out)
 
 
@@ -151,7 +151,7 @@ def test_two_sets_of_one_name_do_not_share_a_store(synthetic_scene, labels, own,
         (tmp_path / "scans" / name / "capture.json").write_text('{"label_set": "own.csv"}')
     assert fuse(tmp_path / "scans", tmp_path / "one").names() == ("a", "b")
     (tmp_path / "scans" / "b" / "own.csv").write_text(OWN.replace("robot", "lift"))
-    assert fuse(tmp_path / "scans", tmp_path / "two").names() == ("a",)
+    assert fuse(tmp_path / "scans", tmp_path / "two", code=3).names() == ("a",)
     assert "keeps another label set own.csv" in " ".join(capsys.readouterr().err.split())
 
 
@@ -206,8 +206,8 @@ def test_the_tolerance_is_an_option_an_entry_or_the_layouts_own_and_is_recorded(
     main(["check", str(path), "--tolerance", "0.5", "--json", str(tmp_path / "check.json")])
     measured = json.loads((tmp_path / "check.json").read_text())["scenes"]["room"]["measurements"]
     assert measured["occlusion_tolerance"] == 0.5
-    said = refused(capsys, "fuse", path, "--out", tmp_path / "c", "--teachers", "none", "--cell", 0.05)
-    assert "other settings" in said
+    assert manifest(fuse(path, tmp_path / "c"))["occlusion_tolerance"] == 0.125
+    assert "1 scene lifted again: room (tolerance is null, was 0.5)" in capsys.readouterr().err
     for wrong in (0, 1, 25):
         said = refused(capsys, "check", path, "--tolerance", wrong)
         assert f"--tolerance is {wrong}; expected a number between 0 and 1" in said

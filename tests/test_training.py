@@ -326,7 +326,7 @@ def test_a_full_disk_is_one_error_and_costs_no_checkpoint(tmp_path, monkeypatch)
         yield b"half a file"
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("cuao3d.run.write_tensors", lambda path, *_: write_chunks(path, fill()))
+    monkeypatch.setattr("cuao3d.checkpoints.write_tensors", lambda path, *_: write_chunks(path, fill()))
     with pytest.raises(OSError, match=r"no space left on the disk: .*checkpoint.safetensors cannot be .*Make room"):
         run_guess(tmp_path)
     assert files(tmp_path) == [CHECKPOINT, "metrics.jsonl"]
