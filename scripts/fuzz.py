@@ -113,6 +113,7 @@ def run(
     for name in names:
         subject = SUBJECTS[name]
         subject.make(folder / name)
+        subject.read(folder / name)  # what is whole is read: otherwise every refusal would mean nothing
         tasks += [(f"{name} {index}", partial(_mutated, subject, folder / name, seed, index)) for index in range(each)]
     tasks = tasks[:inputs] if len(tasks) > inputs else tasks
     counts: Counter[str] = Counter(mutated=len(tasks))
