@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torch import nn
 from conftest import make_synthetic_scene, make_synthetic_store
 from cuao3d.check import check
 from cuao3d.distill import DistillConfig
+from cuao3d.files import sha256_of
 from cuao3d.formats.ply import read_triangles, write_ply
 from cuao3d.fusion import sample_cells, see
 from cuao3d.history import read_history
@@ -132,6 +134,31 @@ def _read_store(folder: Path) -> None:
             scene.spread(scene.features(teacher))
         read_photographs(scene)
         store.verify(name)
+
+
+def _make_unsealed(folder: Path) -> None:
+    """Make a store without seals, as an earlier version or somebody with bad intentions would."""
+    _make_store(folder)
+    for path in sorted(folder.rglob("*.json")):
+        content = json.loads(path.read_text())
+        content.pop("sha256", None)
+        path.write_text(json.dumps(content))
+    (folder / "store" / "scenes.json").unlink(missing_ok=True)
+
+
+def _read_unsealed(folder: Path) -> None:
+    """Read the store after its manifest has been made to fit its files."""
+    path = folder / "store" / "scenes" / "synthetic" / "manifest.json"
+    whole = path.read_bytes()
+    with suppress(ValueError, LookupError, TypeError, AttributeError, OSError):
+        manifest = json.loads(whole)
+        for name, entry in manifest["files"].items():
+            entry |= {"bytes": (path.parent / name).stat().st_size, "sha256": sha256_of(path.parent / name)}
+        path.write_text(json.dumps(manifest))
+    try:
+        _read_store(folder)
+    finally:
+        path.write_bytes(whole)
 
 
 def _make_run(folder: Path) -> None:
@@ -263,6 +290,7 @@ def _subjects() -> list[Subject]:
             lambda folder: check(open_dataset(folder / "capture")[0]) and None,
         ),
         Subject("store", _make_store, _read_store),
+        Subject("store without seals", _make_unsealed, _read_unsealed),
         Subject("run", _make_run, _read_run),
         Subject("student", _make_student, lambda folder: load_student(folder / "student.safetensors") and None),
         Subject("checkpoint", _make_checkpoint, lambda folder: restore(folder, *_learner()) and None),

@@ -12,7 +12,7 @@ from cuao3d.errors import InputError
 
 
 def test_broken_inputs_are_read_or_refused(tmp_path: Path):
-    slow = ("store", "run", "check", "matterport", "features", "openscene", "scannet")
+    slow = ("run", "check", "matterport", "features", "openscene", "scannet")
     counts, findings = fuzz.run(tmp_path, [name for name in fuzz.SUBJECTS if name not in slow], 100, 0, bombs=False)
     assert findings == []
     assert counts["mutated"] == counts["read"] + counts["refused"] == 100

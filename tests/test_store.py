@@ -1,13 +1,18 @@
 """Facts about what survives on disk."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from conftest import ColorTeacher
 from cuao3d.durable import LOCK, PREFIX, SUFFIX
+from cuao3d.errors import InputError
+from cuao3d.files import sha256_of, write_tensors
 from cuao3d.fusion import Visibility, lift, sample_cells, see
 from cuao3d.scene import Problem
 from cuao3d.store import Store, TeacherCard
@@ -214,3 +219,64 @@ def test_labels_that_16_bits_do_not_hold_are_refused(synthetic_scene, tmp_path):
             store.add_scene(scene, samples, visibility, {})
     store.add_scene(replace(synthetic_scene, labels=synthetic_scene.labels - 1), samples, visibility, {})
     assert store["synthetic"].labels.min() == -1  # unlabelled to every label set
+
+
+def unsealed(store: Store, change: Callable[[dict], object]) -> Path:
+    """Change a manifest as somebody would who knows the format: without a seal, as in earlier versions."""
+    path = store.path / "scenes" / "synthetic" / "manifest.json"
+    content = json.loads(path.read_text())
+    content.pop("sha256", None)
+    change(content)
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content.pop("label_set"), "lacks label_set"),
+        (lambda content: content.update(files=[]), r"files is \[\]; expected an object"),
+        (lambda content: content["files"]["points.safetensors"].pop("bytes"), r"points\.safetensors lacks bytes"),
+        (lambda content: content["files"].pop("points.safetensors"), r"it lacks points\.safetensors"),
+        (
+            lambda content: content["files"].update({"../../a": {"bytes": 1, "sha256": ""}}),
+            "cannot be the name of a file",
+        ),
+        (lambda content: content.update(split="tain"), "split is 'tain'; expected 'train' or"),
+        (lambda content: content.update(problems=[3]), r"problems\[0\] is 3"),
+    ],
+)
+def test_a_manifest_that_somebody_wrote_is_held_against_its_schema(synthetic_store: Store, change, message: str):
+    path = unsealed(synthetic_store, change)
+    with pytest.raises(InputError, match=message) as told:
+        Store.open(synthetic_store.path)["synthetic"]
+    assert str(path) in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("points", None, "lacks points"),
+        ("points", torch.zeros(9, 2), r"points is \(9, 2\) of torch.float32; expected \(N, 3\)"),
+        ("num_views", torch.zeros(3).int(), r"num_views is \(3,\) of torch.int32; expected \(S\)"),
+        ("sample_of_point", torch.full((585,), 10**6).int(), "sample_of_point goes from 1000000 to 1000000"),
+        ("index_of_sample", "negative", "index_of_sample goes from -1"),
+    ],
+)
+def test_tensors_that_somebody_wrote_are_held_against_their_shapes(synthetic_store: Store, name, tensor, message):
+    path = synthetic_store.path / "scenes" / "synthetic" / "points.safetensors"
+    tensors = load_file(path)
+    tensor = -torch.ones_like(tensors[name]) if isinstance(tensor, str) else tensor
+    tensors.pop(name)
+    write_tensors(path, tensors if tensor is None else tensors | {name: tensor})
+    entry = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    unsealed(synthetic_store, lambda content: content["files"].update({path.name: entry}))
+    with pytest.raises(InputError, match=message):
+        Store.open(synthetic_store.path)["synthetic"]
+
+
+def test_a_manifest_nested_nearly_too_deeply_is_refused(synthetic_store: Store):
+    path = synthetic_store.path / "scenes" / "synthetic" / "manifest.json"
+    path.write_text(path.read_text().replace('"problems": []', '"problems": ' + "[" * 900 + "]" * 900))
+    with pytest.raises(InputError, match="manifest"):
+        Store.open(synthetic_store.path)["synthetic"]

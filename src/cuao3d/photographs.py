@@ -5,6 +5,7 @@ import json
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,7 +17,9 @@ from cuao3d.formats.images import as_pixels, jpeg
 from cuao3d.fusion import View, Visibility
 from cuao3d.geometry import project
 from cuao3d.scene import Camera, Frame, Scene
+from cuao3d.schema import parse
 from cuao3d.store import PHOTOGRAPHS_FILE, StoredScene
+from cuao3d.store.schemas import FLOATS, check_shapes
 
 MOST = 12
 """Photographs that are kept of a scene at most."""
@@ -163,7 +166,7 @@ def read_photographs(scene: StoredScene) -> tuple[Photograph, ...]:
     """
     if PHOTOGRAPHS_FILE not in scene.files:
         return ()
-    return _photographs(scene.read(PHOTOGRAPHS_FILE), len(scene.num_views))
+    return _photographs(scene.read(PHOTOGRAPHS_FILE), len(scene.num_views), scene.folder / PHOTOGRAPHS_FILE)
 
 
 def outline(
@@ -217,6 +220,9 @@ def small_size(width: int, height: int) -> tuple[int, int]:
     return max(2, round(width * scale)), max(2, round(height * scale))
 
 
+_CURE = "delete the folder of the scene and run the same `cuao3d fuse` again"
+
+
 def encode_jpeg(image: Float32[Tensor, "3 H W"]) -> bytes:
     """Return an image, RGB in [0, 1], as a JPEG file of the size at which it is kept."""
     width, height = small_size(image.shape[2], image.shape[1])
@@ -225,8 +231,16 @@ def encode_jpeg(image: Float32[Tensor, "3 H W"]) -> bytes:
     return jpeg(as_pixels(image), quality=QUALITY)
 
 
-def _photographs(tensors: Mapping[str, Tensor], num_samples: int) -> tuple[Photograph, ...]:
-    names: Sequence[str] = json.loads(tensors["names"].numpy().tobytes())
+def _photographs(tensors: Mapping[str, Tensor], num_samples: int, path: Path) -> tuple[Photograph, ...]:
+    check_shapes(tensors, {"names": ((torch.uint8,), "B")}, path, _CURE, needed=("names",))
+    names: list[str] = parse(tensors["names"].numpy().tobytes(), list[str], f"{path}, names", _CURE)
+    expected = {
+        "intrinsics": (FLOATS, f"{len(names)} 6"),
+        "world_from_camera": (FLOATS, f"{len(names)} 4 4"),
+        "sees": ((torch.uint8,), f"{len(names)} {-(-num_samples // 8)}"),
+        **{f"jpeg.{index:02}": ((torch.uint8,), f"B{index}") for index in range(len(names))},
+    }
+    check_shapes(tensors, expected, path, _CURE, needed=tuple(expected))
     return tuple(
         Photograph(
             name,

@@ -32,10 +32,12 @@ from cuao3d.labels import LabelSet
 from cuao3d.labels.kept import find_label_set, keep_label_set, kept_label_set
 from cuao3d.names import check_file_name
 from cuao3d.scene import Scene, Split
+from cuao3d.schema import fit
 from cuao3d.seals import read_sealed, sha256_once, write_sealed
 from cuao3d.store.header import LABELS, difference, for_all, is_beginning
 from cuao3d.store.header import Setting as Setting
 from cuao3d.store.roll import AGAIN, ROLL, UNFINISHED, Entry, count_of, read_roll, remove_damaged_roll, write_roll
+from cuao3d.store.schemas import read_cloud, read_header, read_manifest
 from cuao3d.store.sources import Record
 from cuao3d.store.stored import LIFTING_FILE as LIFTING_FILE
 from cuao3d.store.stored import PHOTOGRAPHS_FILE as PHOTOGRAPHS_FILE
@@ -48,7 +50,6 @@ from cuao3d.store.stored import (
     damaged,
     features_file,
     read_cameras,
-    read_checked,
     read_problem,
     remove_others,
     write_file,
@@ -161,13 +162,7 @@ class Store:
                 f"{path / 'store.json'} is not a {FORMAT} of version {FORMAT_VERSION}. Make the store again with "
                 "`cuao3d fuse`, or open it with the version of cuao3d that wrote it."
             )
-        try:
-            teachers = {name: TeacherCard(**card) for name, card in header["teachers"].items()}
-            return cls(path, float(header["cell"]), teachers, dict(header["settings"]))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{path / 'store.json'} is damaged ({error!r}); run the same `cuao3d fuse` again."
-            ) from None
+        return cls(path, *read_header(header, path / "store.json", AGAIN))
 
     def names(self, split: Split | None = None) -> tuple[str, ...]:
         """Return the names of the finished scenes of a `split`, or of all, in alphabetical order.
@@ -212,7 +207,7 @@ class Store:
         self._check_belongs(manifest, folder)
         for file, entry in manifest["files"].items():
             check_size(folder / file, entry)
-        stored = read_checked(folder / POINTS_FILE, manifest["files"][POINTS_FILE])
+        stored = read_cloud(folder, manifest)
         num_views = stored["num_views"].long()
         colors, labels, normals = stored.get("colors"), stored.get("labels"), stored.get("normals")
         return StoredScene(
@@ -315,7 +310,8 @@ class Store:
         path = self._folder(name) / LIFTING_FILE
         if not path.is_file():
             return {}
-        return {teacher: Lifting(**about) for teacher, about in read_sealed(path, cure(path)).items()}
+        read: dict[str, Lifting] = fit(read_sealed(path, cure(path)), dict[str, Lifting], str(path), cure(path))
+        return read
 
     def summary(self, name: str) -> SceneSummary:
         """Return what the manifest of a finished scene says of it; neither its points nor its features are read.
@@ -326,13 +322,9 @@ class Store:
         Raises:
             InputError: The manifest is damaged.
         """
-        path = self._folder(name) / "manifest.json"
-        manifest = read_sealed(path, cure(path))
-        try:
-            points, samples, seen = (int(manifest[key]) for key in ("num_points", "num_samples", "num_seen"))
-            return SceneSummary(points, samples, seen, tuple(map(read_problem, manifest["problems"])))
-        except (KeyError, TypeError, ValueError) as error:
-            raise damaged(path, f"{error}") from None
+        manifest = read_manifest(self._folder(name))
+        points, samples, seen = (manifest[key] for key in ("num_points", "num_samples", "num_seen"))
+        return SceneSummary(points, samples, seen, tuple(map(read_problem, manifest["problems"])))
 
     def verify(self, name: str) -> int:
         """Return the bytes of a finished scene, once all of them have been read and compared with its manifest.
@@ -382,7 +374,7 @@ class Store:
         if (found := sha256_once(path)) == entry.outdated:
             return None
         try:
-            manifest = read_sealed(path, cure(path))
+            manifest = read_manifest(path.parent)
         except InputError:
             if entry.sha256 is None and (name in roll or read_whole_json(path) is None):
                 return None  # the machine lost power while it was written

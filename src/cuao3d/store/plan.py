@@ -8,10 +8,11 @@ from typing import Any, Literal
 from cuao3d.durable import remove
 from cuao3d.errors import InputError, UserError
 from cuao3d.scene import Source
-from cuao3d.seals import read_sealed, sha256_once
+from cuao3d.seals import sha256_once
 from cuao3d.store import Store
 from cuao3d.store.revise import expect, manifest_of
 from cuao3d.store.roll import Entry, read_roll
+from cuao3d.store.schemas import read_manifest
 from cuao3d.store.sources import Record, differences, read_record, record
 from cuao3d.store.stored import check_size
 
@@ -55,12 +56,12 @@ def plan(store: Store, name: str, source: Source) -> Change:
         return Change("new")
     outdated = sha256_once(path)
     try:
-        manifest = read_sealed(path, "")
+        manifest = read_manifest(folder)
         for file, entry in manifest["files"].items():
             check_size(folder / file, entry)
         if manifest["name"] != name or read_roll(store.path).get(name, Entry()).sha256 not in (None, outdated):
             return Change("again", "its manifest was that of another scene")
-    except (UserError, KeyError, TypeError, AttributeError):
+    except UserError:
         return Change("again", "a file of it was damaged")
     if reason := _reason(store, manifest, source, folder):
         return Change("again", reason, outdated=outdated)

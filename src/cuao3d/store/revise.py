@@ -12,14 +12,13 @@ from cuao3d.errors import InputError, NotFoundError
 from cuao3d.seals import read_sealed, write_sealed
 from cuao3d.store import Store
 from cuao3d.store.roll import Entry, read_roll, write_roll
+from cuao3d.store.schemas import read_cloud, read_manifest
 from cuao3d.store.sources import Record
 from cuao3d.store.stored import (
     PHOTOGRAPHS_FILE,
     POINTS_FILE,
     Lifting,
-    cure,
     features_file,
-    read_checked,
     remove_others,
     write_file,
     write_lifting,
@@ -63,7 +62,7 @@ def change_teachers(
         InputError: The features are not of those teachers, or of other samples.
     """
     folder = store._folder(name)
-    manifest = read_sealed(folder / "manifest.json", cure(folder / "manifest.json"))
+    manifest = read_manifest(folder)
     halves = store._as_halves(name, manifest["num_seen"], features)
     written = {features_file(teacher): rows for teacher, rows in halves.items()}
     files = {POINTS_FILE: manifest["files"].pop(POINTS_FILE)}
@@ -91,5 +90,4 @@ def manifest_of(store: Store, name: str) -> dict[str, Any] | None:
 def num_views(store: Store, name: str) -> Int64[Tensor, "S"]:
     """Return how many views see each sample of a scene, outdated or not."""
     folder = store._folder(name)
-    manifest = read_sealed(folder / "manifest.json", cure(folder / "manifest.json"))
-    return read_checked(folder / POINTS_FILE, manifest["files"][POINTS_FILE])["num_views"].long()
+    return read_cloud(folder, read_manifest(folder))["num_views"].long()

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from cuao3d.durable import remove
 from cuao3d.errors import InputError
+from cuao3d.schema import fit
 from cuao3d.seals import read_sealed, write_sealed
 
 ROLL = "scenes.json"
@@ -35,6 +37,10 @@ class Entry:
     """SHA-256 of a manifest that does not count any more: the scene is to be lifted again."""
 
 
+class _Roll(TypedDict):
+    scenes: dict[str, Entry]
+
+
 def read_roll(store: Path) -> dict[str, Entry]:
     """Read the names that a store should hold; of one that no command filled there are none.
 
@@ -44,10 +50,8 @@ def read_roll(store: Path) -> dict[str, Entry]:
     path = store / ROLL
     if not path.is_file():
         return {}
-    try:
-        return {name: Entry(**entry) for name, entry in read_sealed(path, AGAIN)["scenes"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is damaged ({error!r}); {AGAIN}.") from None
+    read: _Roll = fit(read_sealed(path, AGAIN), _Roll, str(path), AGAIN)
+    return read["scenes"]
 
 
 def write_roll(store: Path, entries: Mapping[str, Entry]) -> None:

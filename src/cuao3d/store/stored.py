@@ -126,7 +126,10 @@ class StoredScene:
             if file not in self.files:
                 held = sorted(name.removesuffix(features_file("")) for name in self.files if features_file("") in name)
                 raise NotFoundError(f"Scene {self.name} has no features of teacher {teacher!r}, only of {held}.")
-            self._features[teacher] = self.read(file)["features"]
+            read = self.read(file).get("features")
+            if read is None or read.ndim != 2 or len(read) != len(self.seen_samples) or not read.is_floating_point():
+                raise damaged(self.folder / file, f"it holds no row of features for each of {len(self.seen_samples)}")
+            self._features[teacher] = read
         return self._features[teacher]
 
     def read(self, file: str) -> dict[str, Tensor]:
