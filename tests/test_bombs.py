@@ -2,6 +2,7 @@
 
 import pickle
 import struct
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -21,7 +22,6 @@ from cuao3d.formats.sens import FRAME, HEADER, open_sens
 from cuao3d.memory import Budget
 from cuao3d.pickles import read_torch
 from cuao3d.student import read_checkpoint
-from cuao3d.threads import in_shares
 
 MANY = 2_000_000_000
 """Numbers, or points; twenty times what any of these files holds."""
@@ -163,20 +163,19 @@ def test_a_photograph_that_is_allowed_takes_no_more_than_it_needs(tmp_path, extr
 
 
 def test_threads_wait_for_what_others_have_taken():
-    budget, taken, most = Budget(100), [], []
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
+    budget, taken = Budget(100), []
 
-    def work(share, num_shares):
-        for size in (40, 60, 1000):
-            with budget.take(size):
-                taken.append(min(size, 100))
-                most.append(sum(taken))
-                taken.remove(min(size, 100))
+    def take() -> None:
+        with budget.take(60):
+            taken.append(60)
 
-    try:
-        in_shares(work, torch.device("cpu"))
-    finally:
-        torch.set_num_threads(before)
-    assert len(most) == 12
-    assert max(most) <= 100
+    thread = threading.Thread(target=take, daemon=True)
+    with budget.take(60):
+        thread.start()
+        with budget.take(40):
+            thread.join(timeout=0.2)
+            assert not taken
+    thread.join(timeout=30)
+    assert taken == [60]
+    with budget.take(1000):  # more than there is: alone
+        pass
