@@ -23,7 +23,7 @@ from cuao3d.objective import (
     fit_normalizer,
     voxel_losses,
 )
-from test_distill import CONFIG, make_store, metrics, read
+from test_distill import CARDS, CONFIG, make_store, metrics, read
 
 L2 = """
 from dataclasses import dataclass
@@ -147,9 +147,9 @@ def test_the_command_line_takes_a_loss_of_ones_own(file, tmp_path, capsys):
     assert "my_loss.py defines no cubed_error" in capsys.readouterr().err
 
 
-def test_a_card_may_name_a_loss_of_ones_own(file, tmp_path):
+def test_a_card_may_name_a_loss_of_ones_own(file, tmp_path, monkeypatch):
+    monkeypatch.setitem(CARDS, "height", replace(CARDS["height"], loss=f"{file}:SquaredError"))
     store = make_store(tmp_path / "store")
-    store.teachers["height"] = replace(store.teachers["height"], loss=f"{file}:SquaredError")
     run = distill(store, replace(CONFIG, num_steps=1, teachers=("height",)), tmp_path / "run")
     assert read(run, "config.json")["config"]["losses"] == [f"{file}:SquaredError"]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cuao3d.colors import class_colors, heat_colors
-from cuao3d.evaluate import make_row
+from cuao3d.evaluate import Counted, make_row
 from cuao3d.history import History
 from cuao3d.labels import label_set
 from cuao3d.report import (
@@ -56,9 +56,8 @@ def gallery(synthetic_scene: Scene) -> Gallery:
 
 @pytest.fixture
 def results() -> dict:
-    row = asdict(
-        make_row(torch.eye(21, 20).long(), SCANNET, model="none", readout="fused", dataset="rooms", split="val")
-    )
+    counted = Counted({"fused": torch.eye(21, 20).long()}, num_scenes=1, missing={})
+    row = asdict(make_row(counted, SCANNET, model="none", readout="fused", dataset="rooms", split="val"))
     return {
         "rows": [row, {**row, "model": "three-teachers", "readout": "distilled", "miou": 17.25, "fmiou": math.nan}],
         "shipped": [{**row, "model": "three-teachers", "readout": "2d3d", "miou": 41.5}],
