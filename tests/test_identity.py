@@ -13,6 +13,7 @@ import torch
 
 from conftest import Alone, ColorTeacher
 from cuao3d import pipeline
+from cuao3d.cli import main
 from cuao3d.errors import InputError
 from cuao3d.readers import open_dataset
 from cuao3d.scene import Scene
@@ -196,6 +197,13 @@ def test_a_teacher_is_added_changed_and_dropped_without_the_others(captures, tmp
         fresh = fuse(captures, tmp_path / f"fresh-{len(list(tmp_path.iterdir()))}", teachers)
         assert content(store) == content(fresh)
         assert store.lifting("a").keys() == fresh.lifting("a").keys() == {teacher.name for teacher in teachers}
+
+
+def test_no_teacher_is_dropped_where_none_is_named(captures, tmp_path, capsys):
+    before = content(fuse(captures, tmp_path / "store"))
+    assert main(["fuse", str(captures), "--out", str(tmp_path / "store")]) == 2
+    assert "--teachers color to go on" in " ".join(capsys.readouterr().err.split())
+    assert content(Store.open(tmp_path / "store")) == before
 
 
 def test_a_teacher_that_sees_other_views_lifts_the_scene_again_whole(captures, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """`cuao3d fuse`: a capture or a dataset becomes a store."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,7 +10,11 @@ from tyro.conf import Positional
 
 from cuao3d.cli.shared import LEFT_OUT, check_device, reading_options
 from cuao3d.console import note
+from cuao3d.errors import InputError, UserError
 from cuao3d.schema import Count, Fraction, Length, Range
+
+DEFAULT = "photo"
+"""Teacher of a store unless others are named."""
 
 if TYPE_CHECKING:
     from cuao3d.store import Store
@@ -21,7 +26,7 @@ def fuse(
     path: Positional[Path],
     *,
     out: Path,
-    teachers: str = "photo",
+    teachers: str | None = None,
     cell: Length = 0.02,
     device: str = "cpu",
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
@@ -38,8 +43,8 @@ def fuse(
     Args:
         path: Folder of the capture or of the dataset, or the file of a lone cloud.
         out: Folder of the store to make, or to go on with.
-        teachers: Names of the teachers, separated by commas; "none" for points alone. The default, photo, learned from
-            photographs; mini-lseg,mini-dino,mini-diffusion learned from synthetic rooms. NAME:KEY=VALUE,KEY=VALUE sets
+        teachers: Names of the teachers, separated by commas; "none" for points alone; others that the store holds are
+            dropped. The default, photo, learned from photographs; mini-lseg,mini-dino,mini-diffusion learned from synthetic rooms. NAME:KEY=VALUE,KEY=VALUE sets
             options, NAME=FOLDER says where weights lie, my_teacher.py:MyTeacher is a class of your own.
         cell: Edge of a sample cell, metres.
         device: Where the teachers run, such as cuda.
@@ -58,7 +63,8 @@ def fuse(
     from cuao3d.teachers import parse_teachers
 
     check_device(device)
-    specs = parse_teachers(teachers)
+    _check_nothing_is_dropped_unasked(teachers, out)
+    specs = parse_teachers(teachers or DEFAULT)
     reading = reading_options(annotations, tolerance, every, official=official)
     dataset = open_dataset(path, **reading)
     load = partial(_load_teachers, specs, device, precision)
@@ -70,6 +76,26 @@ def fuse(
         store = lift(cell=cell, settings=settings, batch_size=batch_size, upright=upright)
         said.append(_summarise(store))
     return LEFT_OUT if store.missing() else 0
+
+
+def _check_nothing_is_dropped_unasked(teachers: str | None, out: Path) -> None:
+    """Refuse to drop the teachers of a store, hours of work perhaps, where none were typed.
+
+    Raises:
+        InputError: The store holds teachers other than the default.
+    """
+    from cuao3d.store import Store
+
+    if teachers is None and (out / "store.json").is_file():
+        held = set[str]()
+        with suppress(UserError):  # of a store that cannot be opened the pipeline says more
+            held = set(Store.open(out).teachers) - {DEFAULT}
+        if held:
+            names = ",".join(sorted(held))
+            raise InputError(
+                f"{out} holds features of {names}. Say which teachers it is to hold: --teachers {names} to go on, "
+                f"--teachers {DEFAULT} to drop the others."
+            )
 
 
 def _summarise(store: "Store") -> str:
