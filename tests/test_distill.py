@@ -7,23 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from cuao3d.augment import Augmentation
 from cuao3d.batches import STILL, Batches, TrainingScene, voxelize_scene
 from cuao3d.distill import DistillConfig, distill
-from cuao3d.files import sha256_of
 from cuao3d.fusion import Visibility, sample_cells
 from cuao3d.geometry import voxelize
 from cuao3d.labels import label_set
 from cuao3d.objective import RowMeans
 from cuao3d.run import load_run
 from cuao3d.scene import Scene
-from cuao3d.seals import read_sealed, write_sealed
 from cuao3d.store import Store, TeacherCard
-from cuao3d.store.roll import Entry, read_roll, write_roll
 from cuao3d.student import Norm, Student
 from cuao3d.training import make_student
+from written import spoil
 
 CARDS = {
     "place": TeacherCard(num_channels=6, text="minilm", loss="cosine"),
@@ -397,20 +395,6 @@ def test_bad_input_is_refused_before_anything_is_written(store, tmp_path):
     with pytest.raises(ValueError, match=r"no training scene that a view sees \(1 training scenes in all\)"):
         distill(empty, CONFIG, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def spoil(store: Store, scene: str, teacher: str, rows: slice) -> None:
-    """Write a store in which a channel of some features is no number."""
-    folder = store[scene].folder
-    file = folder / f"{teacher}.features.safetensors"
-    features = load_file(file)["features"].clone()
-    features[rows, 1] = torch.nan
-    save_file({"features": features}, file)
-    manifest = read_sealed(folder / "manifest.json", "")
-    manifest["files"][file.name] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
-    write_sealed(folder / "manifest.json", manifest)
-    entries = read_roll(store.path)
-    write_roll(store.path, {**entries, scene: Entry(sha256=sha256_of(folder / "manifest.json"))} if entries else {})
 
 
 def test_samples_whose_features_are_no_numbers_are_named_and_not_learned_from(tmp_path):

@@ -9,14 +9,19 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from cuao3d.errors import UserError
+from cuao3d.files import sha256_of
 from cuao3d.formats.ply import write_ply
 from cuao3d.readers import open_dataset
 from cuao3d.readers.sevenscenes import write_capture
 from cuao3d.scene import Camera, Frame, Scene
+from cuao3d.seals import read_sealed, write_sealed
+from cuao3d.store import Store
+from cuao3d.store.roll import Entry, read_roll, write_roll
 
 OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 
@@ -254,3 +259,17 @@ def same_views(one: Scene, other: Scene, *, depth_unit: float) -> None:
         torch.testing.assert_close(view.read_depth(), expected.read_depth(), rtol=0, atol=0.51 * depth_unit)
         exact = torch.from_numpy(eight_bit(expected.read_image()).astype(np.float32) / 255).permute(2, 0, 1)
         assert view.read_image().equal(exact)
+
+
+def spoil(store: Store, scene: str, teacher: str, rows: slice) -> None:
+    """Write a store in which a channel of some features is no number."""
+    folder = store[scene].folder
+    file = folder / f"{teacher}.features.safetensors"
+    features = load_file(file)["features"].clone()
+    features[rows, 1] = torch.nan
+    save_file({"features": features}, file)
+    manifest = read_sealed(folder / "manifest.json", "")
+    manifest["files"][file.name] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+    write_sealed(folder / "manifest.json", manifest)
+    entries = read_roll(store.path)
+    write_roll(store.path, {**entries, scene: Entry(sha256=sha256_of(folder / "manifest.json"))} if entries else {})
