@@ -45,8 +45,8 @@ def fuse(
         out: Folder of the store to make, or to go on with.
         teachers: Names of the teachers, separated by commas; "none" for points alone. The default, photo, learned from
             photographs; mini-lseg,mini-dino,mini-diffusion learned from synthetic rooms. NAME:KEY=VALUE,KEY=VALUE sets
-            options, NAME=FOLDER says where weights lie, my_teacher.py:MyTeacher is a class of your own. A teacher that a
-            store lacks is added; one that is not named is dropped.
+            options, NAME=FOLDER says where weights lie, my_teacher.py:MyTeacher is a class of your own. A teacher that
+            a store lacks is added; one that is not named is dropped.
         cell: Edge of a sample cell, metres.
         device: Where the teachers run, such as cuda.
         precision: What the teachers compute in; the store records it.
