@@ -37,6 +37,7 @@ TIMES = ("seconds", "lifting.json", "sources.json", "training.png", "tensorboard
 """What differs between two equal runs, or decides no number: not compared."""
 
 OK, LEFT_OUT, REFUSED = 0, 3, 2
+EXCHANGED = "exchanged with "
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,8 @@ def damage(folder: Path, dice: random.Random) -> tuple[str, tuple[str, ...]]:
     kinds: list[Callable[[Path, random.Random], str]] = [_flip, _overwrite, _cut, _exchange]
     kinds += [_change_value] * 2 if path.suffix == ".json" else []
     what = dice.choice(kinds)(path, dice)
-    return f"{path.relative_to(folder)}: {what}", (path.name, path.parent.name, path.stem)
+    other = what.removeprefix(EXCHANGED).split("/") if what.startswith(EXCHANGED) else []  # damaged as well
+    return f"{path.relative_to(folder)}: {what}", (path.name, path.parent.name, path.stem, *other)
 
 
 def _flip(path: Path, dice: random.Random) -> str:
@@ -178,7 +180,7 @@ def _exchange(path: Path, dice: random.Random) -> str:
     path.rename(aside)
     other.rename(path)
     aside.rename(other)
-    return f"exchanged with {other.parent.name}/{other.name}"
+    return f"{EXCHANGED}{other.parent.name}/{other.name}"
 
 
 def _change_value(path: Path, dice: random.Random) -> str:
@@ -218,18 +220,19 @@ def _silent() -> Iterator[io.StringIO]:
 def try_once(world: World, whole: dict[str, Any], scratch: Path, seed: int) -> tuple[str, list[str]]:
     """Damage a copy of a world once and run the commands; return what was done and which did not notice it.
 
-    `fuse` runs last: a damage that it mends must be mended, or left for a refusal by name of a later command.
+    `fuse` runs last, and then `evaluate` once more: what `fuse` does not mend, that one must refuse by name.
     """
     copy = World(scratch / "world", world.data)
     shutil.rmtree(copy.folder, ignore_errors=True)
     shutil.copytree(world.folder, copy.folder)
     done, names = damage(copy.folder, random.Random(seed))
     failures = []
-    for name, (code, said, written) in answers(copy).items():
+    found = [*answers(copy).items(), *answers(copy, ["evaluate fused"]).items()]
+    for name, (code, said, written) in found:
         same = written == whole[name][2]
         named = code == REFUSED and any(part in said for part in names)
         told = code == LEFT_OUT and "missing" in said
-        is_fuse = name == "fuse" and code in (OK, LEFT_OUT)  # what it does not read is refused by those that do
+        is_fuse = name == "fuse" and code in (OK, LEFT_OUT)  # its result is what `evaluate` then reads
         if not (named or told or is_fuse or (code == OK and same)):
             failures.append(
                 f"{done}; {name}: exit code {code}, {'same' if same else 'other'} result; {said.strip()[-300:]}"
@@ -264,7 +267,7 @@ def main() -> int:
             failures += [f"seed {seed}: {line}" for line in unnoticed]
             for line in unnoticed:
                 print(f"seed {seed}: {line}", flush=True)
-    print(f"{options.times} damages, {6 * options.times} commands: {len(failures)} not noticed; {dict(kinds)}")
+    print(f"{options.times} damages, {7 * options.times} commands: {len(failures)} not noticed; {dict(kinds)}")
     return 1 if failures else 0
 
 

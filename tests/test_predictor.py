@@ -242,6 +242,17 @@ def test_finer_voxels_than_cells_are_refused(known, tmp_path):
         Predictor.open(store, run=file)
 
 
+def test_a_student_of_another_teacher_than_the_stores_is_told_or_refused(known, tmp_path):
+    store, _ = known
+    file = save_student(tmp_path, store, voxel_size=0.05)
+    store.teachers["honest"] = replace(store.teachers["honest"], weights_sha256="other")
+    with pytest.warns(UserWarning, match="another 'honest' than the one in .*differ in weights_sha256"):
+        Predictor.open(store, run=file, teacher="honest")
+    store.teachers["honest"] = replace(store.teachers["honest"], num_channels=9)
+    with pytest.raises(ValueError, match=r"differ in num_channels, weights_sha256\. Lift that teacher under another"):
+        Predictor.open(store, run=file, teacher="honest")
+
+
 def test_five_scenes_are_asked_with_one_reading_of_the_student(known, tmp_path, monkeypatch):
     store, _ = known
     scene = store["known"]
