@@ -133,6 +133,7 @@ def test_convolutions_heads_objective_and_teachers_go_through_it(monkeypatch):
         "cosine": lambda: teacher_loss(x, head, targets),
         "l1": lambda: teacher_loss(x, head, targets, "l1"),
         "teacher": lambda: layer(x),
+        "layer without a bias": lambda: nn.functional.linear(input=x, weight=layer.weight),
     }
     with torch.no_grad():
         for name, work in works.items():

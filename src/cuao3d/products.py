@@ -204,11 +204,16 @@ class _LinearByOperator(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is functional.linear and not torch.is_autocast_enabled("cpu"):
-            x, weight, bias = (*args, *(kwargs or {}).values(), None)[:3]
-            if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_grad_enabled():
-                return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return func(*args, **(kwargs or {}))
+        return (_linear if func is functional.linear else func)(*args, **(kwargs or {}))
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute `functional.linear`, whose arguments have these names."""
+    is_plain = not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
+    if is_plain and input.device.type == "cpu" and input.dtype == torch.float32:
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(input, weight, bias, "none", [], "")
+        return result
+    return functional.linear(input, weight, bias)
 
 
 def _by_operator(a: Tensor) -> bool:
