@@ -19,6 +19,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def damage(folder: Path, dice: random.Random) -> tuple[str, tuple[str, ...]]:
     """Damage a world; return what was done, and names of which an error must say one."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and "tensorboard" not in path.parts)
     path = dice.choice([path for path in files if path.stat().st_size and path.suffix in (".json", ".safetensors")])
-    kinds: list[Callable[[Path, random.Random], str]] = [_flip, _overwrite, _cut, _exchange]
+    kinds: list[Callable[[Path, random.Random], str]] = [_flip, _overwrite, _cut, partial(_exchange, folder)]
     kinds += [_change_value] * 2 if path.suffix == ".json" else []
     what = dice.choice(kinds)(path, dice)
     other = what.removeprefix(EXCHANGED).split("/") if what.startswith(EXCHANGED) else []  # damaged as well
@@ -170,11 +171,11 @@ def _cut(path: Path, dice: random.Random) -> str:
     return "cut off"
 
 
-def _exchange(path: Path, dice: random.Random) -> str:
+def _exchange(folder: Path, path: Path, dice: random.Random) -> str:
     """Exchange a file with another of its kind, or its folder with that of another scene or run."""
-    of_kind = [other for other in path.parents[2].rglob(f"*{path.suffix}") if other != path and other.is_file()]
+    of_kind = [other for other in sorted(folder.rglob(f"*{path.suffix}")) if other != path and other.is_file()]
     if path.parent.parent.name == "scenes" and dice.random() < 0.3:
-        path, of_kind = path.parent, [other for other in path.parents[1].iterdir() if other != path.parent]
+        path, of_kind = path.parent, [other for other in sorted(path.parents[1].iterdir()) if other != path.parent]
     other = dice.choice(of_kind)
     aside = path.with_name("aside")
     path.rename(aside)
