@@ -29,8 +29,6 @@ from cuao3d.cli.takeover import import_official
 from cuao3d.cli.weights import weights
 from cuao3d.console import note, note_block, tell, visible
 from cuao3d.errors import TerminatedError, UserError
-from cuao3d.products import describe
-from cuao3d.progress import machine
 
 COMMANDS: dict[str, Any] = {
     "demo": demo,
@@ -76,6 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
     is_debugged = len(words) < len(sys.argv[1:] if arguments is None else arguments)
     command = next((word for word in words if not word.startswith("-")), "")
     if words == ["--version"]:
+        from cuao3d.products import describe
+        from cuao3d.progress import machine
+
         tell(f"cuao3d {__version__}, {machine()}")
         tell(describe())
         return 0
