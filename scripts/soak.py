@@ -115,7 +115,7 @@ class Soak:
             with _full_disk(after=3):
                 self._fails(lambda: lift(self.teachers), (UserError, OSError))
         if fault == "interrupted lifting":
-            with mock.patch("cuao3d.store.write_tensors", _interrupt):
+            with mock.patch("cuao3d.store.stored.write_tensors", _interrupt):
                 self._fails(lambda: lift(self.teachers), KeyboardInterrupt)
         store = lift(self.teachers)
         self.counts["fuse"] += 1
