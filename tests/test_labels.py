@@ -146,3 +146,21 @@ def test_a_csv_of_a_spreadsheet_or_of_another_encoding(tmp_path):
 def test_an_unknown_set_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"Unknown label set 'coco'; choose from \['scannet20'"):
         label_set("coco")
+
+
+def test_synonyms_and_questions_are_lists(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text(
+        "id,name,r,g,b,synonyms,questions\n"
+        "1,sofa,1,2,3,couch | settee|couch,somewhere to sit|\n"
+        "2,chair,1,2,4,,somewhere to sit|a seat  for one\n"
+        "3,lamp,1,2,5\n"
+    )
+    classes = label_set(path)
+    assert classes.synonyms == (("couch", "settee"), (), ())
+    assert classes.questions == (("somewhere to sit",), ("somewhere to sit", "a seat for one"), ())
+
+
+def test_a_set_without_synonyms_has_an_empty_list_for_each_class():
+    classes = label_set("nyu40")
+    assert classes.synonyms == classes.questions == ((),) * 40

@@ -1,6 +1,7 @@
 """Label sets: the classes of a dataset, their names, colours and prompts; one CSV per set.
 
-A CSV has the columns `id,name,r,g,b` and may have `group`, `nyu40id` and `prompt`. Its order is the official one.
+A CSV has the columns `id,name,r,g,b` and may have `group`, `nyu40id`, `prompt`, `synonyms` and `questions`. Its order
+is the official one.
 """
 
 import csv
@@ -23,6 +24,9 @@ COLUMNS = ("id", "name", "r", "g", "b")
 NUM_NYU40 = 40
 """Largest NYU40 id; 0 means none."""
 
+SEPARATOR = "|"
+"""What stands between the synonyms, and between the questions, of a class."""
+
 
 @dataclass(frozen=True, eq=False)
 class LabelSet:
@@ -42,6 +46,16 @@ class LabelSet:
     """Frequency group of each class (head, common, tail)."""
     nyu40: tuple[tuple[int, ...], ...] | None = None
     """NYU40 ids that each class covers, through which sets are converted: none, one or several."""
+    synonyms: tuple[tuple[str, ...], ...] = ()
+    """Other names of each class; for evaluation alone. An empty tuple for each class where the CSV has none."""
+    questions: tuple[tuple[str, ...], ...] = ()
+    """Ways to ask for each class ("somewhere to sit"), likewise; several classes may answer the same question."""
+
+    def __post_init__(self) -> None:
+        """Give each class an empty list of synonyms and of questions, where the set has none."""
+        for name in ("synonyms", "questions"):
+            if not getattr(self, name):
+                object.__setattr__(self, name, ((),) * len(self.ids))
 
     def __len__(self) -> int:
         """Return the number of classes."""
@@ -83,6 +97,8 @@ def label_set(name: str | Path) -> LabelSet:
         prompts=tuple(row.get("prompt") or f"a {row['name']} in a scene" for row in rows),
         groups=tuple(row["group"] or "" for row in rows) if "group" in rows[0] else None,
         nyu40=tuple(_nyu40_ids(row) for row in rows) if "nyu40id" in rows[0] else None,
+        synonyms=tuple(_listed(row, "synonyms") for row in rows),
+        questions=tuple(_listed(row, "questions") for row in rows),
     )
 
 
@@ -174,3 +190,9 @@ def _nyu40_parts(row: dict[str, str]) -> list[str]:
 def _nyu40_ids(row: dict[str, str]) -> tuple[int, ...]:
     """Return the NYU40 ids of a class, each once; 0 means none."""
     return tuple(dict.fromkeys(int(part) for part in _nyu40_parts(row) if int(part)))
+
+
+def _listed(row: dict[str, str], column: str) -> tuple[str, ...]:
+    """Return the texts of an optional column, each once."""
+    parts = (" ".join(part.split()) for part in (row.get(column) or "").split(SEPARATOR))
+    return tuple(dict.fromkeys(part for part in parts if part))
