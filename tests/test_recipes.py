@@ -4,10 +4,12 @@ from typing import get_args
 
 import pytest
 import torch
+from torch import nn
 
+from cuao3d.batches import Batches
 from cuao3d.distill import distill
 from cuao3d.fusion import Visibility, sample_cells
-from cuao3d.objective import LossKind, WeightingKind
+from cuao3d.objective import LossKind, RowMeans, WeightingKind
 from cuao3d.recipes import (
     FOR_ANY_TEACHERS,
     MINI_TEACHERS,
@@ -24,7 +26,8 @@ from cuao3d.recipes import (
 from cuao3d.scene import Scene
 from cuao3d.store import Store, TeacherCard
 from cuao3d.student import ARCHITECTURES
-from cuao3d.training import OPTIMIZERS
+from cuao3d.training import OPTIMIZERS, STUDENT_GROUP, train
+from test_batches import make_scene
 
 
 @pytest.mark.parametrize("recipe", [paper, released_code, openscene, ours, mini, mini_supervised])
@@ -67,8 +70,68 @@ def test_the_whole_plan_of_the_paper_and_of_those_before_it():
     theirs = openscene()
     assert (theirs.teachers, theirs.losses, theirs.weighting) == (("lseg",), ("cosine",), "equal")
     assert (theirs.num_epochs, theirs.batch_size, theirs.points_per_scene) == (500, 8, 20_000)
+    assert (theirs.learning_rate, theirs.schedule) == (1e-3, "poly")
     plan = ARCHITECTURES["MinkUNet18A"]
     assert (plan.planes, plan.num_blocks, plan.num_stem) == ((32, 64, 128, 256, 128, 128, 96, 96), (2,) * 8, 32)
+
+
+class Pulled(nn.Module):
+    """A student of one vector whose gradient at each step is given."""
+
+    def __init__(self, gradients: torch.Tensor) -> None:
+        super().__init__()
+        self.weight, self.gradients, self.seen = nn.Parameter(torch.zeros(4)), gradients, []
+
+    def forward(self, batch):
+        gradient = self.gradients[len(self.seen)]
+        self.seen.append(self.weight.detach().clone())
+        return (self.weight * gradient).sum(), {"losses": {"lseg": 0.0}}
+
+    def finished(self):
+        return self
+
+
+def openscene_as_written(gradients: torch.Tensor) -> tuple[list[torch.Tensor], list[float]]:
+    """Weights before, and rates of, each step of OpenScene's `run/distill.py` with its settings."""
+    base_lr, power, index_split = 1e-4, 0.9, 0
+    weight = nn.Parameter(torch.zeros(4))
+    optimizer = torch.optim.Adam([weight], lr=base_lr)
+    weights, rates = [], []
+    for done, gradient in enumerate(gradients, start=1):
+        weights.append(weight.detach().clone())
+        rates.append(optimizer.param_groups[0]["lr"])
+        weight.grad = gradient.clone()
+        optimizer.step()
+        current_lr = base_lr * (1 - done / len(gradients)) ** power
+        for group in optimizer.param_groups[:index_split]:
+            group["lr"] = current_lr
+        for group in optimizer.param_groups[index_split:]:
+            group["lr"] = current_lr * 10
+    return weights, rates
+
+
+def test_openscene_steps_as_its_code_does_from_the_second_step_on(tmp_path):
+    # Eight scenes, five times an epoch, eight a batch: five steps an epoch.
+    config = openscene(epochs=1)
+    batches = Batches([make_scene(seed, 20) for seed in range(8)], config, RowMeans)
+    gradients = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    learner = Pulled(gradients)
+    group = {"name": STUDENT_GROUP, "params": [learner.weight]}
+    group |= {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    train(learner, [group], batches, config, tmp_path)
+
+    weights, rates = openscene_as_written(gradients)
+    ours = [json.loads(line)["rate"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert ours[1:] == pytest.approx(rates[1:])
+    assert (ours[0], rates[0]) == (pytest.approx(1e-3), 1e-4)  # the one step at the stated rate is not repeated
+    steps, theirs = torch.stack(learner.seen).diff(dim=0), torch.stack(weights).diff(dim=0)
+    torch.testing.assert_close(steps[1:], theirs[1:])
+    torch.testing.assert_close(steps[0], 10 * theirs[0])
+
+
+def test_openscene_runs_for_100_epochs_and_in_the_paper_for_50():
+    assert openscene().num_epochs == 100 * 5
+    assert openscene(epochs=50) == replace(openscene(), num_epochs=50 * 5)
 
 
 def test_teachers_without_a_text_encoder_are_standardized_whatever_they_are_called():

@@ -94,14 +94,17 @@ def released_code(*, teachers: Teachers = PAPER_TEACHERS, seed: int = 1463) -> D
     return with_teachers(config, teachers)
 
 
-def openscene(*, teachers: Teachers = OPENSCENE_TEACHERS, seed: int = 1463) -> DistillConfig:
+def openscene(*, teachers: Teachers = OPENSCENE_TEACHERS, seed: int = 1463, epochs: int = 100) -> DistillConfig:
     """Return OpenScene's configuration for one language teacher: `config/scannet/ours_lseg.yaml` of its repository.
 
-    Its "epoch" shows every scene five times, and its published fused features hold 20,000 points per scene.
+    The learning rate is the effective one: like the released code of CUA-O3D, OpenScene's uses ten times its setting of
+    1e-4 from its second step on. Its "epoch" shows every scene five times, and its published fused features hold 20,000
+    points per scene.
 
     Args:
         teachers: Teachers to learn from; OpenScene has one. Others get the loss of their card.
         seed: Seed of the initial weights and of all randomness in training.
+        epochs: OpenScene's epochs, of five passes each: 100; 50 in the baseline that CUA-O3D compares with.
     """
     config = replace(
         released_code(seed=seed),
@@ -109,10 +112,9 @@ def openscene(*, teachers: Teachers = OPENSCENE_TEACHERS, seed: int = 1463) -> D
         losses=("cosine",),
         normalizers=("none",),
         weighting="equal",
-        num_epochs=100 * 5,
+        num_epochs=epochs * 5,
         batch_size=8,
         points_per_scene=20_000,
-        learning_rate=1e-4,
     )
     return with_teachers(config, teachers)
 
