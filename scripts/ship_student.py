@@ -51,7 +51,8 @@ def main(store: Path, run: Path, out: Path = SHIPPED_STUDENT) -> None:
         "seconds_of_training": summary["seconds"],
         "machine": machine(),
         "scores_on_held_out_rooms": [
-            {key: asdict(row)[key] for key in ("readout", "miou", "macc", "fmiou", "num_points")} for row in rows
+            {key: asdict(row)[key] for key in ("readout", "miou", "macc", "fmiou", "foreground_miou", "num_points")}
+            for row in rows
         ],
         "num_parameters": sum(parameter.numel() for parameter in student.parameters()),
         "precision": str(torch.float16),

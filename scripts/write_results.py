@@ -48,7 +48,8 @@ def main(
         f"`cuao3d demo` and `cuao3d demo --full`, on {time.strftime('%Y-%m-%d')}.",
         *([note] if note else []),
         "Scores are percentages over all original points of held-out rooms, single pass; points that no view sees",
-        "count as wrong. mIoU and mAcc are means over the classes present; f-mIoU leaves out wall, floor and other.",
+        "count as wrong. mIoU and mAcc are means over the classes present. In the f-mIoU, wall, floor, ceiling and",
+        "other can neither be predicted nor are their points scored.",
         "",
     ]
     for name, results in groups.items():

@@ -21,6 +21,7 @@ from cuao3d.evaluate import (
 from cuao3d.fusion import lift, sample_cells, see
 from cuao3d.labels import label_set
 from cuao3d.predictor import student_features
+from cuao3d.query import classify
 from cuao3d.store import Store, TeacherCard
 from cuao3d.student import Student
 
@@ -69,11 +70,94 @@ def test_scores_by_hand():
     strict = measure(confusion, background=torch.tensor([True, False, False]))
     assert strict.iou[:2] == pytest.approx([2 / 4, 1 / 2])
     assert math.isnan(strict.iou[2])
-    assert (strict.miou, strict.macc, strict.fmiou) == pytest.approx((0.5, (2 / 3 + 1 / 2) / 2, 0.5))
+    assert (strict.miou, strict.macc, strict.foreground_miou) == pytest.approx((0.5, (2 / 3 + 1 / 2) / 2, 0.5))
     official = measure(confusion, policy="official")
     assert official.iou[:2] == pytest.approx([2 / 3, 1 / 2])
     assert official.macc == strict.macc
     assert official.miou_all == pytest.approx((2 / 3 + 1 / 2) / 3)
+
+
+class Relabelled(Store):
+    """The synthetic store with other labels; if they are fewer than its points, of so many samples alone."""
+
+    def __init__(self, store, class_of_point, classes):
+        vars(self).update(vars(store))
+        self.labels, self.label_set = torch.tensor(classes.ids)[class_of_point], classes.name
+
+    def __getitem__(self, name):
+        scene, few = super().__getitem__(name), torch.arange(len(self.labels))
+        changes = {"labels": self.labels, "label_set": self.label_set}
+        if len(few) < len(scene.points):
+            changes |= {"points": scene.points[few], "colors": None, "index_of_sample": few, "sample_of_point": few}
+            changes |= {"num_views": torch.ones_like(few), "seen_samples": few}
+        return replace(scene, **changes)
+
+
+def plain_fmiou(class_scores, labels, classes):
+    """f-mIoU of RegionPLC and Mosaic3D, class by class and point by point; no scores: no class. In percent."""
+    front = [
+        k for k, name in enumerate(classes.names) if name not in ("wall", "floor", "ceiling") and "other" not in name
+    ]
+    called = [max(front, key=row.__getitem__) if any(row) else None for row in class_scores]
+    kept = [(is_, says) for is_, says in zip(labels, called, strict=True) if is_ in front]
+    ious = []
+    for k in {is_ for is_, _ in kept}:
+        both = sum(is_ == says == k for is_, says in kept)
+        ious.append(both / sum(k in pair for pair in kept))
+    return 100 * sum(ious) / len(ious)
+
+
+def test_fmiou_by_hand(synthetic_store):
+    # True class, and scores of wall, chair and table; in the last row no view sees anything.
+    planned = [
+        ("chair", (0.9, 0.5, 0.1)),  # a wall, but that is masked: a chair
+        ("chair", (0.1, 0.5, 0.2)),
+        ("table", (0.9, 0.5, 0.1)),  # masked, it is a chair all the same
+        ("table", (0.1, 0.2, 0.5)),
+        ("table", (0.0, 0.0, 0.0)),
+        ("wall", (0.1, 0.5, 0.2)),  # left out
+        ("otherfurniture", (0.1, 0.2, 0.5)),  # left out
+    ]
+    named = [SCANNET20.names.index(name) for name in ("wall", "chair", "table")]
+    class_scores = torch.zeros(len(planned), 20)
+    class_scores[:, named] = torch.tensor([values for _, values in planned])
+    truth = [SCANNET20.names.index(name) for name, _ in planned]
+    store = Relabelled(synthetic_store, truth, SCANNET20)
+    counted = count(store, SCANNET20, lambda scene: {"hand": class_scores}, split="train")
+    row = make_row(counted, SCANNET20, model="", readout="hand", dataset="", split="")
+    chair, table = 2 / 3, 1 / 3
+    assert row.fmiou == pytest.approx(100 * (chair + table) / 2)
+    assert plain_fmiou(class_scores.tolist(), truth, SCANNET20) == pytest.approx(row.fmiou)
+    chair, table = 1 / 3, 1 / 4  # a chair lost to the wall, and one found in it; a table found in other furniture
+    assert row.foreground_miou == pytest.approx(100 * (chair + table) / 2)
+    assert row.num_points == len(planned)
+
+
+@pytest.mark.parametrize("name", ["scannet20", "nyu40", "matterport21"])
+def test_fmiou_is_the_published_one_for_every_readout(synthetic_store, name):
+    classes = label_set(name)
+    generator = torch.Generator().manual_seed(0)
+    scene = synthetic_store["synthetic"]
+    num_samples, num_points = len(scene.num_views), len(scene.points)
+    truth = torch.randint(0, len(classes), (num_points,), generator=generator)
+    vectors = torch.randn(len(classes), 3, generator=generator)
+    described = torch.randn(num_samples, 3, generator=generator)
+    rows = zero_shot(
+        Relabelled(synthetic_store, truth, classes),
+        classes,
+        vectors,
+        teacher="color",
+        readouts=("fused", "distilled", "2d3d"),
+        predict=lambda scene: described,
+        split="train",
+    )
+    lifted = scene.spread(scene.features("color").float())
+    in_2d, in_3d = (functional.cosine_similarity(features[:, None], vectors, dim=2) for features in (lifted, described))
+    both = torch.where(scene.seen[:, None], (in_2d + in_3d) / 2, in_3d)
+    for row, of_sample in zip(rows, (in_2d, in_3d, both), strict=True):
+        expected = plain_fmiou(of_sample[scene.sample_of_point].tolist(), truth.tolist(), classes)
+        assert row.fmiou == pytest.approx(expected)
+        assert row.fmiou != pytest.approx(row.foreground_miou)
 
 
 def test_chance_is_what_shuffled_predictions_reach():
@@ -103,7 +187,8 @@ def test_fused_colours_find_wall_and_picture(synthetic_scene, synthetic_store, c
     # Every point of the picture is seen; near its edges a map cell mixes in some wall, as bleeding features do.
     assert row.macc > 60
     assert row.iou["wall"] < 100 * seen[synthetic_scene.labels == WALL].double().mean().item() + 1e-6
-    assert row.fmiou == row.iou["picture"]
+    assert row.foreground_miou == row.iou["picture"]
+    assert row.fmiou == 100  # every point of the picture is seen, and may not be called a wall
     assert row.chance_miou < row.miou
     assert row.constant_miou == pytest.approx(100 * 441 / 585 / 2)
 
@@ -170,7 +255,7 @@ def test_2d3d_ensembles_by_hand(synthetic_store, ensemble, lifted, expected):
     vectors[WALL], vectors[PICTURE] = torch.tensor([1.0, 0, 0]), torch.tensor([0, 1.0, 0])
     scene = two_samples(synthetic_store, lifted)
     described = torch.tensor([[0.0, 0.6, 0.1], [0.0, 0.3, 0.3]])
-    predicted = _ensemble(scene, "color", described, vectors, ensemble)
+    predicted = classify(_ensemble(scene, "color", described, vectors, ensemble))
     assert predicted.tolist() == [expected, PICTURE]  # the unseen point is the student's alone
     assert described.tolist()[0] == pytest.approx([0.0, 0.6, 0.1])
 
@@ -204,6 +289,11 @@ def test_voxels_finer_than_the_store_are_refused(synthetic_store):
         student_features(ByHeight(), synthetic_store, head="lseg", voxel_size=0.05)
 
 
+def all_wall(classes):
+    """Score wall, the first class, highest at every sample."""
+    return lambda scene: {"wall": torch.eye(len(classes))[:1].expand(len(scene.num_views), -1)}
+
+
 def test_scenes_are_summed_and_unlabelled_ones_passed_over(synthetic_scene, synthetic_store):
     for name, labels in (("again", synthetic_scene.labels), ("bare", None)):
         scene = replace(synthetic_scene, name=name, labels=labels)
@@ -214,7 +304,7 @@ def test_scenes_are_summed_and_unlabelled_ones_passed_over(synthetic_scene, synt
     counted = count(
         synthetic_store,
         SCANNET20,
-        lambda scene: {"wall": torch.zeros_like(scene.num_views)},
+        all_wall(SCANNET20),
         split="train",
         progress=lambda *call: calls.append(call),
     )
@@ -227,7 +317,7 @@ def test_scenes_are_summed_and_unlabelled_ones_passed_over(synthetic_scene, synt
 
 def test_labels_are_converted_to_the_classes_asked_for(synthetic_store):
     nyu40 = label_set("nyu40")
-    counted = count(synthetic_store, nyu40, lambda scene: {"wall": torch.zeros_like(scene.num_views)}, split="train")
+    counted = count(synthetic_store, nyu40, all_wall(nyu40), split="train")
     assert set(make_row(counted, nyu40, model="", readout="wall", dataset="", split="").iou) == {"wall", "picture"}
 
 
@@ -247,7 +337,7 @@ def test_without_a_labelled_point_there_is_no_score(synthetic_scene, tmp_path):
     unlabelled = replace(synthetic_scene, labels=torch.full_like(synthetic_scene.labels, 255))
     store.add_scene(unlabelled, samples, see(unlabelled, samples), {})
     with pytest.raises(ValueError, match=r"No point of the 1 scenes .* has a label of scannet20: there is nothing"):
-        count(store, SCANNET20, lambda scene: {"wall": torch.zeros_like(scene.num_views)}, split=None)
+        count(store, SCANNET20, all_wall(SCANNET20), split=None)
 
 
 @pytest.mark.parametrize(("predicted", "label"), [(0, 4), (0, -1), (4, 0), (-1, 0), (0, 256), (0, 65536)])

@@ -56,7 +56,8 @@ def gallery(synthetic_scene: Scene) -> Gallery:
 
 @pytest.fixture
 def results() -> dict:
-    counted = Counted({"fused": torch.eye(21, 20).long()}, num_scenes=1, missing={})
+    confusions = {"fused": torch.eye(21, 20).long()}
+    counted = Counted(confusions, confusions, num_scenes=1, missing={})
     row = asdict(make_row(counted, SCANNET, model="none", readout="fused", dataset="rooms", split="val"))
     return {
         "rows": [row, {**row, "model": "three-teachers", "readout": "distilled", "miou": 17.25, "fmiou": math.nan}],

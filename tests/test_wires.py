@@ -151,13 +151,16 @@ def test_scores_of_the_command_by_hand(tmp_path, classes, background):
         *[("door", "door", "door")] * 3,
         ("door", "door", None),
         *[("chair", "door", "chair")] * 2,
-        ("chair", "chair", "bed"),
+        ("chair", "chair", "wall, chair"),
     ]
     planned = [
         planned[row] for row in torch.randperm(len(planned), generator=torch.Generator().manual_seed(1)).tolist()
     ]
     labels = torch.tensor([[class_of(first, classes), class_of(second, classes)] for first, second, _ in planned])
-    features = [None if said is None else one_hot(said, classes) for *_, said in planned]
+    features = [
+        None if said is None else sum(0.5**rank * one_hot(name, classes) for rank, name in enumerate(said.split(", ")))
+        for *_, said in planned
+    ]
     samples = torch.arange(len(planned))[:, None] * torch.tensor([GAP, 0, 0])
     store = store_of(tmp_path, classes)
     add_scene(store, "known", samples, features, labels=labels, classes=classes)
@@ -167,7 +170,9 @@ def test_scores_of_the_command_by_hand(tmp_path, classes, background):
     num_classes, num_points = len(background) + 2, 4 * len(background) + 14
     door, chair = 6 / 10, 2 / (4 + 4 - 2)  # right / (labelled + called - right)
     assert row["iou"] == pytest.approx({"door": 100 * door, "chair": 100 * chair} | dict.fromkeys(background, 0.0))
-    assert row["fmiou"] == pytest.approx(100 * (door + chair) / 2)
+    assert row["foreground_miou"] == pytest.approx(100 * (door + chair) / 2)
+    # Where no wall can be called, one more sample of two points is a chair.
+    assert row["fmiou"] == pytest.approx(100 * (door + 4 / 6) / 2)
     assert row["miou"] == pytest.approx(100 * (door + chair) / num_classes)
     assert row["macc"] == pytest.approx(100 * (6 / 10 + 2 / 4) / num_classes)
     assert row["miou_official"] == pytest.approx(100 * (6 / 8 + chair) / len(label_set(classes)))

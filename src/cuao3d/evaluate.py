@@ -23,7 +23,7 @@ from cuao3d.store import Store, StoredScene
 from cuao3d.store.roll import count_of
 
 BACKGROUND = ("wall", "floor", "ceiling", "other", "otherfurniture", "otherstructure", "otherprop")
-"""Classes that f-mIoU excludes."""
+"""Classes that f-mIoU and the foreground mIoU leave out."""
 
 Policy = Literal["strict", "official"]
 """How points without a prediction count. `strict`: wrong everywhere. `official`: excluded from IoU, wrong in mAcc."""
@@ -36,8 +36,8 @@ Ensemble = Literal["unit-average", "surer", "average"]
 NO_LABELS = "without labels"
 """Why a scene that is there is not scored."""
 
-PredictClasses = Callable[[StoredScene], Mapping[str, Int64[Tensor, "S"]]]
-"""Predicts the class of every sample of a scene, 255 for none, by one or several read-outs that are scored apart."""
+ScoreClasses = Callable[[StoredScene], Mapping[str, Float[Tensor, "S K"]]]
+"""Scores every class at every sample of a scene, all 0 where there is no prediction, by one or several read-outs."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,9 @@ class Metrics:
     """Mean IoU of the classes that are present, that is, occur among the labels."""
     macc: float
     """Mean recall of the classes that are present."""
-    fmiou: float
-    """Mean IoU of the classes that are present, without `BACKGROUND`."""
+    foreground_miou: float
+    """Mean IoU of the classes that are present, without `BACKGROUND`. Not the f-mIoU: here a chair taken for a wall is
+    wrong, and so is a wall taken for a chair."""
     miou_all: float
     """Mean IoU over all classes as in the official code: absent classes count as 0."""
     macc_all: float
@@ -79,7 +80,10 @@ class Row:
     macc: float
     """Mean recall over present classes."""
     fmiou: float
-    """Mean IoU over present classes without wall, floor, ceiling and other, strict."""
+    """f-mIoU, by the rule of RegionPLC and Mosaic3D: wall, floor, ceiling and other can neither be predicted nor are
+    their points scored; mean IoU over the other classes that are present, strict."""
+    foreground_miou: float
+    """Mean over the same classes of the IoU that `miou` averages: nothing is masked, all points are scored; strict."""
     miou_official: float
     """Mean IoU over all classes, points without a prediction left out."""
     macc_official: float
@@ -106,6 +110,8 @@ class Counted:
 
     confusions: Mapping[str, Int64[Tensor, "rows K"]]
     """A confusion matrix for each read-out, summed over the scenes; see `confusion_matrix`."""
+    foreground: Mapping[str, Int64[Tensor, "rows K"]]
+    """The same where `BACKGROUND` cannot be predicted and its points are not counted."""
     num_scenes: int
     """Scenes that were compared."""
     missing: Mapping[str, str]
@@ -149,17 +155,11 @@ def zero_shot(
     readouts = tuple(readouts)
     _check_readouts(readouts, has_student=predict is not None)
 
-    def predict_classes(scene: StoredScene) -> dict[str, Tensor]:
-        predicted = {}
-        if "fused" in readouts:
-            predicted["fused"] = _fused(scene, teacher, class_vectors)
-        if predict is not None and set(readouts) != {"fused"}:
-            described = predict(scene)
-            predicted["distilled"] = classify(scores(described, class_vectors))
-            predicted["2d3d"] = _ensemble(scene, teacher, described, class_vectors, ensemble)
-        return predicted
+    def score_classes(scene: StoredScene) -> dict[str, Tensor]:
+        described = None if predict is None or set(readouts) == {"fused"} else predict(scene)
+        return {readout: _score(readout, scene, teacher, described, class_vectors, ensemble) for readout in readouts}
 
-    counted = count(store, classes, predict_classes, split=split, seen_only=seen_only, progress=progress)
+    counted = count(store, classes, score_classes, split=split, seen_only=seen_only, progress=progress)
     return tuple(
         make_row(
             counted,
@@ -177,7 +177,7 @@ def zero_shot(
 def count(
     store: Store,
     classes: LabelSet,
-    predict_classes: PredictClasses,
+    score_classes: ScoreClasses,
     *,
     split: Split | None = "val",
     seen_only: bool = False,
@@ -188,29 +188,33 @@ def count(
     Args:
         store: The scenes; those without labels are skipped.
         classes: The classes that predictions index.
-        predict_classes: Returns the class of each sample for each read-out.
+        score_classes: Returns the scores of each sample for each read-out.
         split: Split to evaluate; None for all scenes.
         seen_only: Count only points whose sample at least one view sees.
         progress: Called after each scene.
 
     Returns:
-        A confusion matrix for each read-out, and which scenes are missing in it.
+        Two confusion matrices for each read-out, over all classes and over the foreground alone, and which scenes are
+        missing in them.
 
     Raises:
         InputError: No scene of the split has labels, or no point has one that is scored.
     """
     names = store.names(split)
     missing = store.missing()
+    background = background_of(classes)
     totals: dict[str, Tensor] = {}
+    foreground: dict[str, Tensor] = {}
     for done, name in enumerate(names, start=1):
         scene = store[name]
         if scene.labels is not None and scene.label_set is not None:
             labels = classes.classes(convert(scene.labels, label_set(scene.label_set), classes))
             if seen_only:
                 labels = labels.where(scene.seen[scene.sample_of_point], UNLABELLED)
-            for way, of_sample in predict_classes(scene).items():
-                confusion = confusion_matrix(of_sample.cpu()[scene.sample_of_point], labels, len(classes))
-                totals[way] = totals.get(way, 0) + confusion
+            for way, class_scores in score_classes(scene).items():
+                whole, masked = _compare(class_scores, scene.sample_of_point, labels, background)
+                totals[way] = totals.get(way, 0) + whole
+                foreground[way] = foreground.get(way, 0) + masked
         else:
             missing[name] = NO_LABELS
         give_back()
@@ -225,7 +229,23 @@ def count(
             f"No point{seen} of the {len(names)} scenes of {store.path} has a label of {classes.name}: there is "
             "nothing to score. Choose another label set or split."
         )
-    return Counted(totals, sum(name not in missing for name in names), missing)
+    return Counted(totals, foreground, sum(name not in missing for name in names), missing)
+
+
+def background_of(classes: LabelSet) -> Bool[Tensor, "K"]:
+    """Return which classes of a label set are `BACKGROUND`."""
+    return torch.tensor([name in BACKGROUND for name in classes.names])
+
+
+def classify_foreground(class_scores: Float[Tensor, "V K"], background: Bool[Tensor, "K"]) -> Int64[Tensor, "V"]:
+    """Return the foreground class with the highest score; 255 where all scores are 0, as in `classify`.
+
+    Args:
+        class_scores: Score of each class, for each point.
+        background: Classes that are masked before the highest score is looked for.
+    """
+    masked = class_scores.masked_fill(background.to(class_scores.device), -math.inf).argmax(dim=1)
+    return torch.where((class_scores != 0).any(dim=1), masked, UNLABELLED)
 
 
 def confusion_matrix(
@@ -265,7 +285,7 @@ def measure(
     Args:
         confusion: As of `confusion_matrix`.
         policy: How points without a prediction count.
-        background: Classes that f-mIoU excludes.
+        background: Classes that the foreground mIoU leaves out.
     """
     counts = confusion.double()
     correct = counts.diagonal()
@@ -278,7 +298,7 @@ def measure(
     return Metrics(
         miou=iou[present].mean().item(),
         macc=recall[present].mean().item(),
-        fmiou=iou[foreground].mean().item(),
+        foreground_miou=iou[foreground].mean().item(),
         miou_all=iou.mean().item(),
         macc_all=recall.mean().item(),
         iou=tuple(torch.where(present, iou, math.nan).tolist()),
@@ -309,10 +329,9 @@ def make_row(
     split: str,
     points: Literal["all", "seen"] = "all",
 ) -> Row:
-    """Turn the confusion matrix of a read-out into a row of a results table, in percent."""
+    """Turn the confusion matrices of a read-out into a row of a results table, in percent."""
     confusion = counted.confusions[readout]
-    background = torch.tensor([name in BACKGROUND for name in classes.names])
-    strict = measure(confusion, background=background)
+    strict = measure(confusion, background=background_of(classes))
     official = measure(confusion, policy="official")
     num_points = int(confusion.sum())
     return Row(
@@ -326,7 +345,8 @@ def make_row(
         missing=dict(counted.missing),
         miou=100 * strict.miou,
         macc=100 * strict.macc,
-        fmiou=100 * strict.fmiou,
+        fmiou=100 * measure(counted.foreground[readout]).miou,
+        foreground_miou=100 * strict.foreground_miou,
         miou_official=100 * official.miou_all,
         macc_official=100 * official.macc_all,
         num_points=num_points,
@@ -346,20 +366,44 @@ def _check_readouts(readouts: tuple[str, ...], *, has_student: bool) -> None:
         raise InputError("The distilled and 2d3d read-outs need a student; without a run only fused can be evaluated.")
 
 
-def _fused(scene: StoredScene, teacher: str, class_vectors: Tensor) -> Tensor:
-    """Classify each sample (S,) by its lifted feature; 255 where no view sees it."""
-    return scene.spread(classify(scores(scene.features(teacher), class_vectors)), UNLABELLED)
+def _compare(
+    class_scores: Tensor, sample_of_point: Tensor, labels: Tensor, background: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Count the classes of a scene's points by the scores (S, K) of its samples, over all and over the foreground."""
+    num_classes = len(background)
+    of_sample, masked = classify(class_scores).cpu(), classify_foreground(class_scores, background).cpu()
+    in_front = labels.where(~torch.isin(labels, background.nonzero()), UNLABELLED)
+    return (
+        confusion_matrix(of_sample[sample_of_point], labels, num_classes),
+        confusion_matrix(masked[sample_of_point], in_front, num_classes),
+    )
+
+
+def _score(
+    readout: Readout,
+    scene: StoredScene,
+    teacher: str,
+    described: Tensor | None,
+    class_vectors: Tensor,
+    ensemble: Ensemble,
+) -> Tensor:
+    """Score the classes at each sample (S, K) by a read-out; 0 where it has no feature."""
+    if readout == "fused" or described is None:
+        return scene.spread(scores(scene.features(teacher), class_vectors))
+    if readout == "distilled":
+        return scores(described, class_vectors)
+    return _ensemble(scene, teacher, described, class_vectors, ensemble)
 
 
 def _ensemble(scene: StoredScene, teacher: str, described: Tensor, class_vectors: Tensor, ensemble: Ensemble) -> Tensor:
-    """Classify each sample (S,) by its lifted feature and the student's together."""
+    """Score the classes at each sample (S, K) by its lifted feature and the student's together."""
     lifted = scene.features(teacher)
     if ensemble == "average":
-        return classify(scores((described.float().cpu() + scene.spread(lifted.float())) / 2, class_vectors))
+        return scores((described.float().cpu() + scene.spread(lifted.float())) / 2, class_vectors)
     in_3d = scores(described, class_vectors).cpu()
     in_2d = scene.spread(scores(lifted, class_vectors))
     seen = scene.seen[:, None]
     if ensemble == "unit-average":
-        return classify(torch.where(seen, (in_2d + in_3d) / 2, in_3d))
+        return torch.where(seen, (in_2d + in_3d) / 2, in_3d)
     surer_in_2d = in_2d.amax(dim=1, keepdim=True) > in_3d.amax(dim=1, keepdim=True)
-    return classify(torch.where(seen & surer_in_2d, in_2d, in_3d))
+    return torch.where(seen & surer_in_2d, in_2d, in_3d)

@@ -103,7 +103,7 @@ def score(store: Store, run: Path, *, dataset: str = "", split: Split | None = "
         raise InputError(f"{run} is a distilled student; the upper bound needs a run of `supervise`.")
     classes = store.label_set(loaded.label_set)
     predict = student_features(loaded.student.to(device), store, head=HEAD, voxel_size=loaded.voxel_size, device=device)
-    counted = count(store, classes, lambda scene: {"supervised": predict(scene).argmax(dim=1)}, split=split)
+    counted = count(store, classes, lambda scene: {"supervised": predict(scene)}, split=split)
     return make_row(
         counted,
         classes,
