@@ -5,6 +5,7 @@ from typing import get_args
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from cuao3d.batches import Batches
 from cuao3d.distill import distill
@@ -23,6 +24,7 @@ from cuao3d.recipes import (
     released_code,
     with_teachers,
 )
+from cuao3d.run import load_run
 from cuao3d.scene import Scene
 from cuao3d.store import Store, TeacherCard
 from cuao3d.student import ARCHITECTURES
@@ -195,3 +197,27 @@ def test_mini_trains(tmp_path, teachers, toy_words):
     assert set(last["losses"]) == set(teachers)
     assert last["words"] > 0
     assert ("sigmas" in last) == (len(teachers) > 1)
+
+
+@pytest.mark.parametrize("normalizer", ["standardize", "phi-s"])
+def test_wordless_teachers_are_learned_normalised_though_channels_are_nearly_constant(tmp_path, normalizer):
+    cards = {"wall": TeacherCard(num_channels=3, text="minilm"), "other": TeacherCard(num_channels=4, loss="l1")}
+    store = Store.create(tmp_path / "store", cell=0.05, teachers=cards)
+    points = torch.rand(400, 3, generator=torch.Generator().manual_seed(0))
+    wall = torch.arange(400) % 2
+    points[torch.arange(400), wall] = 0.0
+    samples = sample_cells(points, store.cell)
+    on_wall, index = functional.one_hot(wall, 3).float(), samples.index_of_sample
+    height, quantum = points[:, 2], (torch.arange(400) == index[0]) / 2  # the spacing of half precision at 1000
+    other = torch.stack([1000 + quantum, torch.full((400,), 3.0), height, 1 - height], dim=1)
+    visibility = Visibility((), torch.ones(len(index), dtype=torch.int64))
+    store.add_scene(Scene("a", points, ()), samples, visibility, {"wall": on_wall[index], "other": other[index]})
+    recipe = replace(ours(teachers=cards), words=None, balance=0.0, voxel_size=0.1, architecture="MinkUNet14Mini")
+    assert recipe.losses == ("cosine", "cosine")
+    config = replace(recipe, normalizers=("none", normalizer), num_steps=4, learning_rate=2e-2, weighting="equal")
+    run = distill(store, config, tmp_path / "run")
+    losses = [json.loads(line)["losses"]["other"] for line in (run / "metrics.jsonl").open()]
+    assert losses[-1] < 0.8 * losses[0]
+    head = load_run(run).student.heads["other"]
+    assert head.bias[:2].tolist() == pytest.approx([1000, 3], rel=1e-3)
+    assert head.weight.isfinite().all()

@@ -14,6 +14,9 @@ from cuao3d.errors import InputError
 
 NormalizerKind = Literal["none", "demean", "standardize", "phi-s"]
 
+RESOLUTION = 2.0**-10
+"""Relative spacing of half-precision numbers, in which stores keep features: finer deviations are rounding."""
+
 
 @dataclass(frozen=True)
 class Normalizer:
@@ -52,7 +55,8 @@ def fit_normalizer(kind: NormalizerKind, parts: Iterable[Float[Tensor, "_ C"]]) 
 
     Args:
         kind: `none`. `demean`: subtract each channel's mean. `standardize`: also divide by its standard
-            deviation. `phi-s`: PCA, then a Hadamard rotation that spreads the variance evenly over the channels,
+            deviation; what deviates less than `RESOLUTION` times the channel's size is rounding, and is not blown up to
+            a deviation of 1. `phi-s`: PCA, then a Hadamard rotation that spreads the variance evenly over the channels,
             then one common scale, as in RADIO ("PHI-S: Distribution Balancing for Label-Free Multi-Teacher
             Distillation", Eq. 20): all directions keep their relative weight, no channel dominates.
         parts: The features, in chunks of rows, in any floating type.
@@ -65,29 +69,28 @@ def fit_normalizer(kind: NormalizerKind, parts: Iterable[Float[Tensor, "_ C"]]) 
     """
     if kind == "none":
         return None
-    count, total, products = 0, torch.zeros(()), torch.zeros(())
+    count, total, products, squares = 0, torch.zeros(()), torch.zeros(()), torch.zeros(())
     for part in parts:
         rows = part.double()
-        count, total = count + len(rows), total + rows.sum(dim=0)
-        products = products + (rows.T @ rows if kind == "phi-s" else rows.square().sum(dim=0))
+        count, total, squares = count + len(rows), total + rows.sum(dim=0), squares + rows.square().sum(dim=0)
+        products = products + (rows.T @ rows if kind == "phi-s" else 0)
     if not count:
         raise InputError("There are no features to fit a normaliser to.")
-    mean = total / count
+    mean, rounding = total / count, RESOLUTION**2 * squares / count
     ones = torch.ones_like(mean)
     if kind == "demean":
         return Normalizer(mean, ones)
     if kind == "standardize":
-        return Normalizer(mean, _inverse_root((products / count - mean.square()).clamp(min=0)))
+        return Normalizer(mean, _inverse_root((squares / count - mean.square()).clamp(min=0), rounding))
     variances, directions = torch.linalg.eigh(products / count - torch.outer(mean, mean))
     variances = variances.clamp(min=0)
-    return Normalizer(
-        mean, _inverse_root(variances.mean()).expand_as(mean).clone(), directions @ _evening_rotation(variances).T
-    )
+    scale = _inverse_root(variances.mean(), rounding.mean())
+    return Normalizer(mean, scale.expand_as(mean).clone(), directions @ _evening_rotation(variances).T)
 
 
-def _inverse_root(variance: Tensor) -> Tensor:
-    """Return 1 / standard deviation; 1 where the variance is 0."""
-    return torch.where(variance > 0, variance, 1).rsqrt()
+def _inverse_root(variance: Tensor, rounding: Tensor) -> Tensor:
+    """Return 1 / standard deviation, or 1 / that of rounding where it is larger; 1 where the variance is 0."""
+    return torch.where(variance > 0, torch.maximum(variance, rounding), 1).rsqrt()
 
 
 def _evening_rotation(variances: Float[Tensor, "C"]) -> Float[Tensor, "C C"]:
