@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cuao3d.batches import Batch, Batches, TrainingScene, hold_out
 from cuao3d.errors import InputError
+from cuao3d.guards import Lesson, check_targets
 from cuao3d.heads import Head, HeadKind
 from cuao3d.memory import give_back
 from cuao3d.objective import (
@@ -29,6 +30,7 @@ from cuao3d.objective import (
     word_loss,
 )
 from cuao3d.progress import OnStep
+from cuao3d.ranks import from_first
 from cuao3d.run import begin_run, check_finished, finish_run, only_writer
 from cuao3d.schema import Weight
 from cuao3d.store import Store, StoredScene, TeacherCard
@@ -113,17 +115,12 @@ def distill(
         if not scenes or (held_out and not apart):
             raise InputError(f"{store.path} has too few training scenes with finite features. Lift them again.")
         distiller, scenes = _make_distiller(store, scenes, config)
+        targets = from_first(lambda: check_targets(scenes, distiller.lessons(), config))
         batches = Batches(scenes, config, RowMeans, apart)
         outcome = train(distiller, distiller.parameter_groups(), batches, config, out, device=device, on_step=on_step)
         give_back()
-        used = {scene.name for scene in usable}
-        summary = {
-            "teachers": dict(distiller.student.teachers),
-            "held_out": held_out,
-            "missing_scenes": store.missing(),
-            "skipped_scenes": [scene.name for scene in stored if scene.name not in used],
-            "masked_samples": {scene.name: counts for scene, counts in taken if counts},
-        }
+        left = {"held_out": held_out, "missing_scenes": store.missing()} | _left_out(stored, taken)
+        summary = {"teachers": dict(distiller.student.teachers), "targets": targets} | left
         finish_run(out, distiller.finished(), summary | asdict(outcome))
     return out
 
@@ -181,6 +178,12 @@ class _Distiller(nn.Module):
         if noise_levels := list(self.weighting.parameters()):
             groups.append({"name": NOISE_GROUP, "params": noise_levels, "lr": sigma_rate, "weight_decay": 0.0})
         return groups
+
+    def lessons(self) -> list[Lesson]:
+        """Return what is to be learned from each teacher."""
+        config = self.config
+        of_teachers = zip(config.teachers, self.losses, config.normalizers, self.normalizers, strict=True)
+        return [Lesson(*parts) for parts in of_teachers]
 
     def finished(self) -> Student:
         """Return a copy of the student whose heads predict the teachers' features, without normaliser."""
@@ -369,6 +372,17 @@ def _take_features(scene: StoredScene, teachers: tuple[str, ...]) -> tuple[Train
     kept = torch.stack(list(finite.values())).all(dim=0)
     targets = tuple(rows[kept] for rows in features.values())
     return TrainingScene(scene.name, scene.sample_points, scene.seen_samples[kept], targets), masked
+
+
+def _left_out(
+    stored: list[StoredScene], taken: list[tuple[TrainingScene, dict[str, int]]]
+) -> dict[str, list[str] | dict[str, dict[str, int]]]:
+    """Say which scenes, and which samples of the others, were not learned from."""
+    used = {scene.name for scene, _ in taken if len(scene.rows)}
+    return {
+        "skipped_scenes": [scene.name for scene in stored if scene.name not in used],
+        "masked_samples": {scene.name: counts for scene, counts in taken if counts},
+    }
 
 
 def _finite_rows(features: Float[Tensor, "R C"]) -> Bool[Tensor, "R"]:

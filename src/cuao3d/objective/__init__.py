@@ -1,14 +1,17 @@
 """The training objective: one loss per teacher, computed without an N x C tensor, and their weighting."""
 
+from cuao3d.objective.constant import ConstantLoss, best_constant
 from cuao3d.objective.losses import LossKind, OwnLoss, teacher_loss, voxel_losses, word_loss
-from cuao3d.objective.normalizers import Normalizer, NormalizerKind, fit_normalizer
+from cuao3d.objective.normalizers import RESOLUTION, Normalizer, NormalizerKind, fit_normalizer
 from cuao3d.objective.own import LOSSES, code_of_losses, find_loss
 from cuao3d.objective.targets import Compressed, RowMeans, Targets
 from cuao3d.objective.weightings import WeightingKind, make_weighting, settled_sigmas
 
 __all__ = [
     "LOSSES",
+    "RESOLUTION",
     "Compressed",
+    "ConstantLoss",
     "LossKind",
     "Normalizer",
     "NormalizerKind",
@@ -16,6 +19,7 @@ __all__ = [
     "RowMeans",
     "Targets",
     "WeightingKind",
+    "best_constant",
     "code_of_losses",
     "find_loss",
     "fit_normalizer",
