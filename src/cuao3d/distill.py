@@ -9,7 +9,7 @@ from typing import Any, cast, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from cuao3d.batches import Batch, Batches, TrainingScene, hold_out
 from cuao3d.errors import InputError
@@ -37,7 +37,19 @@ from cuao3d.store import Store, StoredScene, TeacherCard
 from cuao3d.student import Student
 from cuao3d.teachers import canonical
 from cuao3d.text import class_vectors, load_text_encoder
-from cuao3d.training import NOISE_GROUP, TrainConfig, make_student, student_group, supervised_features, train
+from cuao3d.training import (
+    NOISE_GROUP,
+    Learner,
+    TrainConfig,
+    make_student,
+    student_group,
+    supervised_features,
+    train,
+)
+from cuao3d.trunk import measure_trunk
+
+WORD_LOSS = "word loss"
+"""Name of the loss over words among those of the teachers."""
 
 ROWS_AT_A_TIME = 20_000
 """Rows of features that are converted to float32 at a time."""
@@ -153,7 +165,7 @@ def idle_settings(config: DistillConfig, cards: Mapping[str, TeacherCard]) -> di
     return reasons
 
 
-class _Distiller(nn.Module):
+class _Distiller(Learner):
     """The student and the noise levels of its teachers."""
 
     def __init__(
@@ -205,17 +217,23 @@ class _Distiller(nn.Module):
         )
         total = self.weighting(torch.stack(sums))
         report: dict[str, Any] = {"losses": dict(zip(config.teachers, losses, strict=True))}
+        weights_of_losses = cast(Tensor, self.weighting.weights)
+        addends = [part * weight for part, weight in zip(sums, weights_of_losses.detach(), strict=True)]
         if log_variances is not None:
             total = total + log_variances.mean(dim=0).sum() / 2
+            addends = [part + own.mean() / 2 for part, own in zip(addends, log_variances.T, strict=True)]
             sigmas = (log_variances / 2).exp().mean(dim=0)
             report["sigmas"] = dict(zip(config.teachers, sigmas.tolist(), strict=True))
         else:
-            report["weights"] = dict(zip(config.teachers, cast(Tensor, self.weighting.weights).tolist(), strict=True))
+            report["weights"] = dict(zip(config.teachers, weights_of_losses.tolist(), strict=True))
         if hasattr(self.weighting, "sigma"):
             report["sigmas"] = dict(zip(config.teachers, cast(Tensor, self.weighting.sigma).tolist(), strict=True))
+        by_name = dict(zip(config.teachers, addends, strict=True))
         if self.words is not None:
-            of_words = self._word_loss(hidden, batch, self.words)
-            total, report["words"] = total + of_words, of_words.item()
+            by_name[WORD_LOSS] = self._word_loss(hidden, batch, self.words)
+            total, report["words"] = total + by_name[WORD_LOSS], by_name[WORD_LOSS].item()
+        if self.watched and self.training:
+            report["trunk"] = measure_trunk(rows, by_name)
         return total, report
 
     def _head(self, index: int) -> Head:

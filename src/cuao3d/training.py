@@ -24,6 +24,7 @@ from cuao3d.progress import OnStep, peak_memory
 from cuao3d.ranks import gather, in_group, num_ranks, rank
 from cuao3d.schema import Count, Range, Weight
 from cuao3d.student import ARCHITECTURES, Student
+from cuao3d.trunk import describe_trunk
 
 OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]]], torch.optim.Optimizer]] = {
     "adam": lambda groups: torch.optim.Adam(groups, fused=True),
@@ -36,6 +37,9 @@ CHECKPOINT_SECONDS = 300
 
 STUDENT_GROUP, NOISE_GROUP = "student", "noise levels"
 """Names of the optimiser's groups."""
+
+WATCH_EVERY = 100
+"""Steps between looks at the student's trunk, the first included; see `describe_trunk`."""
 
 RATE_OF_GROUP = {STUDENT_GROUP: "rate", NOISE_GROUP: "sigma_rate"}
 """Key in `metrics.jsonl` of each group's learning rate."""
@@ -86,6 +90,13 @@ class Outcome:
     """Its loss on them."""
 
 
+class Learner(nn.Module):
+    """What `train` trains, if the student's trunk is to be watched meanwhile."""
+
+    watched = False
+    """Whether the metrics of the next batch shall include `trunk`, what `measure_trunk` returns."""
+
+
 def train(
     learner: nn.Module,
     groups: list[dict[str, Any]],
@@ -126,9 +137,9 @@ def train(
     checkpoints = _Checkpoints(out, metrics, learner, optimizer, config)
     with _signals_held() as signals, closing(metrics), closing(batches.ahead(start.step, device)) as coming:
         for step, parts in enumerate(coming, start=start.step):
-            _set_rates(optimizer, rates, rate_fraction(step / len(batches), config))
-            row = {"step": step} | _add_gradients(model, optimizer, parts)
-            row |= {RATE_OF_GROUP[group["name"]]: group["lr"] for group in optimizer.param_groups}
+            _watch(learner, step)
+            used = _set_rates(optimizer, rates, rate_fraction(step / len(batches), config))
+            row = {"step": step} | _add_gradients(model, optimizer, parts) | used
             _check_loss(row, out, config)
             _clip(optimizer, config)
             optimizer.step()
@@ -217,13 +228,21 @@ def _add_gradients(model: nn.Module, optimizer: torch.optim.Optimizer, parts: Se
             loss, report = model(batch)
             (loss * (weight * num_ranks())).backward()  # gradients are averaged over processes
         reports.append((weight, {"loss": loss.item(), **report}))
-    return _weighted_sum(gather(reports)) | {"voxels": voxels}
+    row = _weighted_sum(gather(reports)) | {"voxels": voxels}
+    return row | ({"trunk": describe_trunk(row["trunk"])} if "trunk" in row else {})
 
 
-def _set_rates(optimizer: torch.optim.Optimizer, rates: Mapping[str, float], fraction: float) -> None:
-    """Set the learning rate of each group to a fraction of its initial one."""
+def _watch(learner: nn.Module, step: int) -> None:
+    """Say whether a learner shall watch the trunk in this step, if it can."""
+    if isinstance(learner, Learner):
+        learner.watched = step % WATCH_EVERY == 0
+
+
+def _set_rates(optimizer: torch.optim.Optimizer, rates: Mapping[str, float], fraction: float) -> dict[str, float]:
+    """Set the learning rate of each group to a fraction of its initial one; return them by their key in the metrics."""
     for group in optimizer.param_groups:
         group["lr"] = rates[group["name"]] * fraction
+    return {RATE_OF_GROUP[group["name"]]: group["lr"] for group in optimizer.param_groups}
 
 
 def _clip(optimizer: torch.optim.Optimizer, config: TrainConfig) -> None:
