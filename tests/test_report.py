@@ -1,6 +1,6 @@
 import math
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +8,7 @@ import torch
 
 from cuao3d.colors import class_colors, heat_colors
 from cuao3d.evaluate import Counted, make_row
-from cuao3d.history import History
+from cuao3d.history import History, TrunkHistory
 from cuao3d.labels import label_set
 from cuao3d.report import (
     Cloud,
@@ -83,7 +83,11 @@ def test_the_page_needs_nothing_but_itself(tmp_path, gallery, results):
 
 
 def test_the_page_says_what_there_is(tmp_path, gallery, results):
-    page = _page(tmp_path, results, gallery)
+    trunk = TrunkHistory((0,), {"color": (0.9,), "word loss": (0.1,)}, {"color": (1,), "word loss": (0,)}, (3.5,))
+    page = _page(tmp_path, results, replace(gallery, history=replace(gallery.history, trunk=trunk)))
+    assert page.count("data:image/svg+xml") == 4 + 3
+    assert "Cosine with the total gradient" in page
+    assert re.search(r"background: #f28e2b.></i>word loss</li>", page), "the second colour"
     for words in ("something green", "not in this scene — kitchen", "Voxels of 5 cm, coarser than the paper", "17.2"):
         assert words in page
     assert "mIoU 100 in this scene" in page, "the truth as prediction"

@@ -40,6 +40,30 @@ class History:
     """Loss of choosing among words; empty where there was none."""
     weighting: str = "uncertainty"
     """How the losses are combined; decides where a noise level would settle."""
+    trunk: "TrunkHistory | None" = None
+    """What reached the student's trunk, if that was watched."""
+
+
+@dataclass(frozen=True)
+class TrunkHistory:
+    """What reached the student's trunk; one number per step in `steps`, which are fewer than those of the training."""
+
+    steps: tuple[int, ...]
+    """Steps in which it was watched."""
+    shares: Mapping[str, tuple[float, ...]]
+    """Norm of the gradient of each loss at the trunk, as a fraction of the sum of norms."""
+    cosines: Mapping[str, tuple[float, ...]]
+    """Cosine of the gradient of each loss with the total gradient."""
+    ranks: tuple[float, ...]
+    """Effective rank of the features that the heads read."""
+
+
+class _Trunk(TypedDict):
+    """What is read of the trunk in a line of a `metrics.jsonl`."""
+
+    share: dict[str, float | None]
+    cosine: dict[str, float | None]
+    rank: float | None
 
 
 class _Step(TypedDict):
@@ -51,6 +75,7 @@ class _Step(TypedDict):
     sigmas: NotRequired[dict[str, float | None]]
     weights: NotRequired[dict[str, float | None]]
     words: NotRequired[float | None]
+    trunk: NotRequired[_Trunk]
 
 
 class _Config(TypedDict, total=False):
@@ -89,6 +114,7 @@ def read_history(run: Path | str) -> History:
         weights=by_teacher("weights"),
         words=tuple(_number(row["words"]) for row in rows if "words" in row),
         weighting=settings.get("config", {}).get("weighting", "uncertainty"),
+        trunk=_trunk_history([(row["step"], row["trunk"]) for row in rows if "trunk" in row]),
     )
 
 
@@ -105,10 +131,12 @@ class Chart:
     """Lines that are only drawn to compare with."""
     color: str = ""
     """Colour of all lines; empty: one each."""
+    steps: Sequence[int] = ()
+    """Steps of the values, if these are not all steps of the training; each is drawn as a dot."""
 
 
 def training_charts(history: History) -> list[Chart]:
-    """Say what is to be drawn of a training: noise levels and weights, if any, losses, learning rate."""
+    """Say what is to be drawn of a training: noise levels and weights, if any, losses, the trunk, learning rate."""
     charts = []
     if history.sigmas:
         settled = {
@@ -123,6 +151,8 @@ def training_charts(history: History) -> list[Chart]:
     if history.words:
         note = "cross-entropy under the teacher's nearest words"
         charts.append(Chart("Choosing among words", {"words": history.words}, note, color="#555555"))
+    if history.trunk is not None:
+        charts += _trunk_charts(history.trunk)
     return [*charts, Chart("Learning rate", {"rate": history.rate}, color="#555555")]
 
 
@@ -134,13 +164,15 @@ def plot_chart(axes: Any, steps: Sequence[int], chart: Chart) -> None:
         steps: Steps of the training.
         chart: What to draw, a value for each step.
     """
+    steps = chart.steps or steps
     width = max(1, math.ceil(len(steps) / 100))
     for lines, style, opacity in ((chart.dotted, ":", 0.7), (chart.lines, "-", 1.0)):
         for index, (name, values) in enumerate(lines.items()):
             own = chart.color or PALETTE[index % len(PALETTE)]
             x, y = _average(steps, width), _average(values, width)
             label = name if style == "-" else None
-            axes.plot(x, y, style, color=own, alpha=opacity, linewidth=1.6 if style == "-" else 1.2, label=label)
+            look = {"color": own, "alpha": opacity, "linewidth": 1.6 if style == "-" else 1.2}
+            axes.plot(x, y, style, label=label, marker="o" if chart.steps else "", markersize=3, **look)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#eeeeee")
     axes.set_xlabel("step", color="#555555")
@@ -159,9 +191,34 @@ def draw_history(history: History, path: Path) -> None:
         plot_chart(axes, history.steps, chart)
         axes.set_title(chart.title + (f"\n{chart.note}" if chart.note else ""), fontsize=9, loc="left")
         if len(chart.lines) > 1:
-            for text in axes.legend(frameon=False, fontsize=8).get_texts():
+            for text in axes.legend(edgecolor="none", fontsize=8).get_texts():
                 text.set_parse_math(False)  # a teacher may have a dollar in its name
     write_whole(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
+
+
+def _trunk_history(looks: Sequence[tuple[int, _Trunk]]) -> TrunkHistory | None:
+    """Put the looks at the trunk, each with its step, in columns."""
+    if not looks:
+        return None
+
+    def by_loss(key: Literal["share", "cosine"]) -> dict[str, tuple[float, ...]]:
+        return {name: tuple(_number(look[key].get(name)) for _, look in looks) for name in looks[0][1][key]}
+
+    steps, ranks = tuple(step for step, _ in looks), tuple(_number(look["rank"]) for _, look in looks)
+    return TrunkHistory(steps, by_loss("share"), by_loss("cosine"), ranks)
+
+
+def _trunk_charts(trunk: TrunkHistory) -> list[Chart]:
+    """Say what is to be drawn of the trunk; a single loss has all of the gradient at all times."""
+    charts = []
+    if len(trunk.shares) > 1:
+        note = "norm of each loss's gradient at the trunk, of the sum"
+        charts.append(Chart("Share of the gradient", trunk.shares, note, steps=trunk.steps))
+        note = "of each loss's gradient at the trunk with the sum of all"
+        charts.append(Chart("Cosine with the total gradient", trunk.cosines, note, steps=trunk.steps))
+    note = "how many directions the features before the heads span"
+    ranks = {"effective rank": trunk.ranks}
+    return [*charts, Chart("Effective rank", ranks, note, color="#555555", steps=trunk.steps)]
 
 
 def _average(values: Sequence[float], width: int) -> list[float]:

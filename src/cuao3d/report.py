@@ -131,7 +131,7 @@ def write_report(path: Path | str, results: Mapping[str, Any], gallery: Gallery)
         table=_table(results),
         per_class=_per_class(results),
         charts=_charts(gallery.history) if gallery.history else [],
-        teachers=list(zip(gallery.history.losses, PALETTE, strict=False)) if gallery.history else [],
+        losses=_names_of_lines(gallery.history) if gallery.history else [],
         stages=_stages(results.get("stages", [])),
         provenance=_provenance(results),
         num_points=len(gallery.points),
@@ -369,6 +369,12 @@ def _provenance(results: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _charts(history: History) -> list[tuple[str, str, str]]:
     """Draw how training went: title, note and image."""
     return [(chart.title, chart.note, _draw_chart(history.steps, chart)) for chart in training_charts(history)]
+
+
+def _names_of_lines(history: History) -> list[tuple[str, str]]:
+    """Name each colour of the charts: those of the teachers, and of what else pulls at the trunk."""
+    names = dict.fromkeys([*history.losses, *(history.trunk.shares if history.trunk else ())])
+    return list(zip(names, PALETTE, strict=False))
 
 
 def _draw_chart(steps: Sequence[int], chart: Chart) -> str:
