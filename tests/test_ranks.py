@@ -112,6 +112,9 @@ def test_two_processes_learn_what_one_learns(tmp_path, num_parts, optimizer, dty
         assert ("validation" in one) == ("validation" in two)
         for said, again in ((one, two), (one.get("validation", one), two.get("validation", two))):
             assert said["losses"] == pytest.approx(again["losses"], rel=1e-3)
+        assert ("trunk" in one) == ("trunk" in two) == (one["step"] == 0)
+        for key in one.get("trunk", {}):
+            assert one["trunk"][key] == pytest.approx(two["trunk"][key], rel=1e-3)
 
 
 def refuse(rank: int, *, store: Path, out: Path) -> None:
