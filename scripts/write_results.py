@@ -78,8 +78,9 @@ def _group(name: str, results: list[dict[str, Any]]) -> list[str]:
         f"of {100 * first['voxel_size']:.0f} cm (the paper: 2 cm);",
         f"{first['machine']}.",
         "",
-        "| model | read-out | mIoU | per seed | mAcc | f-mIoU | official mIoU | target mIoU |",
-        "|---|---|---|---|---|---|---|---|",
+        "| model | read-out | mIoU | per seed | mAcc | f-mIoU | official mIoU | target mIoU "
+        "| student's words | seen / unseen / harmonic | teacher's words | seen / unseen / harmonic |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     keys = [(row["model"], row["readout"], row["split"]) for row in first["rows"] + first.get("ceiling", [])]
     for key in keys:
@@ -90,7 +91,7 @@ def _group(name: str, results: list[dict[str, Any]]) -> list[str]:
         model = key[0] if key[1] != "supervised" else f"ceiling: trained on labels, {key[2]} rooms"
         lines.append(
             f"| {model} | {key[1]} | **{means[0]:.1f}** | {each} | {means[1]:.1f} | {means[2]:.1f} | {means[3]:.1f} "
-            f"| {f'>= {target}' if target else ''} |"
+            f"| {f'>= {target}' if target else ''} | {_by_seen(rows, 'by_student')} | {_by_seen(rows, 'by_teacher')} |"
         )
     gains = [
         _find(result, ("three-teachers", "distilled", "val"))["miou"]
@@ -100,8 +101,8 @@ def _group(name: str, results: list[dict[str, Any]]) -> list[str]:
     constant = _mean([result["constant_miou"] for result in results])
     shuffled = _mean([result["chance_miou"] for result in results])
     lines += [
-        f"| floor: wall everywhere | | {constant:.1f} | | | | | |",
-        f"| floor: fused labels shuffled | | {shuffled:.1f} | | | | | |",
+        f"| floor: wall everywhere | | {constant:.1f} | | | | | | | | | |",
+        f"| floor: fused labels shuffled | | {shuffled:.1f} | | | | | | | | | |",
         "",
         f"Three teachers against one, distilled, with equal steps: {_mean(gains):+.1f} mIoU "
         f"({', '.join(f'{gain:+.1f}' for gain in gains)}). {_verdict(gains)}",
@@ -114,6 +115,18 @@ def _group(name: str, results: list[dict[str, Any]]) -> list[str]:
         peak = max(result["stages"][index]["peak_rss_mb"] for result in results)
         lines.append(f"| {stage['name']} | {seconds[stage['name']]:.0f} | {peak} |")
     return [*lines, f"| all | {seconds['all']:.0f} | |", ""]
+
+
+def _by_seen(rows: list[dict[str, Any]], key: str) -> str:
+    """Return the vocabulary of rows of several seeds, and their means over seen and unseen names and of both."""
+    divided = [row[key] for row in rows if row.get(key)]
+    if not divided:
+        return "not recorded | "
+    means = []
+    for score in ("miou_seen", "miou_unseen", "harmonic"):
+        known = [one[score] for one in divided if one[score] is not None]
+        means.append(f"{_mean(known):.1f}" if known else "–")
+    return f"{divided[0]['vocabulary']} | {' / '.join(means)}"
 
 
 def _verdict(gains: list[float]) -> str:

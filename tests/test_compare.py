@@ -12,6 +12,7 @@ from cuao3d.fusion import Visibility, lift, lift_measured, sample_cells, see
 from cuao3d.labels import label_set
 from cuao3d.scene import Scene
 from cuao3d.store import Lifting, Store, TeacherCard
+from cuao3d.vocabulary import Vocabulary
 
 
 class Blind:
@@ -139,3 +140,22 @@ def test_the_command_prints_and_writes_the_rows(store, tmp_path, capsys):
     assert "color" in capsys.readouterr().out
     (row,) = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert row["teacher"] == "color"
+
+
+def test_zero_shot_scores_are_divided_by_the_teachers_words(synthetic_scene, tmp_path, monkeypatch, capsys):
+    vectors = torch.full((20, 3), -1.0)
+    vectors[0], vectors[10] = torch.tensor([0.75, 0.25, 0.25]), torch.tensor([0.25, 0.75, 0.25])
+    torch.save(vectors, tmp_path / "colors.pt")
+    card = TeacherCard(3, text=f"table:{tmp_path / 'colors.pt'}@scannet20")
+    store = Store.create(tmp_path / "store", cell=0.05, teachers={"color": card})
+    samples = sample_cells(synthetic_scene.points, store.cell)
+    visibility = see(synthetic_scene, samples)
+    store.add_scene(synthetic_scene, samples, visibility, {"color": lift(synthetic_scene, visibility, ColorTeacher())})
+    (strange,) = compare(store)
+    assert (strange.by_teacher.vocabulary, strange.by_teacher.seen) == ("not known", None)
+    monkeypatch.setattr("cuao3d.compare.vocabulary_of", lambda name, sha256: Vocabulary(("walls",), name))
+    (row,) = compare(store)
+    assert (row.by_teacher.seen, row.by_teacher.unseen) == (("wall",), ("picture",))
+    assert (row.by_teacher.miou_seen + row.by_teacher.miou_unseen) / 2 == pytest.approx(row.zero_shot_miou)
+    assert main(["compare", str(store.path)]) == 0
+    assert "color was trained with: color, 1 words; seen names: wall" in capsys.readouterr().out

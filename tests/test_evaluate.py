@@ -24,6 +24,7 @@ from cuao3d.predictor import student_features
 from cuao3d.query import classify
 from cuao3d.store import Store, TeacherCard
 from cuao3d.student import Student
+from cuao3d.vocabulary import Told, Vocabulary
 
 SCANNET20 = label_set("scannet20")
 
@@ -217,6 +218,29 @@ def test_a_student_that_knows_the_colours_is_right_everywhere(synthetic_store, c
     assert distilled.miou == distilled.macc == distilled.coverage == joined.coverage == 100
     assert distilled.miou_official == pytest.approx(10)
     assert joined.miou > fused.miou
+
+
+def test_rows_are_divided_by_what_student_and_teacher_were_told(synthetic_store, color_vectors):
+    told = Told(Vocabulary(("pictures",), "mine.txt"), Vocabulary(("wall",), "color"))
+    fused, distilled, joined = zero_shot(
+        synthetic_store,
+        SCANNET20,
+        color_vectors,
+        teacher="color",
+        readouts=("fused", "distilled", "2d3d"),
+        predict=colors_of_samples,
+        split=None,
+        told=told,
+    )
+    for row in (distilled, joined):
+        assert (row.by_student.vocabulary, row.by_student.seen, row.by_student.unseen) == (
+            "mine.txt, 1 words", ("picture",), ("wall",)
+        )  # fmt: skip
+        assert (row.by_student.miou_seen, row.by_student.miou_unseen) == (row.iou["picture"], row.iou["wall"])
+    assert (fused.by_student.vocabulary, fused.by_student.miou_unseen) == ("no vocabulary", fused.miou)
+    assert (fused.by_teacher.seen, fused.by_teacher.miou_seen) == (("wall",), fused.iou["wall"])
+    harmonic = 2 / (1 / fused.iou["wall"] + 1 / fused.iou["picture"])
+    assert fused.by_teacher.harmonic == pytest.approx(harmonic)
 
 
 def two_samples(store, lifted):

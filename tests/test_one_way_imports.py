@@ -47,6 +47,7 @@ ROOMS = (
     "gravity",
     "worlds",
     "text",
+    "vocabulary",
     "teachers",
     "fusion",
     "store",

@@ -1,3 +1,4 @@
+import json
 import math
 import re
 from dataclasses import asdict, replace
@@ -20,6 +21,7 @@ from cuao3d.report import (
     write_report,
 )
 from cuao3d.scene import Scene
+from cuao3d.vocabulary import Told, Vocabulary
 
 SCANNET = label_set("scannet20")
 
@@ -95,6 +97,20 @@ def test_the_page_says_what_there_is(tmp_path, gallery, results):
     this_run, shipped, bounds = (page.index(title) for title in ("This run", "Shipped with the package", "To compare"))
     assert this_run < page.index("17.2") < shipped < page.index("41.5") < bounds < page.index("52.0")
     assert "nan" not in page.replace("base64", "").split("<body>")[1].split("Scores")[1].split("Training")[0]
+
+
+def test_the_page_marks_seen_names_and_gives_both_means(tmp_path, gallery, results):
+    assert "no vocabulary" in (page := _page(tmp_path, results, gallery))
+    assert "<sup>s</sup></td>" not in page
+    confusions = {"distilled": torch.eye(21, 20).long()}
+    counted = Counted(confusions, confusions, num_scenes=1, missing={})
+    told = Told(Vocabulary(("walls", "bed"), "mine.txt"), Vocabulary(("wall",), "mini-lseg"))
+    row = make_row(counted, SCANNET, model="x", readout="distilled", dataset="", split="val", told=told)
+    page = _page(tmp_path, results | {"rows": json.loads(json.dumps([asdict(row)]))}, gallery)
+    assert "student: mine.txt, 2 words" in page
+    assert "teacher: mini-lseg, 1 words" in page
+    cells = dict(re.findall(r"<tr><td>([a-z ]+)</td><td class=\"n\"[^>]*>([^/]*(?:</?sup>|[^/])*?)</td>", page))
+    assert (cells["wall"], cells["bed"], cells["floor"]) == ("100.0<sup>st</sup>", "100.0<sup>s</sup>", "100.0")
 
 
 def test_the_page_says_no_more_than_there_is(tmp_path):

@@ -10,14 +10,15 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from cuao3d.errors import InputError
-from cuao3d.evaluate import confusion_matrix, measure
+from cuao3d.evaluate import Metrics, confusion_matrix, measure, named_iou
 from cuao3d.labels import LabelSet, label_set
 from cuao3d.progress import OnCount
 from cuao3d.query import classify, scores
 from cuao3d.scene import UNLABELLED
-from cuao3d.store import Store, StoredScene
-from cuao3d.teachers import canonical
+from cuao3d.store import Store, StoredScene, TeacherCard
+from cuao3d.teachers import canonical, vocabulary_of
 from cuao3d.text import class_vectors, load_text_encoder
+from cuao3d.vocabulary import BySeen, by_seen
 
 BLOCK = 1.0
 """Edge of the blocks of space that a probe learns from or is scored on in turn, metres."""
@@ -43,6 +44,8 @@ class Comparison:
     """How well the views of a sample agree, the mean over the scenes; see `fusion.Lifted`."""
     zero_shot_miou: float | None
     """Segmentation by the names of the classes, percent; None without words or labels."""
+    by_teacher: BySeen | None
+    """Which of these names the teacher was trained with, and the mIoU of these and of the others; likewise None."""
     probe_miou: float | None
     """Segmentation by a linear probe of the features, percent; None without labels to learn from."""
     probe_split: Literal["other scenes", "other blocks"] | None
@@ -85,7 +88,7 @@ def compare(store: Store, teachers: Sequence[str] = (), *, progress: OnCount | N
         num_views = sum(about.num_views for about in lifting)
         agreements = [about.agreement for about in lifting if about.agreement is not None]
         card = store.teachers[name]
-        zero_shot = _zero_shot(labelled, name, classes, card.text) if classes and card.text else None
+        zero_shot = _zero_shot(labelled, name, classes, card) if classes and card.text else None
         probed = _probe(labelled, name, classes) if classes else (None, None)
         rows.append(
             Comparison(
@@ -94,7 +97,8 @@ def compare(store: Store, teachers: Sequence[str] = (), *, progress: OnCount | N
                 seconds_per_view=sum(about.seconds for about in lifting) / num_views if num_views else None,
                 gigabytes=num_bytes[name] / 1e9,
                 agreement=sum(agreements) / len(agreements) if agreements else None,
-                zero_shot_miou=zero_shot,
+                zero_shot_miou=zero_shot and zero_shot[0],
+                by_teacher=zero_shot and zero_shot[1],
                 probe_miou=probed[0],
                 probe_split=probed[1],
                 licence=card.licence,
@@ -169,10 +173,16 @@ def _classes(labelled: Sequence[_Labelled]) -> LabelSet | None:
     return label_set(name) if len(names) == 1 and (name := names.pop()) is not None else None
 
 
-def _zero_shot(labelled: Sequence[_Labelled], teacher: str, classes: LabelSet, text: str) -> float | None:
-    vectors = class_vectors(load_text_encoder(text), classes)
+def _zero_shot(
+    labelled: Sequence[_Labelled], teacher: str, classes: LabelSet, card: TeacherCard
+) -> tuple[float, BySeen] | None:
+    """Return the score of segmentation by names, and the same by the names that the teacher was trained with."""
+    vectors = class_vectors(load_text_encoder(card.text or ""), classes)
     predicted = ((scene, classify(scores(scene.features[teacher], vectors))) for scene in labelled)
-    return _miou(predicted, classes)
+    if (metrics := _measure(predicted, classes)) is None:
+        return None
+    vocabulary = vocabulary_of(teacher, card.weights_sha256)
+    return 100 * metrics.miou, by_seen(named_iou(metrics, classes), classes, vocabulary)
 
 
 def _probe(labelled: Sequence[_Labelled], teacher: str, classes: LabelSet) -> tuple[float | None, Any]:
@@ -219,10 +229,18 @@ def _ridge(features: Float[Tensor, "R C"], targets: Int64[Tensor, "R"], num_clas
 def _miou(
     predicted: Iterable[tuple[_Labelled, Int64[Tensor, "V"]]], classes: LabelSet, *, in_blocks: bool = False
 ) -> float | None:
+    """Return the mIoU of `_measure`, percent."""
+    metrics = _measure(predicted, classes, in_blocks=in_blocks)
+    return None if metrics is None else 100 * metrics.miou
+
+
+def _measure(
+    predicted: Iterable[tuple[_Labelled, Int64[Tensor, "V"]]], classes: LabelSet, *, in_blocks: bool = False
+) -> Metrics | None:
     """Score the classes of the seen samples of scenes on the original points, or on those in blocks held out.
 
     Returns:
-        The mIoU, percent; None where no point has a label.
+        The scores; None where no point has a label.
     """
     confusion = torch.zeros(len(classes) + 1, len(classes), dtype=torch.int64)
     for scene, of_seen in predicted:
@@ -230,7 +248,7 @@ def _miou(
         count = scene.count * scene.in_block if in_blocks else scene.count
         labels = classes.classes(scene.label)
         confusion += confusion_matrix(of_group.repeat_interleave(count), labels.repeat_interleave(count), len(classes))
-    return 100 * measure(confusion).miou if int(confusion.sum()) else None
+    return measure(confusion) if int(confusion.sum()) else None
 
 
 def _held_out(points: Float[Tensor, "N 3"]) -> Bool[Tensor, "N"]:

@@ -1,7 +1,7 @@
 """Distillation: a sparse 3D student learns to predict the features of 2D teachers at the same points."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,9 +12,11 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from cuao3d.batches import Batch, Batches, TrainingScene, hold_out
+from cuao3d.console import note
 from cuao3d.errors import InputError
 from cuao3d.guards import Lesson, check_targets
 from cuao3d.heads import Head, HeadKind
+from cuao3d.labels import label_set
 from cuao3d.memory import give_back
 from cuao3d.objective import (
     LossKind,
@@ -30,13 +32,13 @@ from cuao3d.objective import (
     word_loss,
 )
 from cuao3d.progress import OnStep
-from cuao3d.ranks import from_first
+from cuao3d.ranks import from_first, rank
 from cuao3d.run import begin_run, check_finished, finish_run, only_writer
 from cuao3d.schema import Weight
 from cuao3d.store import Store, StoredScene, TeacherCard
 from cuao3d.student import Student
 from cuao3d.teachers import canonical
-from cuao3d.text import class_vectors, load_text_encoder
+from cuao3d.text import load_text_encoder
 from cuao3d.training import (
     NOISE_GROUP,
     Learner,
@@ -47,6 +49,7 @@ from cuao3d.training import (
     train,
 )
 from cuao3d.trunk import measure_trunk
+from cuao3d.vocabulary import Vocabulary, listed, read_vocabulary
 
 WORD_LOSS = "word loss"
 """Name of the loss over words among those of the teachers."""
@@ -73,7 +76,8 @@ class DistillConfig(TrainConfig):
     fixed_weights: tuple[Weight, ...] = ()
     """Weight of each loss, for the weighting `fixed`."""
     words: str | None = None
-    """Label set for a softmax loss over its class names, if a teacher has a text encoder; None: no such loss."""
+    """Vocabulary of a softmax loss over words, if a teacher has a text encoder: a label set, by name or CSV, or a text
+    file with a word a line. Names that are evaluated later count as seen if they are in it. None: no such loss."""
     balance: Weight = 0.0
     """Points are drawn with probability (frequency of their nearest name in `words`)^-balance; 0: uniformly."""
     sigma_lr: Weight | None = None
@@ -117,23 +121,21 @@ def distill(
             "reason with `cuao3d check`, or lift more scenes with `cuao3d fuse`."
         )
     held_out, own_code = hold_out([scene.name for scene in seen], config), code_of_losses(config.losses)
+    told, _ = _vocabulary(store, config)
     with only_writer(out):
-        if begin_run(out, config, store, stored, held_out=held_out, own_code=own_code, resume=resume):
+        if begin_run(out, config, store, stored, held_out=held_out, own_code=own_code, vocabulary=told, resume=resume):
             check_finished(out)
             return out
+        _say_seen(told, stored)
         taken = [_take_features(scene, config.teachers) for scene in seen]
-        usable = [scene for scene, _ in taken if len(scene.rows)]
-        scenes, apart = ([scene for scene in usable if (scene.name in held_out) == held] for held in (False, True))
-        if not scenes or (held_out and not apart):
-            raise InputError(f"{store.path} has too few training scenes with finite features. Lift them again.")
-        distiller, scenes = _make_distiller(store, scenes, config)
+        used, apart = _part((scene for scene, _ in taken), held_out, store)
+        distiller, scenes = _make_distiller(store, used, config)
         targets = from_first(lambda: check_targets(scenes, distiller.lessons(), config))
         batches = Batches(scenes, config, RowMeans, apart)
         outcome = train(distiller, distiller.parameter_groups(), batches, config, out, device=device, on_step=on_step)
         give_back()
         left = {"held_out": held_out, "missing_scenes": store.missing()} | _left_out(stored, taken)
-        summary = {"teachers": dict(distiller.student.teachers), "targets": targets} | left
-        finish_run(out, distiller.finished(), summary | asdict(outcome))
+        finish_run(out, distiller.finished(), distiller.about() | {"targets": targets} | left | asdict(outcome))
     return out
 
 
@@ -196,6 +198,15 @@ class _Distiller(Learner):
         config = self.config
         of_teachers = zip(config.teachers, self.losses, config.normalizers, self.normalizers, strict=True)
         return [Lesson(*parts) for parts in of_teachers]
+
+    def about(self) -> dict[str, Any]:
+        """Return what `run.json` says of what the student was taught."""
+        assert self.student.vocabulary is not None
+        return {
+            "teachers": dict(self.student.teachers),
+            "vocabulary": asdict(self.student.vocabulary),
+            "words_without_points": list(self.words.unused) if self.words else [],
+        }
 
     def finished(self) -> Student:
         """Return a copy of the student whose heads predict the teachers' features, without normaliser."""
@@ -272,13 +283,26 @@ class _Distiller(Learner):
         ).sum()
 
 
+def _part(
+    taken: Iterable[TrainingScene], held_out: Sequence[str], store: Store
+) -> tuple[list[TrainingScene], list[TrainingScene]]:
+    """Return the scenes with targets: those to train on, and those that are held out."""
+    usable = [scene for scene in taken if len(scene.rows)]
+    scenes, apart = ([scene for scene in usable if (scene.name in held_out) == held] for held in (False, True))
+    if not scenes or (held_out and not apart):
+        raise InputError(f"{store.path} has too few training scenes with finite features. Lift them again.")
+    return scenes, apart
+
+
 def _make_distiller(
     store: Store, scenes: list[TrainingScene], config: DistillConfig
 ) -> tuple[_Distiller, list[TrainingScene]]:
     """Make the learner, and set the sampling probability of each point of the scenes."""
     words = _word_vectors(store, config)
-    if words is not None and config.balance > 0:
-        scenes = _balanced(scenes, words, config)
+    if words is not None:
+        scenes, words = _balanced(scenes, words, config)
+        if words.unused and rank() == 0:
+            note(f"no training point is nearest to {len(words.unused)} of the words: {listed(words.unused)}")
     student = make_student(
         {name: store.teachers[name].num_channels for name in config.teachers},
         config,
@@ -286,6 +310,7 @@ def _make_distiller(
         noise=config.weighting == "heteroscedastic",
     )
     student.teachers = {name: asdict(store.teachers[name]) for name in config.teachers}
+    student.vocabulary, _ = _vocabulary(store, config)
     return _Distiller(student, config, words, _fit_normalizers(scenes, config)), scenes
 
 
@@ -315,7 +340,7 @@ def _settle(config: DistillConfig, store: Store) -> DistillConfig:
         )
     make_weighting(config.weighting, len(config.teachers), weights=config.fixed_weights)
     if config.words is not None:
-        store.label_set(config.words)
+        read_vocabulary(config.words, store.label_set)
     return replace(config, losses=losses, normalizers=normalizers)
 
 
@@ -342,10 +367,34 @@ class _Words:
     """Index of the teacher."""
     vectors: Float[Tensor, "K C"]
     """Unit vector of each word."""
+    texts: tuple[str, ...]
+    """The text of each."""
+    unused: tuple[str, ...] = ()
+    """Texts that no training point is nearest to."""
+
+
+def _vocabulary(store: Store, config: DistillConfig) -> tuple[Vocabulary, tuple[str, ...]]:
+    """Return the words that a student is trained with, and their texts; none where no teacher can read them."""
+    if config.words is None or all(store.teachers[name].text is None for name in config.teachers):
+        return Vocabulary(), ()
+    return read_vocabulary(config.words, store.label_set)
+
+
+def _say_seen(told: Vocabulary, stored: list[StoredScene]) -> None:
+    """Say which names of the label sets of the training scenes are training words."""
+    if not told.words or rank() > 0:
+        return
+    note(f"trained with a vocabulary: {told}")
+    for name in sorted({scene.label_set for scene in stored if scene.label_set is not None}):
+        classes = label_set(name)
+        seen = [own for own, held in zip(classes.names, told.holds(classes), strict=True) if held]
+        if seen:
+            count = f"{len(seen)} of the {len(classes)} names of {classes.name}"
+            note(f"{count} are training words and count as seen in every table: {listed(seen)}")
 
 
 def _word_vectors(store: Store, config: DistillConfig) -> _Words | None:
-    """Encode the class names of the configured label set for the first teacher with a text encoder."""
+    """Encode the configured words for the first teacher with a text encoder."""
     for index, name in enumerate(config.teachers):
         encoder = store.teachers[name].text
         if config.words is not None and encoder is not None:
@@ -354,16 +403,24 @@ def _word_vectors(store: Store, config: DistillConfig) -> _Words | None:
                     f"The loss over words needs unnormalised features of {name!r}: its normalizer must be 'none' "
                     "(--config.normalizers), or --config.words None."
                 )
-            return _Words(index, class_vectors(load_text_encoder(encoder), store.label_set(config.words)))
+            _, texts = _vocabulary(store, config)
+            return _Words(index, load_text_encoder(encoder)(texts), texts)
     return None
 
 
-def _balanced(scenes: list[TrainingScene], words: _Words, config: DistillConfig) -> list[TrainingScene]:
-    """Set the sampling probability of each point by the frequency of its nearest word over all scenes."""
+def _balanced(scenes: list[TrainingScene], words: _Words, config: DistillConfig) -> tuple[list[TrainingScene], _Words]:
+    """Set the sampling probability of each point by the frequency of its nearest word over all scenes.
+
+    Returns:
+        The scenes, and the words with those that no point is nearest to.
+    """
     kinds = [_nearest_word(scene.targets[words.teacher], words.vectors) for scene in scenes]
     frequency = torch.bincount(torch.cat(kinds), minlength=len(words.vectors)).float()
+    words = replace(words, unused=tuple(words.texts[row] for row in torch.nonzero(frequency == 0)[:, 0].tolist()))
+    if config.balance == 0:
+        return scenes, words
     chance = (frequency / frequency.sum()).clamp(min=1e-6).pow(-config.balance)
-    return [replace(scene, chances=chance[kind]) for scene, kind in zip(scenes, kinds, strict=True)]
+    return [replace(scene, chances=chance[kind]) for scene, kind in zip(scenes, kinds, strict=True)], words
 
 
 def _nearest_word(features: Float[Tensor, "R C"], vectors: Float[Tensor, "K C"]) -> Int64[Tensor, "R"]:

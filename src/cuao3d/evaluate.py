@@ -5,7 +5,8 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -21,6 +22,7 @@ from cuao3d.query import classify, scores
 from cuao3d.scene import UNLABELLED, Split
 from cuao3d.store import Store, StoredScene
 from cuao3d.store.roll import count_of
+from cuao3d.vocabulary import BySeen, Told, by_seen
 
 BACKGROUND = ("wall", "floor", "ceiling", "other", "otherfurniture", "otherstructure", "otherprop")
 """Classes that f-mIoU and the foreground mIoU leave out."""
@@ -32,6 +34,9 @@ Readout = Literal["fused", "distilled", "2d3d"]
 Ensemble = Literal["unit-average", "surer", "average"]
 """How 2D and 3D features are combined: the mean of both after normalisation (ours), the feature with the higher score
 (OpenScene), or the plain mean (the released code; a cosine loss leaves the length of the student's features free)."""
+
+NOTHING_TOLD = Told()
+"""A student that was told no word, or none; of the teacher nothing is known."""
 
 NO_LABELS = "without labels"
 """Why a scene that is there is not scored."""
@@ -102,6 +107,10 @@ class Row:
     """`miou` of predicting the most frequent class everywhere."""
     iou: dict[str, float]
     """IoU of each present class, strict."""
+    by_student: BySeen
+    """Which present classes the student was trained with the names of, and the mIoU of these and of the others."""
+    by_teacher: BySeen
+    """The same for the teacher that names the classes."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +140,7 @@ def zero_shot(
     split: Split | None = "val",
     ensemble: Ensemble = "unit-average",
     seen_only: bool = False,
+    told: Told = NOTHING_TOLD,
     progress: OnCount | None = None,
 ) -> tuple[Row, ...]:
     """Segment the scenes of a store by the names of the classes, in a single pass without augmentation.
@@ -147,6 +157,7 @@ def zero_shot(
         split: Split to evaluate; None for all scenes.
         ensemble: How `2d3d` combines features.
         seen_only: Score only points whose sample at least one view sees.
+        told: Words that the student and the teacher were trained with.
         progress: Called after each scene.
 
     Raises:
@@ -160,16 +171,13 @@ def zero_shot(
         return {readout: _score(readout, scene, teacher, described, class_vectors, ensemble) for readout in readouts}
 
     counted = count(store, classes, score_classes, split=split, seen_only=seen_only, progress=progress)
+    points: Literal["all", "seen"] = "seen" if seen_only else "all"
+    row = partial(make_row, counted, classes, dataset=dataset, split=split or "all", points=points)
+    alone = replace(told, student=NOTHING_TOLD.student)
     return tuple(
-        make_row(
-            counted,
-            classes,
-            model="none" if readout == "fused" else model,
-            readout=readout,
-            dataset=dataset,
-            split=split or "all",
-            points="seen" if seen_only else "all",
-        )
+        row(readout=readout, model="none", told=alone)
+        if readout == "fused"
+        else row(readout=readout, model=model, told=told)
         for readout in readouts
     )
 
@@ -305,6 +313,11 @@ def measure(
     )
 
 
+def named_iou(metrics: Metrics, classes: LabelSet) -> dict[str, float]:
+    """Return the IoU of each class that is present, percent, by its name."""
+    return {name: 100 * iou for name, iou in zip(classes.names, metrics.iou, strict=True) if not math.isnan(iou)}
+
+
 def chance(confusion: Int64[Tensor, "rows K"]) -> Float[Tensor, "rows K"]:
     """Return the expected confusion matrix of the same predictions shuffled among the points."""
     counts = confusion.double()
@@ -328,12 +341,25 @@ def make_row(
     dataset: str,
     split: str,
     points: Literal["all", "seen"] = "all",
+    told: Told = NOTHING_TOLD,
 ) -> Row:
-    """Turn the confusion matrices of a read-out into a row of a results table, in percent."""
+    """Turn the confusion matrices of a read-out into a row of a results table, in percent.
+
+    Args:
+        counted: Predictions compared with labels.
+        classes: The classes.
+        model: Name of the student.
+        readout: The read-out.
+        dataset: Name of the dataset.
+        split: Split of the dataset.
+        points: Which points were scored.
+        told: Words that the student and the teacher were trained with.
+    """
     confusion = counted.confusions[readout]
     strict = measure(confusion, background=background_of(classes))
     official = measure(confusion, policy="official")
     num_points = int(confusion.sum())
+    iou = named_iou(strict, classes)
     return Row(
         model=model,
         readout=readout,
@@ -353,7 +379,9 @@ def make_row(
         coverage=100 * (1 - int(confusion[-1].sum()) / max(num_points, 1)),
         chance_miou=100 * measure(chance(confusion)).miou,
         constant_miou=100 * measure(constant(confusion)).miou,
-        iou={name: 100 * iou for name, iou in zip(classes.names, strict.iou, strict=True) if not math.isnan(iou)},
+        iou=iou,
+        by_student=by_seen(iou, classes, told.student),
+        by_teacher=by_seen(iou, classes, told.teacher),
     )
 
 

@@ -164,6 +164,7 @@ def evaluate(
             dataset=dataset or store.path.name,
             split=split,
             seen_only=seen_only,
+            told=predictor.told,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
 

@@ -19,8 +19,9 @@ from cuao3d.query import Answer, Questions, ask, classify, scores
 from cuao3d.run import load_student
 from cuao3d.store import Store, StoredScene, TeacherCard
 from cuao3d.student import Student
-from cuao3d.teachers import DEFAULT, TEACHERS, Calibration, calibration_of, canonical, class_names_of
+from cuao3d.teachers import DEFAULT, TEACHERS, Calibration, calibration_of, canonical, class_names_of, vocabulary_of
 from cuao3d.text import TextEncoder, class_vectors, load_text_encoder
+from cuao3d.vocabulary import Told, Vocabulary
 
 Predict = Callable[[StoredScene], Float[Tensor, "S C"]]
 """Describes every sample of a scene."""
@@ -46,6 +47,8 @@ class Predictor:
     """Relevance at which verdicts change."""
     classes: tuple[str, ...] = ()
     """Names of the classes that the teacher can tell apart; none if it is not limited to classes."""
+    told: Told = field(default_factory=Told)
+    """Words that the student and the teacher were trained with."""
     _questions: dict[tuple[str, ...], Questions] = field(default_factory=dict, repr=False)
 
     @staticmethod
@@ -93,7 +96,8 @@ class Predictor:
             _check_voxels(read.voxel_size, opened)
             _compare_cards(chosen, read.teachers.get(chosen), opened)
         student = read.student.eval().to(device)
-        return Predictor(chosen, spec, encoder, student, read.voxel_size, device, **_limits(chosen, cards[chosen]))
+        limits = _limits(chosen, cards[chosen], read.vocabulary)
+        return Predictor(chosen, spec, encoder, student, read.voxel_size, device, **limits)
 
     @property
     def about(self) -> str:
@@ -272,9 +276,14 @@ def _choose(
     return fitting[0], spec, encoder
 
 
-def _limits(teacher: str, card: TeacherCard) -> dict[str, Any]:
-    """Return what limits answers from a teacher's features: where verdicts change, and which classes it knows."""
-    return {"calibration": calibration_of(teacher), "classes": class_names_of(card.weights_sha256)}
+def _limits(teacher: str, card: TeacherCard, vocabulary: Vocabulary | None = Told.student) -> dict[str, Any]:
+    """Return what limits answers from a teacher's features: where verdicts change, and which words it knows."""
+    sha256 = card.weights_sha256
+    return {
+        "calibration": calibration_of(teacher),
+        "classes": class_names_of(sha256),
+        "told": Told(vocabulary, vocabulary_of(teacher, sha256)),
+    }
 
 
 def _width(cards: Mapping[str, TeacherCard], name: str) -> int:

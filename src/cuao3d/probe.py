@@ -12,7 +12,7 @@ from torch.nn import functional
 from cuao3d.batches import Batch, Batches, TrainingScene, hold_out
 from cuao3d.errors import InputError
 from cuao3d.evaluate import Row, count, make_row
-from cuao3d.labels import label_set
+from cuao3d.labels import LabelSet, label_set
 from cuao3d.predictor import student_features
 from cuao3d.progress import OnStep
 from cuao3d.run import begin_run, check_finished, finish_run, load_run, only_writer
@@ -20,6 +20,7 @@ from cuao3d.scene import UNLABELLED, Split
 from cuao3d.store import Store, StoredScene
 from cuao3d.student import Student
 from cuao3d.training import TrainConfig, make_student, student_group, supervised_features, train
+from cuao3d.vocabulary import Told, Vocabulary
 
 HEAD = "classes"
 """Name of the supervised student's only head: a logit per class of the label set, in its order."""
@@ -73,11 +74,13 @@ def supervise(
         classes = label_set(name)
         num_classes = len(classes)
         student = make_student({HEAD: num_classes}, config)
+        student.vocabulary = _as_vocabulary(classes)
         supervisor = _Supervisor(student, class_weights(scenes, num_classes, config), config)
         batches = Batches(scenes, config, majority_class, apart)
         groups = [student_group(student, config)]
         outcome = train(supervisor, groups, batches, config, out, device=device, on_step=on_step)
-        finish_run(out, student, {"teachers": {}, "label_set": classes.name, "held_out": held_out, **asdict(outcome)})
+        summary = {"teachers": {}, "vocabulary": asdict(_as_vocabulary(classes)), "label_set": classes.name}
+        finish_run(out, student, {**summary, "held_out": held_out, **asdict(outcome)})
     return out
 
 
@@ -111,7 +114,13 @@ def score(store: Store, run: Path, *, dataset: str = "", split: Split | None = "
         readout="supervised",
         dataset=dataset,
         split=split or "all",
+        told=Told(_as_vocabulary(classes)),
     )
+
+
+def _as_vocabulary(classes: LabelSet) -> Vocabulary:
+    """Return the vocabulary of a student that was trained on labels: it has seen every name."""
+    return Vocabulary(classes.names, f"labels of {classes.name}")
 
 
 class _Supervisor(nn.Module):

@@ -113,7 +113,7 @@ def write_report(path: Path | str, results: Mapping[str, Any], gallery: Gallery)
         gallery: What to draw.
     """
     path = Path(path)
-    painter = _Painter(gallery)
+    painter, table = _Painter(gallery), _table(results)
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True)
     page = environment.get_template(TEMPLATE).render(
         title=(gallery.finds and gallery.finds.page_title) or gallery.scene,
@@ -128,7 +128,8 @@ def write_report(path: Path | str, results: Mapping[str, Any], gallery: Gallery)
         heats=painter.heats(),
         unseen=_unseen(gallery) > 0,
         segments=painter.segments(int(results.get("seed", 0))),
-        table=_table(results),
+        table=table,
+        by_seen=[(line, *divided) for group in table for line in group["lines"] for divided in line["by_seen"]],
         per_class=_per_class(results),
         charts=_charts(gallery.history) if gallery.history else [],
         losses=_names_of_lines(gallery.history) if gallery.history else [],
@@ -338,17 +339,29 @@ def _line(row: Mapping[str, Any]) -> dict[str, Any]:
         "model": MODELS.get(row["model"], row["model"]),
         "readout": f"{title}, {note}" if note else title,
         "scores": [row.get(key) for key in ("miou", "macc", "fmiou", "miou_official")],
+        "by_seen": [
+            (who, divided["vocabulary"], [divided[key] for key in ("miou_seen", "miou_unseen", "harmonic")])
+            for who in ("student", "teacher")
+            if (divided := row.get(f"by_{who}")) and (who, row["readout"]) != ("teacher", "supervised")
+        ],
         "num_points": row.get("num_points"),
     }
 
 
 def _per_class(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Return IoU by class (line) and read-out (column)."""
+    """Return IoU by class (line) and read-out (column), each with marks: s and t, a word of student and of teacher."""
     ceiling = [{**row, "readout": f"{row['split']} scenes"} for row in results.get("ceiling", [])]
     rows = [row for row in [*results.get("rows", []), *ceiling] if row.get("iou")]
     names = list(dict.fromkeys(name for row in rows for name in row["iou"]))
     columns = [("" if row["model"] == "none" else row["model"], row["readout"]) for row in rows]
-    return {"columns": columns, "lines": [(name, [row["iou"].get(name) for row in rows]) for name in names]}
+    lines = [(name, [(row["iou"].get(name), _marks(row, name)) for row in rows]) for name in names]
+    return {"columns": columns, "lines": lines}
+
+
+def _marks(row: Mapping[str, Any], name: str) -> str:
+    """Return s if a class name was a training word of a row's student, t if one of its teacher."""
+    divided = {mark: row.get(key) or {} for mark, key in (("s", "by_student"), ("t", "by_teacher"))}
+    return "".join(mark for mark, about in divided.items() if name in (about.get("seen") or ()))
 
 
 def _stages(stages: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

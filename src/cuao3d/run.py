@@ -35,11 +35,13 @@ from cuao3d.files import (
     write_text,
     write_whole,
 )
+from cuao3d.labels import LABEL_SETS, label_set
 from cuao3d.ranks import from_first, num_ranks, rank
 from cuao3d.schema import CountOrZero, Length, fit, parse, shown
 from cuao3d.seals import read_sealed, write_sealed
 from cuao3d.store import Store, StoredScene, TeacherCard
 from cuao3d.student import Student, read_checkpoint
+from cuao3d.vocabulary import Vocabulary, read_vocabulary
 
 STUDENT = "student.safetensors"
 """File of the student of a finished run."""
@@ -49,16 +51,17 @@ Config = TypeVar("Config", bound=BatchConfig)
 _CURE = "delete the folder and train again"
 
 
-class _VoxelSize(TypedDict):
+class _Common(TypedDict):
     """What is read of a configuration of any kind."""
 
     voxel_size: Length
+    words: NotRequired[str | None]
 
 
 class _Settings(TypedDict):
     """What is read of a finished run's `config.json`."""
 
-    config: _VoxelSize
+    config: _Common
 
 
 class _Summary(TypedDict):
@@ -88,6 +91,8 @@ class Run:
     """Card of each teacher that it learned from; the cards tell which heads are language-aligned."""
     label_set: str | None
     """Label set that it was trained on, if it was supervised."""
+    vocabulary: Vocabulary | None
+    """Words that it was trained with; None where they are not known."""
 
 
 def begin_run(
@@ -98,6 +103,7 @@ def begin_run(
     *,
     held_out: Sequence[str] = (),
     own_code: Mapping[str, str | None] | None = None,
+    vocabulary: Vocabulary | None = None,
     resume: str | Path = "auto",
 ) -> bool:
     """Begin a run in a folder, or resume it.
@@ -109,6 +115,7 @@ def begin_run(
         scenes: Training scenes of the store.
         held_out: Names of those that are held out for validation.
         own_code: SHA-256 of custom code that the run depends on; if it changes, it is another run.
+        vocabulary: Words that it is trained with, likewise.
         resume: `auto`: resume from the folder's checkpoint, if there is one. `never`: begin again and delete what the
             same run has left in the folder. Otherwise a checkpoint, or the folder of an unfinished run, to resume from.
 
@@ -137,7 +144,9 @@ def begin_run(
         "held_out": list(held_out),
         "scenes_sha256": {scene.name: scene.sha256 for scene in scenes},
         "code_version": __version__,
-    } | ({"own_code_sha256": dict(own_code)} if own_code else {})
+    }
+    description |= {"own_code_sha256": dict(own_code)} if own_code else {}
+    description |= {"vocabulary": asdict(vocabulary)} if vocabulary and vocabulary.words else {}
     return from_first(lambda: _begin(out, json.loads(json.dumps(description)), resume))
 
 
@@ -198,7 +207,8 @@ def load_run(path: Path) -> Run:
             f"{path / STUDENT} was trained with voxels of {student.voxel_size:g} m, not of the {voxel_size:g} m that "
             f"{path / 'config.json'} states; {_CURE}."
         )
-    return Run(student, voxel_size, summary["teachers"], summary.get("label_set"))
+    vocabulary = student.vocabulary or _vocabulary_of(settings["config"])
+    return Run(student, voxel_size, summary["teachers"], summary.get("label_set"), vocabulary)
 
 
 def load_student(path: Path) -> Run:
@@ -223,7 +233,7 @@ def load_student(path: Path) -> Run:
             "cuao3d import CHECKPOINT --out STUDENT.safetensors"
         )
     cards = fit({**student.teachers}, dict[str, TeacherCard], f"The teachers of {path}")
-    return Run(student, student.voxel_size, cards, None)
+    return Run(student, student.voxel_size, cards, None, student.vocabulary)
 
 
 def read_config(path: Path, kind: type[Config]) -> Config:
@@ -388,6 +398,16 @@ def _is_of(folder: Path, description: dict[str, Any]) -> bool:
 def _is_worth_keeping(path: Path) -> bool:
     """Return whether a file is anything but what a run writes before its first checkpoint."""
     return path.name not in ("config.json", "metrics.jsonl", "tensorboard") and not is_own(path.name)
+
+
+def _vocabulary_of(config: "_Common") -> Vocabulary | None:
+    """Return the vocabulary of a run of an earlier version, which recorded only where its words came from."""
+    if "words" not in config:
+        return None
+    source = config["words"]
+    if source is None:
+        return Vocabulary()
+    return read_vocabulary(source, label_set)[0] if source in LABEL_SETS else None
 
 
 def _forget(out: Path, *patterns: str) -> None:

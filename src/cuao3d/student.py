@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NotRequired, TypedDict, cast
@@ -25,6 +25,7 @@ from cuao3d.schema import Length, Width, parse
 from cuao3d.seals import check_tensors, sealed
 from cuao3d.sparse import KernelMap, VoxelSet, convolve, multiply, sort_voxels
 from cuao3d.teachers import canonical, known_card
+from cuao3d.vocabulary import Vocabulary
 
 OFFICIAL_VOXEL = 0.02
 """Edge of a voxel in the training of OpenScene and CUA-O3D, metres."""
@@ -72,14 +73,15 @@ class Student(nn.Module):
         num_channels: Channels of each head, by teacher.
         num_hidden: Channels that the heads read.
         heads: One `Head` per teacher; `heads[name].weight` is (num_hidden, channels).
-        noise: Predicts the log variance of each teacher from the same channels; None if that was not learned.
+        noise: Predicts the log variance of each teacher from the same channels; None if not learned.
         voxel_size: Edge of the voxels that it was trained with, metres; None if unknown.
-        teachers: Card of each teacher, as JSON; empty if unknown. With both, its file alone is enough to answer text
-            queries.
+        teachers: Card of each teacher, as JSON; empty if unknown. With both, its file alone can answer text queries.
+        vocabulary: Words that it was trained with; None if unknown.
     """
 
     voxel_size: float | None = None
     teachers: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    vocabulary: Vocabulary | None = None
 
     def __init__(
         self,
@@ -123,9 +125,8 @@ class Student(nn.Module):
         self.head: HeadKind = head
         self.heads = Heads({name: Head(self.num_hidden, channels, head) for name, channels in heads.items()})
         self.noise = nn.Linear(self.num_hidden, len(heads)) if noise else None
-        if self.noise is not None:
-            nn.init.zeros_(self.noise.weight)
-            nn.init.zeros_(self.noise.bias)
+        for parameter in () if self.noise is None else self.noise.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(
         self, coords: Int[Tensor, "V 4"], feats: Float[Tensor, "V 3"], heads: Iterable[str] | None = None
@@ -216,6 +217,7 @@ class Student(nn.Module):
             "biased": [name for name, head in self.heads.items() if head.bias is not None],
             "voxel_size": self.voxel_size,
             "teachers": dict(self.teachers),
+            "vocabulary": None if self.vocabulary is None else asdict(self.vocabulary),
         }
         write_tensors(Path(path), self.state_dict(), {"student": sealed(self.state_dict(), plan)})
 
@@ -361,12 +363,8 @@ class Checkpoint:
     def describe(self) -> str:
         """Return architecture, heads and tensors in a few lines of text."""
         heads = ", ".join(f"{name} ({channels})" for name, channels in self.student.num_channels.items())
-        lines = [
-            f"architecture: {self.student.architecture}",
-            f"heads: {heads or 'none'}",
-            f"tensors used: {len(self.used)}",
-            f"tensors left over: {len(self.left_over)}",
-        ]
+        lines = [f"architecture: {self.student.architecture}", f"heads: {heads or 'none'}"]
+        lines += [f"tensors used: {len(self.used)}", f"tensors left over: {len(self.left_over)}"]
         return "\n".join(lines + [f"  {name} (a probe's head)" for name in self.left_over])
 
 
@@ -404,7 +402,7 @@ def convert_official(state_dict: Mapping[str, Tensor]) -> Checkpoint:
     )
     left_over = tuple(original[name] for name in original.keys() - body.keys() - teacher_of.keys())
     used = tuple(name for name in state_dict if name not in left_over)
-    student.voxel_size = OFFICIAL_VOXEL
+    student.voxel_size, student.vocabulary = OFFICIAL_VOXEL, Vocabulary()  # their losses know no words
     return Checkpoint(student, used, tuple(sorted(left_over)))
 
 
@@ -418,6 +416,7 @@ class _Plan(TypedDict):
     biased: NotRequired[list[str]]
     voxel_size: NotRequired[Length | None]
     teachers: NotRequired[dict[str, dict[str, Any]]]
+    vocabulary: NotRequired[Vocabulary | None]
 
 
 def _read_ours(path: Path) -> Checkpoint:
@@ -444,6 +443,7 @@ def _read_ours(path: Path) -> Checkpoint:
         student.heads[name].bias = torch.zeros(plan["heads"][name])
     load_into(student, tensors, what=student.architecture)
     student.voxel_size, student.teachers = plan.get("voxel_size"), plan.get("teachers", {})
+    student.vocabulary = plan.get("vocabulary")
     return Checkpoint(student, tuple(tensors), ())
 
 

@@ -43,12 +43,21 @@ def _print_comparison(rows: Sequence["Comparison"]) -> None:
             (row.gigabytes, "{:.3f}"),
             (row.agreement, "{:.2f}"),
             (row.zero_shot_miou, "{:.1f}"),
+            (row.by_teacher and row.by_teacher.miou_seen, "{:.1f}"),
+            (row.by_teacher and row.by_teacher.miou_unseen, "{:.1f}"),
+            (row.by_teacher and row.by_teacher.harmonic, "{:.1f}"),
             (row.probe_miou, "{:.1f}"),
         )
         said = ["-" if value is None else form.format(value) for value, form in figures]
         lines.append((row.teacher, row.num_channels, *said))
-    tell_table(("teacher", "channels", "s/view", "GB", "agreement", "zero-shot", "probe"), lines)
+    scores = ("zero-shot", "seen", "unseen", "harmonic", "probe")
+    tell_table(("teacher", "channels", "s/view", "GB", "agreement", *scores), lines)
     tell(rows[0].scenes if rows else "the store has no teachers")
     on = next((row.probe_split for row in rows if row.probe_split), None)
     tell("agreement: share of the features' variance that the place explains, not the view (1 is best)")
+    for row in rows:
+        if row.by_teacher is not None:
+            about = row.by_teacher
+            which = "not known" if about.seen is None else ", ".join(about.seen) or "none"
+            tell(f"{row.teacher} was trained with: {about.vocabulary}; seen names: {which}")
     tell(f"zero-shot, probe: mIoU, percent; the probe is scored on {on}" if on else "no labels: no scores")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cuao3d.console import note, tell_table
+from cuao3d.console import note, tell, tell_table
 from cuao3d.errors import InputError
 
 LEFT_OUT = 3
@@ -40,12 +40,35 @@ def check_device(name: str) -> None:
 
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
-    """Print a results table."""
+    """Print a results table, and beneath it the scores of the names that student and teacher were trained with."""
     lines = []
     for row in rows:
         scores = [f"{row[key]:.1f}" for key in ("miou", "macc", "fmiou", "miou_official")]
         lines.append((row["model"], row["readout"], row["split"], *scores, row["scenes"]))
     tell_table(("model", "read-out", "split", "mIoU", "mAcc", "f-mIoU", "official mIoU", "scenes"), lines, num_names=3)
+    _print_by_seen(rows)
+
+
+def _print_by_seen(rows: list[dict[str, Any]]) -> None:
+    """Print the mIoU over seen and unseen names, which names these are, and why a mean is missing."""
+    lines: list[tuple[str, ...]] = []
+    named: dict[str, Any] = {}
+    for row in rows:
+        for who in ("student", "teacher"):
+            if (divided := row.get(f"by_{who}")) is None or (who, row["readout"]) == ("teacher", "supervised"):
+                continue
+            means = [divided[key] for key in ("miou_seen", "miou_unseen", "harmonic")]
+            scores = ["-" if mean is None else f"{mean:.1f}" for mean in means]
+            lines.append((row["model"], row["readout"], f"{who}: {divided['vocabulary']}", *scores))
+            named[f"{who} ({divided['vocabulary']})"] = divided
+    if lines:
+        tell_table(("model", "read-out", "trained with", "seen mIoU", "unseen mIoU", "harmonic"), lines, num_names=3)
+    for who, divided in named.items():
+        if divided["seen"]:
+            rest = f"; unseen: {', '.join(divided['unseen'])}" if divided["unseen"] else ""
+            tell(f"seen by the {who}: {', '.join(divided['seen'])}{rest}")
+        elif divided["seen"] is not None:
+            tell(f"{who}: all {len(divided['unseen'])} evaluated names are unseen")
 
 
 def note_missing(missing: Mapping[str, str]) -> int:

@@ -1,6 +1,6 @@
 """Teachers: frozen image models that describe every pixel. A teacher is any object with a name, a width and a call."""
 
-from cuao3d.teachers.known import TEACHERS, calibration_of, canonical, class_names_of, known_card
+from cuao3d.teachers.known import TEACHERS, calibration_of, canonical, class_names_of, known_card, vocabulary_of
 from cuao3d.teachers.load import load_teacher
 from cuao3d.teachers.spec import TeacherSpec, parse_teacher, parse_teachers
 from cuao3d.teachers.teacher import DEFAULT, Calibration, Teacher, TeacherCard, card_of, cards_of
@@ -21,4 +21,5 @@ __all__ = [
     "load_teacher",
     "parse_teacher",
     "parse_teachers",
+    "vocabulary_of",
 ]

@@ -4,13 +4,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from cuao3d.download import CARDS
+from cuao3d.files import read_json
 from cuao3d.names import match_name
+from cuao3d.schema import fit
 from cuao3d.teachers.classes import read_class_names
 from cuao3d.teachers.clip import CLIPDense
 from cuao3d.teachers.dinov2 import DINOv2
 from cuao3d.teachers.dinov3 import DINOv3
 from cuao3d.teachers.lseg import LSegTeacher
-from cuao3d.teachers.mini import MiniDiffusion, MiniDino, MiniLSeg
+from cuao3d.teachers.mini import WEIGHTS, MiniDiffusion, MiniDino, MiniLSeg
 from cuao3d.teachers.photo import ADE20K, CLASS_LISTS, EfficientNetTeacher, Photo
 from cuao3d.teachers.radio import RADIO
 from cuao3d.teachers.segmenter import Segmenter
@@ -18,6 +20,7 @@ from cuao3d.teachers.siglip2 import SigLIP2
 from cuao3d.teachers.stable_diffusion import StableDiffusion
 from cuao3d.teachers.teacher import DEFAULT, Calibration, TeacherCard
 from cuao3d.teachers.vit import ViT
+from cuao3d.vocabulary import Vocabulary
 
 TEACHERS: dict[str, type[Any]] = {
     "lseg": LSegTeacher,
@@ -114,3 +117,25 @@ def class_names_of(weights_sha256: str | None) -> tuple[str, ...]:
         for name in own
     )
     return tuple(dict.fromkeys(names))
+
+
+def vocabulary_of(name: str, weights_sha256: str | None) -> Vocabulary | None:
+    """Return the words that a teacher was trained with; None where they are not known.
+
+    They may be hundreds, so stores and students do not repeat them: the weights tell which they are.
+
+    Args:
+        name: Name of the teacher.
+        weights_sha256: SHA-256 of its weights, as its card has it.
+    """
+    if weights_sha256 is None:
+        return None
+    words: Iterable[str] | None = class_names_of(weights_sha256) or _shipped_vocabulary(weights_sha256)
+    return None if words is None else Vocabulary(tuple(words), name)
+
+
+def _shipped_vocabulary(weights_sha256: str) -> list[str] | None:
+    """Return the words that weights of the package were trained with, by the key `vocabulary` of their cards."""
+    cards = (read_json(path) for path in sorted(WEIGHTS.glob("*.json")))
+    words = next((card.get("vocabulary") for card in cards if card.get("sha256") == weights_sha256), None)
+    return None if words is None else fit(words, list[str], f"The vocabulary of the weights in {WEIGHTS}")
