@@ -175,7 +175,10 @@ def test_a_damaged_configuration_is_named(store, tmp_path, capsys):
         (("--config.sigma-lr", "1", "--config.weighting", "equal"), ("--config.sigma-lr", "equal")),
         (("--config.words", "nyu40", "--teachers", "dinov2"), ("--config.words", "text encoder")),
         (("--config.balance", "1", "--config.words", "None"), ("--config.balance", "--config.words")),
-        (("--config.balance", "1", "--config.points-per-scene", "None"), ("--config.points-per-scene",)),
+        (
+            ("--config.balance", "1", "--config.words", "nyu40", "--config.points-per-scene", "None"),
+            ("--config.points-per-scene",),
+        ),
         (("--config.weighting", "fixed"), ("--config.fixed-weights",)),
         (("--config.losses", "l1"), ("--config.losses",)),
         (("--config.batch-size", "3", "--config.num-parts", "2"), ("--config.batch-size",)),

@@ -16,6 +16,7 @@ from cuao3d.recipes import (
     MINI_TEACHERS,
     PAPER_TEACHERS,
     RECIPES,
+    closed_set,
     mini,
     mini_supervised,
     openscene,
@@ -32,7 +33,7 @@ from cuao3d.training import OPTIMIZERS, STUDENT_GROUP, train
 from test_batches import make_scene
 
 
-@pytest.mark.parametrize("recipe", [paper, released_code, openscene, ours, mini, mini_supervised])
+@pytest.mark.parametrize("recipe", [paper, released_code, openscene, ours, closed_set, mini, mini_supervised])
 def test_recipes_name_only_what_exists_and_can_be_written_down(recipe):
     config = recipe(seed=5)
     assert config.seed == 5
@@ -162,10 +163,24 @@ def test_other_teachers_keep_the_loss_and_the_normalizer_that_a_configuration_gi
 
 
 def test_recipes_have_names():
-    assert [recipe() for recipe in RECIPES.values()] == [mini(), ours(), paper(), released_code(), openscene()]
+    assert [recipe() for recipe in RECIPES.values()] == [
+        mini(),
+        ours(),
+        closed_set(),
+        paper(),
+        released_code(),
+        openscene(),
+    ]
     assert openscene().teachers == ("lseg",)
     assert paper().teachers == released_code().teachers == ours().teachers == tuple(PAPER_TEACHERS)
     assert set(FOR_ANY_TEACHERS) <= set(RECIPES)
+
+
+def test_no_recipe_but_the_closed_set_is_told_a_word():
+    for name, recipe in RECIPES.items():
+        assert (recipe().words, recipe().balance) == (("nyu40", 0.5) if name == "closed-set" else (None, 0))
+    closed, own = asdict(closed_set("mine.txt", seed=3)), asdict(ours(seed=3))
+    assert {name: closed[name] for name in closed if closed[name] != own[name]} == {"words": "mine.txt", "balance": 0.5}
 
 
 def test_mini_is_ours_at_another_size():
@@ -195,7 +210,7 @@ def test_mini_trains(tmp_path, teachers, toy_words):
     run = distill(store, mini(teachers=teachers, num_steps=2), tmp_path / "run")
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert set(last["losses"]) == set(teachers)
-    assert last["words"] > 0
+    assert "words" not in last
     assert ("sigmas" in last) == (len(teachers) > 1)
 
 

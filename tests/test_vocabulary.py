@@ -93,7 +93,7 @@ def test_words_come_from_a_label_set_or_a_text_file(tmp_path):
     # "19 of the 20 evaluated names are training words": shower curtains are NYU40's too, "other" is said in its prompt.
     assert nyu40.holds(SCANNET20) == (True,) * 20
     file = tmp_path / "mine.txt"
-    file.write_text("\ufeffsofa\n\n  floor   lamp\nsofa\n", encoding="utf-8")
+    file.write_text("\ufeffsofa\n\n# tree\n  floor   lamp\nsofa\n", encoding="utf-8")
     vocabulary, texts = read_vocabulary(str(file), label_set)
     assert vocabulary == Vocabulary(("sofa", "floor lamp"), str(file))
     assert texts == ("a sofa in a scene", "a floor lamp in a scene")

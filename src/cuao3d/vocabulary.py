@@ -114,7 +114,7 @@ def read_vocabulary(spec: str, find: Callable[[str], LabelSet]) -> tuple[Vocabul
     Synonyms and questions of a label set are no training words.
 
     Args:
-        spec: Name of a label set, the path of its CSV, or a text file with a word a line (.txt).
+        spec: Name of a label set, the path of its CSV, or a text file (.txt) with a word a line; # begins a comment.
         find: Returns a label set by its name or path.
 
     Returns:
@@ -135,7 +135,8 @@ def read_vocabulary(spec: str, find: Callable[[str], LabelSet]) -> tuple[Vocabul
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise InputError(f"{spec} is no text in UTF-8 ({error}); save it again.") from error
-    words = tuple(dict.fromkeys(word for line in lines if (word := " ".join(line.split()))))
+    stripped = (" ".join(line.split()) for line in lines)
+    words = tuple(dict.fromkeys(word for word in stripped if word and not word.startswith("#")))
     if not words:
         raise InputError(f"{spec} has no word in it; write one a line, or train without a vocabulary.")
     return Vocabulary(words, spec), tuple(PROMPT.replace("{name}", word) for word in words)

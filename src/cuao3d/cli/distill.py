@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cuao3d.distill import DistillConfig
     from cuao3d.store import Store
 
-Recipe = Literal["mini", "ours", "paper", "released-code", "openscene"]
+Recipe = Literal["mini", "ours", "closed-set", "paper", "released-code", "openscene"]
 
 
 def distill(
@@ -40,10 +40,11 @@ def distill(
     Args:
         store: Folder of the store.
         out: Folder of the run.
-        recipe: Configuration to start from; "mini" suits a laptop, "ours" is the same at the paper's size.
+        recipe: Configuration to start from; "mini" suits a laptop, "ours" is the same at the paper's size. "closed-set"
+            adds a vocabulary (--config.words), whose words count as seen in every table.
         config_file: Start from the configuration of a run instead: its config.json, or its folder.
         teachers: Names of the teachers to learn from, separated by commas. Unless given: all of the store for the
-            recipes "mini" and "ours", otherwise those of the recipe or of the configuration file.
+            recipes "mini", "ours" and "closed-set", otherwise those of the recipe or of the configuration file.
         voxel_size: Edge of a voxel, metres; short for --config.voxel-size. A recipe's is enlarged to the store's cell
             where it is finer.
         steps: Steps of the optimiser; short for --config.num-steps. 0 writes the untrained student.
