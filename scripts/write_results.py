@@ -103,6 +103,7 @@ def _group(name: str, results: list[dict[str, Any]]) -> list[str]:
     lines += [
         f"| floor: wall everywhere | | {constant:.1f} | | | | | | | | | |",
         f"| floor: fused labels shuffled | | {shuffled:.1f} | | | | | | | | | |",
+        *_retrieval(results),
         "",
         f"Three teachers against one, distilled, with equal steps: {_mean(gains):+.1f} mIoU "
         f"({', '.join(f'{gain:+.1f}' for gain in gains)}). {_verdict(gains)}",
@@ -115,6 +116,20 @@ def _group(name: str, results: list[dict[str, Any]]) -> list[str]:
         peak = max(result["stages"][index]["peak_rss_mb"] for result in results)
         lines.append(f"| {stage['name']} | {seconds[stage['name']]:.0f} | {peak} |")
     return [*lines, f"| all | {seconds['all']:.0f} | |", ""]
+
+
+def _retrieval(results: list[dict[str, Any]]) -> list[str]:
+    """Return the rows of a table of how well synonyms and questions do; nothing where none were asked."""
+    lines = []
+    for row in results[0]["rows"]:
+        rows = [_find(result, (row["model"], row["readout"], row["split"])) for result in results]
+        for kind in row.get("retrieval", {}):
+            found = [one["retrieval"][kind] for one in rows if kind in one.get("retrieval", {})]
+            scores = [[one[key] for one in found if one[key] is not None] for key in ("ap", "ap_shuffled", "auroc")]
+            shown = [f"{_mean(values):{form}}" for values, form in zip(scores, (".1f", ".1f", ".2f"), strict=True)]
+            lines.append(f"| {row['model']} | {row['readout']} | {kind} | {' | '.join(shown)} |")
+    titles = ["", "| model | read-out | asked | AP | AP, shuffled | AUROC |", "|---|---|---|---|---|---|"]
+    return [*titles, *lines] if lines else []
 
 
 def _by_seen(rows: list[dict[str, Any]], key: str) -> str:

@@ -66,6 +66,7 @@ ROOMS = (
     "training",
     "query",
     "predictor",
+    "retrieval",
     "evaluate",
     "distill",
     "probe",

@@ -6,6 +6,8 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
+import write_results
+from cuao3d.cli import main
 from cuao3d.cli.shared import print_rows
 from cuao3d.distill import distill
 from cuao3d.errors import InputError, NotFoundError
@@ -228,3 +230,70 @@ def test_tables_on_the_console_say_what_was_seen(capsys, monkeypatch):
     lines = printed([{"readout": "distilled", **divided}], capsys)
     assert "run distilled student: no vocabulary - 45.0 -" in lines
     assert "student (no vocabulary): all 2 evaluated names are unseen" in lines
+
+
+def test_pages_of_results_say_what_was_seen():
+    iou = {"wall": 60.0, "sofa": 30.0}
+    rows = [
+        {"by_student": asdict(by_seen({**iou, "sofa": sofa}, SCANNET20, Vocabulary(("wall",), "mine.txt")))}
+        for sofa in (30.0, 50.0)
+    ]
+    assert (
+        write_results._by_seen(rows, "by_student") == f"mine.txt, 1 words | 60.0 / 40.0 / {(40 + 6000 / 110) / 2:.1f}"
+    )
+    nothing = [{"by_student": asdict(by_seen(iou, SCANNET20, Vocabulary()))}]
+    assert write_results._by_seen(nothing, "by_student") == "no vocabulary | – / 45.0 / –"
+    assert write_results._by_seen([{}], "by_student") == "not recorded | "
+    about = {"model": "x", "readout": "distilled", "split": "val"}
+    found = [{**about, "retrieval": {"questions": {"ap": ap, "ap_shuffled": 5.0, "auroc": 0.8}}} for ap in (30.0, 40.0)]
+    assert (
+        write_results._retrieval([{"rows": [row]} for row in found])[-1]
+        == "| x | distilled | questions | 35.0 | 5.0 | 0.80 |"
+    )
+    assert write_results._retrieval([{"rows": [about]}]) == []
+
+
+LABELS = """id,name,r,g,b,synonyms,questions
+0,wall,1,2,3,partition,
+1,sofa,1,2,4,couch,somewhere to sit
+2,tree,1,2,5,,
+"""
+
+
+@pytest.mark.parametrize(("words", "seen"), [("sofa\ntree", ["sofa"]), ("engine", [])])
+def test_the_command_line_trains_with_a_vocabulary_and_evaluates_by_it(tmp_path, capsys, words, seen):
+    """Words among the evaluated names, and words that are none of them."""
+    (tmp_path / "mine.csv").write_text(LABELS)
+    (tmp_path / "table_names.txt").write_text("wall\nsofa\ntree\nengine\ncouch\nsomewhere to sit\npartition")
+    torch.save(torch.eye(4)[[0, 1, 2, 3, 1, 1, 0]] + 0.01 * torch.rand(7, 4), tmp_path / "table.pt")
+    card = TeacherCard(4, text=f"table:{tmp_path / 'table.pt'}")
+    store = Store.create(tmp_path / "store", cell=0.05, teachers={"mine": card})
+    points = 3 * torch.rand(300, 3, generator=torch.Generator().manual_seed(0))
+    labels = (points[:, 0] > 1.5).long()
+    samples = sample_cells(points, store.cell)
+    count = len(samples.index_of_sample)
+    for name, split in (("a", "train"), ("b", "val")):
+        store.add_scene(
+            Scene(name, points, (), labels=labels, label_set=str(tmp_path / "mine.csv"), split=split),
+            samples,
+            Visibility((), torch.ones(count, dtype=torch.int64)),
+            {"mine": torch.eye(4)[labels[samples.index_of_sample]]},
+        )
+    (tmp_path / "words.txt").write_text(words)
+    told = ["--recipe", "closed-set", "--config.words", str(tmp_path / "words.txt")]
+    run, out = str(tmp_path / "run"), tmp_path / "rows.json"
+    small = ["--config.architecture", "MinkUNet14Mini", "--voxel-size", "0.3", "--steps", "1"]
+    assert main(["distill", str(store.path), "--out", run, *told, *small]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert ("2 of the 3 names of mine are training words" in said) == (seen == ["sofa"])
+    assert main(["evaluate", str(store.path), "--run", run, "--labels", "mine", "--json", str(out)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    distilled, joined = json.loads(out.read_text())["rows"]
+    assert distilled["by_student"]["seen"] == joined["by_student"]["seen"] == seen
+    assert len(distilled["by_student"]["unseen"]) == 2 - len(seen)
+    assert set(distilled["retrieval"]) == {"synonyms", "questions"}
+    assert joined["retrieval"]["questions"]["queries"][0]["is_seen"] == (seen == ["sofa"])
+    assert "AUROC" in printed
+    if not seen:
+        assert distilled["by_student"]["harmonic"] is None
+        assert distilled["by_student"]["reason"] == "no evaluated name is seen"

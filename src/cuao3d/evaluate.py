@@ -19,6 +19,7 @@ from cuao3d.memory import give_back
 from cuao3d.predictor import Predict
 from cuao3d.progress import OnCount
 from cuao3d.query import classify, scores
+from cuao3d.retrieval import Queries, Retrieval, Tally
 from cuao3d.scene import UNLABELLED, Split
 from cuao3d.store import Store, StoredScene
 from cuao3d.store.roll import count_of
@@ -111,6 +112,8 @@ class Row:
     """Which present classes the student was trained with the names of, and the mIoU of these and of the others."""
     by_teacher: BySeen
     """The same for the teacher that names the classes."""
+    retrieval: dict[str, Retrieval]
+    """How well `synonyms` and `questions` of the label set find the points of their classes; of those that it has."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,7 @@ def zero_shot(
     ensemble: Ensemble = "unit-average",
     seen_only: bool = False,
     told: Told = NOTHING_TOLD,
+    queries: Queries | None = None,
     progress: OnCount | None = None,
 ) -> tuple[Row, ...]:
     """Segment the scenes of a store by the names of the classes, in a single pass without augmentation.
@@ -158,6 +162,7 @@ def zero_shot(
         ensemble: How `2d3d` combines features.
         seen_only: Score only points whose sample at least one view sees.
         told: Words that the student and the teacher were trained with.
+        queries: Synonyms and questions of the classes, to be scored in the same pass.
         progress: Called after each scene.
 
     Raises:
@@ -166,20 +171,25 @@ def zero_shot(
     readouts = tuple(readouts)
     _check_readouts(readouts, has_student=predict is not None)
 
+    tally = None if queries is None else Tally(queries)
+
     def score_classes(scene: StoredScene) -> dict[str, Tensor]:
         described = None if predict is None or set(readouts) == {"fused"} else predict(scene)
-        return {readout: _score(readout, scene, teacher, described, class_vectors, ensemble) for readout in readouts}
+        score = partial(_scores, readouts, scene, teacher, described, ensemble)
+        if tally is not None:
+            labels = labels_of(scene, classes, seen_only=seen_only)
+            tally.add(score(tally.queries.questions.texts), scene.seen, scene.sample_of_point, labels)
+        return score(class_vectors)
 
     counted = count(store, classes, score_classes, split=split, seen_only=seen_only, progress=progress)
     points: Literal["all", "seen"] = "seen" if seen_only else "all"
     row = partial(make_row, counted, classes, dataset=dataset, split=split or "all", points=points)
-    alone = replace(told, student=NOTHING_TOLD.student)
-    return tuple(
-        row(readout=readout, model="none", told=alone)
-        if readout == "fused"
-        else row(readout=readout, model=model, told=told)
-        for readout in readouts
-    )
+    rows = []
+    for readout in readouts:
+        who, words = ("none", replace(told, student=NOTHING_TOLD.student)) if readout == "fused" else (model, told)
+        found = {} if tally is None else tally.results(readout, words)
+        rows.append(row(model=who, readout=readout, told=words, retrieval=found))
+    return tuple(rows)
 
 
 def count(
@@ -216,9 +226,7 @@ def count(
     for done, name in enumerate(names, start=1):
         scene = store[name]
         if scene.labels is not None and scene.label_set is not None:
-            labels = classes.classes(convert(scene.labels, label_set(scene.label_set), classes))
-            if seen_only:
-                labels = labels.where(scene.seen[scene.sample_of_point], UNLABELLED)
+            labels = labels_of(scene, classes, seen_only=seen_only)
             for way, class_scores in score_classes(scene).items():
                 whole, masked = _compare(class_scores, scene.sample_of_point, labels, background)
                 totals[way] = totals.get(way, 0) + whole
@@ -238,6 +246,20 @@ def count(
             "nothing to score. Choose another label set or split."
         )
     return Counted(totals, foreground, sum(name not in missing for name in names), missing)
+
+
+def labels_of(scene: StoredScene, classes: LabelSet, *, seen_only: bool = False) -> Int64[Tensor, "N"]:
+    """Return the class of each point of a scene with labels, as a row of a label set; 255 where it is not scored.
+
+    Args:
+        scene: The scene.
+        classes: The label set.
+        seen_only: Score only points whose sample at least one view sees.
+    """
+    assert scene.labels is not None
+    assert scene.label_set is not None
+    labels = classes.classes(convert(scene.labels, label_set(scene.label_set), classes))
+    return labels.where(scene.seen[scene.sample_of_point], UNLABELLED) if seen_only else labels
 
 
 def background_of(classes: LabelSet) -> Bool[Tensor, "K"]:
@@ -342,6 +364,7 @@ def make_row(
     split: str,
     points: Literal["all", "seen"] = "all",
     told: Told = NOTHING_TOLD,
+    retrieval: Mapping[str, Retrieval] | None = None,
 ) -> Row:
     """Turn the confusion matrices of a read-out into a row of a results table, in percent.
 
@@ -354,6 +377,7 @@ def make_row(
         split: Split of the dataset.
         points: Which points were scored.
         told: Words that the student and the teacher were trained with.
+        retrieval: How well synonyms and questions do.
     """
     confusion = counted.confusions[readout]
     strict = measure(confusion, background=background_of(classes))
@@ -382,6 +406,7 @@ def make_row(
         iou=iou,
         by_student=by_seen(iou, classes, told.student),
         by_teacher=by_seen(iou, classes, told.teacher),
+        retrieval=dict(retrieval or {}),
     )
 
 
@@ -407,20 +432,24 @@ def _compare(
     )
 
 
-def _score(
-    readout: Readout,
+def _scores(
+    readouts: tuple[Readout, ...],
     scene: StoredScene,
     teacher: str,
     described: Tensor | None,
-    class_vectors: Tensor,
     ensemble: Ensemble,
-) -> Tensor:
-    """Score the classes at each sample (S, K) by a read-out; 0 where it has no feature."""
-    if readout == "fused" or described is None:
-        return scene.spread(scores(scene.features(teacher), class_vectors))
-    if readout == "distilled":
-        return scores(described, class_vectors)
-    return _ensemble(scene, teacher, described, class_vectors, ensemble)
+    vectors: Tensor,
+) -> dict[str, Tensor]:
+    """Score texts at each sample (S, K) by each read-out; 0 where it has no feature."""
+    found = {}
+    for readout in readouts:
+        if readout == "fused" or described is None:
+            found["fused"] = scene.spread(scores(scene.features(teacher), vectors))
+        elif readout == "distilled":
+            found["distilled"] = scores(described, vectors)
+        else:
+            found["2d3d"] = _ensemble(scene, teacher, described, vectors, ensemble)
+    return found
 
 
 def _ensemble(scene: StoredScene, teacher: str, described: Tensor, class_vectors: Tensor, ensemble: Ensemble) -> Tensor:

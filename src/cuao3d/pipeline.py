@@ -25,6 +25,7 @@ from cuao3d.photographs import Album
 from cuao3d.predictor import Predictor
 from cuao3d.progress import OnCount, OnStep
 from cuao3d.readers import Dataset
+from cuao3d.retrieval import Queries
 from cuao3d.scene import Scene, Source, Split
 from cuao3d.store import CELL, Lifting, Setting, Store, TeacherCard
 from cuao3d.store.plan import Change, OtherCaptureError, begin, check_names, end, manifest_sha256, plan
@@ -165,6 +166,7 @@ def evaluate(
             split=split,
             seen_only=seen_only,
             told=predictor.told,
+            queries=Queries.read(classes, predictor.encoder),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
 

@@ -101,6 +101,11 @@ class Questions:
     nearest_class: tuple[str | None, ...]
     """For each query that no class of the teacher is near, the nearest class; see `Answer.nearest_class`."""
 
+    @property
+    def texts(self) -> Float[Tensor, "T C"]:
+        """Vectors of the queries, then of the contrast words."""
+        return torch.cat([self.vectors, self.contrast])
+
     @staticmethod
     def read(
         encoder: TextEncoder,
@@ -290,23 +295,47 @@ class _Members(NamedTuple):
 
 def _relevance(features: Tensor, questions: Questions) -> tuple[Tensor, Tensor]:
     """Return cosine and relevance (V, Q) of features, a block of rows at a time."""
-    num_asked, device = len(questions.words), features.device
-    texts = torch.cat([questions.vectors, questions.contrast])
-    similar = (questions.vectors @ questions.contrast.T).where(questions.applies, -torch.inf)
-    of_itself = 1 - functional.pad(similar, (0, 1), value=-torch.inf).amax(dim=1)
-    of_itself = of_itself.where(of_itself.isfinite(), 1).clamp(min=SAME).to(device)
-    against = questions.applies.to(device)
-    cosines, relevance = torch.empty(2, len(features), num_asked, device=device)
+    num_asked, texts = len(questions.words), questions.texts
+    cosines, relevance = torch.empty(2, len(features), num_asked, device=features.device)
     rows_at_a_time = max(1, CHUNK // len(texts))
     for start in range(0, len(features), rows_at_a_time):
         rows = slice(start, start + rows_at_a_time)
-        asked, contrast = torch.split(scores(features[rows], texts), [num_asked, len(questions.contrast)], dim=1)
-        cosines[rows] = asked
-        for k in range(num_asked):
-            counts = contrast[:, against[k]]
-            limit = counts.amax(dim=1) if counts.shape[1] else torch.zeros_like(asked[:, k])
-            relevance[rows, k] = (asked[:, k] - limit) / of_itself[k]
+        similar = scores(features[rows], texts)
+        cosines[rows], relevance[rows] = similar[:, :num_asked], relevance_of(similar, questions)
     return cosines, relevance
+
+
+def relevance_of(cosines: Float[Tensor, "V T"], questions: Questions) -> Float32[Tensor, "V Q"]:
+    """Return the relevance of each point to each query; see `Answer.relevance`.
+
+    Args:
+        cosines: Cosine of each point with each of `Questions.texts`.
+        questions: The questions.
+    """
+    num_asked, device = len(questions.words), cosines.device
+    similar = (questions.vectors @ questions.contrast.T).where(questions.applies, -torch.inf)
+    of_itself = 1 - functional.pad(similar, (0, 1), value=-torch.inf).amax(dim=1)
+    of_itself = of_itself.where(of_itself.isfinite(), 1).clamp(min=SAME).to(device)
+    asked, contrast = torch.split(cosines, [num_asked, len(questions.contrast)], dim=1)
+    relevance = torch.empty(len(cosines), num_asked, device=device)
+    patterns, pattern_of_query = torch.unique(questions.applies, dim=0, return_inverse=True)
+    for index, applies in enumerate(patterns.to(device)):  # most queries have the same contrast words
+        own = torch.nonzero(pattern_of_query == index)[:, 0].to(device)
+        limit = contrast[:, applies].amax(dim=1, keepdim=True) if bool(applies.any()) else 0.0
+        relevance[:, own] = (asked[:, own] - limit) / of_itself[own]
+    return relevance
+
+
+def peaks(relevance: Float[Tensor, "V Q"], min_points: int = MIN_POINTS) -> Float[Tensor, "Q"]:
+    """Return the relevance that a number of points reach, for each query; 0 where there are fewer points.
+
+    Args:
+        relevance: Relevance of the points that have a feature.
+        min_points: The number of points.
+    """
+    if len(relevance) < min_points:
+        return relevance.new_zeros(relevance.shape[1])
+    return relevance.T.contiguous().topk(min_points, dim=1).values[:, -1]
 
 
 def _answer(
@@ -319,8 +348,7 @@ def _answer(
     calibration: Calibration,
 ) -> Answer:
     """Judge the cosines and relevance (V,) of the query with an index."""
-    known = relevance[seen]
-    peak = known.topk(min_points).values[-1].item() if len(known) >= min_points else 0.0
+    peak = peaks(relevance[seen][:, None], min_points).item()
     verdict: Verdict = "here" if peak >= calibration.here else "absent" if peak < calibration.absent else "unsure"
     nearest = questions.nearest_class[k]
     verdict = "unsure" if nearest else verdict

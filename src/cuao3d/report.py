@@ -129,6 +129,7 @@ def write_report(path: Path | str, results: Mapping[str, Any], gallery: Gallery)
         unseen=_unseen(gallery) > 0,
         segments=painter.segments(int(results.get("seed", 0))),
         table=table,
+        asked=[(line, *asked) for group in table for line in group["lines"] for asked in line["asked"]],
         by_seen=[(line, *divided) for group in table for line in group["lines"] for divided in line["by_seen"]],
         per_class=_per_class(results),
         charts=_charts(gallery.history) if gallery.history else [],
@@ -344,6 +345,7 @@ def _line(row: Mapping[str, Any]) -> dict[str, Any]:
             for who in ("student", "teacher")
             if (divided := row.get(f"by_{who}")) and (who, row["readout"]) != ("teacher", "supervised")
         ],
+        "asked": list(row.get("retrieval", {}).items()),
         "num_points": row.get("num_points"),
     }
 

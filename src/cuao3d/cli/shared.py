@@ -47,6 +47,27 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
         lines.append((row["model"], row["readout"], row["split"], *scores, row["scenes"]))
     tell_table(("model", "read-out", "split", "mIoU", "mAcc", "f-mIoU", "official mIoU", "scenes"), lines, num_names=3)
     _print_by_seen(rows)
+    _print_retrieval(rows)
+
+
+def _print_retrieval(rows: list[dict[str, Any]]) -> None:
+    """Print how well synonyms and questions find what they ask for, where the label set has any."""
+    lines: list[tuple[str, ...]] = []
+    unreadable: dict[str, None] = {}
+    for row in rows:
+        for kind, found in row.get("retrieval", {}).items():
+            scores = [(found["ap"], ".1f"), (found["ap_shuffled"], ".1f"), (found["auroc"], ".2f")]
+            shown = ["-" if score is None else format(score, form) for score, form in scores]
+            marks = ([query[mark] for query in found["queries"]] for mark in ("is_seen", "is_known"))
+            counts = ["not known" if None in held else f"{sum(held)} of {len(held)}" for held in marks]
+            shown += [str(found["num_present"]), str(found["num_absent"]), *counts]
+            lines.append((row["model"], row["readout"], kind, *shown))
+            unreadable |= dict.fromkeys(found["unreadable"])
+    if lines:
+        titles = ("AP", "AP, shuffled", "AUROC", "present", "absent", "student's words", "teacher's words")
+        tell_table(("model", "read-out", "asked", *titles), lines, num_names=3)
+    if unreadable:
+        tell(f"not asked, as the text encoder does not know them: {', '.join(unreadable)}")
 
 
 def _print_by_seen(rows: list[dict[str, Any]]) -> None:
