@@ -22,9 +22,8 @@ def make_scene(seed: int, num_samples: int = 300) -> TrainingScene:
     return TrainingScene(f"scene{seed}", points, rows, (features, features[:, :2].half()))
 
 
-def centred_cells(scene: TrainingScene) -> list[tuple[int, int, int]]:
-    points = scene.points.double() - scene.points.double().mean(dim=0)
-    return [tuple(math.floor(value / 0.1) for value in point) for point in points.tolist()]
+def cells_of(scene: TrainingScene) -> list[tuple[int, int, int]]:
+    return [tuple(math.floor(value / 0.1) for value in point) for point in scene.points.tolist()]
 
 
 def prepare(scene: TrainingScene, **changes):
@@ -33,7 +32,7 @@ def prepare(scene: TrainingScene, **changes):
 
 def test_voxels_hold_all_samples_and_the_mean_of_the_features_that_meet():
     scene, batch = make_scene(0), prepare(make_scene(0))
-    cells = centred_cells(scene)
+    cells = cells_of(scene)
     assert [tuple(row) for row in batch.coordinates.tolist()] == [(0, *cell) for cell in sorted(set(cells))]
     members = {}
     for row, feature in zip(scene.rows.tolist(), scene.targets[0], strict=True):

@@ -351,7 +351,8 @@ def test_rows_without_a_finite_feature_are_taken_out_of_all_teachers_alike(tmp_p
     kept = torch.tensor([row for row in range(len(scene.seen_samples)) if row not in range(3, 8)])
     with pytest.warns(UserWarning, match="Scene bb"):
         distill(store, replace(CONFIG, num_steps=1), tmp_path / "run")
-    assert torch.equal(shown["bb"].rows, scene.seen_samples[kept])
+    assert torch.equal(shown["bb"].rows, scene.index_of_sample[scene.seen_samples[kept]])
+    assert set(shown["bb"].row_of_point.tolist()) == {-1, *range(len(kept))}
     for name, target in zip(CONFIG.teachers, shown["bb"].targets, strict=True):
         assert torch.equal(target, scene.features(name)[kept])
 
@@ -453,7 +454,7 @@ def test_held_out_losses_are_those_of_the_finished_student_in_evaluation_mode(st
     (name,) = read(run, "run.json")["held_out"]
     scene, student = store[name], load_run(run).student.eval()
     features = tuple(scene.features(teacher) for teacher in CONFIG.teachers)
-    shown = TrainingScene(name, scene.sample_points, scene.seen_samples, features)
+    shown = TrainingScene.of(scene, scene.seen_samples, features)
     whole = replace(config, augmentation=STILL, points_per_scene=None)
     batch = voxelize_scene(shown, whole, RowMeans, torch.Generator())
     with torch.no_grad():

@@ -8,16 +8,17 @@ from itertools import accumulate
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32, Int32, Int64
 from torch import Tensor
 from torch.nn import functional
 
 from cuao3d.augment import Augmentation, augment
 from cuao3d.errors import InputError
-from cuao3d.geometry import voxelize
+from cuao3d.geometry import Voxels, voxelize
 from cuao3d.objective import RowMeans
 from cuao3d.ranks import num_ranks, rank
 from cuao3d.schema import Count, CountOrZero, Length, Seed, check_settings
+from cuao3d.store import StoredScene
 
 Target = Tensor | RowMeans
 """Targets of N voxels: features (N, C) or classes (N,)."""
@@ -69,14 +70,25 @@ class TrainingScene:
 
     name: str
     """Name of the scene, for messages."""
-    points: Float[Tensor, "S 3"]
-    """Sample points, metres."""
+    points: Float[Tensor, "N 3"]
+    """All points of the cloud, metres, for they make the voxels. The samples alone leave holes: turned or moved, two of
+    them share a voxel and another voxel has none."""
     rows: Int64[Tensor, "R"]
-    """Samples that have targets."""
+    """Samples that have targets: which points they are."""
     targets: tuple[Tensor, ...]
     """For each head, the targets of those samples: features (R, C) or classes (R,)."""
     chances: Float32[Tensor, "R"] | None = None
     """Relative probability that the loss uses each of those samples; None: uniform."""
+    row_of_point: Int32[Tensor, "N"] | None = None
+    """Which of `rows` stands for each point in a voxel that holds none of them; -1: none. None: none for any."""
+
+    @staticmethod
+    def of(scene: StoredScene, samples: Int64[Tensor, "R"], targets: tuple[Tensor, ...]) -> "TrainingScene":
+        """Take a scene of a store; `samples` says which of its samples the targets are of."""
+        row_of_sample = torch.full((len(scene.num_views),), -1, dtype=torch.int32)
+        row_of_sample[samples] = torch.arange(len(samples), dtype=torch.int32)
+        rows, row_of_point = scene.index_of_sample[samples], row_of_sample[scene.sample_of_point]
+        return TrainingScene(scene.name, scene.points, rows, targets, row_of_point=row_of_point)
 
 
 @dataclass(frozen=True)
@@ -208,7 +220,7 @@ def voxelize_scene(scene: TrainingScene, config: BatchConfig, pool: Pool, genera
     """Augment and voxelise a scene; choose the voxels that enter the network and those that the loss uses.
 
     Args:
-        scene: Sample points and their targets.
+        scene: The cloud, and the targets of its samples.
         config: Augmentation, voxel size, crop and number of supervised voxels.
         pool: Combines the targets of samples in the same voxel.
         generator: Source of all randomness.
@@ -216,24 +228,39 @@ def voxelize_scene(scene: TrainingScene, config: BatchConfig, pool: Pool, genera
     Returns:
         A batch of this scene alone.
     """
-    points = augment(scene.points, config.augmentation, LATTICE * config.voxel_size, generator)
+    is_still = config.augmentation == STILL  # then these are the very voxels of evaluation
+    points = scene.points
+    if not is_still:
+        points = augment(points, config.augmentation, LATTICE * config.voxel_size, generator)
     voxels = voxelize(points, config.voxel_size)
-    coordinates, voxel_of_row = voxels.coordinates, voxels.voxel_of_point[scene.rows]
+    coordinates, (row, voxel_of_row) = voxels.coordinates, _place(scene, voxels)
     if config.crop is not None and len(coordinates) > config.crop:
         center = coordinates[voxel_of_row[torch.randint(len(voxel_of_row), (), generator=generator)]]
         distance = (coordinates - center).square().sum(dim=1)
         kept = torch.argsort(distance, stable=True)[: config.crop].sort().values
         voxel_of_row = _renumber(voxel_of_row, kept, len(coordinates))
         coordinates = coordinates[kept]
-    rows = torch.argsort(voxel_of_row, stable=True)[(voxel_of_row < 0).sum() :]
-    supervised, counts = torch.unique_consecutive(voxel_of_row[rows], return_counts=True)
+    order = torch.argsort(voxel_of_row, stable=True)[(voxel_of_row < 0).sum() :]
+    supervised, counts = torch.unique_consecutive(voxel_of_row[order], return_counts=True)
     if config.points_per_scene is not None and len(supervised) > config.points_per_scene:
-        kept = _draw(scene, rows[counts.cumsum(0) - counts], config.points_per_scene, generator)
-        rows = rows[torch.isin(voxel_of_row[rows], supervised[kept])]
+        kept = _draw(scene, row[order[counts.cumsum(0) - counts]], config.points_per_scene, generator)
+        order = order[torch.isin(voxel_of_row[order], supervised[kept])]
         supervised, counts = supervised[kept], counts[kept]
     offsets = counts.cumsum(0) - counts
-    targets = tuple(pool(target, rows, offsets) for target in scene.targets)
+    targets = tuple(pool(target, row[order], offsets) for target in scene.targets)
     return Batch(functional.pad(coordinates, (1, 0)), supervised, (targets,))
+
+
+def _place(scene: TrainingScene, voxels: Voxels) -> tuple[Int64[Tensor, "M"], Int64[Tensor, "M"]]:
+    """Return rows of the targets, and the voxel that each is a target of: those of the samples in it, or else one's."""
+    row, voxel_of_row = torch.arange(len(scene.rows)), voxels.voxel_of_point[scene.rows]
+    if scene.row_of_point is None:
+        return row, voxel_of_row
+    row_of_voxel = torch.full((len(voxels.coordinates),), -1, dtype=torch.int32)
+    row_of_voxel.scatter_reduce_(0, voxels.voxel_of_point, scene.row_of_point, "amax")
+    row_of_voxel[voxel_of_row] = -1
+    others = torch.nonzero(row_of_voxel >= 0).squeeze(1)
+    return torch.cat([row, row_of_voxel[others].long()]), torch.cat([voxel_of_row, others])
 
 
 def _draw(

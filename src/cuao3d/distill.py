@@ -437,7 +437,7 @@ def _take_features(scene: StoredScene, teachers: tuple[str, ...]) -> tuple[Train
     finite = {teacher: _finite_rows(rows) for teacher, rows in features.items()}
     masked = {teacher: int((~rows).sum()) for teacher, rows in finite.items() if not bool(rows.all())}
     if not masked:
-        return TrainingScene(scene.name, scene.sample_points, scene.seen_samples, tuple(features.values())), masked
+        return TrainingScene.of(scene, scene.seen_samples, tuple(features.values())), masked
     warnings.warn(
         f"Scene {scene.name}: non-finite features, of "
         + ", ".join(f"{count} samples by teacher {teacher!r}" for teacher, count in masked.items())
@@ -446,7 +446,7 @@ def _take_features(scene: StoredScene, teachers: tuple[str, ...]) -> tuple[Train
     )
     kept = torch.stack(list(finite.values())).all(dim=0)
     targets = tuple(rows[kept] for rows in features.values())
-    return TrainingScene(scene.name, scene.sample_points, scene.seen_samples[kept], targets), masked
+    return TrainingScene.of(scene, scene.seen_samples[kept], targets), masked
 
 
 def _left_out(

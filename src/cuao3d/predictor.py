@@ -124,7 +124,7 @@ class Predictor:
         """
         if self.student is None:
             return scene.spread(scene.features(self.teacher).float())
-        return describe(self.student, scene.sample_points, self.teacher, self.voxel_size, self.device)
+        return _describe_samples(self.student, scene, self.teacher, self.voxel_size, self.device)
 
     def known(self, scene: StoredScene) -> Bool[Tensor, "S"]:
         """Return which samples have a feature: those that a view saw or, with a student, all of them.
@@ -185,16 +185,23 @@ class Predictor:
 
 @torch.no_grad()
 def describe(
-    student: Student, points: Float[Tensor, "N 3"], head: str, voxel_size: float, device: str = "cpu"
-) -> Float[Tensor, "N C"]:
+    student: Student,
+    points: Float[Tensor, "N 3"],
+    head: str,
+    voxel_size: float,
+    device: str = "cpu",
+    *,
+    wanted: Int64[Tensor, "M"] | None = None,
+) -> Float[Tensor, "M C"]:
     """Describe points by a student's head: each gets the feature of its voxel.
 
     Args:
         student: The student; it is left in the mode that it is in.
-        points: World positions, metres.
+        points: World positions, metres; all of them make the voxels.
         head: Name of the head.
         voxel_size: Edge of a voxel, metres: the one that the student was trained with.
         device: Where the student is.
+        wanted: Which points to describe; None: all, so that M = N.
     """
     voxels = voxelize(points, voxel_size)
     coords = functional.pad(voxels.coordinates, (1, 0)).to(device)
@@ -202,7 +209,8 @@ def describe(
     student.eval()
     features: Tensor = student(coords, torch.ones(len(coords), 3, device=device), heads=[head])[head]
     student.train(was_training)
-    return features[voxels.voxel_of_point.to(device)]
+    voxel = voxels.voxel_of_point if wanted is None else voxels.voxel_of_point[wanted]
+    return features[voxel.to(device)]
 
 
 def student_features(student: Student, store: Store, *, head: str, voxel_size: float, device: str = "cpu") -> Predict:
@@ -221,7 +229,14 @@ def student_features(student: Student, store: Store, *, head: str, voxel_size: f
     _check_voxels(voxel_size, store)
     if head not in student.heads:
         raise InputError(f"The student has no head {head!r}; it has {sorted(student.heads)}.")
-    return lambda scene: describe(student, scene.sample_points, head, voxel_size, device)
+    return lambda scene: _describe_samples(student, scene, head, voxel_size, device)
+
+
+def _describe_samples(
+    student: Student, scene: StoredScene, head: str, voxel_size: float, device: str
+) -> Float[Tensor, "S C"]:
+    """Describe the samples of a scene whose voxels are made of all its points, as in training."""
+    return describe(student, scene.points, head, voxel_size, device, wanted=scene.index_of_sample)
 
 
 def _check_voxels(voxel_size: float, store: Store) -> None:

@@ -183,5 +183,5 @@ def _take_classes(scene: StoredScene) -> TrainingScene:
     assert scene.labels is not None
     assert scene.label_set is not None
     classes = label_set(scene.label_set).classes(scene.labels[scene.index_of_sample])
-    rows = torch.nonzero(classes != UNLABELLED).squeeze(1)
-    return TrainingScene(scene.name, scene.sample_points, rows, (classes[rows],))
+    labelled = torch.nonzero(classes != UNLABELLED).squeeze(1)
+    return TrainingScene.of(scene, labelled, (classes[labelled],))
