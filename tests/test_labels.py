@@ -41,6 +41,11 @@ def test_scannet200_has_its_groups():
     assert [groups.count(group) for group in ("head", "common", "tail")] == [66, 68, 66]
 
 
+def test_the_last_name_of_scannet200_is_asked_for_as_it_is():
+    assert label_set("scannet200").prompts[-1] == "a mattress in a scene"
+    assert label_set("scannet20").prompts[-1] == "other"
+
+
 def test_ids_become_rows_and_unknown_ids_become_unlabelled():
     classes = label_set("nyu40").classes(torch.tensor([1, 40, 0, 255, -1, 300]))
     assert classes.tolist() == [0, 39, 255, 255, 255, 255]
