@@ -146,7 +146,7 @@ def test_all_voxels_are_looked_at_where_they_fit_and_else_a_part_of_each_scene(m
     scenes, config = make_scenes(place, num_points=2000), BatchConfig(voxel_size=0.2, points_per_scene=10)
     pooled = []
     for scene in scenes:
-        voxels = voxelize(scene.points - scene.points.double().mean(dim=0), 0.2)
+        voxels = voxelize(scene.points, 0.2)
         pooled.append(group_mean(scene.targets[0].float(), voxels.voxel_of_point, len(voxels.coordinates)))
     whole = check_targets(scenes, [lesson("place")], config)["place"]
     assert (whole["exact"], whole["num_voxels"]) == (True, sum(map(len, pooled)))
@@ -169,6 +169,6 @@ def test_a_run_records_the_figures_and_says_them(tmp_path, capsys, monkeypatch):
     assert targets["height"]["constant_share"] == pytest.approx(0.5, abs=0.05)  # uniform in [0, 1]: 1/4 of 1/2
     assert targets["noise"].keys() == {"rank", "num_voxels", "exact", "skipped"}
     said = capsys.readouterr().err
-    assert "best constant output: place 0.29" in said
+    assert "best constant output: place 0.28" in said
     assert "noise not known (a custom loss)" in said
     assert "'height' are of rank one" in said
