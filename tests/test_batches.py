@@ -14,9 +14,9 @@ CONFIG = BatchConfig(voxel_size=0.1, num_steps=7, batch_size=2, augmentation=STI
 
 
 def make_scene(seed: int, num_samples: int = 300) -> TrainingScene:
-    """Random points in a cube of 0.5 m about the origin (voxels of 0.1 m hold two or three of them), half of which have a target.
+    """Random points in a cube of 0.5 m (voxels of 0.1 m hold two or three of them), half of which have a target.
 
-    They lie in several cells of the coarsest grid, as a batch norm needs.
+    The cube lies about the origin, in several cells of the coarsest grid, as a batch norm needs.
     """
     generator = torch.Generator().manual_seed(seed)
     points = torch.rand(num_samples, 3, generator=generator) / 2 - 0.25
