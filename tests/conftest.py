@@ -2,12 +2,15 @@
 
 from jaxtyping import install_import_hook
 
+import shape_checker  # noqa: F401
+
 install_import_hook("cuao3d", "shape_checker.check")
 
 import os  # noqa: E402
 from collections.abc import Callable, Iterator, Mapping, Sequence  # noqa: E402
 from contextlib import AbstractContextManager, contextmanager  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -22,6 +25,8 @@ from cuao3d.readers import open_dataset  # noqa: E402
 from cuao3d.readers.sevenscenes import write_capture  # noqa: E402
 from cuao3d.scene import Camera, Frame, Scene  # noqa: E402
 from cuao3d.store import Store, TeacherCard  # noqa: E402
+from cuao3d.teachers.classes import ClassNames, class_words  # noqa: E402
+from cuao3d.text import TextEncoder  # noqa: E402
 from cuao3d.worlds.rooms import make_room  # noqa: E402
 
 # The same examples on every run; to look for new ones: HYPOTHESIS_PROFILE=default pytest
@@ -160,6 +165,27 @@ def lounge(lounge_folder: Path) -> Scene:
 def clip_text() -> Path:
     """CLIP's vectors for names of classes, made by others; tests that use them are marked `data`."""
     return data_folder("clip_text")
+
+
+@pytest.fixture(scope="session")
+def words_of_classes() -> dict[Any, Tensor]:
+    """What `known_words` has encoded."""
+    return {}
+
+
+@pytest.fixture
+def known_words(monkeypatch: pytest.MonkeyPatch, words_of_classes: dict[Any, Tensor]) -> None:
+    """Encodes the class names of the networks for photographs but once: a thousand of them take seconds."""
+
+    def remembered(encoder: Any, classes: ClassNames) -> Tensor:
+        if not isinstance(encoder, TextEncoder):
+            return class_words(encoder, classes)
+        key = type(encoder), classes.names
+        if key not in words_of_classes:
+            words_of_classes[key] = class_words(encoder, classes)
+        return words_of_classes[key]
+
+    monkeypatch.setattr("cuao3d.teachers.photo.class_words", remembered)
 
 
 class ToyWords:
