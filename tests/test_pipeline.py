@@ -1,6 +1,7 @@
 """The whole path: what the package ships for it, and stages that share the cores."""
 
 import json
+import shutil
 from dataclasses import asdict
 
 import pytest
@@ -14,9 +15,9 @@ from cuao3d.files import sha256_of
 from cuao3d.formats.ply import read_ply
 from cuao3d.pipeline import fuse
 from cuao3d.progress import Stages
+from cuao3d.readers import open_dataset
 from cuao3d.run import load_run
 from cuao3d.teachers import load_teacher
-from cuao3d.worlds.rooms import Rooms
 
 
 def test_the_shipped_student_is_what_its_card_says():
@@ -34,8 +35,11 @@ def test_the_shipped_student_saw_the_teachers_that_ship_with_it():
     assert learned == {name: load_teacher(name).weights_sha256 for name in recipes.MINI_TEACHERS}
 
 
-def test_two_workers_lift_the_same_as_one(tmp_path):
-    rooms = Rooms(range(2), num_views=1)
+def test_two_workers_lift_the_same_as_one(room_folder, tmp_path):
+    for name in ("one", "two"):
+        shutil.copytree(room_folder, tmp_path / "rooms" / name)
+    rooms = open_dataset(tmp_path / "rooms")
+    assert len(rooms) == 2
     stores = [fuse(rooms, [], tmp_path / str(n), cell=0.1, num_workers=n) for n in (1, 2)]
     one, two = ([store[name] for name in store.names()] for store in stores)
     assert [scene.sha256 for scene in one] == [scene.sha256 for scene in two]

@@ -20,7 +20,7 @@ from cuao3d.store import Store
 from cuao3d.student import Norm
 from test_distill import CONFIG, make_store
 
-SHARED = replace(CONFIG, batch_size=4, num_steps=6, clip_norm=1.0, num_held_out=1, checkpoint_every=2)
+SHARED = replace(CONFIG, batch_size=4, num_steps=3, clip_norm=1.0, num_held_out=1, checkpoint_every=2)
 
 
 def together(num_ranks: int, job, folder: Path) -> None:
