@@ -42,6 +42,7 @@ def test_two_workers_lift_the_same_as_one(room_folder, tmp_path):
     assert len(rooms) == 2
     stores = [fuse(rooms, [], tmp_path / str(n), cell=0.1, num_workers=n) for n in (1, 2)]
     one, two = ([store[name] for name in store.names()] for store in stores)
+    assert len(one) == 2
     assert [scene.sha256 for scene in one] == [scene.sha256 for scene in two]
 
 

@@ -232,7 +232,7 @@ def test_norm_statistics_are_exact():
         ),
     ],
 )
-def test_ten_steps_halve_the_loss(device):
+def test_ten_steps_leave_a_fifth_of_the_loss(device):
     torch.manual_seed(0)
     coords, feats = (t.to(device) for t in small_room())
     target = torch.nn.functional.one_hot(coords[:, 3] // 3).float()
@@ -245,7 +245,7 @@ def test_ten_steps_halve_the_loss(device):
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < losses[0] / 2
+    assert losses[-1] < losses[0] / 5
 
 
 def test_file_brings_back_weights_architecture_and_heads(tmp_path):
