@@ -115,6 +115,16 @@ def test_a_checkpoint_of_another_run_is_refused(world, tmp_path):
         run.restore(other, learner, torch.optim.Adam(learner.parameters()))
 
 
+def test_one_changed_bit_of_a_checkpoint_is_refused(world, tmp_path):
+    copy = shutil.copytree(world / "begun", tmp_path / "copy")
+    content = bytearray((copy / run.CHECKPOINT).read_bytes())
+    content[-2] ^= 1  # of the last number; the file can still be parsed
+    (copy / run.CHECKPOINT).write_bytes(content)
+    learner = torch.nn.Linear(1, 1)
+    with pytest.raises(InputError, match="do not have the SHA-256"):
+        run.restore(copy, learner, torch.optim.Adam(learner.parameters()))
+
+
 def test_a_finished_run_knows_its_configuration_and_its_voxels(world, tmp_path):
     finished = shutil.copytree(world / "run", tmp_path / "run")
     about = json.loads((finished / "config.json").read_text())
