@@ -12,7 +12,6 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
-from scipy.stats import rankdata
 from torch import Tensor
 
 from cuao3d.errors import InputError
@@ -254,6 +253,8 @@ def auroc(present: Sequence[float], absent: Sequence[float]) -> float | None:
     """
     if not present or not absent:
         return None
+    from scipy.stats import rankdata  # takes a second to import, which commands without scores need not wait for
+
     ranks = rankdata([*present, *absent])[: len(present)]
     return float((ranks.sum() - len(present) * (len(present) + 1) / 2) / (len(present) * len(absent)))
 
