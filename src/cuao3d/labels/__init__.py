@@ -16,7 +16,16 @@ from torch import Tensor
 from cuao3d.errors import InputError
 from cuao3d.scene import UNLABELLED
 
-LABEL_SETS = ("scannet20", "scannet200", "matterport21", "matterport40", "matterport80", "matterport160", "nyu40")
+LABEL_SETS = (
+    "scannet20",
+    "scannet200",
+    "matterport21",
+    "matterport40",
+    "matterport80",
+    "matterport160",
+    "nyu40",
+    "made100",
+)
 """Sets that come with the package."""
 
 COLUMNS = ("id", "name", "r", "g", "b")

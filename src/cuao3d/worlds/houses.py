@@ -6,9 +6,8 @@ the seed.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -18,18 +17,21 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from cuao3d.errors import InputError
-from cuao3d.labels import convert, label_set
+from cuao3d.labels import convert
+from cuao3d.labels import label_set as labels_of
 from cuao3d.readers import matterport
 from cuao3d.scene import UNLABELLED, Camera, Scene, Split
-from cuao3d.worlds.fittings import CLASS, HOUSE_SHAPES, column
-from cuao3d.worlds.joinery import TEXTURES, Array, Furniture, Generator, Material, material, rgb
+from cuao3d.worlds.joinery import CLASS, TEXTURES, Array, Furniture, Generator, Material, material, rgb
+from cuao3d.worlds.kinds import contents, kinds
 from cuao3d.worlds.layout import Layout
 from cuao3d.worlds.rendering import Room
 from cuao3d.worlds.rooms import TEACHER_SEEDS
 from cuao3d.worlds.survey import as_scene, look_at, sample_surfaces, scan, somewhere, take_views
 
-KINDS = ("bedroom", "lounge", "dining room", "kitchen", "bathroom", "hallway", "library")
-"""Kinds of region; a region's kind is its seed modulo 7."""
+KINDS = (
+    "bedroom", "lounge", "dining room", "kitchen", "bathroom", "hallway", "library", "nursery", "gym", "laundry",
+)  # fmt: skip
+"""Kinds of region; a region's kind is its seed modulo 10."""
 
 WIDTH, HEIGHT, FOCAL = 320, 256, 1075 / 1280 * 320
 """Size, pixels, and focal length, pixels, of the rendered views: those of Matterport's 1280 x 1024 at a quarter."""
@@ -45,6 +47,9 @@ NUM_PER_TRIPOD = NUM_HEADINGS * len(PITCHES)
 POINT_SPACING = 0.035
 """Mean spacing of the cloud's points, metres."""
 
+LABEL_SETS = ("made100", *matterport.LABEL_SETS)
+"""Label sets that a house may be labelled with."""
+
 _SIZES = {
     "bedroom": (3.8, 5.4, 3.4, 4.6),
     "lounge": (5.4, 7.5, 4.4, 6.0),
@@ -53,52 +58,13 @@ _SIZES = {
     "bathroom": (2.9, 4.2, 2.6, 3.2),
     "hallway": (6.0, 9.0, 2.5, 3.2),
     "library": (4.2, 6.2, 3.6, 5.0),
+    "nursery": (3.8, 5.2, 3.4, 4.4),
+    "gym": (4.8, 6.6, 4.0, 5.4),
+    "laundry": (3.2, 4.8, 2.8, 3.6),
 }
 """Bounds of the long and of the short side of each kind, metres."""
 
-# Objects of each kind of region, in order of placement: name, probability.
-_OPENINGS = (("door", 1), ("passage", 0.6), ("window", 1), ("curtain", 0.8))
-_CONTENTS: dict[str, tuple[tuple[str, float], ...]] = {
-    "bedroom": (
-        *_OPENINGS, ("bed", 1), ("night_stand", 1), ("night_stand", 0.7), ("wardrobe", 0.8), ("dresser", 0.8),
-        ("window", 0.6), ("curtain", 0.5), ("bench", 0.4), ("clothes", 0.6), ("chair", 0.6), ("mirror", 0.7),
-        ("picture", 0.9), ("picture", 0.6), ("plant", 0.4), ("television", 0.4), ("boxes", 0.5), ("radiator", 0.5),
-        ("column", 0.1),
-    ),
-    "lounge": (
-        *_OPENINGS, ("fireplace", 0.7), ("sofa", 1), ("sofa", 0.8), ("table", 1), ("sideboard", 0.8), ("window", 0.8),
-        ("curtain", 0.7), ("column", 0.6), ("bookshelf", 0.8), ("chair", 0.8), ("chair", 0.5), ("television", 0.6),
-        ("picture", 0.9), ("picture", 0.9), ("standing_lamp", 0.8), ("plant", 0.8), ("stool", 0.4), ("mirror", 0.3),
-        ("wall_shelf", 0.5), ("radiator", 0.5), ("boxes", 0.2),
-    ),
-    "dining room": (
-        *_OPENINGS, ("table", 1), ("sideboard", 0.8), ("fireplace", 0.3), ("window", 0.7), ("curtain", 0.6),
-        ("column", 0.5), ("wardrobe", 0.4), ("picture", 0.9), ("picture", 0.6), ("plant", 0.7), ("bench", 0.4),
-        ("mirror", 0.4), ("chair", 0.7), ("wall_shelf", 0.4), ("standing_lamp", 0.4), ("radiator", 0.4),
-    ),
-    "kitchen": (
-        *_OPENINGS, ("counter", 1), ("refrigerator", 1), ("counter", 0.9), ("table", 0.8), ("wall_cabinet", 0.9),
-        ("counter", 0.4), ("wall_cabinet", 0.7), ("wall_shelf", 0.6), ("stool", 0.8), ("stool", 0.6),
-        ("garbage_bin", 0.8), ("picture", 0.4), ("plant", 0.4), ("boxes", 0.3), ("towels", 0.4), ("radiator", 0.4),
-    ),
-    "bathroom": (
-        ("bathtub", 1), ("door", 1), ("toilet", 1), ("sink", 1), ("window", 0.8), ("mirror", 1), ("towels", 1),
-        ("towels", 0.6), ("dresser", 0.4), ("passage", 0.2), ("garbage_bin", 0.7), ("stool", 0.5), ("wall_shelf", 0.4),
-        ("radiator", 0.6), ("picture", 0.3), ("plant", 0.3),
-    ),
-    "hallway": (
-        *_OPENINGS, ("stairs", 0.8), ("door", 0.9), ("door", 0.6), ("bench", 0.8), ("dresser", 0.6), ("clothes", 0.6),
-        ("mirror", 0.8), ("picture", 0.9), ("picture", 0.8), ("picture", 0.5), ("plant", 0.7), ("column", 0.5),
-        ("wall_shelf", 0.4), ("boxes", 0.4), ("radiator", 0.6),
-    ),
-    "library": (
-        *_OPENINGS, ("bookshelf", 1), ("desk", 1), ("bookshelf", 0.9), ("fireplace", 0.4), ("bookshelf", 0.7),
-        ("window", 0.6), ("curtain", 0.5), ("sofa", 0.5), ("table", 0.5), ("column", 0.2), ("chair", 0.8),
-        ("standing_lamp", 0.7), ("garbage_bin", 0.8), ("picture", 0.7), ("wall_shelf", 0.7), ("plant", 0.6),
-        ("boxes", 0.6), ("stool", 0.4),
-    ),
-}  # fmt: skip
-_OWN_LOOK = {CLASS[name] for name in ("plant", "pot", "counter", "column", "fireplace", "wall", "floor")}
+_OWN_LOOK = {CLASS[name] for name in ("plant", "counter", "column", "fireplace", "wall", "floor")}
 
 
 class Houses(Sequence[Scene]):
@@ -148,13 +114,13 @@ def make_house(
     `num_views` needs; the last one may be cut short.
 
     Args:
-        seed: Determines everything; the kind of region is `KINDS[seed % 7]`.
+        seed: Determines everything; the kind of region is `KINDS[seed % 10]`.
         name: Name of the scene; by default it contains the seed.
         split: Split that the region belongs to.
         num_views: Number of 320 x 256 views.
         noise: Whether images and depth have sensor noise and holes; depth without noise is exact to 0.25 mm.
-        label_set: Label set of the scene, one of Matterport's. As in Matterport, objects without a class in it are
-            unlabelled, such as mirrors and lamps in matterport21.
+        label_set: Label set of the scene: made100, in which everything has a class, or one of Matterport's. As in
+            Matterport, objects without a class in it are unlabelled, such as mirrors and lamps in matterport21.
 
     Returns:
         The scene: frames, named TRIPOD_iCAMERA_HEADING, with depth in steps of 0.25 mm, and points sampled from all
@@ -186,29 +152,24 @@ def make_house(
 
 
 def furnish_house(rng: Generator, kind: str) -> Room:
-    """Build a region of one of `KINDS` and place its furniture; classes are of matterport160."""
+    """Build a region of one of `KINDS` and place its furniture."""
     long_low, long_high, short_low, short_high = _SIZES[kind]
     sides = rng.permutation([rng.uniform(long_low, long_high), rng.uniform(short_low, short_high)])
     size = np.array([*sides, rng.uniform(2.6, 3.6)])
     taste = _Taste.drawn(rng)
-    shapes = {name: partial(_made, make, taste) for name, make in HOUSE_SHAPES.items()}
-    layout = Layout(rng, size, {**shapes, "column": partial(_made, partial(column, height=size[2]), taste)})
+    layout = Layout(rng, size, kinds(), lambda kind, rng: _made(kind.make(rng, float(size[2])), taste))
     wall = material(rng, "house tiles" if kind == "bathroom" else "house wall")
     if kind not in ("hallway", "bathroom") and rng.random() < 0.5:
         _cut_corner(layout, wall)
-    layout.furnish(_CONTENTS[kind])
-    lamps = [layout.hang("hanging_lamp") for _ in range(1 + int(sides.max() > 5))]
-    if rng.random() < 0.5:
-        layout.hang("air_vent")
+    layout.furnish(contents(of_house=True, kind_of_room=kind))
     if rng.random() < 0.4:
         _add_beams(layout)
     if kind != "bathroom" and rng.random() < 0.6:
-        _lay_rug(layout)
+        layout.lay_rug()
     accents = [wall if rng.random() < 0.75 else material(rng, "house wall") for _ in range(4)]
     floor, ceiling = material(rng, "house floor"), material(rng, "ceiling")
-    shell = (CLASS["wall"], CLASS["floor"], CLASS["ceiling"])
-    layout.build_shell(floor, ceiling, accents, material(rng, "front"), labels=shell)
-    return _lit(layout, [lamp for lamp in lamps if lamp is not None])
+    layout.build_shell(floor, ceiling, accents, material(rng, "front"))
+    return _lit(layout)
 
 
 def panoramas(room: Room, rng: Generator, num_tripods: int) -> dict[str, Camera]:
@@ -257,9 +218,8 @@ class _Taste(NamedTuple):
         return cls(np.array(wood), np.array(cloths), 1 + rng.normal(0, 0.06, 3), chosen)
 
 
-def _made(make: Callable[[Generator], Furniture], taste: _Taste, rng: Generator) -> Furniture:
-    """Make an object in the style of the house, except for leaves, stones, walls and floors."""
-    item = make(rng)
+def _made(item: Furniture, taste: _Taste) -> Furniture:
+    """Restyle an object in the taste of the house, except for leaves, stones, walls and floors."""
     looks = zip(item.labels, item.materials, strict=True)
     item.materials = [look if label in _OWN_LOOK else _restyled(look, taste) for label, look in looks]
     return item
@@ -304,20 +264,10 @@ def _add_beams(layout: Layout) -> None:
         layout.put(item, np.eye(3), np.zeros(3))
 
 
-def _lay_rug(layout: Layout) -> None:
-    """Add a rug, also under furniture."""
-    item = Furniture(layout.rng, CLASS["rug"])
-    half = layout.rng.uniform(0.2, 0.35, 2) * layout.size[:2]
-    low, high = layout.size[:2] / 2 - half, layout.size[:2] / 2 + half
-    look = material(layout.rng, "rug")
-    item.box((low[0], high[0]), (low[1], high[1]), (0, 0.012), look)
-    layout.add(item.triangles[0], item.label, look)
-
-
-def _lit(layout: Layout, lamps: list[Array]) -> Room:
+def _lit(layout: Layout) -> Room:
     """Light a region by its lamps and windows, and draw its pose in the world."""
     rng = layout.rng
-    lights = [lamp - np.array([0, 0, 1.05]) for lamp in lamps] or [layout.size * np.array([0.5, 0.5, 0.8])]
+    lights = [lamp - np.array([0, 0, 1.05]) for lamp in layout.lamps] or [layout.size * np.array([0.5, 0.5, 0.8])]
     colors = [np.array([1.0, 0.9, 0.75]) * rng.uniform(0.7, 1.3) for _ in lights]
     for wall, along in layout.windows:
         _, position = layout.at_wall(wall, along, 0.5)
@@ -342,15 +292,15 @@ def _stand(room: Room, rng: Generator, num_tripods: int) -> list[Array]:
 
 
 def _translate(labels: Int64[Tensor, "N"], name: str) -> Int64[Tensor, "N"]:
-    """Translate labels from matterport160: by name to a set at least as fine as Matterport's 40, else by NYU40."""
-    source, target = label_set("matterport160"), label_set(name)
-    if name in ("matterport21", "nyu40"):
+    """Translate labels from made100: by name to a set at least as fine as Matterport's 40, else by NYU40."""
+    source, target = labels_of("made100"), labels_of(name)
+    if name in ("made100", "matterport21", "nyu40"):
         return convert(labels, source, target)
     id_of_name = dict(zip(target.names, target.ids, strict=True))
-    table = torch.tensor([id_of_name.get(class_, UNLABELLED) for class_ in source.names])
+    table = torch.tensor([id_of_name.get(kinds()[kind].matterport160, UNLABELLED) for kind in source.names])
     return table[labels]
 
 
 def _check_label_set(name: str) -> None:
-    if name not in matterport.LABEL_SETS:
-        raise InputError(f"Houses have no labels in {name!r}; choose from {list(matterport.LABEL_SETS)}.")
+    if name not in LABEL_SETS:
+        raise InputError(f"Houses have no labels in {name!r}; choose from {list(LABEL_SETS)}.")

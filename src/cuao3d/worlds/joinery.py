@@ -1,16 +1,20 @@
 """Building blocks of furniture: materials, and labelled, textured triangles."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cuao3d.labels import label_set
+
 Array = NDArray[np.floating[Any]]
 Generator = np.random.Generator
 
-WALL, FLOOR, CABINET, BED, CHAIR, SOFA, TABLE, DOOR, WINDOW, BOOKSHELF = range(10)
-PICTURE, COUNTER, DESK, CURTAIN, REFRIGERATOR, SHOWER_CURTAIN, TOILET, SINK, BATHTUB, OTHER = range(10, 20)
+_CLASSES = label_set("made100")
+CLASS = dict(zip(_CLASSES.names, _CLASSES.ids, strict=True))
+"""Id of each kind of thing in the label set made100, by name."""
 
 TEXTURES = (
     "plain", "wood", "tiles", "stripes", "fabric", "painting", "outdoors", "planks", "checks", "bricks", "marble",
@@ -54,6 +58,18 @@ STYLES: dict[str, tuple[tuple[tuple[float, float, float], ...], tuple[str, ...]]
     "rug": ((*_CLOTHS, *_STONES), ("fabric", "stripes", "checks")),
     "glass": (((0.55, 0.08, 0.75), (0.5, 0.04, 0.68)), ("plain",)),
     "vessel": ((*_CERAMICS, *_CLOTHS), ("plain", "marble")),
+    "leather": (((0.06, 0.5, 0.3), (0.0, 0.03, 0.15), (0.08, 0.45, 0.5), (0.02, 0.6, 0.35)), ("plain",)),
+    "rubber": (((0.6, 0.05, 0.12), (0.0, 0.0, 0.2)), ("plain",)),
+    "felt": (((0.38, 0.7, 0.4), (0.6, 0.6, 0.4), (0.98, 0.6, 0.4)), ("fabric", "plain")),
+    "chalk": (((0.42, 0.4, 0.25), (0.0, 0.0, 0.15)), ("plain",)),
+    "white": (((0.6, 0.02, 0.95), (0.1, 0.02, 0.93)), ("plain",)),
+    "cardboard": (((0.09, 0.45, 0.65), (0.09, 0.4, 0.55)), ("plain", "plain", "wood")),
+    "wicker": (((0.09, 0.45, 0.6), (0.08, 0.5, 0.4), (0.1, 0.1, 0.8)), ("fabric", "stripes")),
+    "lacquer": (((0.0, 0.8, 0.6), (0.58, 0.7, 0.55), (0.35, 0.6, 0.4), (0.12, 0.8, 0.85), (0.0, 0.0, 0.1)), ("plain",)),
+    "fur": (((0.08, 0.5, 0.45), (0.1, 0.35, 0.65), (0.07, 0.2, 0.85)), ("fabric",)),
+    "carpet": (((0.1, 0.2, 0.6), (0.0, 0.0, 0.5), (0.09, 0.35, 0.45)), ("fabric",)),
+    "water": (((0.5, 0.4, 0.5), (0.52, 0.5, 0.6), (0.45, 0.4, 0.45)), ("outdoors", "plain")),
+    "keys": (((0.1, 0.03, 0.92),), ("stripes",)),
 }
 
 _CONTRASTS = {"wood": 0.75, "tiles": 0.7, "stripes": 0.7, "fabric": 0.8, "planks": 0.65, "checks": 0.5, "marble": 0.75}
@@ -101,6 +117,46 @@ def material(rng: Generator, style: str) -> Material:
     )
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What an object is to be like: its size, its materials, and the options of its family."""
+
+    width: float
+    """Extent along x, metres."""
+    depth: float
+    """Extent along y, metres."""
+    height: float
+    """Extent along z, metres; of a seat or a bed, the height of what one sits or lies on."""
+    styles: tuple[str, ...]
+    """Styles of its materials."""
+    looks: tuple[Material, ...]
+    """A material of each style."""
+    options: Mapping[str, float | str]
+    """Options of the family; those without a value are 1."""
+    ceiling: float
+    """Height of the room, metres."""
+
+    def look(self, index: int) -> Material:
+        """Return a material; the last one where there are fewer."""
+        return self.looks[min(index, len(self.looks) - 1)]
+
+    def style(self, index: int) -> str:
+        """Return the style of a material, to draw another one of it."""
+        return self.styles[min(index, len(self.styles) - 1)]
+
+    def has(self, option: str) -> bool:
+        """Tell whether an option is given."""
+        return option in self.options
+
+    def number(self, option: str, default: float) -> float:
+        """Return the value of an option."""
+        return float(self.options.get(option, default))
+
+    def word(self, option: str, default: str) -> str:
+        """Return the value of an option that is a word."""
+        return str(self.options.get(option, default))
+
+
 @dataclass
 class Furniture:
     """An object under construction: triangles, each with a class and a material."""
@@ -118,12 +174,22 @@ class Furniture:
     """Hole that the object needs in the wall behind it: x min, x max, z min, z max; metres."""
     clearance: float = 0.0
     """Space to keep free in front of it, metres."""
+    top: tuple[float, float, float, float, float] | None = None
+    """Surface that small things may stand on: x min, x max, y min, y max, z; metres."""
 
     def add(self, triangles: Array, look: Material, label: int | None = None) -> None:
         """Add a block of triangles (T, 3, 3)."""
         self.triangles.append(triangles)
         self.labels.append(self.label if label is None else label)
         self.materials.append(look)
+
+    def move_back(self) -> None:
+        """Move the object along y so that its back is at y = 0."""
+        back = min(float(block[..., 1].min()) for block in self.triangles)
+        self.triangles = [block - np.array([0.0, back, 0.0]) for block in self.triangles]
+        if self.top:
+            left, right, near, far, height = self.top
+            self.top = (left, right, near - back, far - back, height)
 
     def box(
         self,
@@ -253,30 +319,3 @@ def tap(item: Furniture, x: float, y: float, z: float, look: Material, label: in
     """Add a tap: a post and a spout."""
     item.box((x - 0.02, x + 0.02), (y - 0.02, y + 0.02), (z, z + 0.22), look, label)
     item.box((x - 0.02, x + 0.02), (y, y + 0.16), (z + 0.2, z + 0.23), look, label)
-
-
-def floor_lamp(item: Furniture, metal: Material, shade: Material) -> None:
-    """Add a lamp on a stand."""
-    item.turned([(0.15, 0.0), (0.15, 0.04), (0.025, 0.06), (0.025, 1.35)], (0, 0.25), metal)
-    item.turned([(0.2, 1.3), (0.13, 1.6)], (0, 0.25), shade)
-
-
-def potted_plant(item: Furniture, pot: int) -> None:
-    """Add a plant whose pot is of class `pot`."""
-    item.turned([(0.12, 0), (0.18, 0.35), (0.0, 0.33)], (0, 0.3), material(item.rng, "stone"), pot)
-    leaf = material(item.rng, "plant")
-    for _ in range(14):
-        tip = (item.rng.normal(0, 0.2), 0.3 + item.rng.normal(0, 0.2), item.rng.uniform(0.6, 1.2))
-        item.add(beam((0, 0.3, 0.33), tip, 0.05), leaf)
-
-
-def waste_bin(item: Furniture, look: Material) -> None:
-    """Add an open bin."""
-    item.turned([(0.12, 0), (0.16, 0.4), (0.14, 0.4), (0.1, 0.05), (0.0, 0.05)], (0, 0.2), look)
-
-
-def radiator(item: Furniture, look: Material) -> None:
-    """Add a radiator with ribs."""
-    for x in np.arange(-0.4, 0.41, 0.1):
-        item.box((x - 0.03, x + 0.03), (0.05, 0.14), (0.15, 0.7), look)
-    item.box((-0.44, 0.44), (0.03, 0.08), (0.2, 0.65), look)

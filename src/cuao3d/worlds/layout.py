@@ -6,15 +6,20 @@ from itertools import pairwise
 import numpy as np
 
 from cuao3d.rays import embree_scene
-from cuao3d.scene import UNLABELLED
-from cuao3d.worlds.joinery import FLOOR, WALL, Array, Furniture, Generator, Material
+from cuao3d.worlds.joinery import CLASS, Array, Furniture, Generator, Material, material
+from cuao3d.worlds.kinds import Kind
 from cuao3d.worlds.rendering import AMBIENT, Room
 
-FLUSH = ("door", "window", "picture", "wall_cabinet", "passage", "mirror", "television", "fireplace", "wall_shelf")
-"""Objects fixed to the wall; all others may stand a little off it."""
+Make = Callable[[Kind, Generator], Furniture]
 
-FREE_STANDING = ("table", "stool", "column")
-"""Objects that stand away from the walls."""
+SEATED = {"desk": "chair", "dressing table": "stool"}
+"""What stands before a piece of furniture that one sits at, besides chairs around tables."""
+
+MAX_TRIES = 120
+"""Positions that are tried for an object before the room does without it."""
+
+LOWEST_TOP, HIGHEST_TOP = 0.3, 1.25
+"""Bounds of the height of surfaces that small things are put on, metres."""
 
 
 class Layout:
@@ -23,65 +28,90 @@ class Layout:
     Args:
         rng: Source of all randomness.
         size: Inner extent (x, y, z), metres.
-        shapes: Objects that can be placed, by name.
+        kinds: Kinds that can be placed, by name.
+        make: Makes an object of a kind, in the style of the room.
     """
 
-    def __init__(self, rng: Generator, size: Array, shapes: Mapping[str, Callable[[Generator], Furniture]]) -> None:
-        self.rng, self.size, self.shapes = rng, size, shapes
+    def __init__(self, rng: Generator, size: Array, kinds: Mapping[str, Kind], make: Make | None = None) -> None:
+        self.rng, self.size, self.kinds = rng, size, kinds
+        self.make: Make = make or (lambda kind, rng: kind.make(rng, float(size[2])))
         self.triangles: list[Array] = []
         self.labels: list[int] = []
         self.materials: list[Material] = []
         self.boxes: list[Array] = []
         self.openings: list[list[tuple[float, float, float, float]]] = [[], [], [], []]
         self.windows: list[tuple[int, float]] = []
+        self.lamps: list[Array] = []
+        self.tops: list[tuple[Array, Array, tuple[float, float, float, float, float]]] = []
+
+    def made(self, name: str) -> Furniture:
+        """Make an object of a kind."""
+        return self.make(self.kinds[name], self.rng)
 
     def furnish(self, contents: Sequence[tuple[str, float]]) -> None:
-        """Draw from (name of a shape, its probability) and place each object where there is space."""
+        """Draw from (name of a kind, its probability) and place each object where there is space."""
         for name, chance in contents:
             if self.rng.random() >= chance:
                 continue
-            if name in FREE_STANDING:
+            place = self.kinds[name].place
+            if place == "free":
                 self.place_freely(name)
-            elif name == "curtain":
-                self.hang_before_window()
+            elif place == "window":
+                self.hang_before_window(name)
+            elif place == "top":
+                self.put_on_top(name)
+            elif place == "hung":
+                self.hang(name)
             else:
                 self.place_at_wall(name)
 
     def place_at_wall(self, name: str) -> None:
         """Place an object with its back to a wall, if there is space."""
-        item = self.shapes[name](self.rng)
+        item = self.made(name)
         lower, upper = bounds(item)
-        for _ in range(40):
+        for _ in range(MAX_TRIES):
             wall = int(self.rng.integers(4))
             length = self.size[wall % 2]
             if upper[0] - lower[0] > length - 0.1:
                 continue
             along = self.rng.uniform(0.05 - lower[0], length - 0.05 - upper[0])
-            back = 0.0 if name in FLUSH else self.rng.uniform(0.0, 0.04)
+            back = 0.0 if self.kinds[name].place == "flush" else self.rng.uniform(0.0, 0.04)
             if self.put(item, *self.at_wall(wall, along, back)):
                 if item.opening:
                     left, right, low, high = item.opening
                     self.openings[wall].append((along + left, along + right, low, high))
                 if name == "window":
                     self.windows.append((wall, along))
-                if name == "desk":
-                    self._seat(wall, along, upper[1])
+                if name in SEATED:
+                    self._seat(name, wall, along, upper[1])
                 return
 
-    def hang_before_window(self) -> None:
-        """Hang a curtain before a window that was placed."""
+    def hang_before_window(self, name: str) -> None:
+        """Hang an object before a window that was placed."""
         if self.windows:
             wall, along = self.windows[int(self.rng.integers(len(self.windows)))]
-            item = self.shapes["curtain"](self.rng)
             rotation, position = self.at_wall(wall, along, 0.0)
-            if not self.put(item, rotation, position, ignore_windows=True):
-                self.put(self.shapes["curtain"](self.rng), rotation, position, ignore_windows=True)
+            if not self.put(self.made(name), rotation, position, ignore_windows=True):
+                self.put(self.made(name), rotation, position, ignore_windows=True)
+
+    def put_on_top(self, name: str) -> None:
+        """Put an object on a surface of another one, if there is space."""
+        item = self.made(name)
+        lower, upper = bounds(item)
+        for _ in range(12 if self.tops else 0):
+            rotation, position, (left, right, near, far, height) = self.tops[int(self.rng.integers(len(self.tops)))]
+            spare = np.array([right - left, far - near]) - (upper - lower)[:2]
+            if (spare < 0).any():
+                continue
+            corner = np.array([left, near]) + self.rng.random(2) * spare - lower[:2]
+            if self.put(item, rotation, position + rotation @ np.array([*corner, height + 0.002]), on_top=True):
+                return
 
     def place_freely(self, name: str) -> None:
         """Place an object on the floor, at a random angle, with chairs around it if it is a high table."""
-        item = self.shapes[name](self.rng)
+        item = self.made(name)
         lower, upper = bounds(item)
-        for _ in range(40):
+        for _ in range(MAX_TRIES):
             angle = self.rng.integers(4) * np.pi / 2 + self.rng.normal(0, 0.15)
             position = np.array([*self.rng.uniform(0.7, np.maximum(self.size[:2] - 0.7, 0.71)), 0.0])
             if self.put(item, turn(angle), position):
@@ -92,14 +122,24 @@ class Layout:
                         self._draw_up(center, angle + side * np.pi / 2, reach)
                 return
 
-    def hang(self, name: str) -> Array | None:
-        """Hang an object from the ceiling, if there is space; return its position (3,)."""
-        item = self.shapes[name](self.rng)
+    def hang(self, name: str) -> None:
+        """Hang an object from the ceiling, if there is space."""
+        item = self.made(name)
         for _ in range(20):
             position = np.array([*self.rng.uniform(0.25, 0.75, 2) * self.size[:2], self.size[2]])
             if self.put(item, turn(float(self.rng.integers(2)) * np.pi / 2), position):
-                return position
-        return None
+                if name == "ceiling lamp":
+                    self.lamps.append(position)
+                return
+
+    def lay_rug(self) -> None:
+        """Lay a rug in the middle, also under furniture."""
+        item = Furniture(self.rng, CLASS["rug"])
+        half = self.rng.uniform(0.2, 0.35, 2) * self.size[:2]
+        low, high = self.size[:2] / 2 - half, self.size[:2] / 2 + half
+        look = material(self.rng, "rug")
+        item.box((low[0], high[0]), (low[1], high[1]), (0, 0.012), look)
+        self.add(item.triangles[0], item.label, look)
 
     def build_shell(
         self,
@@ -107,8 +147,6 @@ class Layout:
         ceiling: Material,
         walls: Sequence[Material],
         skirting: Material,
-        *,
-        labels: tuple[int, int, int] = (WALL, FLOOR, UNLABELLED),
     ) -> None:
         """Add floor, ceiling and four walls with their openings, and a skirting board.
 
@@ -117,20 +155,19 @@ class Layout:
             ceiling: Material of the ceiling.
             walls: Material of each wall.
             skirting: Material of the skirting board.
-            labels: Classes of walls, floor and ceiling.
         """
         x, y, z = self.size
-        self.add(_rectangle((0, 0, 0), (x, 0, 0), (0, y, 0)), labels[1], floor)
-        self.add(_rectangle((0, 0, z), (x, 0, 0), (0, y, 0)), labels[2], ceiling)
+        self.add(_rectangle((0, 0, 0), (x, 0, 0), (0, y, 0)), CLASS["floor"], floor)
+        self.add(_rectangle((0, 0, z), (x, 0, 0), (0, y, 0)), CLASS["ceiling"], ceiling)
         for wall, look in enumerate(walls):
             rotation, corner = self.at_wall(wall, 0.0, 0.0)
             for left, right, low, high in _around(self.openings[wall], float(self.size[wall % 2]), float(z)):
                 panel = _rectangle((left, 0, low), (right - left, 0, 0), (0, 0, high - low))
-                self.add(panel @ rotation.T + corner, labels[0], look)
+                self.add(panel @ rotation.T + corner, CLASS["wall"], look)
                 if low == 0:
-                    board = Furniture(self.rng, labels[0])
+                    board = Furniture(self.rng, CLASS["wall"])
                     board.box((left, right), (0, 0.015), (0, 0.08), skirting)
-                    self.add(board.triangles[0] @ rotation.T + corner, labels[0], skirting)
+                    self.add(board.triangles[0] @ rotation.T + corner, CLASS["wall"], skirting)
 
     def built(
         self, world_from_room: Array, lights: Array, light_colors: Array, ambient: tuple[float, float] = AMBIENT
@@ -168,20 +205,37 @@ class Layout:
         direction, inward = turn(angle)[:2, 0], turn(angle)[:2, 1]
         return turn(angle), np.array([*(corner + direction * along + inward * back), 0.0])
 
-    def _seat(self, wall: int, along: float, depth: float) -> None:
-        """Draw a chair up to a desk."""
+    def _seat(self, name: str, wall: int, along: float, depth: float) -> None:
+        """Draw a seat up to a desk or a dressing table."""
         _, position = self.at_wall(wall, along + float(self.rng.uniform(-0.1, 0.1)), depth)
-        self._draw_up(position, wall * np.pi / 2, 0.0)
+        seat = "office chair" if name == "desk" and self.rng.random() < 0.5 else SEATED[name]
+        self._draw_up(position, wall * np.pi / 2, 0.0, seat)
 
-    def _draw_up(self, center: Array, angle: float, reach: float) -> None:
-        """Add a chair `reach` metres from `center` along +y rotated by `angle`, facing the centre."""
-        item = self.shapes["chair"](self.rng)
+    def _draw_up(self, center: Array, angle: float, reach: float, seat: str = "chair") -> None:
+        """Add a seat `reach` metres from `center` along +y rotated by `angle`, facing the centre."""
+        item = self.made(seat)
         away = reach + bounds(item)[1][1] + self.rng.uniform(0.04, 0.2)
         position = center + turn(angle) @ np.array([self.rng.normal(0, 0.08), away, 0.0])
         self.put(item, turn(angle + np.pi + self.rng.normal(0, 0.2)), position)
 
-    def put(self, item: Furniture, rotation: Array, position: Array, *, ignore_windows: bool = False) -> bool:
-        """Add an object unless it collides with another or leaves the room."""
+    def put(
+        self,
+        item: Furniture,
+        rotation: Array,
+        position: Array,
+        *,
+        ignore_windows: bool = False,
+        on_top: bool = False,
+    ) -> bool:
+        """Add an object unless it collides with another or leaves the room.
+
+        Args:
+            item: The object.
+            rotation: room_from_item, (3, 3).
+            position: Its origin, (3,), metres.
+            ignore_windows: Whether it may hang before a window.
+            on_top: Whether it stands on another object, which may have higher parts: it may overlap those.
+        """
         blocks = [block @ rotation.T + position for block in item.triangles]
         corners = np.concatenate(blocks).reshape(-1, 3)
         lower, upper = corners.min(0), corners.max(0)
@@ -194,9 +248,14 @@ class Layout:
         box = np.array([np.minimum(inner_lower, inner_lower + front), np.maximum(inner_upper, inner_upper + front)])
         for other in self.boxes:
             is_window = other[0][2] > 0.7 and other[1][2] - other[0][2] < 1.4 and ignore_windows
-            if not is_window and (box[0] < other[1] + 0.02).all() and (other[0] < box[1] + 0.02).all():
+            gap = 0.02
+            if on_top and other[0][2] < 0.25 and position[2] < other[1][2] + 0.05:
+                continue  # what it stands on
+            if not is_window and (box[0] < other[1] + gap).all() and (other[0] < box[1] + gap).all():
                 return False
         self.boxes.append(box)
+        if item.top and LOWEST_TOP < item.top[4] < HIGHEST_TOP:
+            self.tops.append((rotation, position, item.top))
         for block, label, look in zip(blocks, item.labels, item.materials, strict=True):
             self.add(block, label, look)
         return True
