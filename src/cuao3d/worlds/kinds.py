@@ -94,6 +94,26 @@ def contents(of_house: bool, kind_of_room: str) -> list[tuple[str, float]]:
     return found
 
 
+@dataclass(frozen=True)
+class Taught:
+    """Words for a kind that something may be trained with. None of them is among those that are evaluated."""
+
+    to: Literal["all", "teachers", "none"]
+    """Who may be trained with them: all; teachers, but no student; or nobody, so that the kind has no words here."""
+    words: tuple[str, ...]
+    """The kind's name and paraphrases of it."""
+
+
+@cache
+def taught() -> dict[str, Taught]:
+    """Return the words of every kind that teachers and students may be trained with, by its name."""
+    with Path(__file__).with_name("taught.csv").open(encoding="utf-8", newline="") as file:
+        return {
+            row["name"]: Taught(row["to"], tuple(filter(None, row["words"].split("|"))))  # type: ignore[arg-type]
+            for row in csv.DictReader(file)
+        }
+
+
 def _kind(name: str, rows: list[dict[str, str]]) -> Kind:
     first = rows[0]
     place = first["place"]
