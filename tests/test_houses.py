@@ -5,7 +5,6 @@ import torch
 from cuao3d.geometry import visible_points
 from cuao3d.labels import convert, label_set
 from cuao3d.scene import UNLABELLED, pose_problem
-from cuao3d.worlds.fittings import CLASS, HOUSE_SHAPES
 from cuao3d.worlds.houses import (
     EYE_HEIGHT,
     HEIGHT,
@@ -20,21 +19,23 @@ from cuao3d.worlds.houses import (
     panoramas,
 )
 from cuao3d.worlds.joinery import material
+from cuao3d.worlds.kinds import kinds
+from cuao3d.worlds.layout import LOWEST_TOP
 from cuao3d.worlds.rooms import TEACHER_SEEDS
 
 
 @pytest.fixture(scope="module")
 def exact_house():
-    return make_house(18, num_views=3, noise=False)
+    return make_house(10, num_views=3, noise=False)
 
 
 @pytest.fixture(scope="module")
 def regions():
-    return [furnish_house(np.random.default_rng([seed, 2026]), KINDS[seed % len(KINDS)]) for seed in range(14)]
+    return [furnish_house(np.random.default_rng([seed, 2026]), KINDS[seed % len(KINDS)]) for seed in range(20)]
 
 
 def test_the_seed_decides_everything(exact_house):
-    again = make_house(18, num_views=3, noise=False)
+    again = make_house(10, num_views=3, noise=False)
     assert torch.equal(exact_house.points, again.points)
     assert torch.equal(exact_house.labels, again.labels)
     for one, other in zip(exact_house.frames, again.frames, strict=True):
@@ -50,10 +51,13 @@ def test_two_seeds_differ_in_style(regions):
     assert not np.allclose(one.light_colors[0], other.light_colors[0])
 
 
-def test_regions_hold_all_classes_of_both_sets_between_them(regions):
-    fine = torch.from_numpy(np.unique(np.concatenate([region.labels for region in regions])))
-    assert {CLASS[name] for name in label_set("matterport40").names} <= set(fine.tolist())
-    coarse = convert(fine, label_set("matterport160"), label_set("matterport21"))
+def test_regions_hold_all_classes_of_matterport21_and_most_of_its_forty(regions):
+    made = label_set("made100")
+    names = {made.names[id_] for region in regions for id_ in np.unique(region.labels)}
+    missing = set(label_set("matterport40").names) - {kinds()[name].matterport160 for name in names}
+    assert missing <= {"pot", "book", "faucet"}  # parts of other things here
+    ids = torch.tensor([made.names.index(name) for name in sorted(names)])
+    coarse = convert(ids, made, label_set("matterport21"))
     assert set(coarse.tolist()) == {*label_set("matterport21").ids, UNLABELLED}
 
 
@@ -68,24 +72,13 @@ def test_no_piece_of_furniture_cuts_another(regions):
     for region in regions:
         low, high = region.boxes[:, 0], region.boxes[:, 1]
         meets = (low[:, None] < high - 1e-6).all(2) & (low < high[:, None] - 1e-6).all(2)
-        assert not (meets & ~np.eye(len(low), dtype=bool)).any()
-
-
-@pytest.mark.parametrize("name", sorted(set(HOUSE_SHAPES) - {"hanging_lamp", "air_vent", "passage"}))
-def test_objects_stand_on_the_floor_before_the_wall_and_are_of_known_classes(name):
-    for seed in range(4):
-        item = HOUSE_SHAPES[name](np.random.default_rng(seed))
-        corners = np.concatenate(item.triangles).reshape(-1, 3)
-        assert np.isfinite(corners).all()
-        assert corners[:, 1].min() > -0.4  # a leaf may; placing then keeps off the wall
-        assert corners[:, 2].min() > -0.05
-        assert corners[:, 2].max() < 2.6
-        assert set(item.labels) <= {*CLASS.values()}
+        on_top = (low[:, None, 2] > LOWEST_TOP) | (low[:, 2] > LOWEST_TOP)  # a vase may stand before a mirror
+        assert not (meets & ~on_top & ~np.eye(len(low), dtype=bool)).any()
 
 
 def test_labels_of_the_two_sets_agree_by_name_and_through_nyu40(exact_house):
     coarse, fine = label_set("matterport21"), label_set("matterport40")
-    in_fine = make_house(18, num_views=3, noise=False, label_set="matterport40").labels
+    in_fine = make_house(10, num_views=3, noise=False, label_set="matterport40").labels
     assert set(exact_house.labels.tolist()) <= {*coarse.ids, UNLABELLED}
     assert set(in_fine.tolist()) <= {*fine.ids, UNLABELLED}
     known = in_fine != UNLABELLED
@@ -157,7 +150,7 @@ def test_normals_look_at_a_tripod(exact_house):
 
 
 def test_the_dataset_names_its_regions_and_refuses_what_it_cannot_do():
-    houses = Houses(range(7), split="val", num_views=1, label_set="matterport40")
+    houses = Houses(range(10), split="val", num_views=1, label_set="matterport40")
     assert houses.names[1] == "val-lounge-1"
     scene = houses[4]
     assert (scene.name, scene.split, scene.label_set) == ("val-bathroom-4", "val", "matterport40")
