@@ -26,7 +26,7 @@ from cuao3d.worlds.rooms import TEACHER_SEEDS
 
 @pytest.fixture(scope="module")
 def exact_house():
-    return make_house(10, num_views=3, noise=False)
+    return make_house(0, num_views=3, noise=False)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def regions():
 
 
 def test_the_seed_decides_everything(exact_house):
-    again = make_house(10, num_views=3, noise=False)
+    again = make_house(0, num_views=3, noise=False)
     assert torch.equal(exact_house.points, again.points)
     assert torch.equal(exact_house.labels, again.labels)
     for one, other in zip(exact_house.frames, again.frames, strict=True):
@@ -78,7 +78,7 @@ def test_no_piece_of_furniture_cuts_another(regions):
 
 def test_labels_of_the_two_sets_agree_by_name_and_through_nyu40(exact_house):
     coarse, fine = label_set("matterport21"), label_set("matterport40")
-    in_fine = make_house(10, num_views=3, noise=False, label_set="matterport40").labels
+    in_fine = make_house(0, num_views=3, noise=False, label_set="matterport40").labels
     assert set(exact_house.labels.tolist()) <= {*coarse.ids, UNLABELLED}
     assert set(in_fine.tolist()) <= {*fine.ids, UNLABELLED}
     known = in_fine != UNLABELLED

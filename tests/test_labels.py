@@ -15,7 +15,7 @@ SCANNET20_IN_NYU40 = (*range(1, 13), 14, 16, 24, 28, 33, 34, 36, 39)
 
 @pytest.mark.parametrize(
     ("name", "num_classes"),
-    list(zip(LABEL_SETS, (20, 200, 21, 40, 80, 160, 40), strict=True)),
+    list(zip(LABEL_SETS, (20, 200, 21, 40, 80, 160, 40, 100), strict=True)),
 )
 def test_every_set_is_complete(name, num_classes):
     classes = label_set(name)
