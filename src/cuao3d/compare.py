@@ -89,7 +89,7 @@ def compare(store: Store, teachers: Sequence[str] = (), *, progress: OnCount | N
         agreements = [about.agreement for about in lifting if about.agreement is not None]
         card = store.teachers[name]
         zero_shot = _zero_shot(labelled, name, classes, card) if classes and card.text else None
-        probed = _probe(labelled, name, classes) if classes else (None, None)
+        probed = _probe(labelled, (name,), classes) if classes else (None, None)
         rows.append(
             Comparison(
                 teacher=name,
@@ -185,8 +185,27 @@ def _zero_shot(
     return 100 * metrics.miou, by_seen(named_iou(metrics, classes), classes, vocabulary)
 
 
-def _probe(labelled: Sequence[_Labelled], teacher: str, classes: LabelSet) -> tuple[float | None, Any]:
+def probe_together(store: Store, teachers: Sequence[str]) -> float | None:
+    """Score a linear probe of the features of several teachers side by side, as `compare` does each of them.
+
+    Args:
+        store: Scenes that were lifted.
+        teachers: Names of teachers of the store.
+
+    Returns:
+        Its mIoU, percent; None without labels to learn from.
+    """
+    _, labelled = _open_scenes(store, teachers)
+    classes = _classes(labelled)
+    return _probe(labelled, tuple(teachers), classes)[0] if classes else None
+
+
+def _probe(labelled: Sequence[_Labelled], teachers: tuple[str, ...], classes: LabelSet) -> tuple[float | None, Any]:
     """Return the score of a linear probe, and what it is of; None and None where it has no label to learn from."""
+
+    def described(scene: _Labelled, rows: Tensor | slice) -> Tensor:
+        return torch.cat([scene.features[teacher][rows].float() for teacher in teachers], dim=1)
+
     by_scene = len({scene.is_train for scene in labelled}) == 2
     share = max(1, MOST_ROWS // len(labelled))
     features, targets = [], []
@@ -195,13 +214,13 @@ def _probe(labelled: Sequence[_Labelled], teacher: str, classes: LabelSet) -> tu
         learned = torch.full_like(scene.held_out, scene.is_train) if by_scene else ~scene.held_out
         rows = torch.nonzero(learned & (of_seen != UNLABELLED)).squeeze(1)
         rows = rows[:: max(1, len(rows) // share)]
-        features.append(scene.features[teacher][rows].float())
+        features.append(described(scene, rows))
         targets.append(of_seen[rows])
     if not sum(map(len, targets)):
         return None, None
     predict = _ridge(torch.cat(features), torch.cat(targets), len(classes))
     scored = (scene for scene in labelled if not (by_scene and scene.is_train))
-    predicted = ((scene, predict(scene.features[teacher].float())) for scene in scored)
+    predicted = ((scene, predict(described(scene, slice(None)))) for scene in scored)
     score = _miou(predicted, classes, in_blocks=not by_scene)
     return score, None if score is None else "other scenes" if by_scene else "other blocks"
 

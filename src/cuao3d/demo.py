@@ -212,7 +212,7 @@ def _make_rooms(out: Path, seed: int, config: DemoConfig, stages: Stages, num_wo
         (first, config.num_train_rooms, "train"),
         (first + SEED_STRIDE // 2, config.num_val_rooms, "val"),
     )
-    rooms = _Together(
+    rooms = Together(
         [Rooms(range(start, start + count), split=split, num_views=config.num_views) for start, count, split in splits]
     )
     settings: dict[str, Setting] = {"data": "rooms", "seed": seed, "num_views": config.num_views}
@@ -223,7 +223,7 @@ def _make_rooms(out: Path, seed: int, config: DemoConfig, stages: Stages, num_wo
     return store
 
 
-class _Together:
+class Together:
     """Several datasets as one."""
 
     def __init__(self, datasets: Sequence[Dataset]) -> None:
@@ -234,6 +234,7 @@ class _Together:
         return len(self._places)
 
     def source(self, index: int, /) -> Source | None:
+        """Return what decides a scene, where its dataset says."""
         dataset, own = self._places[index]
         return source_of(dataset, own)
 
