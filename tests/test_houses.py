@@ -155,6 +155,7 @@ def test_the_dataset_names_its_regions_and_refuses_what_it_cannot_do():
     scene = houses[4]
     assert (scene.name, scene.split, scene.label_set) == ("val-bathroom-4", "val", "matterport40")
     assert scene.occlusion_tolerance == 0.02
+    assert houses.source(4) != Houses(range(10), split="val", num_views=1).source(4)  # in another label set
     assert len(scene.frames) == 1
     with pytest.raises(ValueError, match="teachers"):
         Houses([TEACHER_SEEDS])

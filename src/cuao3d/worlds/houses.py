@@ -20,12 +20,12 @@ from cuao3d.errors import InputError
 from cuao3d.labels import LabelSet, convert
 from cuao3d.labels import label_set as labels_of
 from cuao3d.readers import matterport
-from cuao3d.scene import UNLABELLED, Camera, Scene, Split
+from cuao3d.scene import UNLABELLED, Camera, Scene, Source, Split
 from cuao3d.worlds.joinery import CLASS, TEXTURES, Array, Furniture, Generator, Material, material, rgb
 from cuao3d.worlds.kinds import contents, kinds
 from cuao3d.worlds.layout import Layout
 from cuao3d.worlds.rendering import Room
-from cuao3d.worlds.rooms import TEACHER_SEEDS
+from cuao3d.worlds.rooms import TEACHER_SEEDS, WORLD
 from cuao3d.worlds.survey import as_scene, look_at, sample_surfaces, scan, somewhere, take_views
 
 KINDS = (
@@ -88,6 +88,22 @@ class Houses(Sequence[Scene]):
 
     def __len__(self) -> int:
         return len(self.seeds)
+
+    def source(self, index: int) -> Source:
+        """Return what decides a region.
+
+        Args:
+            index: Its place among the seeds.
+        """
+        return Source(
+            {
+                "world": WORLD,
+                "seed": self.seeds[index],
+                "split": self.split,
+                "num_views": self.num_views,
+                "label_set": self.label_set,
+            }
+        )
 
     def __getitem__(self, index: int) -> Scene:  # type: ignore[override]
         return make_house(
