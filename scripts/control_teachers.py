@@ -2,8 +2,8 @@
 
     python scripts/control_teachers.py full-0/store --out controls-0/store
 
-- `shuffled-NAME`, for each teacher without words: its features, dealt out anew among the points of each scene. They have
-  the same statistics and say nothing about a place: whatever they do to a student, they do without knowledge.
+- `shuffled-NAME`, for each teacher without words: its features, dealt out anew among the points of each scene. They
+  have the same statistics and say nothing about a place: whatever they do to a student, they do without knowledge.
 - `oracle`: a random vector for each true class. It is what a perfect teacher without words would say. If a student that
   learns from it too does not gain, the data cannot show that any teacher without words helps.
 

@@ -90,6 +90,7 @@ def scan(
     cameras: Sequence[Camera],
     *,
     normals_towards: Literal["camera", "middle"] = "camera",
+    without: Sequence[int] = (),
 ) -> Scan:
     """Turn the labelled samples that some camera sees into a point cloud.
 
@@ -98,6 +99,7 @@ def scan(
         samples: Points on its surfaces.
         cameras: Cameras of the scan.
         normals_towards: Whether normals face the first camera that sees the point, or the middle of the room.
+        without: Classes that the scan misses.
     """
     points, triangle = samples
     middle = room.world_from_room[:3, :3] @ (room.size / 2) + room.world_from_room[:3, 3]
@@ -107,7 +109,7 @@ def scan(
         if normals_towards == "camera":
             eye[index[~seen[index]]] = camera.world_from_camera[:3, 3].numpy()
         seen[index] = True
-    seen &= room.labels[triangle] != UNLABELLED
+    seen &= ~np.isin(room.labels[triangle], [UNLABELLED, *without])
     triangle, points, eye = triangle[seen], points[seen], eye[seen]
     cross, doubled = _crosses(room)
     normals = cross[triangle] / doubled[triangle, None]
