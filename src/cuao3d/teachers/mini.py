@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -134,10 +134,10 @@ class Segmenter(nn.Module):
         self.position = nn.Parameter(torch.zeros(1, 96, IMAGE_SIZE[0] // 8, IMAGE_SIZE[1] // 8))
         self.context = nn.ModuleList([_Attention(96), _Attention(96)])
         self.up_middle = nn.Sequential(_conv(96 + 48, 64, kernel=1), _conv(64, 64))
-        self.up_stem = nn.Sequential(_conv(64 + 24, 32, kernel=1), _conv(32, 64))
-        self.head = nn.Conv2d(64, num_channels, 1, bias=False)
+        self.up_stem = nn.Sequential(_conv(64 + 24, 32, kernel=1), _conv(32, 96))
+        self.head = nn.Conv2d(96, num_channels, 1, bias=False)
 
-    def hidden(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 64 h w"]:
+    def hidden(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 96 h w"]:
         """Return the features below the head, at half the image's size."""
         stem = self.stem(image)
         middle = self.middle(stem)
@@ -156,23 +156,26 @@ class Segmenter(nn.Module):
         return embedding
 
 
-class PatchTransformer(nn.Module):
-    """Vision transformer on patches of 8 x 8 pixels of a 160 x 120 image."""
+class Transformer(nn.Module):
+    """Vision transformer with a convolutional stem; a token per 8 x 8 pixels of a 160 x 120 image."""
 
     grid = (IMAGE_SIZE[0] // 8, IMAGE_SIZE[1] // 8)
 
-    def __init__(self, width: int = 128, depth: int = 5) -> None:
+    def __init__(self, width: int = 160, depth: int = 5) -> None:
         super().__init__()
-        self.embed = nn.Conv2d(3, width, 8, stride=8)
+        self.stem = nn.Sequential(
+            _conv(3, width // 4, stride=2), _conv(width // 4, width // 2, stride=2), _conv(width // 2, width, stride=2)
+        )
         self.position = nn.Parameter(torch.randn(1, self.grid[0] * self.grid[1], width) * 0.02)
         self.blocks = nn.ModuleList([_Attention(width) for _ in range(depth)])
         self.norm = nn.LayerNorm(width)
 
-    def layers(self, image: Float[Tensor, "B 3 H W"], kept: Int64[Tensor, "B K"] | None = None) -> list[Tensor]:
-        """Return the tokens (B, K, C) after each block; only the patches in `kept` are looked at."""
-        tokens = self.embed(image).flatten(2).transpose(1, 2) + self.position
-        if kept is not None:
-            tokens = tokens.gather(1, kept[..., None].expand(-1, -1, tokens.shape[2]))
+    def layers(self, image: Float[Tensor, "B 3 H W"], hidden: Bool[Tensor, "B N"] | None = None) -> list[Tensor]:
+        """Return the tokens (B, N, C) after each block; those that are `hidden` are known by their place alone."""
+        tokens = self.stem(image).flatten(2).transpose(1, 2)
+        if hidden is not None:
+            tokens = tokens.masked_fill(hidden[..., None], 0.0)
+        tokens = tokens + self.position
         outputs = []
         for block in self.blocks:
             tokens = block(tokens)
@@ -192,15 +195,15 @@ class Denoiser(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.time = nn.Sequential(nn.Linear(64, 96), nn.SiLU(), nn.Linear(96, 96))
+        self.time = nn.Sequential(nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, 128))
         self.stem = _conv(3, 32, stride=2)
-        self.middle = nn.Sequential(_conv(32, 48, stride=2), _Residual(48))
-        self.deep = nn.Sequential(_conv(48, 96, stride=2), _Residual(96))
-        self.context = _Attention(96)
-        self.up_deep = _Residual(96)
-        self.up_middle = nn.Sequential(_conv(96 + 48, 64, kernel=1), _Residual(64))
-        self.up_stem = nn.Sequential(_conv(64 + 32, 32, kernel=1), _conv(32, 32))
-        self.head = nn.Conv2d(32, 12, 3, padding=1)
+        self.middle = nn.Sequential(_conv(32, 64, stride=2), _Residual(64))
+        self.deep = nn.Sequential(_conv(64, 128, stride=2), _Residual(128))
+        self.context = nn.ModuleList([_Attention(128), _Attention(128)])
+        self.up_deep = _Residual(128)
+        self.up_middle = nn.Sequential(_conv(128 + 64, 80, kernel=1), _Residual(80))
+        self.up_stem = nn.Sequential(_conv(80 + 32, 40, kernel=1), _conv(40, 40))
+        self.head = nn.Conv2d(40, 12, 3, padding=1)
 
     def signal(self, step: Tensor) -> Float[Tensor, "B 1 1 1"]:
         """Return the share of the image's variance that is left after `step` noising steps."""
@@ -212,23 +215,31 @@ class Denoiser(nn.Module):
         signal = self.signal(step)
         return signal.sqrt() * image + (1 - signal).sqrt() * noise
 
-    def decode(self, noisy: Float[Tensor, "B 3 H W"], step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the activations of the decoder's three blocks, coarse to fine."""
+    def decode(
+        self, noisy: Float[Tensor, "B 3 H W"], step: Tensor, told: Float[Tensor, "B 128"] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the activations of the decoder's three blocks, coarse to fine; `told` is what a caption adds."""
         frequency = torch.exp(torch.arange(32, device=noisy.device) * (-math.log(1000.0) / 32))
         angle = step[:, None].float() * frequency
         time = self.time(torch.cat([angle.sin(), angle.cos()], dim=1))
+        if told is not None:
+            time = time + told
         stem = self.stem(noisy)
         middle = self.middle(stem)
         deep = self.deep(middle) + time[:, :, None, None]
-        tokens = self.context(deep.flatten(2).transpose(1, 2))
+        tokens = deep.flatten(2).transpose(1, 2)
+        for block in self.context:
+            tokens = block(tokens)
         deep = self.up_deep(tokens.transpose(1, 2).reshape(deep.shape))
         middle = self.up_middle(torch.cat([_double(deep), middle], dim=1))
         stem = self.up_stem(torch.cat([_double(middle), stem], dim=1))
         return deep, middle, stem
 
-    def forward(self, noisy: Float[Tensor, "B 3 H W"], step: Tensor) -> Float[Tensor, "B 3 H W"]:
+    def forward(
+        self, noisy: Float[Tensor, "B 3 H W"], step: Tensor, told: Float[Tensor, "B 128"] | None = None
+    ) -> Float[Tensor, "B 3 H W"]:
         """Predict the noise."""
-        return F.pixel_shuffle(self.head(self.decode(noisy, step)[-1]), 2)
+        return F.pixel_shuffle(self.head(self.decode(noisy, step, told)[-1]), 2)
 
 
 class _Residual(nn.Module):
