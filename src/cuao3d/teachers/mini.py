@@ -1,8 +1,8 @@
-"""Three small teachers, trained by us from pixels, that stand in for LSeg, DINOv2 and Stable Diffusion.
+"""Four small teachers, trained from pixels, that stand in for LSeg, a supervised ViT, DINOv2 and Stable Diffusion.
 
-`mini-lseg` learned to place pixels in a text space (LSeg's pixel-text objective), `mini-dino` to predict the features
-of hidden patches (self-distillation without labels), `mini-diffusion` to remove noise from images. They were trained
-on rooms that nothing else ever uses, by `scripts/train_mini_teachers.py`; their weights and cards lie in `weights/`.
+`mini-lseg` learned to place pixels of rooms in a text space (LSeg's pixel-text objective). The others, which know no
+words, learned from rooms and houses: `mini-vit` which kinds of things a patch shows, `mini-dino` the features of hidden
+patches (self-distillation without labels), `mini-diffusion` to remove noise from images. Nothing else ever uses these, by `scripts/train_mini_teachers.py`; their weights and cards lie in `weights/`.
 """
 
 import hashlib
@@ -69,37 +69,48 @@ class MiniLSeg(_MiniTeacher):
         return (F.normalize(self.network(self._see(images)).float(), dim=1),)
 
 
-class MiniDino(_MiniTeacher):
-    """Self-supervised transformer: a patch token per 16 x 16 pixels of a 320 x 240 image."""
+class _PatchTeacher(_MiniTeacher):
+    """A transformer: a patch token per 16 x 16 pixels of a 320 x 240 image."""
 
-    name = "mini-dino"
-    num_channels = 128
-    levels = (Level(128, 8),)
-    loss = "l1"
+    num_channels = 160
+    levels = (Level(160, 8),)
 
     def __init__(self, weights: Path | None = None) -> None:
         """Load the weights: those that come with the package, unless a file is given."""
-        super().__init__(PatchTransformer(), weights)
+        super().__init__(Transformer(), weights)
 
-    def __call__(self, image: Float[Tensor, "3 H W"]) -> Float[Tensor, "128 h w"]:
+    def __call__(self, image: Float[Tensor, "3 H W"]) -> Float[Tensor, "160 h w"]:
         """Describe an image by normalised patch tokens on a grid of 20 x 15."""
         return self.batch(image[None])[0][0]
 
-    def _describe(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B 128 h w"], ...]:
+    def _describe(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B 160 h w"], ...]:
         tokens = self.network(self._see(images))
-        return (tokens.transpose(1, 2).reshape(len(images), self.num_channels, *PatchTransformer.grid).contiguous(),)
+        return (tokens.transpose(1, 2).reshape(len(images), self.num_channels, *Transformer.grid).contiguous(),)
+
+
+class MiniVit(_PatchTeacher):
+    """Supervised transformer."""
+
+    name = "mini-vit"
+
+
+class MiniDino(_PatchTeacher):
+    """Self-supervised transformer."""
+
+    name = "mini-dino"
+    loss = "l1"
 
 
 class MiniDiffusion(_MiniTeacher):
     """Denoising diffusion U-Net: activations of its three decoder blocks after one small noising step.
 
-    A 320 x 240 image gives maps of 20 x 15 (96 channels), 40 x 30 (64) and 80 x 60 (32). The noise is drawn from a
+    A 320 x 240 image gives maps of 20 x 15 (128 channels), 40 x 30 (80) and 80 x 60 (40). The noise is drawn from a
     generator seeded by the image's content: the same image gives the same features.
     """
 
     name = "mini-diffusion"
-    num_channels = 192
-    levels = (Level(96, 8), Level(64, 4), Level(32, 2))
+    num_channels = 248
+    levels = (Level(128, 8), Level(80, 4), Level(40, 2))
     loss = "demeaned-cosine"
     step = 60
     """Noising step that the image is taken to, of `Denoiser.num_steps`."""
