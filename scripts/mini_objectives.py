@@ -43,6 +43,8 @@ class Objective:
     """More entries of the card."""
     shipped: nn.Module | None = None
     """What is kept in the end, if it is not the network."""
+    not_kept: tuple[str, ...] = ()
+    """Parts of it that only the training needs."""
 
 
 def segmenter(num_pixels_of_kind: Tensor) -> Objective:
@@ -110,7 +112,7 @@ def supervised(num_pixels_of_kind: Tensor) -> Objective:
         share = F.avg_pool2d(share.permute(0, 3, 1, 2), 4).flatten(2).transpose(1, 2) * weight
         return -(share * F.log_softmax(logits, dim=-1)).sum() / share.sum()
 
-    return Objective(network, loss, lambda views: probe(network.eval(), views))
+    return Objective(network, loss, lambda views: probe(network.eval(), views), not_kept=("head",))
 
 
 def self_supervised(_: Tensor) -> Objective:
@@ -150,7 +152,9 @@ def self_supervised(_: Tensor) -> Objective:
                 old.copy_(new)
         return masked + 0.3 * contrast
 
-    return Objective(learned, loss, lambda views: probe(slow.eval(), views), shipped=slow)
+    return Objective(
+        learned, loss, lambda views: probe(slow.eval(), views), shipped=slow, not_kept=("predictor", "project")
+    )
 
 
 def denoiser(_: Tensor) -> Objective:
@@ -177,7 +181,7 @@ def denoiser(_: Tensor) -> Objective:
             metrics |= {f"{key}_at_{at}": value for key, value in probe(_Decoded(network, at), views).items()}
         return metrics
 
-    return Objective(network, loss, measure)
+    return Objective(network, loss, measure, not_kept=("caption",))
 
 
 class _Decoded(nn.Module):

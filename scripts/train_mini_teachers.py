@@ -119,9 +119,8 @@ def write(plan: Plan, objective: Objective, metrics: dict[str, float], seconds: 
     """Write the weights and the card."""
     path = plan.out / f"{plan.teacher.replace('-', '_')}.safetensors"
     network = objective.shipped or objective.network
-    for extra in ("head", "predictor", "project", "caption"):
-        if hasattr(network, extra) and plan.teacher != "mini-lseg" and not (extra == "head" and plan.teacher == "mini-diffusion"):
-            delattr(network, extra)
+    for extra in objective.not_kept:
+        delattr(network, extra)
     state = {key: value.detach().contiguous() for key, value in network.state_dict().items()}
     save_file({**state, **objective.extra}, path)
     arguments = f"--steps {plan.steps} --batch {plan.batch} --learning-rate {plan.learning_rate} --seed {plan.seed}"

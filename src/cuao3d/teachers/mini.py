@@ -1,8 +1,10 @@
 """Four small teachers, trained from pixels, that stand in for LSeg, a supervised ViT, DINOv2 and Stable Diffusion.
 
-`mini-lseg` learned to place pixels of rooms in a text space (LSeg's pixel-text objective). The others, which know no
-words, learned from rooms and houses: `mini-vit` which kinds of things a patch shows, `mini-dino` the features of hidden
-patches (self-distillation without labels), `mini-diffusion` to remove noise from images. Nothing else ever uses these, by `scripts/train_mini_teachers.py`; their weights and cards lie in `weights/`.
+`mini-lseg` learned to place pixels of rooms in a text space (LSeg's pixel-text objective). The others know no words and
+learned from rooms and houses: `mini-vit` which kinds of things a patch shows, `mini-dino` the features of hidden
+patches (self-distillation without labels), `mini-diffusion` to remove noise from images. Nothing else ever uses these
+rooms and houses. The teachers were trained by `scripts/train_mini_teachers.py`; their weights and cards lie in
+`weights/`.
 """
 
 import hashlib
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
