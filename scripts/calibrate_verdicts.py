@@ -1,67 +1,78 @@
-"""Measure how often the verdict of a query is right on lifted features of synthetic rooms, at several thresholds.
+"""Fit the verdicts of mini-lseg's lifted features or of a student, and write them onto its card.
 
-cuao3d demo --full --out full-0
-python scripts/calibrate_verdicts.py full-0/store
+    python scripts/calibrate_verdicts.py calibration/store
+    python scripts/calibrate_verdicts.py calibration/store --run src/cuao3d/students/rooms
+
+The store holds labelled scenes that are neither scored nor shown anywhere. Class names, synonyms and questions are
+asked; every second scene serves the fit (see `cuao3d.verdicts`), the others tell how often the verdicts are wrong.
 """
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import torch
 import tyro
 from tyro.conf import Positional
 
-from cuao3d.labels import label_set
+from cuao3d.console import note, tell_table
+from cuao3d.evaluate import labels_of
+from cuao3d.files import read_json, sha256_of, write_json
 from cuao3d.predictor import Predictor
-from cuao3d.query import MIN_POINTS, Questions, ask
+from cuao3d.query import scores
+from cuao3d.retrieval import Queries, Tally
+from cuao3d.run import STUDENT
 from cuao3d.store import Store
-
-QUESTIONS = {
-    "somewhere to sit": ("chair", "sofa"),
-    "a place to sleep": ("bed",),
-    "somewhere to keep food cold": ("refrigerator",),
-    "where are the books": ("bookshelf",),
-    "work at a computer": ("desk",),
-}
-"""Queries that are not class names, and the classes that answer them."""
-
-TOO_COMMON = ("wall", "floor", "otherfurniture")
-"""Classes that are not queried."""
-
-HARDLY_THERE = 2 * MIN_POINTS
-"""With fewer samples than this, a class counts neither as present nor as absent."""
+from cuao3d.student import Student
+from cuao3d.teachers import Calibration
+from cuao3d.teachers.mini import WEIGHTS
+from cuao3d.verdicts import fit_verdicts, wrong_verdicts
 
 
-def main(store: Positional[Path]) -> None:
-    """Query every held-out room for every class and every question; the labels are the ground truth."""
-    opened, classes = Store.open(store), label_set("scannet20")
-    predictor = Predictor.open(opened)
-    wanted = {f"a {name}": (name,) for name in classes.names if name not in TOO_COMMON} | QUESTIONS
-    questions = Questions.read(predictor.encoder, list(wanted))
-    reached: dict[bool, list[float]] = {True: [], False: []}
-    precision: dict[bool, list[float]] = {True: [], False: []}
-    for name in opened.names("val"):
+def main(store: Positional[Path], run: Path | None = None, labels: str = "made100", where: str = "made rooms") -> None:
+    """Fit, count, and write.
+
+    Args:
+        store: The scenes.
+        run: Folder of a student's run; without it the lifted features answer.
+        labels: Label set with synonyms and questions.
+        where: What the scenes are, for the card.
+    """
+    opened = Store.open(store)
+    predictor, classes = Predictor.open(opened, run=run), opened.label_set(labels)
+    queries = Queries.read(classes, predictor.encoder, names=True)
+    assert queries is not None, f"{labels} asks nothing"
+    readout = "fused" if run is None else "distilled"
+    halves = [Tally(queries), Tally(queries)]
+    for index, name in enumerate(opened.names()):
         scene = opened[name]
-        truth = classes.classes(scene.labels[scene.index_of_sample])[scene.seen_samples]
-        for answer in ask(scene.features(predictor.teacher), questions):
-            right = torch.isin(truth, torch.tensor([classes.names.index(word) for word in wanted[answer.words]]))
-            if 0 < right.sum() < HARDLY_THERE:
-                continue
-            best = answer.relevance.topk(MIN_POINTS)
-            reached[bool(right.any())].append(float(best.values[-1]))
-            if right.any():
-                precision[answer.words in QUESTIONS].append(float(right[best.indices].float().mean()))
-    there, absent = torch.tensor(reached[True]), torch.tensor(reached[False])
-    print(f"{len(there)} queries with an answer in the room, {len(absent)} without")
-    print(f"precision of the {MIN_POINTS} best points: {_percent(precision[False])} for class names, ", end="")
-    print(f"{_percent(precision[True])} for other queries")
-    for cut in (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5):
-        print(
-            f"relevance >= {cut:.2f}: {_percent(there >= cut)} of the present, {_percent(absent >= cut)} of the absent"
-        )
+        cosines = {readout: scores(predictor.features(scene), queries.questions.texts)}
+        halves[index % 2].add(cosines, scene.seen, scene.sample_of_point, labels_of(scene, classes))
+    fitted, counted = (half.peaks(readout) for half in halves)
+    who = f"lifted features of {predictor.teacher}" if run is None else "this student"
+    calibration = fit_verdicts(fitted, f"{who} in {(len(opened.names()) + 1) // 2} {where}")
+    wrong = {kind: wrong_verdicts(peaks, calibration) for kind, peaks in counted.items()}
+    rows = [
+        (kind, *(f"{share:.1f}" for share in wrong[kind] if share is not None), f"{len(one)}", f"{len(other)}")
+        for kind, (one, other) in counted.items()
+    ]
+    note(f"here from {calibration.here:.3f}, absent below {calibration.absent:.3f}")
+    tell_table(("asked", "wrongly absent, %", "wrongly here, %", "present", "absent"), rows)
+    keep(run, predictor.teacher, calibration, {kind: list(shares) for kind, shares in wrong.items()})
 
 
-def _percent(values: torch.Tensor | list[float]) -> str:
-    return f"{100 * torch.as_tensor(values).float().mean():.0f} %"
+def keep(run: Path | None, teacher: str, calibration: Calibration, wrong: dict[str, Any]) -> None:
+    """Write the calibration onto the card of the teacher's weights, or into the student's file and onto its card."""
+    entries = {"calibration": asdict(calibration), "wrong_verdicts_elsewhere": wrong}
+    card = WEIGHTS / f"{teacher.replace('-', '_')}.json"
+    if run is not None:
+        student = Student.load(run / STUDENT)
+        student.calibration = calibration
+        student.save(run / STUDENT)
+        card, digest = run / "card.json", sha256_of(run / STUDENT)
+        write_json(run / "run.json", read_json(run / "run.json") | {"student_sha256": digest})
+        entries |= {"sha256": digest}
+    if card.is_file():
+        write_json(card, read_json(card) | entries)
 
 
 if __name__ == "__main__":

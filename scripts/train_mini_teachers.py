@@ -23,12 +23,12 @@ from typing import Literal
 import numpy as np
 import torch
 import tyro
-from mini_objectives import NUM_KINDS, OBJECTIVES, Objective, Views, as_tensor, resize
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cuao3d.teachers.mini import IMAGE_SIZE, WEIGHTS
 from cuao3d.worlds.rooms import TEACHER_SEEDS
+from mini_objectives import NUM_KINDS, OBJECTIVES, Objective, Views, as_tensor, resize
 
 VIEWS_PER_ROOM, NUM_TEST_ROOMS = 10, 20
 NUM_TEST_VIEWS = VIEWS_PER_ROOM * NUM_TEST_ROOMS

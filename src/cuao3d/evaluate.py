@@ -23,6 +23,7 @@ from cuao3d.retrieval import Queries, Retrieval, Tally
 from cuao3d.scene import UNLABELLED, Split
 from cuao3d.store import Store, StoredScene
 from cuao3d.store.roll import count_of
+from cuao3d.teachers import Calibration
 from cuao3d.vocabulary import BySeen, Told, by_seen
 
 BACKGROUND = ("wall", "floor", "ceiling", "other", "otherfurniture", "otherstructure", "otherprop")
@@ -145,6 +146,7 @@ def zero_shot(
     seen_only: bool = False,
     told: Told = NOTHING_TOLD,
     queries: Queries | None = None,
+    calibration: Calibration | None = None,
     progress: OnCount | None = None,
 ) -> tuple[Row, ...]:
     """Segment the scenes of a store by the names of the classes, in a single pass without augmentation.
@@ -163,6 +165,7 @@ def zero_shot(
         seen_only: Score only points whose sample at least one view sees.
         told: Words that the student and the teacher were trained with.
         queries: Synonyms and questions of the classes, to be scored in the same pass.
+        calibration: Relevance at which verdicts change: of the student if there is one, else of the lifted features.
         progress: Called after each scene.
 
     Raises:
@@ -187,7 +190,8 @@ def zero_shot(
     rows = []
     for readout in readouts:
         who, words = ("none", replace(told, student=NOTHING_TOLD.student)) if readout == "fused" else (model, told)
-        found = {} if tally is None else tally.results(readout, words)
+        judged = readout == ("fused" if predict is None else "distilled")
+        found = {} if tally is None else tally.results(readout, words, calibration if judged else None)
         rows.append(row(model=who, readout=readout, told=words, retrieval=found))
     return tuple(rows)
 

@@ -24,7 +24,7 @@ from cuao3d.ranks import in_group, mean_over_ranks
 from cuao3d.schema import Length, Width, parse
 from cuao3d.seals import check_tensors, sealed
 from cuao3d.sparse import KernelMap, VoxelSet, convolve, multiply, sort_voxels
-from cuao3d.teachers import canonical, known_card
+from cuao3d.teachers import Calibration, canonical, known_card
 from cuao3d.vocabulary import Vocabulary
 
 OFFICIAL_VOXEL = 0.02
@@ -77,11 +77,13 @@ class Student(nn.Module):
         voxel_size: Edge of the voxels that it was trained with, metres; None if unknown.
         teachers: Card of each teacher, as JSON; empty if unknown. With both, its file alone can answer text queries.
         vocabulary: Words that it was trained with; None if unknown.
+        calibration: Relevance at which verdicts about its features change; None: as for its teacher.
     """
 
     voxel_size: float | None = None
     teachers: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     vocabulary: Vocabulary | None = None
+    calibration: Calibration | None = None
 
     def __init__(
         self,
@@ -218,6 +220,7 @@ class Student(nn.Module):
             "voxel_size": self.voxel_size,
             "teachers": dict(self.teachers),
             "vocabulary": None if self.vocabulary is None else asdict(self.vocabulary),
+            "calibration": None if self.calibration is None else asdict(self.calibration),
         }
         write_tensors(Path(path), self.state_dict(), {"student": sealed(self.state_dict(), plan)})
 
@@ -417,6 +420,7 @@ class _Plan(TypedDict):
     voxel_size: NotRequired[Length | None]
     teachers: NotRequired[dict[str, dict[str, Any]]]
     vocabulary: NotRequired[Vocabulary | None]
+    calibration: NotRequired[Calibration | None]
 
 
 def _read_ours(path: Path) -> Checkpoint:
@@ -443,7 +447,7 @@ def _read_ours(path: Path) -> Checkpoint:
         student.heads[name].bias = torch.zeros(plan["heads"][name])
     load_into(student, tensors, what=student.architecture)
     student.voxel_size, student.teachers = plan.get("voxel_size"), plan.get("teachers", {})
-    student.vocabulary = plan.get("vocabulary")
+    student.vocabulary, student.calibration = plan.get("vocabulary"), plan.get("calibration")
     return Checkpoint(student, tuple(tensors), ())
 
 

@@ -57,6 +57,7 @@ def _print_retrieval(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         for kind, found in row.get("retrieval", {}).items():
             scores = [(found["ap"], ".1f"), (found["ap_shuffled"], ".1f"), (found["auroc"], ".2f")]
+            scores += [(found["false_absent"], ".1f"), (found["false_here"], ".1f")]
             shown = ["-" if score is None else format(score, form) for score, form in scores]
             marks = ([query[mark] for query in found["queries"]] for mark in ("is_seen", "is_known"))
             counts = ["not known" if None in held else f"{sum(held)} of {len(held)}" for held in marks]
@@ -64,8 +65,9 @@ def _print_retrieval(rows: list[dict[str, Any]]) -> None:
             lines.append((row["model"], row["readout"], kind, *shown))
             unreadable |= dict.fromkeys(found["unreadable"])
     if lines:
-        titles = ("AP", "AP, shuffled", "AUROC", "present", "absent", "student's words", "teacher's words")
-        tell_table(("model", "read-out", "asked", *titles), lines, num_names=3)
+        titles = ("AP", "AP, shuffled", "AUROC", "wrongly absent, %", "wrongly here, %", "present", "absent")
+        words = ("student's words", "teacher's words")
+        tell_table(("model", "read-out", "asked", *titles, *words), lines, num_names=3)
     if unreadable:
         tell(f"not asked, as the text encoder does not know them: {', '.join(unreadable)}")
 
