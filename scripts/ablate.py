@@ -1,108 +1,166 @@
-"""Run the paper's ablation of teachers and weightings on the embedded rooms, and write docs/ablation.md.
+"""Run the paper's ablation of teachers and weightings with its controls, and write docs/ablation.md.
 
-for seed in 0 1; do cuao3d demo --full --seed $seed --out full-$seed; done
-python scripts/ablate.py --tuning full-1/store --table full-0/store --out ablation
+    python scripts/ablation_store.py rooms --out ablation/rooms
+    python scripts/ablation_store.py houses --out ablation/houses
+    python scripts/ablate.py ablation
 
-Every arm has the same number of steps, voxel size and batch size. Its learning rate is tuned on the rooms of one store,
-in runs of half the length. The tables report the rooms of another: one table of all arms, and one of the most important
-arms in runs of twice the length. Finished runs are skipped, so the queue can be interrupted and resumed.
+Each arm has the same steps, voxels and batches in each of two worlds: rooms, where the language teacher was trained,
+and houses, where it was not. Its learning rate is the best of a grid on a third split, and the grid grows until the
+best is not at its edge. The curve against steps comes from one run at a constant rate: from its checkpoints branch
+short runs whose rate falls to 0. Finished runs are skipped, so the queue can be interrupted and resumed; it goes world
+by world and seed by seed, the most important arms first, so that an interrupted one leaves a table.
 """
 
 import json
 import math
-import statistics
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import scipy.stats
 import tyro
 
+from ablation_page import World, write_page
 from cuao3d import pipeline, recipes
+from cuao3d.checkpoints import COOLDOWN, kept_name
+from cuao3d.compare import probe_together
 from cuao3d.distill import DistillConfig, distill
 from cuao3d.files import write_json
 from cuao3d.predictor import Predictor
-from cuao3d.probe import SuperviseConfig, score, supervise
-from cuao3d.progress import OnStep, machine, training_bars
+from cuao3d.progress import OnStep, training_bars
+from cuao3d.scene import Split
 from cuao3d.store import Store
 from cuao3d.workers import side_by_side
 
-LSEG, DINO, DIFFUSION = recipes.MINI_TEACHERS
-TUNING_SEED = 100
-PLAIN = ("cosine", "l1", "cosine")
-PAPER = ("cosine", "l1", "demeaned-cosine")
-AS_PAPER: dict[str, Any] = {"normalizers": (), "words": None, "balance": 0.0}
-"""Switches off what `ours` adds to the paper."""
-ALL = tuple(recipes.MINI_TEACHERS)
+LSEG, VIT, DINO, DIFFUSION = recipes.SMALL_TEACHERS
+PAPERS = (LSEG, DINO, DIFFUSION)
+SHUFFLED = (LSEG, *(f"shuffled-{name}" for name in PAPERS[1:]))
+COSINE, PLAIN, DEMEANED = ("cosine", "cosine"), ("cosine", "l1", "cosine"), ("cosine", "l1", "demeaned-cosine")
 ARMS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
-    "LSeg only": ((LSEG,), {"losses": PLAIN[:1], "weighting": "equal", **AS_PAPER}),
-    "+ DINOv2": ((LSEG, DINO), {"losses": PLAIN[:2], "weighting": "equal", **AS_PAPER}),
-    "+ SD": ((LSEG, DIFFUSION), {"losses": PLAIN[::2], "weighting": "equal", **AS_PAPER}),
-    "all, equal": (ALL, {"losses": PLAIN, "weighting": "equal", **AS_PAPER}),
-    "all + sigma": (ALL, {"losses": PLAIN, "weighting": "uncertainty", **AS_PAPER}),
-    "all + sigma + demean": (ALL, {"losses": PAPER, "weighting": "uncertainty", **AS_PAPER}),
-    "random control": (ALL, {"losses": PAPER, "weighting": "random", **AS_PAPER}),
-    "free": (ALL, {"losses": PAPER, "weighting": "free", **AS_PAPER}),
-    "ours()": (ALL, {}),
-    "ours(), LSeg only": ((LSEG,), {}),
+    "LSeg only": ((LSEG,), {}),
+    "conditioned": (PAPERS, {}),
+    "all + sigma + demean": (PAPERS, {"losses": DEMEANED, "normalizers": ()}),
+    "all + sigma": (PAPERS, {"losses": PLAIN, "normalizers": ()}),
+    "all, equal": (PAPERS, {"losses": PLAIN, "normalizers": (), "weighting": "equal"}),
+    "conditioned, shuffled": (SHUFFLED, {}),
+    "conditioned, oracle": ((LSEG, "oracle"), {}),
+    "conditioned, + ViT": ((*PAPERS, VIT), {}),
+    "+ ViT": ((LSEG, VIT), {"losses": COSINE, "normalizers": (), "weighting": "equal"}),
+    "+ DINOv2": ((LSEG, DINO), {"losses": PLAIN[:2], "normalizers": (), "weighting": "equal"}),
+    "+ SD": ((LSEG, DIFFUSION), {"losses": PLAIN[::2], "normalizers": (), "weighting": "equal"}),
+    "shuffled": (SHUFFLED, {"losses": DEMEANED, "normalizers": ()}),
+    "oracle": ((LSEG, "oracle"), {"losses": COSINE, "normalizers": (), "weighting": "equal"}),
+    "random weights": (PAPERS, {"losses": DEMEANED, "normalizers": (), "weighting": "random"}),
+    "free weights": (PAPERS, {"losses": DEMEANED, "normalizers": (), "weighting": "free"}),
 }
-"""Rows of the table: teachers, and differences from `recipes.mini`."""
+"""Rows of the tables, the most important first: teachers, and what differs from `recipes.mini`, which standardises the
+features of teachers without words, compares all by cosine, and weights by sigma."""
 
-PAPERS, OURS, ALONE = "all + sigma + demean", "ours()", "ours(), LSeg only"
-FIRST = (next(iter(ARMS)), PAPERS, OURS, ALONE)
-"""Arms that run first, and that the second table lists."""
-
-CEILINGS = (1, 2, 4)
-"""Lengths of the supervised runs, in multiples of `steps`: they show how far the tables are from convergence."""
-
-Runs = dict[tuple[str, int], "Job"]
-"""Run of each (arm, seed)."""
+TUNING_SEED = 100
+FACTOR = 2.0
+"""Ratio of neighbours in the grid of learning rates."""
+MOST_RATES = 7
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run and its score."""
+    """One run of an arm: at a constant rate, or a branch that cools down, and its score."""
 
     out: Path
     store: Path
-    config: DistillConfig | SuperviseConfig
+    config: DistillConfig
+    split: Split
+    begins: Path | None = None
+    """Checkpoint that it branches from."""
 
     @property
-    def is_done(self) -> bool:
-        """Whether it has been scored."""
-        return (self.out / "score.json").is_file()
+    def score(self) -> dict[str, Any] | None:
+        """What was scored; None before. A weighting that collapsed has no score but a reason."""
+        file = self.out / "score.json"
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
     def __call__(self, on_step: OnStep) -> None:
         """Train and score, unless done already; a collapsed weighting counts as a result."""
-        if self.is_done:
+        if self.score is not None:
             return
         store = Store.open(self.store)
-        learn: Any = distill if isinstance(self.config, DistillConfig) else supervise
+        branches = self.begins is not None and self.begins.is_file() and not self.out.exists()
         try:
-            learn(store, self.config, self.out, on_step=on_step)
+            distill(store, self.config, self.out, resume=self.begins if branches else "auto", on_step=on_step)
         except ValueError as error:
             if "collapsed" not in str(error):
                 raise
             write_json(self.out / "score.json", {"collapsed": str(error)})
             return
-        if isinstance(self.config, SuperviseConfig):
-            rows = [score(store, self.out)]
-        else:
-            rows = list(pipeline.evaluate(store, Predictor.open(store, run=self.out)))
-        write_json(self.out / "score.json", {row.readout: row.miou for row in rows})
+        rows = pipeline.evaluate(store, Predictor.open(store, run=self.out), labels="made100", split=self.split)
+        seconds = json.loads((self.out / "run.json").read_text(encoding="utf-8"))["seconds"]
+        write_json(self.out / "score.json", {"seconds": seconds} | {row.readout: figures(row) for row in rows})
+
+
+@dataclass
+class Arm:
+    """The runs of an arm in one world."""
+
+    name: str
+    store: Path
+    out: Path
+    lengths: tuple[int, ...]
+    """Steps at which the curve is read, in ascending order."""
+    rates: list[float]
+    """Grid of learning rates, ascending."""
+    tries: dict[float, Job] = field(default_factory=dict)
+
+    def tuning(self) -> Iterator[Job]:
+        """Yield the runs of the grid that are missing; the grid grows where its best is at an edge."""
+        while True:
+            for rate in self.rates:
+                self.tries.setdefault(rate, self._job(f"tune-{rate:g}", rate, self.lengths[0], TUNING_SEED, "val"))
+            missing = [job for job in self.tries.values() if job.score is None]
+            if missing:
+                yield from missing
+                return
+            best = self.rate
+            if len(self.rates) >= MOST_RATES or best not in (self.rates[0], self.rates[-1]):
+                return
+            self.rates = sorted({*self.rates, best * FACTOR if best == self.rates[-1] else best / FACTOR})
+
+    @property
+    def rate(self) -> float:
+        """The best learning rate of those tried."""
+        return max(self.tries, key=lambda rate: distilled(self.tries[rate].score))
+
+    def runs(self, seed: int) -> list[Job]:
+        """Return the run of the longest length and, after it, the branches of the others."""
+        *short, longest = self.lengths
+        trunk = self._job(f"{longest}-{seed}", self.rate, longest, seed, "test")
+        return [
+            trunk,
+            *(
+                replace(
+                    self._job(f"{steps}-{seed}", self.rate, steps, seed, "test"),
+                    begins=trunk.out / kept_name(round((1 - COOLDOWN) * steps)),
+                )
+                for steps in short
+            ),
+        ]
+
+    def _job(self, name: str, rate: float, steps: int, seed: int, split: Split) -> Job:
+        teachers, changes = ARMS[self.name]
+        cards = {teacher: card for teacher, card in Store.open(self.store).teachers.items() if teacher in teachers}
+        config = recipes.mini(teachers={teacher: cards[teacher] for teacher in teachers}, num_steps=steps, seed=seed)
+        keep = round((1 - COOLDOWN) * self.lengths[0])  # divides the beginning of every cool-down
+        config = replace(config, learning_rate=rate, schedule="cooldown", keep_every=keep, **changes)
+        return Job(self.out / f"{list(ARMS).index(self.name):02d}-{name}", self.store, config, split)
 
 
 def main(
-    tuning: Path,
-    table: Path,
-    out: Path,
+    folder: tyro.conf.Positional[Path],
     *,
-    steps: int = 1000,
-    rates: tuple[float, ...] = (2e-3, 4e-3, 8e-3),
-    seeds: int = 5,
-    long_seeds: int = 3,
+    worlds: tuple[str, ...] = ("houses", "rooms"),
+    lengths: tuple[int, ...] = (500, 1000, 2000, 4000),
+    rates: tuple[float, ...] = (8e-3, 1.6e-2, 3.2e-2),
+    seeds: int = 3,
+    arms: int = len(ARMS),
     workers: int = 2,
     page: Path = Path("docs/ablation.md"),
     write_only: bool = False,
@@ -110,154 +168,78 @@ def main(
     """Run the missing jobs, and write the page from the finished ones.
 
     Args:
-        tuning: Store for tuning the learning rates.
-        table: Store for the runs of the tables.
-        out: Folder of the runs.
-        steps: Steps of every run in the first table; runs of the second take twice as many.
-        rates: Learning rates to choose from.
-        seeds: Runs per arm in the first table.
-        long_seeds: Runs per arm in the second table.
+        folder: Holds the stores, WORLD/store, and the runs, WORLD/runs.
+        worlds: Worlds to run in.
+        lengths: Steps at which the curves are read; each is to be a multiple of the first.
+        rates: Learning rates to begin with.
+        seeds: Runs of each arm.
+        arms: Run only the first so many of `ARMS`.
         workers: Parallel runs, each with its share of the cores.
         page: Page to write.
         write_only: Run nothing; write the page from the finished runs.
     """
-    tries = {
-        (arm, rate): Job(out / f"tune-{index}-{rate:g}", tuning, _config(arm, rate, steps // 2, TUNING_SEED))
-        for rate in rates
-        for index, arm in enumerate(ARMS)
+    of_world = {
+        world: [
+            Arm(arm, folder / world / "store", folder / world / "runs", lengths, sorted(rates))
+            for arm in list(ARMS)[:arms]
+        ]
+        for world in worlds
+        if (folder / world / "store").is_dir()
     }
-    ceilings = {
-        times * steps: Job(out / f"labels-{times * steps}", table, recipes.mini_supervised(num_steps=times * steps))
-        for times in CEILINGS
-    }
-    if not write_only:
-        _work([*ceilings.values(), *tries.values()], workers)
-    best = {arm: max(rates, key=lambda rate: _score(tries[arm, rate], "distilled")) for arm in ARMS}
-    runs: Runs = {
-        (arm, seed): Job(out / f"run-{index}-{seed}", table, _config(arm, best[arm], steps, seed))
-        for seed in range(seeds)
-        for index, arm in enumerate(ARMS)
-    }
-    long: Runs = {
-        (arm, seed): Job(out / f"long-{index}-{seed}", table, _config(arm, best[arm], 2 * steps, seed))
-        for seed in range(long_seeds)
-        for index, arm in enumerate(ARMS)
-        if arm in FIRST
-    }
-    for seed in range(seeds):  # seed by seed, the most important arms first: an interrupted queue leaves a table
-        if not write_only:
-            _work([runs[arm, seed] for arm in sorted(ARMS, key=lambda arm: arm not in FIRST)], workers)
-        _write(page, steps, rates, best, runs, long, ceilings)
-    if not write_only:
-        _work(list(long.values()), workers)
-        _write(page, steps, rates, best, runs, long, ceilings)
+    for own in of_world.values():
+        while (jobs := [job for arm in own for job in arm.tuning()]) and not write_only:
+            work(jobs, workers)
+    for seed in range(seeds):
+        for own in of_world.values():
+            if not write_only:
+                work((job for arm in own for job in arm.runs(seed)[:1]), workers)
+                work((job for arm in own for job in arm.runs(seed)[1:]), workers)
+            write_page(page, [_results(name, folder / name, own, seeds) for name, own in of_world.items()])
 
 
-def _config(arm: str, rate: float, steps: int, seed: int) -> DistillConfig:
-    teachers, changes = ARMS[arm]
-    cards = {name: recipes.MINI_TEACHERS[name] for name in teachers}
-    return replace(recipes.mini(teachers=cards, num_steps=steps, seed=seed), learning_rate=rate, **changes)
+def _results(world: str, folder: Path, arms: Iterable[Arm], seeds: int) -> World:
+    """Collect what is done in a world."""
+    done, rates, lengths = {}, {}, ()
+    for arm in arms:
+        lengths = arm.lengths
+        if all(job.score is None for job in arm.tries.values()):
+            continue
+        rates[arm.name] = (arm.rate, arm.rate not in (arm.rates[0], arm.rates[-1]))
+        for seed in range(seeds):
+            for job in arm.runs(seed):
+                if (score := job.score) is not None:
+                    done[arm.name, job.config.num_steps, seed] = score
+    return World(world, lengths, rates, headroom(folder), done)
 
 
-def _work(jobs: Sequence[Job], workers: int) -> None:
-    left = [job for job in jobs if not job.is_done]
+def headroom(folder: Path) -> float:
+    """Return what a linear probe finds more in all teachers than in the language teacher; measured once."""
+    file = folder / "headroom.json"
+    if not file.is_file():
+        store = Store.open(folder / "store")
+        probes = [probe_together(store, teachers) or 0.0 for teachers in (tuple(recipes.SMALL_TEACHERS), (LSEG,))]
+        write_json(file, {"all": probes[0], "language": probes[1]})
+    probes = json.loads(file.read_text(encoding="utf-8"))
+    return float(probes["all"] - probes["language"])
+
+
+def work(jobs: Iterable[Job], workers: int) -> None:
+    """Run those of the jobs that are not done."""
+    left: Sequence[Job] = [job for job in jobs if job.score is None]
     if left:
         with training_bars([job.out.name for job in left]) as bars:
             side_by_side(left, workers, lambda job, done, total, line: bars[job](done, total, line))
 
 
-def _score(job: Job, readout: str) -> float:
-    return float(json.loads((job.out / "score.json").read_text()).get(readout, -math.inf))
+def figures(row: Any) -> dict[str, Any]:
+    """Return the scores of a read-out that the page shows."""
+    asked = {kind: {"ap": found.ap, "auroc": found.auroc} for kind, found in row.retrieval.items()}
+    return {"miou": row.miou, "taught": row.by_teacher.miou_seen, "held_out": row.by_teacher.miou_unseen, **asked}
 
 
-def _seconds(job: Job) -> float:
-    return float(json.loads((job.out / "run.json").read_text())["seconds"])
-
-
-def _write(
-    page: Path,
-    steps: int,
-    rates: Sequence[float],
-    best: dict[str, float],
-    runs: Runs,
-    long: Runs,
-    ceilings: dict[int, Job],
-) -> None:
-    """Write the page from the finished runs."""
-    ceiling = ", ".join(
-        f"{_score(job, 'supervised'):.1f} after {count}" for count, job in ceilings.items() if job.is_done
-    )
-    lines = [
-        "# Ablation: teachers and weightings",
-        "",
-        "The paper's ablation on the embedded rooms, written by `python scripts/ablate.py` on",
-        f"{time.strftime('%Y-%m-%d')}, {machine()}; one core per run. Voxels of "
-        f"{100 * recipes.MINI_VOXEL:g} cm, two rooms per step, the small",
-        "student; scored on all points of 25 held-out rooms. Each arm's learning rate was chosen from "
-        f"{', '.join(f'{rate:g}' for rate in rates)}, in",
-        f"runs of {steps // 2} steps on the rooms of another store. Intervals are 95 % (Student's t). The teachers are",
-        "the package's small ones, listed under the names of the teachers that they stand for. All other settings are",
-        "those of `recipes.mini`, which is `ours()` at this size. As a measure of convergence, students trained on",
-        f"ground-truth labels reach {ceiling} steps.",
-        "",
-        *_table(f"{steps} steps", best, runs),
-    ]
-    if any("collapsed" in line for line in lines):
-        lines += ["", "Freely learned weights collapse: a negative weight rewards a growing loss."]
-    if any(job.is_done for job in long.values()):
-        lines += ["", *_table(f"Twice the length: {2 * steps} steps", best, long)]
-    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _table(title: str, best: dict[str, float], runs: Runs) -> list[str]:
-    """Return a section: a row for each arm with a finished run, and the differences between arms."""
-    baseline = next(iter(ARMS))
-    done = {arm: [job for (one, _), job in runs.items() if one == arm and job.is_done] for arm in ARMS}
-    slowest = max(_seconds(job) for jobs in done.values() for job in jobs if (job.out / "run.json").is_file())
-    lines = [
-        f"## {title}",
-        "",
-        f"The longest run took {slowest / 60:.1f} minutes.",
-        "",
-        "| arm | learning rate | distilled mIoU | per seed, from 0 | paired difference from first row | 2D3D mIoU |",
-        "|---|---|---|---|---|---|",
-    ]
-    for arm, jobs in done.items():
-        scored = [(_score(job, "distilled"), _score(job, "2d3d")) for job in jobs]
-        if any(math.isinf(distilled) for distilled, _ in scored):
-            at = [len((job.out / "metrics.jsonl").read_text().splitlines()) for job in jobs]
-            lines.append(f"| {arm} | {best[arm]:g} | collapsed | after {', '.join(map(str, at))} steps | | |")
-        elif jobs:
-            distilled, both = zip(*scored, strict=True)
-            lines.append(
-                f"| {arm} | {best[arm]:g} | **{_interval(distilled)}** "
-                f"| {', '.join(f'{score:.1f}' for score in distilled)} "
-                f"| {'' if arm == baseline else _apart(runs, arm, baseline)} | {_interval(both)} |"
-            )
-    added = {
-        "Gain from further teachers, with the paper's objective": (PAPERS, baseline),
-        "Gain from further teachers, with ours": (OURS, ALONE),
-        "Gain from our objective, with LSeg alone": (ALONE, baseline),
-    }
-    return [*lines, "", *(f"- {what}: {_apart(runs, *arms)}" for what, arms in added.items())]
-
-
-def _apart(runs: Runs, arm: str, other: str) -> str:
-    """Format the difference between two arms, over the seeds for which both are done."""
-    pairs = [(job, runs[other, seed]) for (one, seed), job in runs.items() if one == arm]
-    done = [(job, rival) for job, rival in pairs if job.is_done and rival.is_done]
-    return _interval([_score(job, "distilled") - _score(rival, "distilled") for job, rival in done], sign=True)
-
-
-def _interval(values: Sequence[float], sign: bool = False) -> str:
-    """Format a mean and the half width of its 95 % interval."""
-    if not values:
-        return "not yet known"
-    mean = f"{statistics.mean(values):+.1f}" if sign else f"{statistics.mean(values):.1f}"
-    if len(values) < 2:
-        return mean
-    half = scipy.stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean} ± {half:.1f}"
+def distilled(score: dict[str, Any] | None) -> float:
+    """Return the mIoU of a student; minus infinity where there is none."""
+    return -math.inf if score is None or "collapsed" in score else float(score["distilled"]["miou"])
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def lift(world: str, size: Size, out: Path, workers: int) -> Store:
             make(val, split="val", num_views=num_views, label_set="made100"),
         ]
     )
-    teachers = [load_teacher(name) for name in recipes.MINI_TEACHERS]
+    teachers = [load_teacher(name) for name in recipes.SMALL_TEACHERS]
     return fuse(scenes, teachers, out, cell=recipes.MINI_CELL, num_workers=workers)
 
 

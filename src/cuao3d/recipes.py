@@ -20,7 +20,10 @@ def _known(*names: str) -> Teachers:
 
 
 MINI_TEACHERS = _known("mini-lseg", "mini-dino", "mini-diffusion")
-"""Teachers of the embedded rooms."""
+"""Teachers of the embedded rooms: they stand for the paper's."""
+
+SMALL_TEACHERS = _known("mini-lseg", "mini-vit", "mini-dino", "mini-diffusion")
+"""All teachers that come with the package."""
 
 PAPER_TEACHERS = _known("lseg", "dinov2", "stable_diffusion")
 """Teachers of the paper."""
