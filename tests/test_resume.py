@@ -1,4 +1,4 @@
-"""A run that is killed, at any moment and any number of times, ends as if it had not been; so does one that branches."""
+"""A run that is killed, however often and whenever, ends as if it had not been; so does one that branches off."""
 
 import json
 import random

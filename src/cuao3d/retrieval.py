@@ -43,9 +43,9 @@ class QueryScore:
     ap: float | None
     """Average precision, the mean over the scenes that hold an answer, percent; None if none does."""
     num_present: int
-    """Scenes that hold an answer: at least `min_points` points of these classes."""
+    """Scenes that hold an answer: at least `min_samples` samples of these classes, as many as a peak needs."""
     num_absent: int
-    """Scenes without a single point of them. A scene with fewer than `min_points` counts on neither side."""
+    """Scenes without a single point of them. A scene with fewer than `min_samples` counts on neither side."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +88,12 @@ class Queries:
     """The queries, in the space of the features."""
     unreadable: Mapping[Kind, tuple[str, ...]]
     """Queries of each kind that the text encoder does not know."""
-    min_points: int = MIN_POINTS
-    """Number of points from which a scene holds a class."""
+    min_samples: int = MIN_POINTS
+    """Number of samples from which a scene holds a class."""
 
     @staticmethod
     def read(
-        classes: LabelSet, encoder: TextEncoder, *, min_points: int = MIN_POINTS, names: bool = False
+        classes: LabelSet, encoder: TextEncoder, *, min_samples: int = MIN_POINTS, names: bool = False
     ) -> "Queries | None":
         """Encode the synonyms and questions of a label set.
 
@@ -102,7 +102,7 @@ class Queries:
         Args:
             classes: The label set.
             encoder: Turns words into unit vectors.
-            min_points: Number of points from which a scene holds a class.
+            min_samples: Number of samples from which a scene holds a class.
             names: Whether to ask for the names of the classes too.
 
         Returns:
@@ -125,7 +125,7 @@ class Queries:
             answers[query, rows] = True
         worded = [PROMPT.replace("{name}", text) if kind == "synonyms" else text for kind, text in read]
         questions = replace(Questions.read(encoder, worded), words=tuple(text for _, text in read))
-        return Queries(classes, tuple(kind for kind, _ in read), answers, questions, unreadable, min_points)
+        return Queries(classes, tuple(kind for kind, _ in read), answers, questions, unreadable, min_samples)
 
 
 class _Pair(NamedTuple):
@@ -165,12 +165,14 @@ class Tally:
         queries, scored = self.queries, labels != UNLABELLED
         class_of_point, sample_of_point = labels[scored], sample_of_point[scored]
         counts = (queries.answers * torch.bincount(class_of_point, minlength=len(queries.classes))).sum(dim=1)
-        present = torch.nonzero(counts >= queries.min_points)[:, 0].tolist()
         total = torch.bincount(sample_of_point, minlength=len(seen))
         right = {}
-        for query in present:
+        for query in torch.nonzero(counts)[:, 0].tolist():
             answer = sample_of_point[queries.answers[query][class_of_point]]
-            right[query] = torch.bincount(answer, minlength=len(seen))
+            points_of_sample = torch.bincount(answer, minlength=len(seen))
+            if int((points_of_sample > 0).sum()) >= queries.min_samples:
+                right[query] = points_of_sample
+        asked = [query for query in range(len(counts)) if query in right or not counts[query]]
         for readout, texts in cosines.items():
             relevance = relevance_of(texts, queries.questions).cpu()
             known = seen if readout == "fused" else torch.ones_like(seen)
@@ -178,7 +180,7 @@ class Tally:
             relevance[~known] = -torch.inf
             of_query = relevance.T.contiguous()
             pairs = self._pairs.setdefault(readout, [])
-            for query in torch.nonzero((counts == 0) | (counts >= queries.min_points))[:, 0].tolist():
+            for query in asked:
                 ap, share = 0.0, 0.0
                 if query in right:
                     ap = average_precision(of_query[query], right[query], total)
