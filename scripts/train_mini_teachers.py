@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 import torch
 import tyro
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from cuao3d.teachers.mini import IMAGE_SIZE, WEIGHTS
@@ -56,6 +56,8 @@ class Plan:
     """Seed of the weights and of what is drawn."""
     minutes: float = 115
     """Stop after so long; the next start goes on."""
+    start: Path | None = None
+    """Weights of an earlier training to begin with, with their card beside them; another seed is to be chosen."""
 
 
 def main(plan: Plan) -> None:
@@ -71,6 +73,9 @@ def main(plan: Plan) -> None:
     test: Views = {
         world: (images[-NUM_TEST_VIEWS:], labels[-NUM_TEST_VIEWS:]) for world, (images, labels) in everything.items()
     }
+    if plan.start is not None:
+        kept = {key: value for key, value in load_file(plan.start).items() if key not in objective.extra}
+        objective.network.load_state_dict(kept)
     seconds = optimise(plan, objective, train, test)
     if seconds is None:
         print("stopped for now; start again to go on", flush=True)
@@ -123,7 +128,9 @@ def write(plan: Plan, objective: Objective, metrics: dict[str, float], seconds: 
         delattr(network, extra)
     state = {key: value.detach().contiguous() for key, value in network.state_dict().items()}
     save_file({**state, **objective.extra}, path)
-    arguments = f"--steps {plan.steps} --batch {plan.batch} --learning-rate {plan.learning_rate} --seed {plan.seed}"
+    arguments = f"--views {plan.views.name} --steps {plan.steps} --batch {plan.batch} --seed {plan.seed}"
+    arguments += f" --learning-rate {plan.learning_rate}" + (f" --start {plan.start.name}" if plan.start else "")
+    before = {} if plan.start is None else json.loads(plan.start.with_suffix(".json").read_text(encoding="utf-8"))
     card = {
         "teacher": plan.teacher,
         "data": f"Views of {' and '.join(objective.worlds)} made by cuao3d.worlds (scripts/render_teacher_rooms.py), "
@@ -132,8 +139,8 @@ def write(plan: Plan, objective: Objective, metrics: dict[str, float], seconds: 
         "num_views": num_views,
         "num_test_views": NUM_TEST_VIEWS,
         "seed": plan.seed,
-        "command": f"python scripts/{Path(__file__).name} {plan.teacher} --views {plan.views.name} {arguments}",
-        "seconds": round(seconds),
+        "commands": [*before.get("commands", []), f"python scripts/{Path(__file__).name} {plan.teacher} {arguments}"],
+        "seconds": round(seconds) + before.get("seconds", 0),
         "metrics_on_unseen_rooms": metrics,
         "num_parameters": sum(value.numel() for value in state.values()),
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
