@@ -1,7 +1,9 @@
-"""Copy the three-teacher student of a full demo into the package, in half precision, with its card.
+"""Copy a student into the package, in half precision, with its card; its verdicts are fitted afterwards.
 
-cuao3d demo --full --seed 0 --out full-0
-python scripts/ship_student.py --store full-0/store --run full-0/runs/three-teachers
+python scripts/student_stores.py student
+cuao3d distill student/train --recipe mini --config.num-steps 3000 --out student/run
+python scripts/ship_student.py --run student/run --fresh student/fresh
+python scripts/calibrate_verdicts.py student/verdicts --run src/cuao3d/students/rooms
 """
 
 import json
@@ -12,7 +14,7 @@ from typing import Any
 import torch
 import tyro
 
-from cuao3d.demo import SHIPPED_STUDENT
+from cuao3d.demo import COARSE, LABELS, SHIPPED_STUDENT
 from cuao3d.evaluate import Row
 from cuao3d.files import sha256_of, write_json
 from cuao3d.pipeline import evaluate
@@ -25,46 +27,55 @@ MAX_BYTES = 8_000_000
 """Largest student allowed in the wheel, bytes."""
 
 
-def main(store: Path, run: Path, out: Path = SHIPPED_STUDENT) -> None:
-    """Write `out` as the folder of a run, and a card.json with the copy's scores on the store's held-out rooms."""
+def main(run: Path, fresh: Path, out: Path = SHIPPED_STUDENT) -> None:
+    """Write `out` as the folder of a run, and a card.json with the copy's scores.
+
+    Args:
+        run: Folder of a finished run.
+        fresh: Store of labelled rooms that nothing else used.
+        out: Folder to write.
+    """
     config, summary = (json.loads((run / name).read_text(encoding="utf-8")) for name in ("config.json", "run.json"))
     student = Student.load(run / "student.safetensors").half()
-    student.voxel_size, student.teachers = config["config"]["voxel_size"], summary["teachers"]
+    settings = config["config"]
+    student.voxel_size, student.teachers = settings["voxel_size"], summary["teachers"]
     student.save(out / "student.safetensors")
     size = (out / "student.safetensors").stat().st_size
     assert size <= MAX_BYTES, f"{size} bytes exceed the limit of {MAX_BYTES}"
     digest = sha256_of(out / "student.safetensors")
     write_json(out / "config.json", config)
     write_json(out / "run.json", summary | {"student_sha256": digest})
-    lifted, settings = Store.open(store), config["config"]
-    students = Predictor.open(lifted, run=out)
-    rows = [
-        *evaluate(lifted, Predictor.open(lifted), dataset="rooms"),
-        *evaluate(lifted, students, model="three-teachers", dataset="rooms"),
-    ]
     told = " and a softmax loss over words" if summary["vocabulary"]["words"] else ""
+    learned = f"; teachers weighted by {settings['weighting']}" if len(settings["teachers"]) > 1 else ""
+    store = Store.open(fresh)
     card = {
-        "student": "three-teachers",
-        "data": f"{len(lifted.names('train'))} rooms of cuao3d.worlds.rooms, lifted with the mini teachers",
-        "data_settings": lifted.settings,
-        "objective": f"the teachers' losses, weighted by {settings['weighting']}{told} (docs/method.md, section 5); no "
-        "labels are used",
+        "teachers": settings["teachers"],
+        "data": f"{len(config['scenes_sha256'])} rooms of cuao3d.worlds.rooms, lifted with the mini teachers",
+        "objective": f"losses {', '.join(settings['losses'])}{told}{learned} (docs/method.md, section 5); no labels",
         "vocabulary": summary["vocabulary"],
-        "command": f"cuao3d distill {store.parent.name}/{store.name} --steps {settings['num_steps']} --out {run.name} "
-        f"--seed {settings['seed']}",
+        "steps": settings["num_steps"],
+        "learning_rate": settings["learning_rate"],
+        "seed": settings["seed"],
         "seconds_of_training": summary["seconds"],
         "machine": machine(),
-        "scores_on_held_out_rooms": [_scores(row) for row in rows],
+        "scores_on_fresh_rooms": {labels: scored(store, out, labels) for labels in (LABELS, COARSE)},
+        "fresh_rooms": store.settings | {"num_rooms": len(store.names())},
         "num_parameters": sum(parameter.numel() for parameter in student.parameters()),
         "precision": str(torch.float16),
         "sha256": digest,
         "licence": "Apache-2.0",
     }
     write_json(out / "card.json", card)
-    print(json.dumps(card["scores_on_held_out_rooms"], indent=1))
+    print(json.dumps(card["scores_on_fresh_rooms"], indent=1))
 
 
-def _scores(row: Row) -> dict[str, Any]:
+def scored(store: Store, run: Path, labels: str) -> list[dict[str, Any]]:
+    """Score lifted features and student in a label set."""
+    predictors = (Predictor.open(store), Predictor.open(store, run=run))
+    return [figures(row) for one in predictors for row in evaluate(store, one, dataset="rooms", labels=labels)]
+
+
+def figures(row: Row) -> dict[str, Any]:
     """Return what a card says of a read-out."""
     of_row = asdict(row)
     means = ("vocabulary", "miou_seen", "miou_unseen", "harmonic", "reason")

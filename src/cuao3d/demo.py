@@ -17,7 +17,7 @@ from cuao3d.console import note
 from cuao3d.datasets import lounge
 from cuao3d.distill import distill
 from cuao3d.errors import InputError, NotFoundError, NotInstalledError
-from cuao3d.evaluate import Row
+from cuao3d.evaluate import Row, labels_of
 from cuao3d.files import write_json
 from cuao3d.finds import Finds
 from cuao3d.history import read_history
@@ -37,14 +37,14 @@ from cuao3d.training import TrainConfig
 from cuao3d.workers import side_by_side
 from cuao3d.worlds.rooms import TEACHER_SEEDS, Rooms, make_room
 
-QUESTIONS = (
-    "somewhere to sit",
-    "a place to sleep",
-    "somewhere to keep food cold",
-    "where are the books",
-    "work at a computer",
-)
-"""Questions of the demo; none is a class name."""
+QUESTIONS = ("a couch", "a bookcase", "a fridge", "somewhere to wash clothes", "something to flush", "somewhere to sit")
+"""Questions of the demo, synonyms and uses: none is a class name, or a word that a teacher was trained with."""
+
+LABELS = "made100"
+"""Label set of the made rooms: everything in them has a class of its own, with synonyms and questions."""
+
+COARSE = "scannet20"
+"""Label set in which the same is scored again."""
 
 LOUNGE_QUESTIONS = ("somewhere to sit", "a sofa", "an office chair", "a table", "a printer", "a bicycle")
 """Questions to the real room; the last is for what is not there."""
@@ -110,17 +110,23 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_work
     runs, supervised = _train_students(store, out / "runs", seed, config, stages, num_workers)
     ceiling: tuple[Row, ...] = ()
     with stages("evaluating") as said:
-        rows = [*evaluate(store, Predictor.open(store), dataset="rooms")]
-        for name, run in runs.items():
-            rows += evaluate(store, Predictor.open(store, run=run), model=name, dataset="rooms")
-        shipped = evaluate(store, Predictor.open(store, run=SHIPPED_STUDENT), model="three-teachers", dataset="rooms")
+        lifted, shipped = Predictor.open(store), Predictor.open(store, run=SHIPPED_STUDENT)
+        students = {name: Predictor.open(store, run=run) for name, run in runs.items()}
+        of_named = {"none": lifted, **students, "shipped": shipped}
+        fine, coarse = (
+            {name: evaluate(store, one, model=name, dataset="rooms", labels=labels) for name, one in of_named.items()}
+            for labels in (LABELS, COARSE)
+        )
+        of_shipped = fine.pop("shipped")
+        rows = [row for of_model in fine.values() for row in of_model]
         if config.supervised:
             ceiling = (score(store, supervised, split="train"), score(store, supervised))
         said.append(", ".join(f"{row.model} {row.readout} {row.miou:.1f}" for row in rows) + " mIoU")
     results = {
         "rows": [asdict(row) for row in rows],
         "ceiling": [asdict(row) for row in ceiling],
-        "shipped": [asdict(row) for row in shipped],
+        "shipped": [asdict(row) for row in of_shipped],
+        "coarse": [asdict(row) for of_model in coarse.values() for row in of_model],
         "missing": store.missing(),
         "chance_miou": rows[0].chance_miou,
         "constant_miou": rows[0].constant_miou,
@@ -139,7 +145,7 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_work
         gallery, results["answers"] = _gallery(store, runs, config)
         gallery = replace(gallery, finds=found)
         write_cloud(
-            out / "scene.ply", gallery.points, class_colors(gallery.predictions["distilled"], label_set("scannet20"))
+            out / "scene.ply", gallery.points, class_colors(gallery.predictions["distilled"], label_set(LABELS))
         )
         said.append(f"{len(QUESTIONS)} questions")
     write_json(out / "results.json", results)
@@ -213,7 +219,10 @@ def _make_rooms(out: Path, seed: int, config: DemoConfig, stages: Stages, num_wo
         (first + SEED_STRIDE // 2, config.num_val_rooms, "val"),
     )
     rooms = Together(
-        [Rooms(range(start, start + count), split=split, num_views=config.num_views) for start, count, split in splits]
+        [
+            Rooms(range(start, start + count), split=split, num_views=config.num_views, label_set=LABELS)
+            for start, count, split in splits
+        ]
     )
     settings: dict[str, Setting] = {"data": "rooms", "seed": seed, "num_views": config.num_views}
     with stages("making and lifting rooms") as said:
@@ -245,7 +254,7 @@ class Together:
 
 def _gallery(store: Store, runs: Mapping[str, Path], config: DemoConfig) -> tuple[Gallery, dict[str, Any]]:
     """Gather what the report shows: one held-out room in full, and each question in the room that answers it best."""
-    classes, lifted = label_set("scannet20"), Predictor.open(store)
+    classes, lifted = label_set(LABELS), Predictor.open(store)
     scenes = {name: store[name] for name in store.names("val")}
     scene = max(scenes.values(), key=lambda scene: 0 if scene.labels is None else len(torch.unique(scene.labels)))
     students = {
@@ -263,7 +272,7 @@ def _gallery(store: Store, runs: Mapping[str, Path], config: DemoConfig) -> tupl
         normals=cloud.normals,
         cameras=cloud.cameras,
         label_set=classes,
-        labels=None if scene.labels is None else classes.classes(scene.labels),
+        labels=None if scene.labels is None else labels_of(scene, classes),
         predictions={name: predictor.segment(scene, classes) for name, predictor in predictors.items()},
         photos=[frame.read_image() for frame in photographed.frames[:4]],
         heats=heats,

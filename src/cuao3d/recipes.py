@@ -145,6 +145,7 @@ def ours(*, teachers: Teachers = PAPER_TEACHERS, seed: int = 0) -> DistillConfig
         sigma_lr=1e-2,
         words=None,
         balance=0.0,
+        learning_rate=2e-3,
         **_OPTIMIZATION,
     )
 
@@ -163,26 +164,28 @@ def closed_set(words: str = "nyu40", *, teachers: Teachers = PAPER_TEACHERS, see
     return replace(ours(teachers=teachers, seed=seed), words=words, balance=0.5)
 
 
-def mini(*, teachers: Teachers = MINI_TEACHERS, num_steps: int = 1500, seed: int = 0) -> DistillConfig:
+def mini(*, teachers: Teachers = MINI_TEACHERS, num_steps: int = 3000, seed: int = 0) -> DistillConfig:
     """Return `ours` scaled to the embedded rooms and two cores: small student, coarse voxels, high learning rate.
+
+    Without words, what makes a good student is the right rate and enough steps (docs/ablation.md).
 
     Args:
         teachers: Teachers to learn from.
         num_steps: Optimiser steps.
         seed: Seed of the initial weights and of all randomness in training.
     """
-    return replace(ours(teachers=teachers, seed=seed), **_mini_training(num_steps))
+    return replace(ours(teachers=teachers, seed=seed), learning_rate=1.6e-2, **_mini_training(num_steps))
 
 
-def mini_supervised(*, num_steps: int = 1500, seed: int = 0) -> SuperviseConfig:
-    """Return the supervised upper bound of `mini`: same student, data and schedule, but ground-truth labels.
+def mini_supervised(*, num_steps: int = 3000, seed: int = 0) -> SuperviseConfig:
+    """Return the supervised upper bound of `mini`: same student and data, but ground-truth labels, and a rate for them.
 
     Args:
         num_steps: Optimiser steps.
         seed: Seed of the initial weights and of all randomness in training.
     """
     training = _mini_training(num_steps) | {"points_per_scene": None}
-    return SuperviseConfig(class_weights="inverse-root", seed=seed, **training)
+    return SuperviseConfig(class_weights="inverse-root", learning_rate=4e-3, seed=seed, **training)
 
 
 RECIPES: dict[str, Callable[..., DistillConfig]] = {
@@ -224,7 +227,6 @@ def with_teachers(config: DistillConfig, teachers: Teachers) -> DistillConfig:
 
 _OPTIMIZATION: dict[str, Any] = {
     "optimizer": "adamw",
-    "learning_rate": 2e-3,
     "weight_decay": 1e-2,
     "clip_norm": 1.0,
     "schedule": "cosine",
@@ -241,5 +243,4 @@ def _mini_training(num_steps: int) -> dict[str, Any]:
         "num_steps": num_steps,
         "batch_size": 2,
         "points_per_scene": 6_000,
-        "learning_rate": 4e-3,
     }
