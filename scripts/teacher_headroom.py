@@ -56,7 +56,7 @@ class Size:
     houses_views: int
 
 
-FULL, SHORT = Size(20, 20, 8, 18), Size(8, 8, 5, 9)
+FULL, SHORT = Size(64, 20, 6, 9), Size(16, 8, 4, 6)
 
 
 def main(short: bool = False, workers: int = 2) -> int:
