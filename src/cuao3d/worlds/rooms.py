@@ -36,6 +36,9 @@ WORLD = 2
 POINT_SPACING = 0.025
 """Mean spacing of the cloud's points, metres."""
 
+HIGHEST_AIM = 1.3
+"""Greatest height that cameras are aimed at, metres: people who scan a room by hand see its floor, not its ceiling."""
+
 UNUSED_VIEWS = 4
 """Extra views of the scan without a frame: some points are seen by no frame, as in real captures."""
 
@@ -195,6 +198,7 @@ def _aim(room: Room, rng: Generator, num_views: int) -> list[Camera]:
     while len(cameras) < num_views:
         lower, upper = room.boxes[targets[len(cameras) % len(targets)]]
         target = lower + (upper - lower) * rng.uniform(0.3, 0.7, 3)
+        target[2] = min(target[2], HIGHEST_AIM)
         best: Array | None = None
         best_score = -np.inf
         for _ in range(24):
