@@ -5,7 +5,9 @@ from pathlib import Path
 import tyro
 
 from cuao3d.download import CARDS, size_in_words
+from cuao3d.files import read_json
 from cuao3d.teachers import TEACHERS, known_card
+from cuao3d.teachers.mini import WEIGHTS
 from cuao3d.teachers.spec import known_options
 
 
@@ -16,7 +18,7 @@ def main(page: Path = Path("docs/teachers.md")) -> None:
 
 def filled(page: str) -> str:
     """Return the text of the page with the tables between its markers."""
-    for name, table in (("teachers", teachers_table()), ("weights", weights_table())):
+    for name, table in (("teachers", teachers_table()), ("small", small_table()), ("weights", weights_table())):
         begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
         before, _, rest = page.partition(begin)
         page = before + begin + table + end + rest.partition(end)[2]
@@ -31,6 +33,17 @@ def teachers_table() -> str:
         assert card is not None
         text, options = (f"`{card.text}`" if card.text else ""), ", ".join(f"`{key}`" for key in known_options(name))
         lines.append(f"| `{name}` | {card.num_channels} | {text} | {card.loss} | {options} |")
+    return "\n".join(lines) + "\n"
+
+
+def small_table() -> str:
+    """Return how the small teachers were trained as a table."""
+    lines = ["| teacher | trained on | commands | minutes | parameters |", "|---|---|---|---|---|"]
+    for path in sorted(WEIGHTS.glob("*.json")):
+        card = read_json(path)
+        commands = "<br>".join(f"`{command}`" for command in card["commands"])
+        cells = (f"{card['num_views']} views", commands, f"{card['seconds'] / 60:.0f}", f"{card['num_parameters']:,}")
+        lines.append(f"| `{card['teacher']}` | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -77,7 +77,7 @@ def test_the_card_belongs_to_the_weights(teacher):
     assert card["teacher"] == teacher.name
     assert card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest() == teacher.weights_sha256
     assert str(TEACHER_SEEDS) in card["data"]
-    assert {"objective", "seed", "command", "seconds", "metrics_on_unseen_rooms"} <= set(card)
+    assert {"objective", "seed", "commands", "seconds", "metrics_on_unseen_rooms"} <= set(card)
 
 
 def test_the_weights_fit_in_the_wheel():
