@@ -232,7 +232,9 @@ def test_evaluation_scores_queries_in_the_same_pass(synthetic_store, capsys, mon
     print_rows([asdict(row) for row in (fused, distilled)])
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     share = 100 * 144 / 585
-    assert f"none distilled synonyms 100.0 {share:.1f} 1.00 0.0 100.0 1 1 1 of 2 not known" in lines
+    assert f"none distilled synonyms 100.0 {share:.1f} 1.00 1 1 1 of 2 not known" in lines
+    said = "0.0 % of what is there is called absent, 100.0 % of what is absent is called here"
+    assert f"verdicts of none, distilled, synonyms: {said}" in " ".join(lines)
 
 
 def test_a_label_set_without_queries_prints_none(synthetic_store, capsys):

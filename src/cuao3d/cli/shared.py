@@ -54,10 +54,13 @@ def _print_retrieval(rows: list[dict[str, Any]]) -> None:
     """Print how well synonyms and questions find what they ask for, where the label set has any."""
     lines: list[tuple[str, ...]] = []
     unreadable: dict[str, None] = {}
+    wrong = []
     for row in rows:
         for kind, found in row.get("retrieval", {}).items():
+            shares = [(found["false_absent"], "there is called absent"), (found["false_here"], "absent is called here")]
+            said = [f"{share:.1f} % of what is {how}" for share, how in shares if share is not None]
+            wrong += [f"verdicts of {row['model']}, {row['readout']}, {kind}: {', '.join(said)}"] if said else []
             scores = [(found["ap"], ".1f"), (found["ap_shuffled"], ".1f"), (found["auroc"], ".2f")]
-            scores += [(found["false_absent"], ".1f"), (found["false_here"], ".1f")]
             shown = ["-" if score is None else format(score, form) for score, form in scores]
             marks = ([query[mark] for query in found["queries"]] for mark in ("is_seen", "is_known"))
             counts = ["not known" if None in held else f"{sum(held)} of {len(held)}" for held in marks]
@@ -65,9 +68,10 @@ def _print_retrieval(rows: list[dict[str, Any]]) -> None:
             lines.append((row["model"], row["readout"], kind, *shown))
             unreadable |= dict.fromkeys(found["unreadable"])
     if lines:
-        titles = ("AP", "AP, shuffled", "AUROC", "wrongly absent, %", "wrongly here, %", "present", "absent")
-        words = ("student's words", "teacher's words")
-        tell_table(("model", "read-out", "asked", *titles, *words), lines, num_names=3)
+        titles = ("AP", "AP, shuffled", "AUROC", "present", "absent", "student's words", "teacher's words")
+        tell_table(("model", "read-out", "asked", *titles), lines, num_names=3)
+    for line in wrong:
+        tell(line)
     if unreadable:
         tell(f"not asked, as the text encoder does not know them: {', '.join(unreadable)}")
 

@@ -135,8 +135,8 @@ def vocabulary_of(name: str, weights_sha256: str | None) -> Vocabulary | None:
     """
     if weights_sha256 is None:
         return None
-    words: Iterable[str] | None = class_names_of(weights_sha256) or _shipped_card(weights_sha256).get("vocabulary")
-    return None if words is None else Vocabulary(fit([*words], tuple[str, ...], f"The vocabulary of {name}"), name)
+    words = [*class_names_of(weights_sha256)] or _shipped_card(weights_sha256).get("vocabulary")
+    return None if words is None else Vocabulary(tuple(fit(words, list[str], f"The vocabulary of {name}")), name)
 
 
 def _shipped_card(weights_sha256: str) -> dict[str, Any]:
