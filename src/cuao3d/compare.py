@@ -239,11 +239,11 @@ def _fit(features: Float[Tensor, "R C"], targets: Int64[Tensor, "R"], num_classe
         optimizer.zero_grad()
         entropy = torch.nn.functional.cross_entropy(inputs @ solution, targets, reduction="none")
         value = (entropy * weights).sum() + DECAY / 2 * solution[:-1].square().sum()
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
         return value.item()
 
     with torch.enable_grad():
-        optimizer.step(loss)
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
     solution = solution.detach()
     absent = torch.where(counts == 0, -torch.inf, 0.0)
 

@@ -102,7 +102,8 @@ def calibration_of(name: str, weights_sha256: str | None = None) -> Calibration:
     """
     kept = _shipped_card(weights_sha256).get("calibration") if weights_sha256 else None
     if kept is not None:
-        return fit(kept, Calibration, f"The calibration of {name}")
+        of_weights: Calibration = fit(kept, Calibration, f"The calibration of {name}")
+        return of_weights
     calibration: Calibration = getattr(TEACHERS.get(canonical(name)), "calibration", DEFAULT)
     return calibration
 
