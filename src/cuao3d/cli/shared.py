@@ -78,12 +78,12 @@ def _print_retrieval(rows: list[dict[str, Any]]) -> None:
 
 def _print_by_seen(rows: list[dict[str, Any]]) -> None:
     """Print the mIoU over seen and unseen names, which names these are, and why a mean is missing."""
+    from cuao3d.vocabulary import divisions
+
     lines: list[tuple[str, ...]] = []
     named: dict[str, Any] = {}
     for row in rows:
-        for who in ("student", "teacher"):
-            if (divided := row.get(f"by_{who}")) is None or (who, row["readout"]) == ("teacher", "supervised"):
-                continue
+        for who, divided in divisions(row):
             means = [divided[key] for key in ("miou_seen", "miou_unseen", "harmonic")]
             scores = ["-" if mean is None else f"{mean:.1f}" for mean in means]
             lines.append((row["model"], row["readout"], f"{who}: {divided['vocabulary']}", *scores))
