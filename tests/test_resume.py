@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cuao3d.checkpoints import without_length
 from cuao3d.distill import distill
 from cuao3d.errors import InputError
 from cuao3d.files import sha256_of
@@ -84,3 +85,5 @@ def test_runs_of_several_lengths_begin_alike_where_the_rate_falls_last(tmp_path)
     for config, checkpoint in ((short, late), (other, trunk), (replace(short, seed=1), trunk)):
         with pytest.raises(InputError, match="is not of this run"):
             distill(store, config, tmp_path / "no", resume=checkpoint)
+    for schedule in ("cosine", "poly", "exponential", "constant"):  # nearly all begin otherwise
+        assert without_length({"config": {"schedule": schedule, "num_steps": 5}})["config"]["num_steps"] == 5
