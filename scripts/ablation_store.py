@@ -48,9 +48,9 @@ SHUFFLED = "shuffled-"
 def main(
     world: tyro.conf.Positional[Literal["rooms", "houses"]],
     out: Path,
-    num_train: int = 40,
-    num_val: int = 16,
-    num_test: int = 24,
+    num_train: int = 80,
+    num_val: int = 24,
+    num_test: int = 32,
     num_views: int = 12,
     workers: int = 2,
 ) -> None:

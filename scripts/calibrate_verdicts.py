@@ -1,10 +1,10 @@
 """Fit the verdicts of mini-lseg's lifted features or of a student, and write them onto its card.
 
-    python scripts/calibrate_verdicts.py calibration/store
-    python scripts/calibrate_verdicts.py calibration/store --run src/cuao3d/students/rooms
+    python scripts/calibrate_verdicts.py ablation/rooms/store
+    python scripts/calibrate_verdicts.py ablation/rooms/store --run src/cuao3d/students/rooms
 
-The store holds labelled scenes that are neither scored nor shown anywhere. Class names, synonyms and questions are
-asked; every second scene serves the fit (see `cuao3d.verdicts`), the others tell how often the verdicts are wrong.
+Class names, synonyms and questions are asked in the store's split `val`, labelled scenes that are neither scored nor
+shown anywhere; see `cuao3d.verdicts`. The split `test` tells how often the verdicts are wrong elsewhere.
 """
 
 from dataclasses import asdict
@@ -42,14 +42,15 @@ def main(store: Positional[Path], run: Path | None = None, labels: str = "made10
     queries = Queries.read(classes, predictor.encoder, names=True)
     assert queries is not None, f"{labels} asks nothing"
     readout = "fused" if run is None else "distilled"
-    halves = [Tally(queries), Tally(queries)]
-    for index, name in enumerate(opened.names()):
-        scene = opened[name]
-        cosines = {readout: scores(predictor.features(scene), queries.questions.texts)}
-        halves[index % 2].add(cosines, scene.seen, scene.sample_of_point, labels_of(scene, classes))
-    fitted, counted = (half.peaks(readout) for half in halves)
+    tallies = {"val": Tally(queries), "test": Tally(queries)}
+    for split, tally in tallies.items():
+        for name in opened.names(split):
+            scene = opened[name]
+            cosines = {readout: scores(predictor.features(scene), queries.questions.texts)}
+            tally.add(cosines, scene.seen, scene.sample_of_point, labels_of(scene, classes))
+    fitted, counted = (tally.peaks(readout) for tally in tallies.values())
     who = f"lifted features of {predictor.teacher}" if run is None else "this student"
-    calibration = fit_verdicts(fitted, f"{who} in {(len(opened.names()) + 1) // 2} {where}")
+    calibration = fit_verdicts(fitted, f"{who} in {len(opened.names('val'))} {where}")
     wrong = {kind: wrong_verdicts(peaks, calibration) for kind, peaks in counted.items()}
     rows = [
         (kind, *(f"{share:.1f}" for share in wrong[kind] if share is not None), f"{len(one)}", f"{len(other)}")

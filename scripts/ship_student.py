@@ -1,9 +1,11 @@
 """Copy a student into the package, in half precision, with its card; its verdicts are fitted afterwards.
 
-python scripts/student_stores.py student
-cuao3d distill student/train --recipe mini --config.num-steps 3000 --out student/run
-python scripts/ship_student.py --run student/run --fresh student/fresh
-python scripts/calibrate_verdicts.py student/verdicts --run src/cuao3d/students/rooms
+    python scripts/ablation_store.py rooms --out ablation/rooms
+    python scripts/ablate.py ablation --worlds rooms --arms 1
+    python scripts/ship_student.py --run ablation/rooms/runs/00-4000-0 --store ablation/rooms/store
+    python scripts/calibrate_verdicts.py ablation/rooms/store --run src/cuao3d/students/rooms
+
+The run may be any other one too. It learned from the store's split `train`; the card's scores are of the split `test`.
 """
 
 import json
@@ -27,12 +29,12 @@ MAX_BYTES = 8_000_000
 """Largest student allowed in the wheel, bytes."""
 
 
-def main(run: Path, fresh: Path, out: Path = SHIPPED_STUDENT) -> None:
+def main(run: Path, store: Path, out: Path = SHIPPED_STUDENT) -> None:
     """Write `out` as the folder of a run, and a card.json with the copy's scores.
 
     Args:
         run: Folder of a finished run.
-        fresh: Store of labelled rooms that nothing else used.
+        store: Store of labelled rooms, those of the split `test` used by nothing else.
         out: Folder to write.
     """
     config, summary = (json.loads((run / name).read_text(encoding="utf-8")) for name in ("config.json", "run.json"))
@@ -47,7 +49,7 @@ def main(run: Path, fresh: Path, out: Path = SHIPPED_STUDENT) -> None:
     write_json(out / "run.json", summary | {"student_sha256": digest})
     told = " and a softmax loss over words" if summary["vocabulary"]["words"] else ""
     learned = f"; teachers weighted by {settings['weighting']}" if len(settings["teachers"]) > 1 else ""
-    store = Store.open(fresh)
+    opened = Store.open(store)
     card = {
         "teachers": settings["teachers"],
         "data": f"{len(config['scenes_sha256'])} rooms of cuao3d.worlds.rooms, lifted with the mini teachers",
@@ -58,8 +60,8 @@ def main(run: Path, fresh: Path, out: Path = SHIPPED_STUDENT) -> None:
         "seed": settings["seed"],
         "seconds_of_training": summary["seconds"],
         "machine": machine(),
-        "scores_on_fresh_rooms": {labels: scored(store, out, labels) for labels in (LABELS, COARSE)},
-        "fresh_rooms": store.settings | {"num_rooms": len(store.names())},
+        "scores_on_fresh_rooms": {labels: scored(opened, out, labels) for labels in (LABELS, COARSE)},
+        "fresh_rooms": opened.names("test"),
         "num_parameters": sum(parameter.numel() for parameter in student.parameters()),
         "precision": str(torch.float16),
         "sha256": digest,
@@ -72,7 +74,9 @@ def main(run: Path, fresh: Path, out: Path = SHIPPED_STUDENT) -> None:
 def scored(store: Store, run: Path, labels: str) -> list[dict[str, Any]]:
     """Score lifted features and student in a label set."""
     predictors = (Predictor.open(store), Predictor.open(store, run=run))
-    return [figures(row) for one in predictors for row in evaluate(store, one, dataset="rooms", labels=labels)]
+    return [
+        figures(row) for one in predictors for row in evaluate(store, one, dataset="rooms", labels=labels, split="test")
+    ]
 
 
 def figures(row: Row) -> dict[str, Any]:
