@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 import torch
 import tyro
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cuao3d.teachers.mini import IMAGE_SIZE, WEIGHTS
@@ -57,7 +57,7 @@ class Plan:
     minutes: float = 115
     """Stop after so long; the next start goes on."""
     start: Path | None = None
-    """Weights of an earlier training to begin with, with their card beside them; another seed is to be chosen."""
+    """Folder of an earlier training to begin with what it learned; another seed is to be chosen."""
 
 
 def main(plan: Plan) -> None:
@@ -74,8 +74,8 @@ def main(plan: Plan) -> None:
         world: (images[-NUM_TEST_VIEWS:], labels[-NUM_TEST_VIEWS:]) for world, (images, labels) in everything.items()
     }
     if plan.start is not None:
-        kept = {key: value for key, value in load_file(plan.start).items() if key not in objective.extra}
-        objective.network.load_state_dict(kept)
+        learned = torch.load(plan.start / f"{plan.teacher}.part", weights_only=True)["network"]
+        objective.network.load_state_dict(learned)
     seconds = optimise(plan, objective, train, test)
     if seconds is None:
         print("stopped for now; start again to go on", flush=True)
@@ -130,7 +130,7 @@ def write(plan: Plan, objective: Objective, metrics: dict[str, float], seconds: 
     save_file({**state, **objective.extra}, path)
     arguments = f"--views {plan.views.name} --steps {plan.steps} --batch {plan.batch} --seed {plan.seed}"
     arguments += f" --learning-rate {plan.learning_rate}" + (f" --start {plan.start.name}" if plan.start else "")
-    before = {} if plan.start is None else json.loads(plan.start.with_suffix(".json").read_text(encoding="utf-8"))
+    before = {} if plan.start is None else json.loads((plan.start / path.name).with_suffix(".json").read_text(encoding="utf-8"))
     card = {
         "teacher": plan.teacher,
         "data": f"Views of {' and '.join(objective.worlds)} made by cuao3d.worlds (scripts/render_teacher_rooms.py), "
