@@ -130,7 +130,8 @@ def write(plan: Plan, objective: Objective, metrics: dict[str, float], seconds: 
     save_file({**state, **objective.extra}, path)
     arguments = f"--views {plan.views.name} --steps {plan.steps} --batch {plan.batch} --seed {plan.seed}"
     arguments += f" --learning-rate {plan.learning_rate}" + (f" --start {plan.start.name}" if plan.start else "")
-    before = {} if plan.start is None else json.loads((plan.start / path.name).with_suffix(".json").read_text(encoding="utf-8"))
+    earlier = None if plan.start is None else (plan.start / path.name).with_suffix(".json")
+    before = {} if earlier is None else json.loads(earlier.read_text(encoding="utf-8"))
     card = {
         "teacher": plan.teacher,
         "data": f"Views of {' and '.join(objective.worlds)} made by cuao3d.worlds (scripts/render_teacher_rooms.py), "
