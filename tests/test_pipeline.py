@@ -25,14 +25,18 @@ def test_the_shipped_student_is_what_its_card_says():
     assert file.stat().st_size <= 8_000_000
     assert card["sha256"] == sha256_of(file)
     run = load_run(SHIPPED_STUDENT)
-    assert tuple(run.student.num_channels) == tuple(recipes.MINI_TEACHERS)
+    assert tuple(run.student.num_channels) == tuple(card["teachers"])
+    assert run.vocabulary is not None
+    assert run.vocabulary.words == ()  # it was told no word
+    assert run.student.calibration is not None
+    assert asdict(run.student.calibration) == card["calibration"]
     assert run.voxel_size == recipes.MINI_VOXEL
     assert sum(parameter.numel() for parameter in run.student.parameters()) == card["num_parameters"]
 
 
 def test_the_shipped_student_saw_the_teachers_that_ship_with_it():
     learned = {name: asdict(card)["weights_sha256"] for name, card in load_run(SHIPPED_STUDENT).teachers.items()}
-    assert learned == {name: load_teacher(name).weights_sha256 for name in recipes.MINI_TEACHERS}
+    assert learned == {name: load_teacher(name).weights_sha256 for name in learned}
 
 
 def test_two_workers_lift_the_same_as_one(room_folder, tmp_path):
