@@ -168,7 +168,7 @@ def test_an_estimate_by_hand(synthetic_scene: Scene):
 def test_teachers_that_are_here_are_measured(room_folder: Path):
     scene = open_dataset(room_folder)[0]
     here, absent = prospects(["mini-dino", "lseg"], scene, cell=0.1)
-    assert (here.num_channels, absent.num_channels, absent.seconds_per_view) == (128, 512, None)
+    assert (here.num_channels, absent.num_channels, absent.seconds_per_view) == (160, 512, None)
     assert here.seconds_per_view is not None
     assert 0 < here.seconds_per_view < 30
     with pytest.raises(ValueError, match="Unknown teacher 'lsg'"):

@@ -121,7 +121,7 @@ def _identity(folder: Path) -> str:
 
 def without_length(description: Mapping[str, Any]) -> dict[str, Any]:
     """Return the description of a run without its length where its first steps do not depend on it."""
-    config = description.get("config", {})
+    config = description.get("config") or {}
     if config.get("schedule") != "cooldown":
         return dict(description)
     return {**description, "config": {name: value for name, value in config.items() if name not in _LENGTH}}

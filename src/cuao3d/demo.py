@@ -110,13 +110,7 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_work
     runs, supervised = _train_students(store, out / "runs", seed, config, stages, num_workers)
     ceiling: tuple[Row, ...] = ()
     with stages("evaluating") as said:
-        lifted, shipped = Predictor.open(store), Predictor.open(store, run=SHIPPED_STUDENT)
-        students = {name: Predictor.open(store, run=run) for name, run in runs.items()}
-        of_named = {"none": lifted, **students, "shipped": shipped}
-        fine, coarse = (
-            {name: evaluate(store, one, model=name, dataset="rooms", labels=labels) for name, one in of_named.items()}
-            for labels in (LABELS, COARSE)
-        )
+        fine, coarse = _scores(store, runs)
         of_shipped = fine.pop("shipped")
         rows = [row for of_model in fine.values() for row in of_model]
         if config.supervised:
@@ -151,6 +145,16 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_work
     write_json(out / "results.json", results)
     write_report(out / "report.html", results, gallery)
     return results
+
+
+def _scores(store: Store, runs: Mapping[str, Path]) -> tuple[dict[str, tuple[Row, ...]], ...]:
+    """Score lifted features, students and the shipped student in both label sets: the rows of each, by name."""
+    students = {name: Predictor.open(store, run=run) for name, run in {**runs, "shipped": SHIPPED_STUDENT}.items()}
+    of_named = {"none": Predictor.open(store), **students}
+    return tuple(
+        {name: evaluate(store, one, model=name, dataset="rooms", labels=labels) for name, one in of_named.items()}
+        for labels in (LABELS, COARSE)
+    )
 
 
 def _ask_lounge(out: Path, stages: Stages) -> tuple[Finds | None, dict[str, Any]]:

@@ -171,9 +171,7 @@ def zero_shot(
     Raises:
         InputError: A read-out lacks its student, or no scene of the split has labels.
     """
-    readouts = tuple(readouts)
-    _check_readouts(readouts, has_student=predict is not None)
-
+    _check_readouts(readouts := tuple(readouts), has_student=predict is not None)
     tally = None if queries is None else Tally(queries)
 
     def score_classes(scene: StoredScene) -> dict[str, Tensor]:
@@ -185,8 +183,7 @@ def zero_shot(
         return score(class_vectors)
 
     counted = count(store, classes, score_classes, split=split, seen_only=seen_only, progress=progress)
-    points: Literal["all", "seen"] = "seen" if seen_only else "all"
-    row = partial(make_row, counted, classes, dataset=dataset, split=split or "all", points=points)
+    row = partial(make_row, counted, classes, dataset=dataset, split=split or "all", seen_only=seen_only)
     rows = []
     for readout in readouts:
         who, words = ("none", replace(told, student=NOTHING_TOLD.student)) if readout == "fused" else (model, told)
@@ -366,7 +363,7 @@ def make_row(
     readout: str,
     dataset: str,
     split: str,
-    points: Literal["all", "seen"] = "all",
+    seen_only: bool = False,
     told: Told = NOTHING_TOLD,
     retrieval: Mapping[str, Retrieval] | None = None,
 ) -> Row:
@@ -379,7 +376,7 @@ def make_row(
         readout: The read-out.
         dataset: Name of the dataset.
         split: Split of the dataset.
-        points: Which points were scored.
+        seen_only: Whether only points were scored whose sample a view sees.
         told: Words that the student and the teacher were trained with.
         retrieval: How well synonyms and questions do.
     """
@@ -394,7 +391,7 @@ def make_row(
         dataset=dataset,
         label_set=classes.name,
         split=split,
-        points=points,
+        points="seen" if seen_only else "all",
         scenes=count_of(counted.num_scenes, counted.missing),
         missing=dict(counted.missing),
         miou=100 * strict.miou,
