@@ -21,6 +21,7 @@ from cuao3d.predictor import Predictor
 from cuao3d.query import scores
 from cuao3d.retrieval import Queries, Tally
 from cuao3d.run import STUDENT
+from cuao3d.seals import read_sealed, write_sealed
 from cuao3d.store import Store
 from cuao3d.student import Student
 from cuao3d.teachers import Calibration
@@ -70,7 +71,7 @@ def keep(run: Path | None, teacher: str, calibration: Calibration, wrong: dict[s
         student.calibration = calibration
         student.save(run / STUDENT)
         card, digest = run / "card.json", sha256_of(run / STUDENT)
-        write_json(run / "run.json", read_json(run / "run.json") | {"student_sha256": digest})
+        write_sealed(run / "run.json", read_sealed(run / "run.json", "ship it again") | {"student_sha256": digest})
         entries |= {"sha256": digest}
     if card.is_file():
         write_json(card, read_json(card) | entries)

@@ -18,10 +18,11 @@ import tyro
 
 from cuao3d.demo import COARSE, LABELS, SHIPPED_STUDENT
 from cuao3d.evaluate import Row
-from cuao3d.files import sha256_of, write_json
+from cuao3d.files import read_json, sha256_of, write_json
 from cuao3d.pipeline import evaluate
 from cuao3d.predictor import Predictor
 from cuao3d.progress import machine
+from cuao3d.seals import read_sealed, write_sealed
 from cuao3d.store import Store
 from cuao3d.student import Student
 
@@ -37,7 +38,7 @@ def main(run: Path, store: Path, out: Path = SHIPPED_STUDENT) -> None:
         store: Store of labelled rooms, those of the split `test` used by nothing else.
         out: Folder to write.
     """
-    config, summary = (json.loads((run / name).read_text(encoding="utf-8")) for name in ("config.json", "run.json"))
+    config, summary = read_json(run / "config.json"), read_sealed(run / "run.json", "train again")
     student = Student.load(run / "student.safetensors").half()
     settings = config["config"]
     student.voxel_size, student.teachers = settings["voxel_size"], summary["teachers"]
@@ -46,14 +47,14 @@ def main(run: Path, store: Path, out: Path = SHIPPED_STUDENT) -> None:
     assert size <= MAX_BYTES, f"{size} bytes exceed the limit of {MAX_BYTES}"
     digest = sha256_of(out / "student.safetensors")
     write_json(out / "config.json", config)
-    write_json(out / "run.json", summary | {"student_sha256": digest})
+    write_sealed(out / "run.json", summary | {"student_sha256": digest})
     told = " and a softmax loss over words" if summary["vocabulary"]["words"] else ""
     learned = f"; teachers weighted by {settings['weighting']}" if len(settings["teachers"]) > 1 else ""
     opened = Store.open(store)
     card = {
         "teachers": settings["teachers"],
         "data": f"{len(config['scenes_sha256'])} rooms of cuao3d.worlds.rooms, lifted with the mini teachers",
-        "objective": f"losses {', '.join(settings['losses'])}{told}{learned} (docs/method.md, section 5); no labels",
+        "objective": f"losses {', '.join(settings['losses'])}{told}{learned} (docs/method.md, section 5), no labels used",
         "vocabulary": summary["vocabulary"],
         "steps": settings["num_steps"],
         "learning_rate": settings["learning_rate"],
