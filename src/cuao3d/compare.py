@@ -26,8 +26,8 @@ BLOCK = 1.0
 MOST_ROWS = 30_000
 """Samples that a probe learns from, at most."""
 
-RIDGE = 1e-2
-"""Penalty of the probe, a share of the mean variance of its standardised inputs."""
+DECAY, ITERATIONS = 1e-2, 60
+"""Penalty of the probe's weights on standardised inputs, and its steps of L-BFGS."""
 
 
 @dataclass(frozen=True)
@@ -199,23 +199,33 @@ def _probe(labelled: Sequence[_Labelled], teacher: str, classes: LabelSet) -> tu
         targets.append(of_seen[rows])
     if not sum(map(len, targets)):
         return None, None
-    predict = _ridge(torch.cat(features), torch.cat(targets), len(classes))
+    predict = _fit(torch.cat(features), torch.cat(targets), len(classes))
     scored = (scene for scene in labelled if not (by_scene and scene.is_train))
     predicted = ((scene, predict(scene.features[teacher].float())) for scene in scored)
     score = _miou(predicted, classes, in_blocks=not by_scene)
     return score, None if score is None else "other scenes" if by_scene else "other blocks"
 
 
-def _ridge(features: Float[Tensor, "R C"], targets: Int64[Tensor, "R"], num_classes: int) -> Callable[[Tensor], Tensor]:
-    """Fit a linear map from features to classes by least squares; every class counts as much as its square root."""
+def _fit(features: Float[Tensor, "R C"], targets: Int64[Tensor, "R"], num_classes: int) -> Callable[[Tensor], Tensor]:
+    """Fit a linear map from features to classes by their cross-entropy, where a class counts as its square root."""
     mean, deviation = features.mean(dim=0), features.std(dim=0).clamp(min=1e-6)
     inputs = torch.nn.functional.pad((features - mean) / deviation, (0, 1), value=1.0)
     counts = torch.bincount(targets, minlength=num_classes)
-    weights = counts[targets].float().rsqrt()[:, None]
-    wanted = torch.nn.functional.one_hot(targets, num_classes).float()
-    gram = inputs.T @ (weights * inputs)
-    gram.diagonal().add_(RIDGE * gram.diagonal().mean())
-    solution = torch.linalg.solve(gram, inputs.T @ (weights * wanted))
+    weights = counts[targets].float().rsqrt()
+    weights /= weights.sum()
+    solution = torch.zeros(inputs.shape[1], num_classes, requires_grad=True)
+    optimizer = torch.optim.LBFGS([solution], max_iter=ITERATIONS, history_size=10, line_search_fn="strong_wolfe")
+
+    def loss() -> float:
+        optimizer.zero_grad()
+        entropy = torch.nn.functional.cross_entropy(inputs @ solution, targets, reduction="none")
+        value = (entropy * weights).sum() + DECAY / 2 * solution[:-1].square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value.item()
+
+    with torch.enable_grad():
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
+    solution = solution.detach()
     absent = torch.where(counts == 0, -torch.inf, 0.0)
 
     def predict(described: Tensor) -> Tensor:
