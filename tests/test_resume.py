@@ -1,5 +1,6 @@
-"""A run that is killed, at any moment and any number of times, ends as if it had not been."""
+"""A run that is killed, however often and whenever, ends as if it had not been; so does one that branches off."""
 
+import json
 import random
 import signal
 import time
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from cuao3d.checkpoints import without_length
 from cuao3d.distill import distill
+from cuao3d.errors import InputError
 from cuao3d.files import sha256_of
 from cuao3d.store import Store
 from cuao3d.student import ARCHITECTURES, Architecture
@@ -64,3 +67,23 @@ def test_a_run_that_is_killed_ends_as_if_it_had_not_been(tmp_path, num_kills):
         print(f"{killed} kills, {attempt + 1} runs: all bytes equal")
         if killed >= num_kills:
             break
+
+
+def test_runs_of_several_lengths_begin_alike_where_the_rate_falls_last(tmp_path):
+    store, (short, long) = (
+        make_store(tmp_path / "store"),
+        (replace(CONFIG, schedule="cooldown", num_steps=steps, keep_every=4) for steps in (5, 10)),
+    )
+    whole = distill(store, short, tmp_path / "short")
+    trunk = distill(store, long, tmp_path / "long") / "checkpoint-000004.safetensors"
+    branch = distill(store, short, tmp_path / "branch", resume=trunk)
+    for file in ("student.safetensors", "metrics.jsonl"):
+        assert (branch / file).read_bytes() == (whole / file).read_bytes()
+    rates = [json.loads(line)["rate"] for line in (tmp_path / "long" / "metrics.jsonl").open()]
+    assert rates == pytest.approx([CONFIG.learning_rate] * 9 + [CONFIG.learning_rate / 2])
+    late, other = trunk.with_name("checkpoint-000008.safetensors"), replace(CONFIG, num_steps=5, keep_every=4)
+    for config, checkpoint in ((short, late), (other, trunk), (replace(short, seed=1), trunk)):
+        with pytest.raises(InputError, match="is not of this run"):
+            distill(store, config, tmp_path / "no", resume=checkpoint)
+    for schedule in ("cosine", "poly", "exponential", "constant"):  # nearly all begin otherwise
+        assert without_length({"config": {"schedule": schedule, "num_steps": 5}})["config"]["num_steps"] == 5

@@ -27,7 +27,7 @@ CONFIG = TrainConfig(voxel_size=0.1, num_steps=7, batch_size=2, augmentation=STI
 
 
 def test_rates_by_hand():
-    half = {"constant": 1.0, "exponential": 0.1, "poly": 0.5**0.9, "cosine": 0.5}
+    half = {"constant": 1.0, "cooldown": 1.0, "exponential": 0.1, "poly": 0.5**0.9, "cosine": 0.5}
     for schedule, fraction in half.items():
         config = replace(CONFIG, schedule=schedule, final_rate=0.01)
         assert rate_fraction(0.0, config) == pytest.approx(1)

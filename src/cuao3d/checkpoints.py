@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NotRequired, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +21,14 @@ CHECKPOINT = "checkpoint.safetensors"
 
 MADE_WITH = ("code_sha256", "torch_version")
 """What a run records of the code that it was begun with."""
+
+COOLDOWN = 0.2
+"""Share of the steps of the schedule "cooldown" in which the learning rate falls to 0; before, it is constant, so that
+runs of several lengths begin alike (Hägele et al., Scaling Laws and Compute-Optimal Training Beyond Fixed Training
+Durations, NeurIPS 2024)."""
+
+_LENGTH = ("num_steps", "keep_every")
+"""Settings in which runs that begin alike may differ."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +115,36 @@ def restore(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> 
 def _identity(folder: Path) -> str:
     """Return a SHA-256 that tells the run in a folder from all others: of its configuration but for `MADE_WITH`."""
     held = read_whole_json(folder / "config.json") or {}
-    rest = {name: value for name, value in held.items() if name not in MADE_WITH}
+    rest = without_length({name: value for name, value in held.items() if name not in MADE_WITH})
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def without_length(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the description of a run without its length where its first steps do not depend on it."""
+    config = description.get("config") or {}
+    if config.get("schedule") != "cooldown":
+        return dict(description)
+    return {**description, "config": {name: value for name, value in config.items() if name not in _LENGTH}}
+
+
+def may_branch(file: Path, description: Mapping[str, Any]) -> bool:
+    """Return whether a run may go on from a checkpoint of a run of another length: both were to cool down later.
+
+    Args:
+        file: The checkpoint, in the folder of its run.
+        description: What the folder of the new run holds in `config.json`.
+    """
+    held = read_whole_json(file.parent / "config.json") or {}
+    lengths = [one.get("config", {}).get("num_steps") for one in (held, description)]
+    alike = without_length({name: held.get(name) for name in description}) == without_length(description)
+    if not alike or description["config"].get("schedule") != "cooldown" or not all(lengths):
+        return False
+    try:
+        with safe_open(file, framework="pt") as opened:
+            step = parse((opened.metadata() or {})["progress"], _Progress, "its progress")["step"]
+    except (SafetensorError, KeyError):
+        return False
+    return bool(step <= (1 - COOLDOWN) * min(lengths) + 1e-9)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ import torch
 from cuao3d import __version__
 from cuao3d.batches import BatchConfig
 from cuao3d.checkpoints import CHECKPOINT as CHECKPOINT
-from cuao3d.checkpoints import MADE_WITH
+from cuao3d.checkpoints import MADE_WITH, may_branch
 from cuao3d.checkpoints import Best as Best
 from cuao3d.checkpoints import TrainingState as TrainingState
 from cuao3d.checkpoints import kept_name as kept_name
@@ -381,10 +381,11 @@ def _find_checkpoint(path: Path, description: dict[str, Any]) -> Path:
             f"There is no checkpoint {file}. Name one, or the folder of an unfinished run: a finished one keeps only "
             f"the checkpoints of --config.keep-every.{nearby(path)}"
         )
-    if not _is_of(file.parent, description):
+    if not _is_of(file.parent, description) and not may_branch(file, description):
         raise InputError(
             f"{file} is not of this run: {file.parent / 'config.json'} is missing, or names another configuration, "
-            "other scenes or another version. A checkpoint can be resumed only with the settings of its run."
+            "other scenes or another version. A checkpoint can be resumed only with the settings of its run; with the "
+            "schedule cooldown also with another number of steps, before either run cools down."
         )
     return file
 

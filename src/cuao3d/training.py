@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cuao3d import run
 from cuao3d.batches import Batch, BatchConfig, Batches
+from cuao3d.checkpoints import COOLDOWN
 from cuao3d.errors import InputError, TerminatedError
 from cuao3d.heads import HeadKind
 from cuao3d.progress import OnStep, peak_memory
@@ -59,8 +60,9 @@ class TrainConfig(BatchConfig):
     """Initial learning rate."""
     weight_decay: Weight = 0.0
     """Weight decay of the student."""
-    schedule: Literal["constant", "exponential", "poly", "cosine"] = "exponential"
-    """Decay of the learning rate: to `final_rate` (exponential), to 0 as (1 - t)^0.9 (poly), to 0 as a half cosine."""
+    schedule: Literal["constant", "cooldown", "exponential", "poly", "cosine"] = "exponential"
+    """Decay of the learning rate: to `final_rate` (exponential), to 0 as (1 - t)^0.9 (poly), to 0 as a half cosine,
+    or to 0 in a line over the last fifth of the steps (cooldown)."""
     final_rate: Annotated[float, Range(1e-9, 1e6)] = 0.1
     """Learning rate at the end of the exponential schedule, as a fraction of the initial one."""
     clip_norm: Annotated[float, Range(1e-12, 1e12)] | None = None
@@ -173,6 +175,8 @@ def rate_fraction(progress: float, config: TrainConfig) -> float:
             return math.pow(1 - progress, 0.9)
         case "cosine":
             return (1 + math.cos(math.pi * progress)) / 2
+        case "cooldown":
+            return min(1.0, (1 - progress) / COOLDOWN)
         case "constant":
             return 1.0
 
