@@ -5,10 +5,11 @@ A name that was a training word is seen; zero-shot figures are those of the othe
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from cuao3d.errors import InputError, NotFoundError
 from cuao3d.labels import LabelSet
@@ -99,6 +100,17 @@ def by_seen(iou: Mapping[str, float], classes: LabelSet, vocabulary: Vocabulary 
     one, other = _mean(iou[name] for name in seen), _mean(iou[name] for name in unseen)
     reason = "no evaluated name is seen" if one is None else "no evaluated name is unseen" if other is None else ""
     return BySeen(str(vocabulary), seen, unseen, one, other, harmonic_mean(one, other), reason)
+
+
+def divisions(row: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield "student" and "teacher" with the scores of a row divided by their words; a supervised one has no teacher.
+
+    Args:
+        row: A `Row` as a dictionary, or what is left of one.
+    """
+    for who in ("student", "teacher"):
+        if (divided := row.get(f"by_{who}")) is not None and (who, row["readout"]) != ("teacher", "supervised"):
+            yield who, divided
 
 
 def harmonic_mean(one: float | None, other: float | None) -> float | None:
