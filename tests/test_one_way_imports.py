@@ -66,6 +66,7 @@ ROOMS = (
     "training",
     "query",
     "predictor",
+    "verdicts",
     "retrieval",
     "evaluate",
     "distill",

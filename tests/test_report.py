@@ -116,11 +116,13 @@ def test_the_page_marks_seen_names_and_gives_both_means(tmp_path, gallery, resul
 
 def test_the_page_shows_how_well_queries_do(tmp_path, gallery, results):
     assert "AUROC" not in _page(tmp_path, results, gallery)
-    found = Retrieval(37.25, 5.0, 0.781, 12, 34, "", (), (QueryScore("couch", ("sofa",), False, None, 37.25, 12, 34),))
+    found = Retrieval(
+        37.25, 5.0, 0.781, 12, 34, "", (), (QueryScore("couch", ("sofa",), False, None, 37.25, 12, 34),), 4.5
+    )
     asked = [{**results["rows"][0], "retrieval": {"synonyms": asdict(found)}}]
     page = _page(tmp_path, results | {"rows": json.loads(json.dumps(asked))}, gallery)
     (line,) = re.findall(r"<tr>.*1 synonyms.*</tr>", page)
-    assert re.findall(r'<td class="n">([^<]*)</td>', line) == ["37.2", "5.0", "0.78", "12", "34"]
+    assert re.findall(r'<td class="n">([^<]*)</td>', line) == ["37.2", "5.0", "0.78", "4.5", "–", "12", "34"]
 
 
 def test_the_page_says_no_more_than_there_is(tmp_path):

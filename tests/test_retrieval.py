@@ -13,6 +13,7 @@ from cuao3d.evaluate import zero_shot
 from cuao3d.labels import label_set
 from cuao3d.query import CONTRAST, MIN_POINTS, Questions, ask
 from cuao3d.retrieval import Queries, Tally, auroc, average_precision
+from cuao3d.teachers import Calibration
 from cuao3d.text import Table
 from cuao3d.vocabulary import Told, Vocabulary
 
@@ -143,18 +144,21 @@ def test_a_synonym_is_asked_as_names_are():
     assert torch.allclose(queries.questions.vectors[index], Toy()(["a couch in a scene"])[0])
 
 
-@pytest.mark.parametrize(("num_points", "sides"), [(0, (0, 1)), (1, (0, 0)), (19, (0, 0)), (20, (1, 0))])
-def test_a_scene_holds_a_class_from_a_number_of_points_on(num_points, sides):
+@pytest.mark.parametrize(
+    ("num_samples", "sides"), [(0, (0, 1)), (1, (0, 0)), (MIN_POINTS - 1, (0, 0)), (MIN_POINTS, (1, 0))]
+)
+def test_a_scene_holds_a_class_from_as_many_samples_on_as_a_peak_needs(num_samples, sides):
     queries = Queries.read(asked_set(synonyms={"sofa": ["couch"]}), Toy())
     tally = Tally(queries)
-    labels = torch.full((100,), WALL)
-    labels[:num_points] = SOFA
-    tally.add({"distilled": torch.rand(100, 1 + len(CONTRAST))}, torch.ones(100).bool(), torch.arange(100), labels)
+    labels = torch.full((300,), WALL)
+    labels[: 3 * num_samples] = SOFA
+    sample_of_point = torch.arange(300) // 3
+    tally.add({"distilled": torch.rand(100, 1 + len(CONTRAST))}, torch.ones(100).bool(), sample_of_point, labels)
     found = tally.results("distilled", Told(None))["synonyms"]
     assert (found.num_present, found.num_absent) == sides
     assert found.auroc is None
-    assert found.reason == ("every scene holds an answer" if num_points == 20 else "no scene holds an answer")
-    assert (found.ap is None) == (num_points < MIN_POINTS)
+    assert found.reason == ("every scene holds an answer" if num_samples == MIN_POINTS else "no scene holds an answer")
+    assert (found.ap is None) == (num_samples < MIN_POINTS)
     assert [query.is_seen for query in found.queries] == [None]
 
 
@@ -213,6 +217,7 @@ def test_evaluation_scores_queries_in_the_same_pass(synthetic_store, capsys, mon
         split=None,
         told=Told(Vocabulary(("canvas",), "mine.txt")),
         queries=Queries.read(classes, Colors()),
+        calibration=Calibration(-1, -1, "a test: all is here"),
     )
     assert described == ["synthetic"]
     assert distilled.retrieval["synonyms"].ap == distilled.retrieval["questions"].ap == 100
@@ -222,10 +227,14 @@ def test_evaluation_scores_queries_in_the_same_pass(synthetic_store, capsys, mon
     assert fused.retrieval["questions"].ap < 100 == joined.retrieval["questions"].ap
     assert [query.is_seen for query in distilled.retrieval["synonyms"].queries] == [False, True]
     assert [query.is_seen for query in fused.retrieval["synonyms"].queries] == [False, False]
+    wrong = [(found.false_absent, found.false_here) for row in (distilled, joined) for found in row.retrieval.values()]
+    assert wrong == [(0, 100), (0, None), (None, None), (None, None)]  # 2d3d is asked by nobody
     print_rows([asdict(row) for row in (fused, distilled)])
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     share = 100 * 144 / 585
     assert f"none distilled synonyms 100.0 {share:.1f} 1.00 1 1 1 of 2 not known" in lines
+    said = "0.0 % of what is there is called absent, 100.0 % of what is absent is called here"
+    assert f"verdicts of none, distilled, synonyms: {said}" in " ".join(lines)
 
 
 def test_a_label_set_without_queries_prints_none(synthetic_store, capsys):

@@ -131,7 +131,7 @@ def test_a_teachers_words_are_those_of_its_weights(tmp_path, monkeypatch):
     photo = next(iter(known.CLASS_LISTS))
     assert "sofa" in vocabulary_of("ade20k", photo)
     (tmp_path / "mini_lseg.json").write_text(json.dumps(card | {"vocabulary": "sofa"}))
-    with pytest.raises(InputError, match=r"The vocabulary of the weights"):
+    with pytest.raises(InputError, match=r"The vocabulary of mini-lseg"):
         vocabulary_of("mini-lseg", "1" * 64)
 
 

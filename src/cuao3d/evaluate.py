@@ -23,6 +23,7 @@ from cuao3d.retrieval import Queries, Retrieval, Tally
 from cuao3d.scene import UNLABELLED, Split
 from cuao3d.store import Store, StoredScene
 from cuao3d.store.roll import count_of
+from cuao3d.teachers import Calibration
 from cuao3d.vocabulary import BySeen, Told, by_seen
 
 BACKGROUND = ("wall", "floor", "ceiling", "other", "otherfurniture", "otherstructure", "otherprop")
@@ -145,6 +146,7 @@ def zero_shot(
     seen_only: bool = False,
     told: Told = NOTHING_TOLD,
     queries: Queries | None = None,
+    calibration: Calibration | None = None,
     progress: OnCount | None = None,
 ) -> tuple[Row, ...]:
     """Segment the scenes of a store by the names of the classes, in a single pass without augmentation.
@@ -163,14 +165,13 @@ def zero_shot(
         seen_only: Score only points whose sample at least one view sees.
         told: Words that the student and the teacher were trained with.
         queries: Synonyms and questions of the classes, to be scored in the same pass.
+        calibration: Relevance at which verdicts change: of the student if there is one, else of the lifted features.
         progress: Called after each scene.
 
     Raises:
         InputError: A read-out lacks its student, or no scene of the split has labels.
     """
-    readouts = tuple(readouts)
-    _check_readouts(readouts, has_student=predict is not None)
-
+    _check_readouts(readouts := tuple(readouts), has_student=predict is not None)
     tally = None if queries is None else Tally(queries)
 
     def score_classes(scene: StoredScene) -> dict[str, Tensor]:
@@ -182,12 +183,12 @@ def zero_shot(
         return score(class_vectors)
 
     counted = count(store, classes, score_classes, split=split, seen_only=seen_only, progress=progress)
-    points: Literal["all", "seen"] = "seen" if seen_only else "all"
-    row = partial(make_row, counted, classes, dataset=dataset, split=split or "all", points=points)
+    row = partial(make_row, counted, classes, dataset=dataset, split=split or "all", seen_only=seen_only)
     rows = []
     for readout in readouts:
         who, words = ("none", replace(told, student=NOTHING_TOLD.student)) if readout == "fused" else (model, told)
-        found = {} if tally is None else tally.results(readout, words)
+        judged = readout == ("fused" if predict is None else "distilled")
+        found = {} if tally is None else tally.results(readout, words, calibration if judged else None)
         rows.append(row(model=who, readout=readout, told=words, retrieval=found))
     return tuple(rows)
 
@@ -362,7 +363,7 @@ def make_row(
     readout: str,
     dataset: str,
     split: str,
-    points: Literal["all", "seen"] = "all",
+    seen_only: bool = False,
     told: Told = NOTHING_TOLD,
     retrieval: Mapping[str, Retrieval] | None = None,
 ) -> Row:
@@ -375,7 +376,7 @@ def make_row(
         readout: The read-out.
         dataset: Name of the dataset.
         split: Split of the dataset.
-        points: Which points were scored.
+        seen_only: Whether only points were scored whose sample a view sees.
         told: Words that the student and the teacher were trained with.
         retrieval: How well synonyms and questions do.
     """
@@ -390,7 +391,7 @@ def make_row(
         dataset=dataset,
         label_set=classes.name,
         split=split,
-        points=points,
+        points="seen" if seen_only else "all",
         scenes=count_of(counted.num_scenes, counted.missing),
         missing=dict(counted.missing),
         miou=100 * strict.miou,

@@ -167,6 +167,7 @@ def evaluate(
             seen_only=seen_only,
             told=predictor.told,
             queries=Queries.read(classes, predictor.encoder),
+            calibration=predictor.calibration,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
 

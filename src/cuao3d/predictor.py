@@ -97,6 +97,7 @@ class Predictor:
             _compare_cards(chosen, read.teachers.get(chosen), opened)
         student = read.student.eval().to(device)
         limits = _limits(chosen, cards[chosen], read.vocabulary)
+        limits["calibration"] = student.calibration or limits["calibration"]
         return Predictor(chosen, spec, encoder, student, read.voxel_size, device, **limits)
 
     @property
@@ -295,7 +296,7 @@ def _limits(teacher: str, card: TeacherCard, vocabulary: Vocabulary | None = Tol
     """Return what limits answers from a teacher's features: where verdicts change, and which words it knows."""
     sha256 = card.weights_sha256
     return {
-        "calibration": calibration_of(teacher),
+        "calibration": calibration_of(teacher, sha256),
         "classes": class_names_of(sha256),
         "told": Told(vocabulary, vocabulary_of(teacher, sha256)),
     }

@@ -27,6 +27,7 @@ from cuao3d.history import PALETTE, Chart, History, plot_chart, training_charts
 from cuao3d.labels import LabelSet
 from cuao3d.pictures import Dollhouse
 from cuao3d.scene import UNLABELLED, Camera
+from cuao3d.vocabulary import divisions
 
 TEMPLATE = "report.html.j2"
 
@@ -342,8 +343,7 @@ def _line(row: Mapping[str, Any]) -> dict[str, Any]:
         "scores": [row.get(key) for key in ("miou", "macc", "fmiou", "miou_official")],
         "by_seen": [
             (who, divided["vocabulary"], [divided[key] for key in ("miou_seen", "miou_unseen", "harmonic")])
-            for who in ("student", "teacher")
-            if (divided := row.get(f"by_{who}")) and (who, row["readout"]) != ("teacher", "supervised")
+            for who, divided in divisions(row)
         ],
         "asked": list(row.get("retrieval", {}).items()),
         "num_points": row.get("num_points"),

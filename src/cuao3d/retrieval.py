@@ -18,11 +18,14 @@ from cuao3d.errors import InputError
 from cuao3d.labels import LabelSet
 from cuao3d.query import MIN_POINTS, Questions, peaks, relevance_of
 from cuao3d.scene import UNLABELLED
+from cuao3d.teachers import Calibration
 from cuao3d.text import TextEncoder
 from cuao3d.text.prompts import PROMPT
+from cuao3d.verdicts import Peaks, wrong_verdicts
 from cuao3d.vocabulary import Told, Vocabulary
 
-Kind = Literal["synonyms", "questions"]
+Kind = Literal["names", "synonyms", "questions"]
+"""What is asked: the prompts of the classes themselves, to fit verdicts only, their synonyms, or questions."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,9 @@ class QueryScore:
     ap: float | None
     """Average precision, the mean over the scenes that hold an answer, percent; None if none does."""
     num_present: int
-    """Scenes that hold an answer: at least `min_points` points of these classes."""
+    """Scenes that hold an answer: at least `min_samples` samples of these classes, as many as a peak needs."""
     num_absent: int
-    """Scenes without a single point of them. A scene with fewer than `min_points` counts on neither side."""
+    """Scenes without a single point of them. A scene with fewer than `min_samples` counts on neither side."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,10 @@ class Retrieval:
     """Queries that the text encoder does not know, as one with a fixed vocabulary may not."""
     queries: tuple[QueryScore, ...]
     """Each query by itself."""
+    false_absent: float | None = None
+    """Share of the pairs that hold an answer where the verdict is "absent", percent; None without a calibration."""
+    false_here: float | None = None
+    """Share of the other pairs where the verdict is "here", percent; None without a calibration."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +88,13 @@ class Queries:
     """The queries, in the space of the features."""
     unreadable: Mapping[Kind, tuple[str, ...]]
     """Queries of each kind that the text encoder does not know."""
-    min_points: int = MIN_POINTS
-    """Number of points from which a scene holds a class."""
+    min_samples: int = MIN_POINTS
+    """Number of samples from which a scene holds a class."""
 
     @staticmethod
-    def read(classes: LabelSet, encoder: TextEncoder, *, min_points: int = MIN_POINTS) -> "Queries | None":
+    def read(
+        classes: LabelSet, encoder: TextEncoder, *, min_samples: int = MIN_POINTS, names: bool = False
+    ) -> "Queries | None":
         """Encode the synonyms and questions of a label set.
 
         A synonym is asked as names are, by `PROMPT`; a question as it stands.
@@ -93,13 +102,15 @@ class Queries:
         Args:
             classes: The label set.
             encoder: Turns words into unit vectors.
-            min_points: Number of points from which a scene holds a class.
+            min_samples: Number of samples from which a scene holds a class.
+            names: Whether to ask for the names of the classes too.
 
         Returns:
             The queries; None where there is none, or none that the encoder knows.
         """
         asked: dict[tuple[Kind, str], list[int]] = {}
         lists: dict[Kind, tuple[tuple[str, ...], ...]] = {"synonyms": classes.synonyms, "questions": classes.questions}
+        lists |= {"names": tuple((prompt,) for prompt in classes.prompts)} if names else {}
         for kind, of_class in lists.items():
             for row, texts in enumerate(of_class):
                 for text in texts:
@@ -114,7 +125,7 @@ class Queries:
             answers[query, rows] = True
         worded = [PROMPT.replace("{name}", text) if kind == "synonyms" else text for kind, text in read]
         questions = replace(Questions.read(encoder, worded), words=tuple(text for _, text in read))
-        return Queries(classes, tuple(kind for kind, _ in read), answers, questions, unreadable, min_points)
+        return Queries(classes, tuple(kind for kind, _ in read), answers, questions, unreadable, min_samples)
 
 
 class _Pair(NamedTuple):
@@ -154,12 +165,14 @@ class Tally:
         queries, scored = self.queries, labels != UNLABELLED
         class_of_point, sample_of_point = labels[scored], sample_of_point[scored]
         counts = (queries.answers * torch.bincount(class_of_point, minlength=len(queries.classes))).sum(dim=1)
-        present = torch.nonzero(counts >= queries.min_points)[:, 0].tolist()
         total = torch.bincount(sample_of_point, minlength=len(seen))
         right = {}
-        for query in present:
+        for query in torch.nonzero(counts)[:, 0].tolist():
             answer = sample_of_point[queries.answers[query][class_of_point]]
-            right[query] = torch.bincount(answer, minlength=len(seen))
+            points_of_sample = torch.bincount(answer, minlength=len(seen))
+            if int((points_of_sample > 0).sum()) >= queries.min_samples:
+                right[query] = points_of_sample
+        asked = [query for query in range(len(counts)) if query in right or not counts[query]]
         for readout, texts in cosines.items():
             relevance = relevance_of(texts, queries.questions).cpu()
             known = seen if readout == "fused" else torch.ones_like(seen)
@@ -167,38 +180,55 @@ class Tally:
             relevance[~known] = -torch.inf
             of_query = relevance.T.contiguous()
             pairs = self._pairs.setdefault(readout, [])
-            for query in torch.nonzero((counts == 0) | (counts >= queries.min_points))[:, 0].tolist():
+            for query in asked:
                 ap, share = 0.0, 0.0
                 if query in right:
                     ap = average_precision(of_query[query], right[query], total)
                     share = float(counts[query]) / int(total.sum())
                 pairs.append(_Pair(query, query in right, peak[query], ap, share))
 
-    def results(self, readout: str, told: Told) -> dict[str, Retrieval]:
+    def results(self, readout: str, told: Told, calibration: Calibration | None = None) -> dict[str, Retrieval]:
         """Return the scores of a read-out for each kind of which there is a query.
 
         Args:
             readout: The read-out.
             told: Words that the student and the teacher were trained with.
+            calibration: Relevance at which its verdicts change, to count the wrong ones.
         """
-        found = {kind: self._of_kind(kind, readout, told) for kind in get_args(Kind)}
+        found = {kind: self._of_kind(kind, readout, told, calibration) for kind in get_args(Kind)}
         return {kind: retrieval for kind, retrieval in found.items() if retrieval.queries}
 
-    def _of_kind(self, kind: Kind, readout: str, told: Told) -> Retrieval:
-        own = [query for query, one in enumerate(self.queries.kinds) if one == kind]
+    def peaks(self, readout: str) -> dict[Kind, Peaks]:
+        """Return the peaks of each kind of query in a read-out."""
+        found = {}
+        for kind in get_args(Kind):
+            present, absent = self._sides(kind, readout)
+            found[kind] = Peaks([pair.peak for pair in present], [pair.peak for pair in absent])
+        return found
+
+    def _sides(self, kind: Kind, readout: str) -> tuple[list[_Pair], list[_Pair]]:
+        """Return the pairs that hold an answer, and those that do not."""
         pairs = [pair for pair in self._pairs.get(readout, []) if self.queries.kinds[pair.query] == kind]
-        present, absent = ([pair for pair in pairs if pair.is_present is held] for held in (True, False))
+        return [pair for pair in pairs if pair.is_present], [pair for pair in pairs if not pair.is_present]
+
+    def _of_kind(self, kind: Kind, readout: str, told: Told, calibration: Calibration | None) -> Retrieval:
+        own = [query for query, one in enumerate(self.queries.kinds) if one == kind]
+        present, absent = self._sides(kind, readout)
+        peaks = Peaks([pair.peak for pair in present], [pair.peak for pair in absent])
+        wrong = (None, None) if calibration is None else wrong_verdicts(peaks, calibration)
         seen, known = self._holds(told.student), self._holds(told.teacher)
         reason = "no scene holds an answer" if not present else "every scene holds an answer" if not absent else ""
         return Retrieval(
             ap=_percent(pair.ap for pair in present),
             ap_shuffled=_percent(pair.share for pair in present),
-            auroc=auroc([pair.peak for pair in present], [pair.peak for pair in absent]),
+            auroc=auroc(*peaks),
             num_present=len(present),
             num_absent=len(absent),
             reason=reason,
             unreadable=self.queries.unreadable.get(kind, ()),
-            queries=tuple(self._of_query(query, pairs, seen, known) for query in own),
+            queries=tuple(self._of_query(query, (*present, *absent), seen, known) for query in own),
+            false_absent=wrong[0],
+            false_here=wrong[1],
         )
 
     def _holds(self, vocabulary: Vocabulary | None) -> list[bool | None]:

@@ -24,7 +24,7 @@ from cuao3d.ranks import in_group, mean_over_ranks
 from cuao3d.schema import Length, Width, parse
 from cuao3d.seals import check_tensors, sealed
 from cuao3d.sparse import KernelMap, VoxelSet, convolve, multiply, sort_voxels
-from cuao3d.teachers import canonical, known_card
+from cuao3d.teachers import Calibration, canonical, known_card
 from cuao3d.vocabulary import Vocabulary
 
 OFFICIAL_VOXEL = 0.02
@@ -77,11 +77,13 @@ class Student(nn.Module):
         voxel_size: Edge of the voxels that it was trained with, metres; None if unknown.
         teachers: Card of each teacher, as JSON; empty if unknown. With both, its file alone can answer text queries.
         vocabulary: Words that it was trained with; None if unknown.
+        calibration: Relevance at which verdicts about its features change; None: as for its teacher.
     """
 
     voxel_size: float | None = None
     teachers: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     vocabulary: Vocabulary | None = None
+    calibration: Calibration | None = None
 
     def __init__(
         self,
@@ -218,6 +220,7 @@ class Student(nn.Module):
             "voxel_size": self.voxel_size,
             "teachers": dict(self.teachers),
             "vocabulary": None if self.vocabulary is None else asdict(self.vocabulary),
+            "calibration": None if self.calibration is None else asdict(self.calibration),
         }
         write_tensors(Path(path), self.state_dict(), {"student": sealed(self.state_dict(), plan)})
 
@@ -388,7 +391,8 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
 def convert_official(state_dict: Mapping[str, Tensor]) -> Checkpoint:
     """Make a student from official tensors, whose names may start with `module.` or `net3d.`."""
     original = {re.sub(r"^(module\.|net3d\.)+", "", name): name for name in state_dict}
-    teacher_of = {name: _teacher_of_head(name, state_dict[original[name]]) for name in original if _is_head(name)}
+    named = [name for name in original if re.fullmatch(r"final(?!_seg)(_\w+)?\.kernel", name)]
+    teacher_of = {name: _teacher_of_head(name, state_dict[original[name]]) for name in named}
     body = {name: state_dict[original[name]] for name in original if not name.startswith("final")}
     heads = {teacher: state_dict[original[name]] for name, teacher in teacher_of.items()}
     student = Student({teacher: kernel.shape[-1] for teacher, kernel in heads.items()}, _closest_architecture(body))
@@ -417,6 +421,7 @@ class _Plan(TypedDict):
     voxel_size: NotRequired[Length | None]
     teachers: NotRequired[dict[str, dict[str, Any]]]
     vocabulary: NotRequired[Vocabulary | None]
+    calibration: NotRequired[Calibration | None]
 
 
 def _read_ours(path: Path) -> Checkpoint:
@@ -434,16 +439,15 @@ def _read_ours(path: Path) -> Checkpoint:
         weight = tensors.get(f"heads.{tensor_name(name)}.weight")
         if weight is None or weight.shape[-1:] != (channels,):
             raise InputError(f"its metadata and its tensors do not fit: no head {name!r} of {channels} channels.")
-    student = Student(
-        plan["heads"], plan["architecture"], head=plan.get("head", "linear"), noise=plan.get("noise", False)
-    )
+    kind, noise = plan.get("head", "linear"), plan.get("noise", False)
+    student = Student(plan["heads"], plan["architecture"], head=kind, noise=noise)
     for name in plan.get("biased", ()):
         if name not in plan["heads"]:
             raise InputError(f"its metadata names no head {name!r}.")
         student.heads[name].bias = torch.zeros(plan["heads"][name])
     load_into(student, tensors, what=student.architecture)
     student.voxel_size, student.teachers = plan.get("voxel_size"), plan.get("teachers", {})
-    student.vocabulary = plan.get("vocabulary")
+    student.vocabulary, student.calibration = plan.get("vocabulary"), plan.get("calibration")
     return Checkpoint(student, tuple(tensors), ())
 
 
@@ -462,11 +466,10 @@ def _closest_architecture(body: Mapping[str, Tensor]) -> str:
     num_stem = body["conv0p1s1.kernel"].shape[-1] if "conv0p1s1.kernel" in body else 0
     found = (*planes, *(len(names) for names in convs), num_stem)
 
-    def num_differences(architecture: str) -> int:
-        plan = ARCHITECTURES[architecture]
+    def num_differences(plan: Architecture) -> int:
         return sum(a != b for a, b in zip(found, (*plan.planes, *plan.num_blocks, plan.num_stem), strict=True))
 
-    return min(ARCHITECTURES, key=num_differences)
+    return min(ARCHITECTURES, key=lambda name: num_differences(ARCHITECTURES[name]))
 
 
 def _official_name(ours: str) -> str:
@@ -485,10 +488,6 @@ def _official_name(ours: str) -> str:
         case _:
             raise AssertionError(ours)
     return f"{conv}.kernel" if leaf == ["kernel"] else f"{norm}.bn.{leaf[-1]}"
-
-
-def _is_head(name: str) -> bool:
-    return bool(re.fullmatch(r"final(_\w+)?\.kernel", name)) and not name.startswith("final_seg")
 
 
 def _teacher_of_head(name: str, kernel: Tensor) -> str:

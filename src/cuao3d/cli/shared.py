@@ -54,8 +54,12 @@ def _print_retrieval(rows: list[dict[str, Any]]) -> None:
     """Print how well synonyms and questions find what they ask for, where the label set has any."""
     lines: list[tuple[str, ...]] = []
     unreadable: dict[str, None] = {}
+    wrong = []
     for row in rows:
         for kind, found in row.get("retrieval", {}).items():
+            shares = [(found["false_absent"], "there is called absent"), (found["false_here"], "absent is called here")]
+            said = [f"{share:.1f} % of what is {how}" for share, how in shares if share is not None]
+            wrong += [f"verdicts of {row['model']}, {row['readout']}, {kind}: {', '.join(said)}"] if said else []
             scores = [(found["ap"], ".1f"), (found["ap_shuffled"], ".1f"), (found["auroc"], ".2f")]
             shown = ["-" if score is None else format(score, form) for score, form in scores]
             marks = ([query[mark] for query in found["queries"]] for mark in ("is_seen", "is_known"))
@@ -66,18 +70,20 @@ def _print_retrieval(rows: list[dict[str, Any]]) -> None:
     if lines:
         titles = ("AP", "AP, shuffled", "AUROC", "present", "absent", "student's words", "teacher's words")
         tell_table(("model", "read-out", "asked", *titles), lines, num_names=3)
+    for line in wrong:
+        tell(line)
     if unreadable:
         tell(f"not asked, as the text encoder does not know them: {', '.join(unreadable)}")
 
 
 def _print_by_seen(rows: list[dict[str, Any]]) -> None:
     """Print the mIoU over seen and unseen names, which names these are, and why a mean is missing."""
+    from cuao3d.vocabulary import divisions
+
     lines: list[tuple[str, ...]] = []
     named: dict[str, Any] = {}
     for row in rows:
-        for who in ("student", "teacher"):
-            if (divided := row.get(f"by_{who}")) is None or (who, row["readout"]) == ("teacher", "supervised"):
-                continue
+        for who, divided in divisions(row):
             means = [divided[key] for key in ("miou_seen", "miou_unseen", "harmonic")]
             scores = ["-" if mean is None else f"{mean:.1f}" for mean in means]
             lines.append((row["model"], row["readout"], f"{who}: {divided['vocabulary']}", *scores))

@@ -92,12 +92,17 @@ def known_card(name: str) -> TeacherCard | None:
     return TeacherCard(about.num_channels, about.text, teacher.loss, licence=about.licence)
 
 
-def calibration_of(name: str) -> Calibration:
-    """Return at which relevance verdicts about a teacher's features change.
+def calibration_of(name: str, weights_sha256: str | None = None) -> Calibration:
+    """Return at which relevance verdicts about a teacher's lifted features change.
 
     Args:
         name: Name of a teacher, in any spelling; another one has the default.
+        weights_sha256: SHA-256 of its weights, as its card has it; the card of weights of the package may say more.
     """
+    kept = _shipped_card(weights_sha256).get("calibration") if weights_sha256 else None
+    if kept is not None:
+        of_weights: Calibration = fit(kept, Calibration, f"The calibration of {name}")
+        return of_weights
     calibration: Calibration = getattr(TEACHERS.get(canonical(name)), "calibration", DEFAULT)
     return calibration
 
@@ -130,12 +135,11 @@ def vocabulary_of(name: str, weights_sha256: str | None) -> Vocabulary | None:
     """
     if weights_sha256 is None:
         return None
-    words: Iterable[str] | None = class_names_of(weights_sha256) or _shipped_vocabulary(weights_sha256)
-    return None if words is None else Vocabulary(tuple(words), name)
+    words = [*class_names_of(weights_sha256)] or _shipped_card(weights_sha256).get("vocabulary")
+    return None if words is None else Vocabulary(tuple(fit(words, list[str], f"The vocabulary of {name}")), name)
 
 
-def _shipped_vocabulary(weights_sha256: str) -> list[str] | None:
-    """Return the words that weights of the package were trained with, by the key `vocabulary` of their cards."""
+def _shipped_card(weights_sha256: str) -> dict[str, Any]:
+    """Return the card of weights that ship with the package; an empty one for others."""
     cards = (read_json(path) for path in sorted(WEIGHTS.glob("*.json")))
-    words = next((card.get("vocabulary") for card in cards if card.get("sha256") == weights_sha256), None)
-    return None if words is None else fit(words, list[str], f"The vocabulary of the weights in {WEIGHTS}")
+    return next((card for card in cards if card.get("sha256") == weights_sha256), {})
