@@ -7,6 +7,7 @@ import torch
 
 from cuao3d.errors import InputError
 from cuao3d.labels import label_set
+from cuao3d.predictor import Predictor
 from cuao3d.query import SAME, Questions, ask
 from cuao3d.retrieval import Queries
 from cuao3d.student import Student
@@ -81,3 +82,6 @@ def test_a_student_brings_its_own_verdicts(tmp_path):
     student.teachers = {"mini-lseg": {"num_channels": 384, "text": "minilm-centred", "loss": "cosine"}}
     student.save(tmp_path / "student.safetensors")
     assert Student.load(tmp_path / "student.safetensors").calibration == student.calibration
+    predictor = Predictor.open(run=tmp_path / "student.safetensors")
+    assert predictor.calibration == student.calibration
+    assert "The verdicts were calibrated on a test." in predictor.about
