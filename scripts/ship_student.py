@@ -54,7 +54,7 @@ def main(run: Path, store: Path, out: Path = SHIPPED_STUDENT) -> None:
     card = {
         "teachers": settings["teachers"],
         "data": f"{len(config['scenes_sha256'])} rooms of cuao3d.worlds.rooms, lifted with the mini teachers",
-        "objective": f"losses {', '.join(settings['losses'])}{told}{learned} (docs/method.md, section 5), no labels used",
+        "objective": f"losses {', '.join(settings['losses'])}{told}{learned} (docs/method.md, section 5), no labels",
         "vocabulary": summary["vocabulary"],
         "steps": settings["num_steps"],
         "learning_rate": settings["learning_rate"],
