@@ -113,7 +113,10 @@ def restore(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> 
 
 
 def _identity(folder: Path) -> str:
-    """Return a SHA-256 that tells the run in a folder from all others: of its configuration but for `MADE_WITH`."""
+    """Return a SHA-256 that tells the run in a folder from all others.
+
+    It is of its configuration but for `MADE_WITH` and, where runs of any length begin alike, for its length.
+    """
     held = read_whole_json(folder / "config.json") or {}
     rest = without_length({name: value for name, value in held.items() if name not in MADE_WITH})
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

@@ -200,11 +200,7 @@ class Tally:
 
     def peaks(self, readout: str) -> dict[Kind, Peaks]:
         """Return the peaks of each kind of query in a read-out."""
-        found = {}
-        for kind in get_args(Kind):
-            present, absent = self._sides(kind, readout)
-            found[kind] = Peaks([pair.peak for pair in present], [pair.peak for pair in absent])
-        return found
+        return {kind: _peaks(*self._sides(kind, readout)) for kind in get_args(Kind)}
 
     def _sides(self, kind: Kind, readout: str) -> tuple[list[_Pair], list[_Pair]]:
         """Return the pairs that hold an answer, and those that do not."""
@@ -214,7 +210,7 @@ class Tally:
     def _of_kind(self, kind: Kind, readout: str, told: Told, calibration: Calibration | None) -> Retrieval:
         own = [query for query, one in enumerate(self.queries.kinds) if one == kind]
         present, absent = self._sides(kind, readout)
-        peaks = Peaks([pair.peak for pair in present], [pair.peak for pair in absent])
+        peaks = _peaks(present, absent)
         wrong = (None, None) if calibration is None else wrong_verdicts(peaks, calibration)
         seen, known = self._holds(told.student), self._holds(told.teacher)
         reason = "no scene holds an answer" if not present else "every scene holds an answer" if not absent else ""
@@ -287,6 +283,11 @@ def auroc(present: Sequence[float], absent: Sequence[float]) -> float | None:
 
     ranks = rankdata([*present, *absent])[: len(present)]
     return float((ranks.sum() - len(present) * (len(present) + 1) / 2) / (len(present) * len(absent)))
+
+
+def _peaks(present: Sequence[_Pair], absent: Sequence[_Pair]) -> Peaks:
+    """Return the peaks of pairs that hold an answer, and of those that do not."""
+    return Peaks([pair.peak for pair in present], [pair.peak for pair in absent])
 
 
 def _percent(shares: Iterable[float]) -> float | None:
