@@ -15,16 +15,11 @@ import tyro
 from tyro.conf import Positional
 
 from cuao3d.console import note, tell_table
-from cuao3d.evaluate import labels_of
 from cuao3d.files import read_json, sha256_of, write_json
+from cuao3d.pipeline import ask_everything, fit_student
 from cuao3d.predictor import Predictor
-from cuao3d.query import scores
-from cuao3d.retrieval import Queries, Tally
 from cuao3d.run import STUDENT
-from cuao3d.seals import read_sealed, write_sealed
 from cuao3d.store import Store
-from cuao3d.student import Student
-from cuao3d.teachers import Calibration
 from cuao3d.teachers.mini import WEIGHTS
 from cuao3d.verdicts import fit_verdicts, wrong_verdicts
 
@@ -39,19 +34,14 @@ def main(store: Positional[Path], run: Path | None = None, labels: str = "made10
         where: What the scenes are, for the card.
     """
     opened = Store.open(store)
-    predictor, classes = Predictor.open(opened, run=run), opened.label_set(labels)
-    queries = Queries.read(classes, predictor.encoder, names=True)
-    assert queries is not None, f"{labels} asks nothing"
-    readout = "fused" if run is None else "distilled"
-    tallies = {"val": Tally(queries), "test": Tally(queries)}
-    for split, tally in tallies.items():
-        for name in opened.names(split):
-            scene = opened[name]
-            cosines = {readout: scores(predictor.features(scene), queries.questions.texts)}
-            tally.add(cosines, scene.seen, scene.sample_of_point, labels_of(scene, classes))
-    fitted, counted = (tally.peaks(readout) for tally in tallies.values())
-    who = f"lifted features of {predictor.teacher}" if run is None else "this student"
-    calibration = fit_verdicts(fitted, f"{who} in {len(opened.names('val'))} {where}")
+    if run is not None:
+        fit_student(opened, run, labels=labels, split="val", where=where)
+    predictor = Predictor.open(opened, run=run)
+    calibration = predictor.calibration
+    if run is None:
+        who = f"lifted features of {predictor.teacher} in {len(opened.names('val'))} {where}"
+        calibration = fit_verdicts(ask_everything(opened, predictor, labels=labels, split="val"), who)
+    counted = ask_everything(opened, predictor, labels=labels, split="test")
     wrong = {kind: wrong_verdicts(peaks, calibration) for kind, peaks in counted.items()}
     rows = [
         (kind, *(f"{share:.1f}" for share in wrong[kind] if share is not None), f"{len(one)}", f"{len(other)}")
@@ -59,20 +49,10 @@ def main(store: Positional[Path], run: Path | None = None, labels: str = "made10
     ]
     note(f"here from {calibration.here:.3f}, absent below {calibration.absent:.3f}")
     tell_table(("asked", "wrongly absent, %", "wrongly here, %", "present", "absent"), rows)
-    keep(run, predictor.teacher, calibration, {kind: list(shares) for kind, shares in wrong.items()})
-
-
-def keep(run: Path | None, teacher: str, calibration: Calibration, wrong: dict[str, Any]) -> None:
-    """Write the calibration onto the card of the teacher's weights, or into the student's file and onto its card."""
-    entries = {"calibration": asdict(calibration), "wrong_verdicts_elsewhere": wrong}
-    card = WEIGHTS / f"{teacher.replace('-', '_')}.json"
+    card = WEIGHTS / f"{predictor.teacher.replace('-', '_')}.json" if run is None else run / "card.json"
+    entries: dict[str, Any] = {"calibration": asdict(calibration), "wrong_verdicts_elsewhere": wrong}
     if run is not None:
-        student = Student.load(run / STUDENT)
-        student.calibration = calibration
-        student.save(run / STUDENT)
-        card, digest = run / "card.json", sha256_of(run / STUDENT)
-        write_sealed(run / "run.json", read_sealed(run / "run.json", "ship it again") | {"student_sha256": digest})
-        entries |= {"sha256": digest}
+        entries |= {"sha256": sha256_of(run / STUDENT)}
     if card.is_file():
         write_json(card, read_json(card) | entries)
 

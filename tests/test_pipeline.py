@@ -13,11 +13,14 @@ from cuao3d.demo import SHIPPED_STUDENT
 from cuao3d.errors import InputError
 from cuao3d.files import sha256_of
 from cuao3d.formats.ply import read_ply
-from cuao3d.pipeline import fuse
+from cuao3d.pipeline import fit_student, fuse
+from cuao3d.predictor import Predictor
 from cuao3d.progress import Stages
 from cuao3d.readers import open_dataset
 from cuao3d.run import load_run
 from cuao3d.teachers import load_teacher
+from cuao3d.verdicts import wrong_verdicts
+from cuao3d.worlds.rooms import Rooms
 
 
 def test_the_shipped_student_is_what_its_card_says():
@@ -37,6 +40,20 @@ def test_the_shipped_student_is_what_its_card_says():
 def test_the_shipped_student_saw_the_teachers_that_ship_with_it():
     learned = {name: asdict(card)["weights_sha256"] for name, card in load_run(SHIPPED_STUDENT).teachers.items()}
     assert learned == {name: load_teacher(name).weights_sha256 for name in learned}
+
+
+def test_a_student_is_given_verdicts_by_labelled_rooms(tmp_path):
+    run = shutil.copytree(SHIPPED_STUDENT, tmp_path / "run")
+    before = load_run(run)
+    rooms = Rooms((3, 4), num_views=2, label_set="made100")
+    store = fuse(rooms, [], tmp_path / "store", cell=recipes.MINI_CELL)
+    peaks = fit_student(store, run, labels="made100", split="train", where="rooms")
+    assert (run / "student.safetensors").stat().st_size <= 8_000_000  # its weights stay in half precision
+    fitted = Predictor.open(store, run=run).calibration
+    assert fitted == load_run(run).student.calibration != before.student.calibration
+    assert fitted.measured_on == "this student in 2 rooms"
+    for wrong in (wrong_verdicts(one, fitted) for one in peaks.values()):
+        assert all(share is None or share <= 3 for share in wrong)
 
 
 def test_two_workers_lift_the_same_as_one(room_folder, tmp_path):

@@ -60,9 +60,9 @@ class Comparison:
 def compare(store: Store, teachers: Sequence[str] = (), *, progress: OnCount | None = None) -> list[Comparison]:
     """Compare the teachers of a store. Scores are on the original points, those without features count as wrong.
 
-    The probe is a ridge regression to the classes on standardised features, in closed form: it has no rate and no seed
-    to choose. It learns from the training scenes and is scored on the others; where only one of the two has labels,
-    each scene is cut into blocks of a metre, and it learns from every other one.
+    The probe is a linear map from standardised features to the classes, fitted by cross-entropy (L-BFGS). It learns
+    from the training scenes and is scored on the others; where only one of the two has labels, each scene is cut into
+    blocks of a metre, and it learns from every other one.
 
     Args:
         store: Scenes that were lifted.

@@ -22,7 +22,7 @@ from cuao3d.files import write_json
 from cuao3d.finds import Finds
 from cuao3d.history import read_history
 from cuao3d.labels import label_set
-from cuao3d.pipeline import evaluate, fuse
+from cuao3d.pipeline import evaluate, fit_student, fuse
 from cuao3d.predictor import Predictor
 from cuao3d.probe import score, supervise
 from cuao3d.progress import OnStep, Stages, machine, training_bars, waiting
@@ -110,7 +110,7 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_work
     runs, supervised = _train_students(store, out / "runs", seed, config, stages, num_workers)
     ceiling: tuple[Row, ...] = ()
     with stages("evaluating") as said:
-        fine, coarse = _scores(store, runs)
+        fine, coarse = _scores(store, runs, stages, num_workers)
         of_shipped = fine.pop("shipped")
         rows = [row for of_model in fine.values() for row in of_model]
         if config.supervised:
@@ -147,14 +147,34 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_work
     return results
 
 
-def _scores(store: Store, runs: Mapping[str, Path]) -> tuple[dict[str, tuple[Row, ...]], ...]:
+def _scores(
+    store: Store, runs: Mapping[str, Path], stages: Stages, num_workers: int
+) -> tuple[dict[str, tuple[Row, ...]], ...]:
     """Score lifted features, students and the shipped student in both label sets: the rows of each, by name."""
-    students = {name: Predictor.open(store, run=run) for name, run in {**runs, "shipped": SHIPPED_STUDENT}.items()}
-    of_named = {"none": Predictor.open(store), **students}
-    return tuple(
-        {name: evaluate(store, one, model=name, dataset="rooms", labels=labels) for name, one in of_named.items()}
-        for labels in (LABELS, COARSE)
-    )
+    of_named = {"none": None, **runs, "shipped": SHIPPED_STUDENT}
+    jobs = [partial(_score, store.path, name, run, name in runs) for name, run in of_named.items()]
+    with training_bars(tuple(of_named)) as bars:
+        stages.num_workers = num_workers
+        rows = side_by_side(jobs, num_workers, lambda job, done, total, line: bars[job](done, total, line))
+    return tuple(dict(zip(of_named, of_labels, strict=True)) for of_labels in zip(*rows, strict=True))
+
+
+def _score(store: Path, name: str, run: Path | None, is_own: bool, on_step: OnStep) -> list[tuple[Row, ...]]:
+    """Fit the verdicts of an own student in the training rooms, and score in both label sets."""
+    opened = Store.open(store)
+    if is_own and run is not None:
+        fit_student(opened, run, labels=LABELS, split="train", where="training rooms")
+    predictor = Predictor.open(opened, run=run)
+
+    def scored(labels: str) -> tuple[Row, ...]:
+        said = partial(_counted, on_step, f"in {labels}")
+        return evaluate(opened, predictor, model=name, dataset="rooms", labels=labels, progress=said)
+
+    return [scored(LABELS), scored(COARSE)]
+
+
+def _counted(on_step: OnStep, line: str, done: int, total: int) -> None:
+    on_step(done, total, line)
 
 
 def _ask_lounge(out: Path, stages: Stages) -> tuple[Finds | None, dict[str, Any]]:

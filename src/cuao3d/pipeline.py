@@ -3,7 +3,8 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
@@ -16,7 +17,7 @@ from cuao3d.compare import Comparison, compare
 from cuao3d.console import note, progress_bar
 from cuao3d.durable import locked
 from cuao3d.errors import DiskFullError, InputError, TeacherError, UserError
-from cuao3d.evaluate import Readout, Row, zero_shot
+from cuao3d.evaluate import Readout, Row, labels_of, zero_shot
 from cuao3d.fusion import Lifted, Visibility, image_quarters, lift_measured, sample_cells, see
 from cuao3d.imported import imported_card
 from cuao3d.memory import give_back
@@ -24,8 +25,10 @@ from cuao3d.objective import find_loss
 from cuao3d.photographs import Album
 from cuao3d.predictor import Predictor
 from cuao3d.progress import OnCount, OnStep
+from cuao3d.query import scores
 from cuao3d.readers import Dataset
-from cuao3d.retrieval import Queries
+from cuao3d.retrieval import Queries, Tally
+from cuao3d.run import keep_calibration
 from cuao3d.scene import Scene, Source, Split
 from cuao3d.store import CELL, Lifting, Setting, Store, TeacherCard
 from cuao3d.store.plan import Change, OtherCaptureError, begin, check_names, end, manifest_sha256, plan
@@ -35,6 +38,7 @@ from cuao3d.student import Checkpoint, read_checkpoint
 from cuao3d.teachers import Teacher, cards_of, known_card
 from cuao3d.teachers.views import BATCH
 from cuao3d.text import class_vectors, load_text_encoder
+from cuao3d.verdicts import Peaks, fit_verdicts
 from cuao3d.workers import side_by_side
 
 
@@ -129,6 +133,7 @@ def evaluate(
     model: str = "student",
     dataset: str = "",
     seen_only: bool = False,
+    progress: OnCount | None = None,
 ) -> tuple[Row, ...]:
     """Score a store's lifted features or, with a student, `distilled` and `2d3d`; see `zero_shot`.
 
@@ -140,6 +145,7 @@ def evaluate(
         model: Name of the student, for the rows.
         dataset: Name of the dataset, for the rows; the store's unless given.
         seen_only: Score only points whose sample at least one view sees.
+        progress: Told after each scene, instead of a progress bar.
 
     Returns:
         A row for `fused`, or for `distilled` and `2d3d`; scores are percentages.
@@ -152,8 +158,7 @@ def evaluate(
     readouts: tuple[Readout, ...] = ("fused",)
     if student:
         readouts = ("distilled", "2d3d") if predictor.teacher in store.teachers else ("distilled",)
-    with progress_bar() as bar:
-        task = bar.add_task(f"evaluating {model if student else 'lifted features'}", total=None)
+    with _telling(progress, f"evaluating {model if student else 'lifted features'}") as told:
         return zero_shot(
             store,
             classes,
@@ -168,15 +173,60 @@ def evaluate(
             told=predictor.told,
             queries=Queries.read(classes, predictor.encoder),
             calibration=predictor.calibration,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=told,
         )
+
+
+def ask_everything(store: Store, predictor: Predictor, *, labels: str, split: Split) -> dict[str, Peaks]:
+    """Ask labelled scenes all that a label set asks, its names among it, and return the peaks; see `verdicts`.
+
+    Args:
+        store: Scenes with labels.
+        predictor: Answers, by its student if it has one, else by lifted features.
+        labels: Name of a label set, best one with synonyms and questions, or the path of a CSV.
+        split: Split to ask.
+    """
+    classes = store.label_set(labels)
+    queries = Queries.read(classes, predictor.encoder, names=True)
+    assert queries is not None  # names are always there
+    tally, readout = Tally(queries), "fused" if predictor.student is None else "distilled"
+    for name in store.names(split):
+        scene = store[name]
+        cosines = {readout: scores(predictor.features(scene), queries.questions.texts)}
+        tally.add(cosines, scene.seen, scene.sample_of_point, labels_of(scene, classes))
+    return {str(kind): peaks for kind, peaks in tally.peaks(readout).items()}
+
+
+def fit_student(store: Store, run: Path, *, labels: str, split: Split, where: str) -> dict[str, Peaks]:
+    """Fit a student's verdicts on a split, and keep them in its file; return the peaks that they were fitted on.
+
+    Args:
+        store: Scenes with labels; none of them is to be scored or shown.
+        run: Folder of a finished run.
+        labels: Name of a label set, best one with synonyms and questions, or the path of a CSV.
+        split: Split of the scenes.
+        where: What the scenes are, in the plural.
+    """
+    peaks = ask_everything(store, Predictor.open(store, run=run), labels=labels, split=split)
+    keep_calibration(run, fit_verdicts(peaks, f"this student in {len(store.names(split))} {where}"))
+    return peaks
+
+
+@contextmanager
+def _telling(progress: OnCount | None, what: str) -> Iterator[OnCount]:
+    """Yield what is told of progress; a progress bar unless given."""
+    if progress is not None:
+        yield progress
+        return
+    with progress_bar() as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def compare_teachers(store: Store, teachers: Sequence[str] = ()) -> list[Comparison]:
     """Compare the teachers of a store; see `compare`."""
-    with progress_bar() as bar:
-        task = bar.add_task("comparing", total=None)
-        return compare(store, teachers, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    with _telling(None, "comparing") as told:
+        return compare(store, teachers, progress=told)
 
 
 def _check_cards(cards: Mapping[str, TeacherCard]) -> None:

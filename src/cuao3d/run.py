@@ -38,9 +38,10 @@ from cuao3d.files import (
 from cuao3d.labels import LABEL_SETS, label_set
 from cuao3d.ranks import from_first, num_ranks, rank
 from cuao3d.schema import CountOrZero, Length, fit, parse, shown
-from cuao3d.seals import read_sealed, write_sealed
+from cuao3d.seals import read_sealed, say_again, write_sealed
 from cuao3d.store import Store, StoredScene, TeacherCard
 from cuao3d.student import Student, read_checkpoint
+from cuao3d.teachers import Calibration
 from cuao3d.vocabulary import Vocabulary, read_vocabulary
 
 STUDENT = "student.safetensors"
@@ -234,6 +235,18 @@ def load_student(path: Path) -> Run:
         )
     cards = fit({**student.teachers}, dict[str, TeacherCard], f"The teachers of {path}")
     return Run(student, student.voxel_size, cards, None, student.vocabulary)
+
+
+def keep_calibration(path: Path, calibration: Calibration) -> None:
+    """Write the relevance at which verdicts change into the student of a finished run.
+
+    Args:
+        path: Folder of the run.
+        calibration: What was fitted.
+    """
+    file, summary = path / STUDENT, read_sealed(path / "run.json", _CURE)
+    say_again(file, "student", {"calibration": asdict(calibration)})
+    write_sealed(path / "run.json", summary | {"student_sha256": sha256_of(file)})
 
 
 def read_config(path: Path, kind: type[Config]) -> Config:

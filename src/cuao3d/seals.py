@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from cuao3d.errors import InputError
-from cuao3d.files import read_json, sha256_of, to_json, write_json
+from cuao3d.files import read_json, sha256_of, to_json, write_json, write_tensors
 
 KEY = "sha256"
 """Key of a JSON object that holds the SHA-256 of the others."""
@@ -66,6 +67,25 @@ def tensors_sha256(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> s
 def sealed(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
     """Return what is said of tensors, as JSON, with the SHA-256 of both."""
     return json.dumps({**about, KEY: tensors_sha256(tensors, about)})
+
+
+def say_again(path: Path, about: str, changes: Mapping[str, Any]) -> None:
+    """Change what a safetensors file says of its tensors; they stay as they are.
+
+    Args:
+        path: File that was written with `sealed`.
+        about: Key of its metadata under which `sealed`'s text stands.
+        changes: What is said from now on.
+
+    Raises:
+        InputError: It is not what was written.
+    """
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    check_tensors(tensors, metadata[about])
+    said = {name: value for name, value in json.loads(metadata[about]).items() if name != KEY}
+    write_tensors(path, tensors, metadata | {about: sealed(tensors, said | {**changes})})
 
 
 def check_tensors(tensors: Mapping[str, Tensor], about_json: str, *, has_seal: bool = False) -> None:
