@@ -283,7 +283,7 @@ def _gallery(store: Store, runs: Mapping[str, Path], config: DemoConfig) -> tupl
     scene = max(scenes.values(), key=lambda scene: 0 if scene.labels is None else len(torch.unique(scene.labels)))
     students = {
         {"three-teachers": "distilled"}.get(name, name): Predictor.open(store, run=run)
-        for name, run in {**runs, "full-run student, shipped": SHIPPED_STUDENT}.items()
+        for name, run in {**runs, "shipped student": SHIPPED_STUDENT}.items()
     }
     predictors = {"fused": lifted, **students}
     heats, answers = _ask_rooms(scenes, lifted)
