@@ -31,7 +31,8 @@ def test_a_room_is_asked_and_shown_in_its_photographs(monkeypatch, tmp_path, roo
         assert all(place.outline for place in find.places)
     assert "mini-lseg" in found.about
     assert [row["name"] for row in stages.rows] == ["asking a real room"]
-    assert "a bicycle: absent" in " ".join(capsys.readouterr().err.split())
+    assert (verdict := as_json["answers"]["a bicycle"]["verdict"]) != "here"
+    assert f"a bicycle: {verdict}" in " ".join(capsys.readouterr().err.split())
 
 
 def test_without_a_network_the_room_is_left_out_in_one_line(tmp_path, capsys):

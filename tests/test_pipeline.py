@@ -16,7 +16,6 @@ from cuao3d.formats.ply import read_ply
 from cuao3d.pipeline import fit_student, fuse
 from cuao3d.predictor import Predictor
 from cuao3d.progress import Stages
-from cuao3d.readers import open_dataset
 from cuao3d.run import load_run
 from cuao3d.teachers import load_teacher
 from cuao3d.verdicts import wrong_verdicts
@@ -54,17 +53,6 @@ def test_a_student_is_given_verdicts_by_labelled_rooms(tmp_path):
     assert fitted.measured_on == "this student in 2 rooms"
     for wrong in (wrong_verdicts(one, fitted) for one in peaks.values()):
         assert all(share is None or share <= 3 for share in wrong)
-
-
-def test_two_workers_lift_the_same_as_one(room_folder, tmp_path):
-    for name in ("one", "two"):
-        shutil.copytree(room_folder, tmp_path / "rooms" / name)
-    rooms = open_dataset(tmp_path / "rooms")
-    assert len(rooms) == 2
-    stores = [fuse(rooms, [], tmp_path / str(n), cell=0.1, num_workers=n) for n in (1, 2)]
-    one, two = ([store[name] for name in store.names()] for store in stores)
-    assert len(one) == 2
-    assert [scene.sha256 for scene in one] == [scene.sha256 for scene in two]
 
 
 def test_what_was_left_out_is_named_as_it_is(synthetic_scene, tmp_path, capsys):

@@ -17,10 +17,12 @@ from torch import distributed
 from cuao3d.distill import DistillConfig, distill
 from cuao3d.ranks import from_first, gather, in_group, joined, mean_over_ranks, num_ranks, rank
 from cuao3d.store import Store
-from cuao3d.student import Norm
+from cuao3d.student import ARCHITECTURES, Architecture, Norm
 from test_distill import CONFIG, make_store
 
-SHARED = replace(CONFIG, batch_size=4, num_steps=3, clip_norm=1.0, num_held_out=1, checkpoint_every=2)
+SHARED = replace(
+    CONFIG, architecture="tiny", batch_size=4, num_steps=3, clip_norm=1.0, num_held_out=1, checkpoint_every=2
+)
 
 
 def together(num_ranks: int, job, folder: Path) -> None:
@@ -81,6 +83,7 @@ def test_processes_agree_and_normalise_over_the_rows_of_all(tmp_path):
 
 def learn(rank: int, *, store: Path, config: DistillConfig, out: Path, dtype: torch.dtype) -> None:
     torch.set_default_dtype(dtype)
+    ARCHITECTURES["tiny"] = Architecture((4,) * 8, (1,) * 8, num_stem=4)
     steps: list[int] = []
     distill(Store.open(store), config, out, on_step=lambda done, total, line: steps.append(done))
     assert len(steps) == config.num_steps
