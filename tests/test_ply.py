@@ -99,8 +99,8 @@ def test_elements_before_the_vertices_are_skipped(tmp_path: Path):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        (b"3 0 1 2", b"4 0 1 2 3", "not all of one length"),
-        (b"3 1 3 2", b"4 1 3 2 0", "not all of one length"),
+        (b"3 0 1 2", b"2 0 1", "not there"),
+        (b"3 0 1 2", b"4 0 1 2 -1", "negative"),
         (b"3 0 1 2", b"3 0 1 4", "not there"),
         (b"3 0 1 2", b"3 0 1 -1", "not there"),
         (b"3 0 1 2", b"3 0 1 1.5", "no int32"),
@@ -123,17 +123,55 @@ def test_what_is_wrong_with_a_mesh_is_said(tmp_path: Path, old: bytes, new: byte
         read_mesh(tmp_path / "mesh.ply")
 
 
-def test_faces_of_four_corners_are_cut_in_two_and_larger_ones_refused(tmp_path: Path):
+def test_faces_of_more_corners_are_cut_into_triangles(tmp_path: Path):
     quads = mesh_file("ascii").replace(b"3 0 1 2", b"4 0 1 2 3").replace(b"3 1 3 2", b"4 1 3 2 0")
     (tmp_path / "mesh.ply").write_bytes(quads)
     mesh, once = read_mesh(tmp_path / "mesh.ply"), read_mesh_of("ascii", tmp_path)
     assert mesh.triangles.tolist() == [[0, 1, 2], [0, 2, 3], [1, 3, 2], [1, 2, 0]]
     for name, column in mesh.faces.items():
         assert column.tolist() == [value for value in once.faces[name].tolist() for _ in range(2)]
-    larger = quads.replace(b"4 0 1 2 3", b"5 0 1 2 3 0").replace(b"4 1 3 2 0", b"5 1 3 2 0 1")
-    (tmp_path / "mesh.ply").write_bytes(larger)
-    with pytest.raises(ValueError, match=r"mesh\.ply has faces of 5 corners"):
-        read_mesh(tmp_path / "mesh.ply")
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_faces_and_lists_of_different_lengths_are_read(tmp_path: Path, order: str):
+    head = header(order, 4, 3).replace(b"ushort label\n", b"ushort label\nproperty list uchar double descriptor\n")
+    lists, polygons = ([], [0.5], [1.0, 2.0], [3.0]), ([0, 1, 2], [0, 1, 2, 3, 1], [3, 2, 1, 0])
+    sign = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}[order]
+    if sign:
+        rows = [
+            struct.pack(f"{sign}fdfHB{len(some)}d", *vertex, len(some), *some)
+            for vertex, some in zip(VERTICES, lists, strict=True)
+        ]
+        rows += [
+            struct.pack(f"{sign}B{len(corners)}ii", len(corners), *corners, number)
+            for number, corners in enumerate(polygons)
+        ]
+        body = b"".join(rows)
+    else:
+        lines = [[*vertex, len(some), *some] for vertex, some in zip(VERTICES, lists, strict=True)]
+        lines += [[len(corners), *corners, number] for number, corners in enumerate(polygons)]
+        body = "".join(" ".join(map(str, line)) + "\n" for line in lines).encode()
+    (tmp_path / "mesh.ply").write_bytes(head + body)
+    mesh, even = read_mesh(tmp_path / "mesh.ply"), read_mesh_of(order, tmp_path)
+    assert mesh.triangles.tolist() == [[0, 1, 2], [0, 1, 2], [0, 2, 3], [0, 3, 1], [3, 2, 1], [3, 1, 0]]
+    assert [column.tolist() for column in mesh.faces.values()] == [[0, 1, 1, 1, 2, 2]]
+    assert mesh.vertices.keys() == even.vertices.keys()
+    for name, column in even.vertices.items():
+        np.testing.assert_array_equal(mesh.vertices[name], column)
+    for length in range(len(head), len(head + body) - 1):  # a cut file is refused
+        (tmp_path / "mesh.ply").write_bytes((head + body)[:length])
+        with pytest.raises(ValueError, match=r"mesh\.ply"):
+            read_mesh(tmp_path / "mesh.ply")
+
+
+@pytest.mark.parametrize("end", [b"\r", b"\r\n"])
+@pytest.mark.parametrize("first", [b"\n", b"7"])
+def test_lines_of_a_header_may_end_in_cr(tmp_path: Path, end: bytes, first: bytes):
+    head = b"ply\nformat binary_little_endian 1.0\nelement vertex 1\n" + b"".join(
+        b"property uchar %c\n" % axis for axis in b"xyz"
+    )
+    (tmp_path / "cloud.ply").write_bytes((head + b"end_header\n").replace(b"\n", end) + first + b"ab")
+    assert [int(column[0]) for column in read_ply(tmp_path / "cloud.ply").values()] == [first[0], 97, 98]
 
 
 def read_mesh_of(order: str, folder: Path) -> Mesh:

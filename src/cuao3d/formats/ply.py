@@ -4,9 +4,12 @@ Files are read in all three formats and may come from anywhere: what a header pr
 file before memory is taken for it.
 """
 
+import mmap
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -24,6 +27,9 @@ Columns = dict[str, NDArray[Any]]
 MAX_HEADER = 1 << 16
 """Longest header that is read, bytes."""
 
+MOST_FILLED = 16
+"""Lists of different lengths may take this many times their size once all are as long as the longest."""
+
 _FORMATS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 _NUMPY = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2", "ushort": "u2",
@@ -32,6 +38,7 @@ _NUMPY = {
 }  # fmt: skip
 _NAMES = {"f4": "float", "f8": "double", "u1": "uchar", "u2": "ushort", "i4": "int"}
 _CORNERS = ("vertex_indices", "vertex_index")
+_HEADER_END = re.compile(rb"[\r\n]end_header[ \t]*(\r\n|\r|\n)")
 
 
 class Mesh(NamedTuple):
@@ -65,7 +72,8 @@ def read_mesh(path: Path) -> Mesh:
     """Read vertices and faces of a PLY file, ascii or binary.
 
     Args:
-        path: The file; its vertices need x, y and z, its faces three corners each, or four, which are cut in two.
+        path: The file; its vertices need x, y and z. Faces of more than three corners are cut into triangles that share
+            the first.
 
     Raises:
         InputError: The file is no readable PLY, or no such mesh.
@@ -76,15 +84,17 @@ def read_mesh(path: Path) -> Mesh:
     num_vertices = len(vertices["x"]) if vertices else 0
     if corners is None or corners.ndim != 2 or corners.dtype.kind not in "iu":
         raise InputError(f"{path} does not say which vertices its faces join; expected a list {_CORNERS[0]!r}.")
-    if corners.shape[1] not in (3, 4) and len(corners):
-        raise InputError(f"{path} has faces of {corners.shape[1]} corners; cut them into triangles.")
-    if corners.shape[1] == 4:
-        corners = corners[:, [0, 1, 2, 0, 2, 3]]
-        faces = {name: np.repeat(column, 2, axis=0) for name, column in faces.items()}
-    triangles = corners.astype(np.int64).reshape(-1, 3)
-    if len(triangles) and not (triangles.min() >= 0 and triangles.max() < num_vertices):
+    if corners.shape[1] < 3 and len(corners):
+        raise InputError(f"{path} has faces of {corners.shape[1]} corners; a face has three at least.")
+    corners = corners.astype(np.int64)
+    length = (corners >= 0).cumprod(axis=1).sum(axis=1)  # shorter faces are filled up with -1
+    filled = np.arange(corners.shape[1]) >= length[:, None]
+    if (corners[filled] != -1).any() or corners.max(initial=-1) >= num_vertices or (length < 3).any():
         raise InputError(f"{path} has faces between vertices that are not there; it has {num_vertices}.")
-    return Mesh(vertices, triangles, {name: column for name, column in faces.items() if column.ndim == 1})
+    face, second = np.nonzero(np.arange(1, max(corners.shape[1] - 1, 1)) + 1 < length[:, None])
+    triangles = corners[face[:, None], np.stack([np.zeros_like(second), second + 1, second + 2], axis=1)]
+    faces = {name: column[face] for name, column in faces.items() if column.ndim == 1}
+    return Mesh(vertices, triangles.reshape(-1, 3), faces)
 
 
 def read_triangles(path: Path) -> NDArray[np.float32] | None:
@@ -189,16 +199,19 @@ def _read(path: Path, wanted: Sequence[str]) -> dict[str, Columns]:
 
 
 def _read_header(file: BinaryIO) -> tuple[str, list[_Element]]:
-    """Return the byte order, empty for ascii, and the elements; the file then stands behind its header."""
+    """Return the byte order, empty for ascii, and the elements; the file then stands behind its header.
+
+    Lines end in CR LF, LF, or CR alone.
+    """
+    content = file.read(MAX_HEADER)
+    if content[:3] != b"ply" or content[3:].lstrip(b" \t")[:1] not in (b"\r", b"\n"):
+        raise InputError("it does not begin with 'ply'")
+    end = _HEADER_END.search(content)
+    text = content if end is None else content[: end.start() + 1]
     order: str | None = None
     elements: list[_Element] = []
-    if file.readline(MAX_HEADER).split() != [b"ply"]:
-        raise InputError("it does not begin with 'ply'")
-    while file.tell() < MAX_HEADER:
-        line = file.readline(MAX_HEADER).decode("latin-1")
+    for line in text.decode("latin-1").replace("\r", "\n").split("\n")[1:]:
         match line.split():
-            case ["end_header"] if order is not None:
-                return order, elements
             case ["format", name, "1.0"] if name in _FORMATS and not elements:
                 order = _FORMATS[name]
             case ["element", name, count] if _is_count(count) and name not in {element.name for element in elements}:
@@ -208,14 +221,15 @@ def _read_header(file: BinaryIO) -> tuple[str, list[_Element]]:
             case ["property", "list", length, kind, name] if _is_list(length, kind) and elements and order is not None:
                 dtypes = np.dtype(order + _NUMPY[kind]), np.dtype(order + _NUMPY[length])
                 _add(elements[-1], _Property(name, *dtypes))
-            case ["comment" | "obj_info", *_]:
+            case ["comment" | "obj_info", *_] | []:
                 pass
-            case []:
-                if not line:
-                    break
             case _:
                 raise InputError(f"its header says {line.strip()[:80]!r}")
-    raise InputError("its header does not end")
+    if end is None or order is None:
+        raise InputError("its header does not end" if end is None else "its header names no format")
+    is_body = b"\n" not in text and end.group().endswith(b"\r\n")  # where lines end in CR, LF is the body's first byte
+    file.seek(end.end() - is_body)
+    return order, elements
 
 
 def _is_count(text: str) -> bool:
@@ -234,71 +248,152 @@ def _add(element: _Element, new: _Property) -> None:
 
 def _read_element(source: "_Binary | _Ascii", element: _Element) -> Columns:
     """Read all rows of an element at once, as if every list in it were as long as it is in the first row."""
+    begin = source.position
     lengths = source.list_lengths(element) if element.count else [0] * len(element.properties)
     fields: list[tuple[str, np.dtype[Any], tuple[int, ...]]] = []
     for length, (name, dtype, length_dtype) in zip(lengths, element.properties, strict=True):
         if length_dtype:
             fields.append((f"length of {name}", length_dtype, ()))
         fields.append((name, dtype, (length,) if length_dtype else ()))
-    columns = source.rows(element, fields)
-    for length, (name, _, length_dtype) in zip(lengths, element.properties, strict=True):
-        if length_dtype and (columns.pop(f"length of {name}") != length).any():
-            raise InputError(f"the lists {name} of its element {element.name} are not all of one length")
+    try:
+        columns = source.rows(element, fields)
+    except InputError:
+        if not any(property_.length_dtype for property_ in element.properties):
+            raise
+        columns = {}
+    told = [
+        (columns.pop(f"length of {one.name}", None), length)
+        for length, one in zip(lengths, element.properties, strict=True)
+        if one.length_dtype
+    ]
+    if all(every is not None and (every == length).all() for every, length in told):
+        return columns
+    source.position = begin
+    return _read_ragged(source, element)
+
+
+def _read_ragged(source: "_Binary | _Ascii", element: _Element) -> Columns:
+    """Read the rows of an element one by one, as its lists differ in length.
+
+    Returns:
+        Its properties; a list of a face is filled up with -1, (F, longest). Lists of other elements are left out.
+    """
+    if element.count > source.size:
+        raise InputError(_too_few(element))
+    places = np.empty((element.count, len(element.properties)), np.int64)
+    lengths = np.ones_like(places)
+    position = source.position
+    for row in range(element.count):
+        for column, (_, dtype, length_dtype) in enumerate(element.properties):
+            if length_dtype:
+                lengths[row, column] = source.length_at(position, length_dtype, element)
+                position += source.width(length_dtype)
+            places[row, column] = position
+            position += int(lengths[row, column]) * source.width(dtype)
+        if position > source.size:
+            raise InputError(_too_few(element))
+    source.position = position
+    columns: Columns = {}
+    for column, (name, dtype, length_dtype) in enumerate(element.properties):
+        if not length_dtype:
+            columns[name] = source.gather(places[:, column], dtype, name)
+        elif element.name == "face":
+            columns[name] = _filled_up(source, places[:, column], lengths[:, column], dtype, name)
     return columns
 
 
+def _filled_up(
+    source: "_Binary | _Ascii", places: NDArray[np.int64], lengths: NDArray[np.int64], dtype: np.dtype[Any], name: str
+) -> NDArray[Any]:
+    longest, total = int(lengths.max(initial=0)), int(lengths.sum())
+    if longest * len(lengths) > MOST_FILLED * total + MAX_HEADER:
+        raise InputError(f"its lists {name} differ too much in length")
+    inner = np.arange(total) - np.repeat(lengths.cumsum() - lengths, lengths)
+    values = source.gather(np.repeat(places, lengths) + inner * source.width(dtype), dtype, name)
+    if name in _CORNERS and (values < 0).any():
+        raise InputError(f"a value of {name} is negative")
+    filled = np.full((len(lengths), longest), -1, values.dtype if dtype.kind == "f" else np.int64)
+    filled[np.repeat(np.arange(len(lengths)), lengths), inner] = values
+    return filled
+
+
 class _Binary:
-    """The body of a binary file."""
+    """The body of a binary file; positions are bytes."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
-        self.end = os.fstat(file.fileno()).st_size
+        self.size = os.fstat(file.fileno()).st_size
+
+    @property
+    def position(self) -> int:
+        """Where the next element begins."""
+        return self.file.tell()
+
+    @position.setter
+    def position(self, position: int) -> None:
+        self.file.seek(position)
 
     def list_lengths(self, element: _Element) -> list[int]:
-        start = self.file.tell()
-        lengths = []
+        position, lengths = self.position, []
         for _, dtype, length_dtype in element.properties:
-            length = 0
-            if length_dtype:
-                (value,) = np.frombuffer(self._take(length_dtype.itemsize, element), length_dtype)
-                length = max(0, int(value))
-            lengths.append(length)
-            self.file.seek(dtype.itemsize * (length if length_dtype else 1), os.SEEK_CUR)
-        self.file.seek(start)
+            length = self.length_at(position, length_dtype, element) if length_dtype else 1
+            lengths.append(length if length_dtype else 0)
+            position += (length_dtype.itemsize if length_dtype else 0) + dtype.itemsize * length
         return lengths
+
+    def width(self, dtype: np.dtype[Any]) -> int:
+        return dtype.itemsize
+
+    def length_at(self, position: int, dtype: np.dtype[Any], element: _Element) -> int:
+        if position + dtype.itemsize > self.size:
+            raise InputError(_too_few(element))
+        return max(0, int(np.frombuffer(self._content, dtype, 1, position)[0]))
+
+    def gather(self, places: NDArray[np.int64], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
+        content = np.frombuffer(self._content, np.uint8)
+        values = content[places[:, None] + np.arange(dtype.itemsize)].view(dtype)[:, 0]
+        return values.astype(dtype.newbyteorder("="))
 
     def rows(self, element: _Element, fields: list[tuple[str, np.dtype[Any], tuple[int, ...]]]) -> Columns:
         # Sizes are added up in Python: a list too long for numpy is too long for the file.
         size = sum(dtype.itemsize * (shape[0] if shape else 1) for _, dtype, shape in fields)
-        content = self._take(size * element.count, element)
+        if size * element.count > self.size - self.position:
+            raise InputError(_too_few(element))
+        content = self.file.read(size * element.count)
         if not fields:
             return {}
         table = np.frombuffer(content, np.dtype(fields))
         return {name: table[name].astype(dtype.newbyteorder("=")) for name, dtype, _ in fields}
 
-    def _take(self, size: int, element: _Element) -> bytes:
-        if size > self.end - self.file.tell():
-            raise InputError(_too_few(element))
-        return self.file.read(size)
+    @cached_property
+    def _content(self) -> mmap.mmap:
+        return mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 class _Ascii:
-    """The body of a text file: all its numbers, whatever the lines."""
+    """The body of a text file: all its numbers, whatever the lines; positions count numbers."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.values = np.fromstring(file.read(), sep=" ")
-        self.position = 0
+        self.position, self.size = 0, len(self.values)
 
     def list_lengths(self, element: _Element) -> list[int]:
-        lengths, position = [], self.position
+        position, lengths = self.position, []
         for _, _, length_dtype in element.properties:
-            length = 0
-            if length_dtype:
-                (value,) = self._take(position, 1, element)
-                length = int(value) if 0 <= value <= len(self.values) else 0
+            length = self.length_at(position, length_dtype, element) if length_dtype else 0
             lengths.append(length)
             position += length + 1
         return lengths
+
+    def width(self, dtype: np.dtype[Any]) -> int:
+        return 1
+
+    def length_at(self, position: int, dtype: np.dtype[Any], element: _Element) -> int:
+        (value,) = self._take(position, 1, element)
+        return int(value) if 0 <= value <= self.size else 0
+
+    def gather(self, places: NDArray[np.int64], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
+        return _cast(self.values[places], dtype, name)
 
     def rows(self, element: _Element, fields: list[tuple[str, np.dtype[Any], tuple[int, ...]]]) -> Columns:
         widths = [shape[0] if shape else 1 for _, _, shape in fields]
@@ -315,7 +410,7 @@ class _Ascii:
         return columns
 
     def _take(self, start: int, count: int, element: _Element) -> NDArray[np.float64]:
-        if start + count > len(self.values):
+        if start + count > self.size:
             raise InputError(_too_few(element))
         return self.values[start : start + count]
 
