@@ -173,7 +173,7 @@ def test_annotations_that_cannot_be_used_are_named(synthetic_scene, labels, own,
     assert "Name it: --annotations SET" in problem.text
     bare = WRITERS["pointcloud"](synthetic_scene, tmp_path / "bare")
     (problem,) = fuse(bare, tmp_path / "no-labels", "--annotations", own)["cloud"].problems
-    assert "the cloud has no labels" in problem.text
+    assert "cloud.ply has no labels" in problem.text
     for arguments in (("fuse", path, "--out", tmp_path / "s", "--teachers", "none"), ("check", path)):
         assert "--annotations is 'coco'; choose from scannet20," in refused(capsys, *arguments, "--annotations", "coco")
         own.write_text("id,name,r,g,b\n1191,wall,0,0,0\n")

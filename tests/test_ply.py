@@ -89,11 +89,8 @@ def test_elements_before_the_vertices_are_skipped(tmp_path: Path):
         "element nothing 1000000000000\nelement vertex 1\nproperty float x\nproperty float y\nproperty float z\n"
         "property list int float weights\nend_header\n3 0 0 0\n3 0 0 0\n1 2 3\n2 0.5 0.5\n"
     )
-    assert {name: column.tolist() for name, column in read_ply(tmp_path / "mesh.ply").items()} == {
-        "x": [1],
-        "y": [2],
-        "z": [3],
-    }
+    columns = {name: column.tolist() for name, column in read_ply(tmp_path / "mesh.ply").items()}
+    assert columns == {"x": [1], "y": [2], "z": [3], "weights": [0]}  # the list is named, and not read
 
 
 @pytest.mark.parametrize(
@@ -155,7 +152,7 @@ def test_faces_and_lists_of_different_lengths_are_read(tmp_path: Path, order: st
     mesh, even = read_mesh(tmp_path / "mesh.ply"), read_mesh_of(order, tmp_path)
     assert mesh.triangles.tolist() == [[0, 1, 2], [0, 1, 2], [0, 2, 3], [0, 3, 1], [3, 2, 1], [3, 1, 0]]
     assert [column.tolist() for column in mesh.faces.values()] == [[0, 1, 1, 1, 2, 2]]
-    assert mesh.vertices.keys() == even.vertices.keys()
+    assert mesh.vertices.keys() == even.vertices.keys() | {"descriptor"}
     for name, column in even.vertices.items():
         np.testing.assert_array_equal(mesh.vertices[name], column)
     for length in range(len(head), len(head + body) - 1):  # a cut file is refused

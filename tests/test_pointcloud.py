@@ -67,10 +67,61 @@ def test_a_cloud_is_read_with_colours_and_normals(name: str, tmp_path: Path):
     dataset = open_dataset(tmp_path / name)
     assert (type(dataset), dataset.names) == (PointCloud, (name[0],))
     scene = dataset[0]
-    assert (scene.name, scene.frames, scene.labels, scene.problems) == (name[0], (), None, ())
+    assert (scene.name, scene.frames, scene.labels) == (name[0], (), None)
+    others = {"a.ply": [], "a.npz": ["'unused'"]}.get(name, ["'ring'"])
+    assert [problem.text.split(" has ")[1].split(",")[0] for problem in scene.problems] == others
     assert scene.points.equal(torch.from_numpy(POINTS))
     assert scene.colors.equal(torch.from_numpy(COLORS.astype(np.float32) / 255))
     assert scene.normals.equal(torch.from_numpy(NORMALS))
+
+
+@pytest.mark.parametrize("kind", ["u1", "f4"])
+@pytest.mark.parametrize(
+    ("colors", "label"),
+    [
+        ("r g b", "Label"),
+        ("R G B", "scalar_Classification"),
+        ("diffuse_red diffuse_green diffuse_blue", "class"),
+        ("scalar_red scalar_green scalar_blue", "scalar_label"),
+    ],
+)
+def test_columns_are_known_by_other_names(colors: str, label: str, kind: str, tmp_path: Path):
+    values = COLORS if kind == "u1" else COLORS.astype(np.float32) / 255
+    columns = dict(zip("XYZ", POINTS.T, strict=True)) | dict(zip(colors.split(), values.T, strict=True))
+    write_ply(tmp_path / "a.ply", columns | {label: np.array([3, 1, 2], np.float32), "alpha": COLORS[:, 0]})
+    read = read_points(tmp_path / "a.ply")
+    assert read.points.equal(torch.from_numpy(POINTS))
+    assert read.colors.numpy() == pytest.approx(COLORS / 255)
+    assert read.labels.tolist() == [3, 1, 2]
+    assert read.problems == ()
+
+
+def test_the_plainest_name_counts_and_the_others_are_told(tmp_path: Path):
+    columns = dict(zip("xyz", POINTS.T, strict=True)) | {
+        "classification": np.array([9, 9, 9], np.int32),
+        "label": np.array([3, 1, 2], np.int32),
+        "red": COLORS[:, 0],
+        "intensity": POINTS[:, 0],
+    }
+    write_ply(tmp_path / "a.ply", columns)
+    read = read_points(tmp_path / "a.ply")
+    assert (read.labels.tolist(), read.colors) == ([3, 1, 2], None)
+    (problem,) = read.problems
+    assert "a.ply has 'classification', 'red', 'intensity', which is not used" in problem.text
+
+
+def test_a_list_of_points_and_arrays_of_other_names(tmp_path: Path):
+    np.savez(tmp_path / "a.npz", XYZ=POINTS, rgb=COLORS, semantic=np.array([4, 5, 6]))
+    read = read_points(tmp_path / "a.npz")
+    assert (read.labels.tolist(), read.problems) == ([4, 5, 6], ())
+    assert read.colors.numpy() == pytest.approx(COLORS / 255)
+    (tmp_path / "a.ply").write_text(
+        "ply\nformat ascii 1.0\nelement vertex 2\nproperty float x\nproperty float y\nproperty float z\n"
+        "property list uchar float descriptor\nend_header\n1 2 3 1 9\n4 5 6 2 9 9\n"
+    )
+    read = read_points(tmp_path / "a.ply")
+    assert read.points.tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert "'descriptor'" in read.problems[0].text
 
 
 def test_a_lone_cloud_is_fused_without_teachers_and_check_says_that_it_has_no_views(

@@ -155,6 +155,11 @@ def cloud_columns(
     return columns
 
 
+def unused(num_points: int) -> NDArray[np.float32]:
+    """Return a column that stands for one that is not read, so that its name can be told; it takes no memory."""
+    return np.broadcast_to(np.float32(0), num_points)
+
+
 class _Property(NamedTuple):
     name: str
     dtype: np.dtype[Any]
@@ -171,11 +176,13 @@ class _Element:
 
 
 def _vertices(path: Path, vertices: Columns) -> Columns:
-    """Check what every point needs."""
+    """Check what every point needs; X, Y and Z are x, y and z."""
+    vertices = {name.lower() if name in ("X", "Y", "Z") else name: column for name, column in vertices.items()}
     if not all(axis in vertices for axis in "xyz"):
         raise InputError(f"{path} has vertices without x, y and z; write it again, or remove it.")
-    vertices = {name: column for name, column in vertices.items() if column.ndim == 1}
-    return vertices if len(vertices["x"]) else {}
+    num_vertices = len(vertices["x"])
+    columns = {name: column if column.ndim == 1 else unused(num_vertices) for name, column in vertices.items()}
+    return columns if num_vertices else {}
 
 
 def _read(path: Path, wanted: Sequence[str]) -> dict[str, Columns]:
@@ -276,7 +283,7 @@ def _read_ragged(source: "_Binary | _Ascii", element: _Element) -> Columns:
     """Read the rows of an element one by one, as its lists differ in length.
 
     Returns:
-        Its properties; a list of a face is filled up with -1, (F, longest). Lists of other elements are left out.
+        Its properties; a list of a face is filled up with -1, (F, longest). Other lists are `unused`.
     """
     if element.count > source.size:
         raise InputError(_too_few(element))
@@ -299,6 +306,8 @@ def _read_ragged(source: "_Binary | _Ascii", element: _Element) -> Columns:
             columns[name] = source.gather(places[:, column], dtype, name)
         elif element.name == "face":
             columns[name] = _filled_up(source, places[:, column], lengths[:, column], dtype, name)
+        else:
+            columns[name] = unused(element.count)
     return columns
 
 
@@ -352,7 +361,8 @@ class _Binary:
     def gather(self, places: NDArray[np.int64], dtype: np.dtype[Any], name: str) -> NDArray[Any]:
         content = np.frombuffer(self._content, np.uint8)
         values = content[places[:, None] + np.arange(dtype.itemsize)].view(dtype)[:, 0]
-        return values.astype(dtype.newbyteorder("="))
+        native: NDArray[Any] = values.astype(dtype.newbyteorder("="))
+        return native
 
     def rows(self, element: _Element, fields: list[tuple[str, np.dtype[Any], tuple[int, ...]]]) -> Columns:
         # Sizes are added up in Python: a list too long for numpy is too long for the file.

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import check_inside
-from cuao3d.formats.ply import Columns, read_ply
+from cuao3d.formats.ply import Columns, read_ply, unused
 from cuao3d.geometry import nearest
 from cuao3d.scene import Problem
 from cuao3d.schema import shown
@@ -33,9 +33,27 @@ MAX_LABEL = 1 << 31
 _XYZ, _RGB, _NORMAL = ("x", "y", "z"), ("red", "green", "blue"), ("nx", "ny", "nz")
 _NPZ = {"points": _XYZ, "colors": _RGB, "normals": _NORMAL, "labels": ("label",)}
 """Arrays of an NPZ file and the columns that they hold."""
+_NPZ_SYNONYMS = {
+    "points": ("xyz", "coord", "coords", "positions", "vertices"),
+    "colors": ("color", "colours", "rgb"),
+    "normals": ("normal",),
+    "labels": ("label", "classes", "semantic"),
+}
 _LAS_RGB = (None, None, 20, 28, None, 28, None, 30, 30, None, 30)
 """Where the colours of a point are, by the format of points."""
-_PCD_NAMES = {"normal_x": "nx", "normal_y": "ny", "normal_z": "nz"}
+_SYNONYMS = {
+    "red": ("r", "diffuse_red"),
+    "green": ("g", "diffuse_green"),
+    "blue": ("b", "diffuse_blue"),
+    "nx": ("normal_x", "normalx"),
+    "ny": ("normal_y", "normaly"),
+    "nz": ("normal_z", "normalz"),
+    "label": ("labels", "class", "classification", "category"),
+    "rgb": ("rgba", "packed_rgb"),
+}
+"""Other names of columns, in lower case; in front of each may stand `scalar_`, as CloudCompare writes it."""
+_UNUSED = re.compile(r"_\d+|a|alpha|diffuse_alpha|t[xy]|[stuv]|texture_[uv]")
+"""Columns that need no mention: padding, how opaque a colour is, and places in a texture."""
 _PCD_TYPES = {"F4": "f4", "F8": "f8", "U1": "u1", "U2": "u2", "U4": "u4", "I1": "i1", "I2": "i2", "I4": "i4"}
 
 
@@ -89,6 +107,7 @@ def as_points(path: Path, columns: Columns) -> Points:
     """
     if not columns:
         return Points(torch.empty(0, 3))
+    columns, unknown = _understood(columns)
     if (points := _stack(columns, ("x", "y", "z"))) is None:
         raise InputError(f"{path} has no x, y and z; write it again.")
     found, problems = _found(points, path.name)
@@ -100,7 +119,46 @@ def as_points(path: Path, columns: Columns) -> Points:
     labels, lost = whole_labels(columns["label"]) if "label" in columns else (None, 0)
     if lost:
         problems.append(Problem("labels", f"{lost} labels of {path.name} left out: they are no whole numbers."))
+    if unknown:
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        problems.append(
+            Problem(
+                "cloud",
+                f"{path.name} has {', '.join(map(shown, unknown[:5]))}{more}, which is not used; names that are: "
+                "x y z, red green blue, nx ny nz, label.",
+            )
+        )
     return Points(points, colors, normals, labels, tuple(problems), path)
+
+
+def _understood(columns: Columns) -> tuple[Columns, list[str]]:
+    """Return the columns by the names that we know, and the names of the others.
+
+    A name is known in any case, with `scalar_` in front of it, and by its synonyms; where several columns have one
+    meaning, the plainest name counts. A packed colour becomes red, green and blue.
+    """
+    plain = {name: name.lower().removeprefix("scalar_") for name in columns}
+    found: dict[str, str] = {}
+    for known in (*_XYZ, *_RGB, *_NORMAL, "label", "rgb"):
+        wanted = (known, *_SYNONYMS.get(known, ()))
+        able = [name for name in columns if plain[name] in wanted]
+        if able:
+            found[known] = min(able, key=lambda name: (wanted.index(plain[name]), name != plain[name]))
+    known_columns = {known: columns[name] for known, name in found.items()}
+    packed = known_columns.pop("rgb", None)
+    if packed is not None and packed.dtype.itemsize == 4 and "red" not in known_columns:
+        bits = packed.view("u4")
+        known_columns |= {
+            name: (bits >> shift & 255).astype(np.uint8) for name, shift in zip(_RGB, (16, 8, 0), strict=True)
+        }
+    elif packed is not None:
+        del found["rgb"]
+    for triple in (_RGB, _NORMAL):
+        if sum(name in found for name in triple) < 3:
+            found = {known: name for known, name in found.items() if known not in triple}
+    return known_columns, [
+        name for name in columns if name not in found.values() and not _UNUSED.fullmatch(plain[name])
+    ]
 
 
 def whole_labels(column: NDArray[Any]) -> tuple[Int64[Tensor, "N"], int]:
@@ -145,7 +203,7 @@ def _without_holes(
 
 
 def _read_pcd(path: Path) -> Columns:
-    """Read the fields of a PCD file by name; a packed `rgb` becomes red, green and blue."""
+    """Read the fields of a PCD file by name."""
     try:
         header, data = _split_pcd(path.read_bytes())
         counts = header.get("COUNT", ["1"] * len(header["FIELDS"]))
@@ -164,17 +222,11 @@ def _read_pcd(path: Path) -> Columns:
         if len(table) != num_points:
             raise InputError(f"it holds {len(table)} points and promises {num_points}")
         columns = {
-            _PCD_NAMES.get(name, name): np.ascontiguousarray(table[name][:, 0])
+            name: np.ascontiguousarray(table[name][:, 0]) if count == 1 else unused(num_points)
             for name, _, (count,) in fields
-            if count == 1
         }
     except Exception as error:  # a damaged file makes numpy fail in many ways
         raise InputError(f"{path} is no readable PCD file ({error}); write it again.") from error
-    if "rgb" in columns and columns["rgb"].dtype.itemsize == 4:
-        packed = columns.pop("rgb").view("u4")
-        columns |= {
-            name: (packed >> shift & 255).astype(np.uint8) for name, shift in zip(_RGB, (16, 8, 0), strict=True)
-        }
     return columns
 
 
@@ -226,20 +278,29 @@ def _read_npz(path: Path) -> Columns:
         if size > NPZ_PACKED * path.stat().st_size + NPZ_SLACK:
             raise InputError(f"its {path.stat().st_size} bytes would unpack to {size}")
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in _NPZ if name in file}
+            names = {known: _array_named(known, file.files) for known in _NPZ}
+            arrays = {known: file[name] for known, name in names.items() if name is not None}
+            others = [name for name in file.files if name not in names.values()]
     except Exception as error:  # a damaged archive makes numpy fail in many ways
         raise InputError(f"{path} is no readable NPZ file ({error}); write it again.") from error
     if "points" not in arrays:
         raise InputError(f"{path} has no array of points, N x 3; write it again.")
     num_points = len(arrays["points"]) if arrays["points"].ndim else 0
     columns: Columns = {}
-    for name, array in arrays.items():
-        names = _NPZ[name]
-        shape = (num_points, len(names)) if len(names) > 1 else (num_points,)
+    for known, array in arrays.items():
+        axes = _NPZ[known]
+        shape = (num_points, len(axes)) if len(axes) > 1 else (num_points,)
         if array.shape != shape or array.dtype.kind not in "fiu":
-            raise InputError(f"{path}: {name} is {array.dtype} {array.shape}; expected numbers {shape}.")
-        columns |= dict(zip(names, array.reshape(num_points, len(names)).T, strict=True))
-    return columns
+            raise InputError(f"{path}: {names[known]} is {array.dtype} {array.shape}; expected numbers {shape}.")
+        columns |= dict(zip(axes, array.reshape(num_points, len(axes)).T, strict=True))
+    return columns | {name: unused(num_points) for name in others}
+
+
+def _array_named(known: str, there: list[str]) -> str | None:
+    """Return the array of an archive that holds what is meant, by its own name or a synonym in any case."""
+    wanted = (known, *_NPZ_SYNONYMS[known])
+    able = [name for name in there if name.lower() in wanted]
+    return min(able, key=lambda name: wanted.index(name.lower()), default=None)
 
 
 def _colors(columns: Columns) -> tuple[Float32[Tensor, "N 3"] | None, Bool[Tensor, "N"]]:

@@ -175,8 +175,8 @@ def build_scene(
         points, frames = Points(cloud.points, colors, problems=cloud.problems), list(cloud.frames)
     problems = [*problems, *lacking, *points.problems]
     if "labels" not in about:
-        about["label_set"] = annotations or options.label_set or about.get("label_set")
-        about["labels"], unknown = _labels(points, about["label_set"], asked=annotations is not None)
+        named = {"--annotations": annotations, CAPTURE: options.label_set, "scene.json": about.get("label_set")}
+        about["label_set"], about["labels"], unknown = _labels(points, named)
         problems += unknown
     about["occlusion_tolerance"] = (
         options.occlusion_tolerance or about.get("occlusion_tolerance") or OCCLUSION_TOLERANCE
@@ -198,28 +198,40 @@ def build_scene(
     )
 
 
-def _labels(points: Points, name: str | None, *, asked: bool) -> tuple[Int64[Tensor, "N"] | None, list[Problem]]:
-    """Return the labels of a cloud as ids of a label set, 255 for unknown ids; also return what was left out."""
+def _labels(
+    points: Points, named: Mapping[str, str | None]
+) -> tuple[str | None, Int64[Tensor, "N"] | None, list[Problem]]:
+    """Find the label set of a cloud's labels.
+
+    Args:
+        points: The cloud.
+        named: What may name the label set, the first that does first.
+
+    Returns:
+        The label set, the labels as its ids, 255 for unknown ids, and what was left out.
+    """
+    where, name = next(((where, name) for where, name in named.items() if name), ("", None))
     if points.labels is None:
-        unused = f"--annotations {name} is not used: the cloud has no labels (a column named label)."
-        return None, [Problem("labels", unused)] if asked else []
+        of_cloud = "the cloud" if points.file is None else points.file.name
+        unused = f"{where} names the label set {name}, and {of_cloud} has no labels (a column named label)."
+        return name, None, [Problem("labels", unused)] if name else []
     if name is None:
         unused = (
             "The labels of the cloud are not used: their label set is not known. Name it: --annotations SET, or "
             f'"label_set" in {CAPTURE}.'
         )
-        return None, [Problem("labels", unused)]
+        return None, None, [Problem("labels", unused)]
     classes = label_set(name)
     known = classes.classes(points.labels) != UNLABELLED
     unknown = points.labels[~known & ~torch.isin(points.labels, torch.tensor(NO_LABEL))]
     if not len(unknown):
-        return points.labels.where(known, UNLABELLED), []
+        return name, points.labels.where(known, UNLABELLED), []
     examples = ", ".join(map(str, torch.unique(unknown)[:3].tolist()))
     text = (
         f"{len(unknown)} labels of the cloud are left out: {classes.name} has no ids such as {examples}; its own go "
         f"from {min(classes.ids)} to {max(classes.ids)}, and no set has ids above {UNLABELLED - 1}."
     )
-    return points.labels.where(known, UNLABELLED), [Problem("labels", text)]
+    return name, points.labels.where(known, UNLABELLED), [Problem("labels", text)]
 
 
 def open_frames(names: Iterable[str], open_one: Callable[[str], Frame]) -> tuple[list[Frame], list[Problem]]:
