@@ -2,6 +2,7 @@
 
 import math
 import re
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
@@ -14,6 +15,7 @@ from cuao3d.files import check_inside
 from cuao3d.scene import Problem, pose_problem
 from cuao3d.schema import is_number, is_number_or_lost, shown
 
+_MARKS = str.maketrans(",;[]()", " " * 6)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """Characters that no name of a file needs; in a message they could steer a terminal."""
 
@@ -28,13 +30,17 @@ def only_file(folder: Path, pattern: str, preferred: str) -> Path | None:
 
     Args:
         folder: Where to look.
-        pattern: Such as `*.ply`.
+        pattern: Such as `*.ply`; names may have it in any case.
         preferred: Name of the one that counts where there are several.
 
     Raises:
         InputError: Several match, and none is the preferred one.
     """
-    found = sorted(path for path in folder.glob(pattern) if path.is_file())
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if fnmatchcase(path.name.lower(), pattern) and path.is_file() and not path.name.startswith(".")
+    )
     if len(found) > 1 and folder / preferred not in found:
         names = ", ".join(path.name for path in found[:3])
         raise InputError(f"{folder} holds {len(found)} files {pattern} ({names}); rename the right one to {preferred}.")
@@ -64,6 +70,7 @@ def inside(folder: Path, name: object, where: str) -> Path:
         InputError: The entry is no relative path, or one that leads out of the capture.
     """
     name = file_name(folder, name, where)
+    name = name.replace("\\", "/") if "\\" in name and not (folder / name).exists() else name
     windows = PureWindowsPath(name)
     if PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts:
         raise InputError(
@@ -142,8 +149,12 @@ def matrix(entry: object, where: str, *, rows: int, columns: int) -> Float64[Ten
     return torch.tensor(entry, dtype=torch.float64)
 
 
-def read_lines(path: Path) -> list[tuple[str, list[str]]]:
+def read_lines(path: Path, *, of_numbers: bool = False) -> list[tuple[str, list[str]]]:
     """Read the words of each line of a text file, without empty lines and what follows `#`.
+
+    Args:
+        path: The file.
+        of_numbers: Whether it holds numbers alone; commas, semicolons and brackets then count as spaces.
 
     Returns:
         For each line where it stands, for messages, and its words.
@@ -152,7 +163,8 @@ def read_lines(path: Path) -> list[tuple[str, list[str]]]:
         NotFoundError: There is no such file.
         InputError: It is no text.
     """
-    lines, name = (line.split("#")[0].split() for line in _read_text(path).splitlines()), str(path)
+    text, name = _read_text(path), str(path)
+    lines = (line.split("#")[0].split() for line in (text.translate(_MARKS) if of_numbers else text).splitlines())
     return [(f"{name}, line {index}", words) for index, words in enumerate(lines, start=1) if words]
 
 
@@ -167,7 +179,7 @@ def read_rows(path: Path, num_columns: int) -> Float64[Tensor, "N C"]:
         NotFoundError: There is no such file.
         InputError: A line holds something else; the message says which.
     """
-    lines = read_lines(path)
+    lines = read_lines(path, of_numbers=True)
     try:
         values = [float(word) for _, words in lines for word in words]
         are_rows = all(len(words) == num_columns for _, words in lines)
@@ -185,7 +197,9 @@ def read_numbers(path: Path, *counts: int) -> list[float]:
         NotFoundError: There is no such file.
         InputError: It holds something else.
     """
-    values = [value for where, words in read_lines(path) for value in _numbers(words, where, len(words))]
+    values = [
+        value for where, words in read_lines(path, of_numbers=True) for value in _numbers(words, where, len(words))
+    ]
     if len(values) not in counts or not all(map(math.isfinite, values)):
         raise InputError(f"{path} should hold {' or '.join(map(str, counts))} numbers; it holds {shown(values)}.")
     return values
@@ -199,7 +213,7 @@ def read_matrix(path: Path, *sizes: int) -> Float64[Tensor, "S S"]:
         InputError: It holds something else.
     """
     expected = " or ".join(f"{size} x {size}" for size in sizes)
-    lines = read_lines(path)
+    lines = read_lines(path, of_numbers=True)
     try:
         rows = [_numbers(words, where, len(lines[0][1])) for where, words in lines]
     except UserError as error:
@@ -211,7 +225,7 @@ def read_matrix(path: Path, *sizes: int) -> Float64[Tensor, "S S"]:
 
 
 def read_pose(path: Path) -> Float64[Tensor, "4 4"]:
-    """Read a text file that holds a pose, 4 x 4, camera to world, metres.
+    """Read a text file that holds a pose, camera to world, metres: 4 x 4 or 3 x 4, in rows or all in one.
 
     Raises:
         PoseError: There is no such file, or it holds something else.
@@ -219,9 +233,19 @@ def read_pose(path: Path) -> Float64[Tensor, "4 4"]:
     if not path.is_file():
         raise PoseError(f"{path.name} is missing; restore it, or remove the frame's other files.")
     try:
-        pose = read_matrix(path, 4)
+        lines = read_lines(path, of_numbers=True)
+        values = [value for where, words in lines for value in _numbers(words, where, len(words))]
     except UserError as error:
-        raise PoseError(str(error)) from error
+        raise PoseError(f"{path.name} holds no matrix ({error}); expected 4 x 4 numbers.") from error
+    widths = {len(words) for _, words in lines}
+    if len(values) not in (12, 16) or widths not in ({4}, {len(values)}):
+        about = " (a position and a quaternion?)" if len(values) == 7 else ""
+        shape = f"{len(lines)} x {widths.pop()}" if len(widths) == 1 else f"{len(values)}"
+        raise PoseError(
+            f"{path} holds {shape} numbers{about}; expected 4 x 4, camera to world, a row a line. Convert it."
+        )
+    pose = torch.eye(4, dtype=torch.float64)
+    pose.view(-1)[: len(values)] = torch.tensor(values, dtype=torch.float64)
     if problem := pose_problem(pose):
         raise PoseError(f"{path.name}: {problem}; correct it, or remove the frame.")
     return pose
@@ -270,10 +294,20 @@ def _read_text(path: Path) -> str:
     check_inside(path)
     if not path.is_file():
         raise NotFoundError(f"There is no file {path}.")
+    return as_text(path, path.read_bytes())
+
+
+def as_text(path: Path, content: bytes) -> str:
+    """Return the text of a file: UTF-8, or UTF-16 where a byte order mark says so, as Windows writes it.
+
+    Raises:
+        InputError: It is neither.
+    """
+    is_wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return content.decode("utf-16" if is_wide else "utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text ({error}); write it again.") from error
+        raise InputError(f"{path} is no text ({error}); save it again, in UTF-8.") from error
 
 
 def _numbers(words: list[str], where: str, num_columns: int) -> list[float]:

@@ -19,12 +19,19 @@ from torch.nn import functional
 
 from cuao3d.errors import InputError, PoseError, UserError
 from cuao3d.files import check_inside
+from cuao3d.formats.depths import ARRAYS, array_size, read_array
 from cuao3d.formats.lens import Lens, Size, distort, fold, pair
 from cuao3d.memory import Budget
 from cuao3d.scene import Frame, pose_problem
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
 """Formats that are read; some others would start programs or load further files."""
+
+COLOR_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
+"""Endings of photographs, in lower case."""
+
+DEPTH_ENDINGS = (".png", ".tif", ".tiff", ".pgm", *ARRAYS)
+"""Endings of depth images, in lower case."""
 
 MAX_PIXELS = 1 << 26
 """Images of more pixels (8192 x 8192) are refused: a small file can claim any size."""
@@ -209,6 +216,15 @@ def depth_size(path: Path) -> Size:
     Raises:
         InputError: The file is missing, no image, too large, or no depth image.
     """
+    if path.suffix.lower() in ARRAYS:
+        if not path.is_file():
+            raise InputError(_missing(path))
+        width, height = array_size(path)
+        if min(width, height) < 2 or width * height > MAX_PIXELS:
+            raise InputError(
+                f"{called(path)} is {width} x {height}; expected 2 x 2 to {MAX_PIXELS >> 20} million pixels."
+            )
+        return width, height
     with _open(path) as image:
         _check_depth_mode(image, path)
         size: Size = image.size
@@ -225,20 +241,23 @@ def read_colors(path: Path) -> Float32[Tensor, "3 H W"]:
 
 
 def read_depth(path: Path, unit: float = MILLIMETRE) -> Float32[Tensor, "H W"]:
-    """Read a depth image of 16 bits a pixel.
+    """Read a depth image of 16 bits a pixel, or a map of floats: TIFF, NPY or EXR.
 
     Args:
         path: The file.
-        unit: What 1 means, metres.
+        unit: What 1 means, metres; floats are metres.
 
     Returns:
-        Depth along the optical axis, metres; 0 = missing, in the file 0 or 65535.
+        Depth along the optical axis, metres; 0 = missing, in the file 0 or 65535, or no finite number above 0.
 
     Raises:
         InputError: The file is missing, damaged, too large, or no depth image.
     """
     depth_size(path)
-    units = _read_pixels(path, np.asarray)
+    units = read_array(path) if path.suffix.lower() in ARRAYS else _read_pixels(path, np.asarray)
+    if units.dtype.kind == "f":
+        metres = np.asarray(units, np.float32)
+        return torch.from_numpy(np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(0)))
     depth = np.empty(units.shape, np.float32)
     for start in range(0, len(units), ROWS):
         values = units[start : start + ROWS].astype(np.float64)  # so that 1.234 m is the float nearest to it
@@ -346,8 +365,8 @@ def _as_rgb(image: Image.Image) -> NDArray[Any]:
 
 
 def _check_depth_mode(image: Image.Image, path: Path) -> None:
-    if not image.mode.startswith("I"):
-        raise InputError(f"{called(path)} has mode {image.mode}; expected 16-bit depth.")
+    if not image.mode.startswith(("I", "F")):
+        raise InputError(f"{called(path)} has mode {image.mode}; expected 16-bit depth, or floats in metres.")
 
 
 def _check_size(path: Path, size: Size, expected: Size) -> None:

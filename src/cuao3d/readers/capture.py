@@ -133,7 +133,9 @@ class Captures(ABC):
         """Find the captures in a folder: the folder itself, or those among its subfolders, by name."""
         if not path.is_dir():
             return []
-        return [path] if cls.is_capture(path) else sorted(filter(cls.is_capture, path.iterdir()))
+        if cls.is_capture(path):
+            return [path]
+        return sorted(one for one in path.iterdir() if not one.name.startswith(".") and cls.is_capture(one))
 
 
 def build_scene(

@@ -16,13 +16,12 @@ from torch import Tensor
 
 from cuao3d.errors import InputError, NotFoundError, PoseError, UserError
 from cuao3d.formats.entries import by_number, read_matrix, read_pose
-from cuao3d.formats.images import MILLIMETRE, image_size, lens_of, open_frame, usual_size
+from cuao3d.formats.images import COLOR_ENDINGS, MILLIMETRE, image_size, lens_of, open_frame, usual_size
 from cuao3d.formats.lens import Lens
 from cuao3d.formats.points import Points
 from cuao3d.labels import LABEL_SETS, label_set
 from cuao3d.pickles import read_torch
 from cuao3d.readers.capture import build_scene, open_frames
-from cuao3d.readers.folder import ENDINGS
 from cuao3d.readers.matterport import OCCLUSION_TOLERANCE as MATTERPORT_TOLERANCE
 from cuao3d.readers.matterport import UNITS_PER_METRE, near_region
 from cuao3d.readers.options import CaptureOptions, correct_pose, given_annotations, read_options, source_of, turn_up
@@ -171,7 +170,7 @@ class OpenScene:
         folder = next((self.views / each for each in (name, _building(name)) if (self.views / each).is_dir()), None)
         if folder is None or not (folder / "color").is_dir():
             return [], []
-        images = [path for path in (folder / "color").iterdir() if path.suffix.lower() in ENDINGS]
+        images = [path for path in (folder / "color").iterdir() if path.suffix.lower() in COLOR_ENDINGS]
         colors = {path.stem: path for path in sorted(images, key=lambda path: by_number(path.stem))}
         poses, problems = {}, []
         for view in colors:

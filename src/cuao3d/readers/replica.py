@@ -6,8 +6,9 @@ from pathlib import Path
 from cuao3d.errors import InputError, NotFoundError, PoseError, UserError
 from cuao3d.files import read_json
 from cuao3d.formats.entries import number, positive, read_rows, whole
-from cuao3d.formats.images import open_frame
+from cuao3d.formats.images import COLOR_ENDINGS, DEPTH_ENDINGS, open_frame
 from cuao3d.formats.lens import Lens
+from cuao3d.formats.listing import files_in
 from cuao3d.formats.points import read_points
 from cuao3d.readers.capture import Captures, build_scene, open_frames
 from cuao3d.scene import Frame, Scene
@@ -45,18 +46,21 @@ class Replica(Captures):
         """
         lens, unit = _read_camera(folder)
         poses = read_rows(folder / POSES, 16).reshape(-1, 4, 4)
-        colors = {}
-        for path in sorted((folder / "results").iterdir()):
-            if match := re.fullmatch(r"frame(\d{1,9})\.(jpg|jpeg|png)", path.name):
-                colors[match[1]] = path
+        colors, depths = (
+            {match[1]: path for name, path in files.items() if (match := re.fullmatch(rf"{kind}(\d{{1,9}})", name))}
+            for kind, files in (
+                ("frame", files_in(folder / "results", COLOR_ENDINGS)),
+                ("depth", files_in(folder / "results", DEPTH_ENDINGS)),
+            )
+        )
 
         def open_one(digits: str) -> Frame:
             if int(digits) >= len(poses):
                 raise PoseError(f"{POSES} has only {len(poses)} rows; add its pose, or remove the frame.")
-            depth = folder / "results" / f"depth{digits}.png"
+            depth = depths.get(digits, folder / "results" / f"depth{digits}.png")
             return open_frame(digits, poses[int(digits)], color=colors[digits], lens=lens, depth=depth, depth_unit=unit)
 
-        frames, problems = open_frames(colors, open_one)
+        frames, problems = open_frames(sorted(colors), open_one)
         meshes = (up / f"{folder.name}_mesh.ply" for up in (folder.parent, folder))
         mesh = next((path for path in meshes if path.is_file()), None)
         return build_scene(

@@ -1,7 +1,6 @@
 """Captures as numbered colour images, depth images and poses: 7-Scenes, 3DMatch, nvblox's sample; read and written."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any, get_args
@@ -14,7 +13,18 @@ from PIL import Image
 from cuao3d.errors import InputError, NotFoundError, UserError
 from cuao3d.files import read_json
 from cuao3d.formats.entries import choice, fraction, read_matrix, read_pose
-from cuao3d.formats.images import MISSING, depth_size, image_size, lens_of, open_depth, open_frame, usual_size
+from cuao3d.formats.images import (
+    COLOR_ENDINGS,
+    DEPTH_ENDINGS,
+    MISSING,
+    depth_size,
+    image_size,
+    lens_of,
+    open_depth,
+    open_frame,
+    usual_size,
+)
+from cuao3d.formats.listing import files_in
 from cuao3d.formats.ply import write_ply
 from cuao3d.formats.points import read_points
 from cuao3d.labels import LABEL_SETS
@@ -31,8 +41,9 @@ class SevenScenes(Captures):
 
     ```
     FOLDER/camera-intrinsics.txt     3 x 3, pixels; may also lie one folder up
-    FOLDER/frame-000000.color.png    8-bit RGB
-    FOLDER/frame-000000.depth.png    16-bit, millimetres along the optical axis, 0 or 65535 = missing
+    FOLDER/frame-000000.color.png    8-bit RGB; or .jpg and others
+    FOLDER/frame-000000.depth.png    16-bit, millimetres along the optical axis, 0 or 65535 = missing; or floats, metres
+                                     (.tiff, .npy, .exr)
     FOLDER/frame-000000.pose.txt     4 x 4, camera to world, metres, OpenCV axes
     FOLDER/points.ply                optional: cloud with x y z [red green blue] [nx ny nz] [label]
     FOLDER/scene.json                optional: label_set (a name, or a CSV in the folder), split, occlusion_tolerance
@@ -47,7 +58,8 @@ class SevenScenes(Captures):
     @classmethod
     def is_capture(cls, folder: Path) -> bool:
         """Say whether a folder is a capture of this layout."""
-        return folder.is_dir() and any(folder.glob("frame-*.*"))
+        found = _files(folder)
+        return sum(bool(of_kind) for of_kind in found.values()) > 1 or bool(found["pose"] and _intrinsics_near(folder))
 
     @classmethod
     def read(cls, folder: Path, annotations: str | None = None) -> Scene:
@@ -95,31 +107,47 @@ def write_capture(scene: Scene, folder: Path | str) -> None:
     partial_folder.replace(folder)
 
 
+def _files(folder: Path) -> dict[str, dict[str, Path]]:
+    """Return the files of each kind, by the name of their frame; endings count in any case."""
+    kinds = {"color": COLOR_ENDINGS, "depth": DEPTH_ENDINGS, "pose": (".txt",)}
+    endings = {kind: tuple(f".{kind}{ending}" for ending in of_kind) for kind, of_kind in kinds.items()}
+    found = {kind: files_in(folder, of_kind) for kind, of_kind in endings.items()}
+    return {
+        kind: {name: path for name, path in of_kind.items() if name.lower().startswith("frame-")}
+        for kind, of_kind in found.items()
+    }
+
+
 def _open_frames(folder: Path) -> tuple[list[Frame], list[Problem]]:
     """Open all frames; also return the problems of those that cannot be opened."""
     intrinsics = _intrinsics_of(folder)
-    matrix = read_matrix(intrinsics, 3)
-    names = sorted({match[0] for path in folder.iterdir() if (match := re.match(r"frame-[^.]+(?=\.)", path.name))})
-    has_colors = any((folder / f"{name}{COLOR}").is_file() for name in names)
-    ending, measure = (COLOR, image_size) if has_colors else (DEPTH, depth_size)
+    matrix, files = read_matrix(intrinsics, 3), _files(folder)
+    has_colors = bool(files["color"])
+    measured, measure = (files["color"], image_size) if has_colors else (files["depth"], depth_size)
     try:
-        size = usual_size([folder / f"{name}{ending}" for name in names], measure)
+        size = usual_size(measured.values(), measure)
     except UserError as error:
         raise InputError(f"No usable frame in {folder}: {error}") from error
     lens = lens_of(matrix, size, str(intrinsics))
 
     def open_one(name: str) -> Frame:
-        color, depth, pose = folder / f"{name}{COLOR}", folder / f"{name}{DEPTH}", read_pose(folder / f"{name}{POSE}")
+        color, depth, pose = (
+            files[kind].get(name, folder / f"{name}{ending}")
+            for kind, ending in (("color", COLOR), ("depth", DEPTH), ("pose", POSE))
+        )
         if not has_colors:
-            return open_depth(name, pose, depth=depth, lens=lens)
-        return open_frame(name, pose, color=color, lens=lens, depth=depth, depth_lens=lens)
+            return open_depth(name, read_pose(pose), depth=depth, lens=lens)
+        return open_frame(name, read_pose(pose), color=color, lens=lens, depth=depth, depth_lens=lens)
 
-    return open_frames(names, open_one)
+    return open_frames(sorted({name for of_kind in files.values() for name in of_kind}), open_one)
+
+
+def _intrinsics_near(folder: Path) -> Path | None:
+    return next((up / INTRINSICS for up in (folder, folder.parent) if (up / INTRINSICS).is_file()), None)
 
 
 def _intrinsics_of(folder: Path) -> Path:
-    path = next((up / INTRINSICS for up in (folder, folder.parent) if (up / INTRINSICS).is_file()), None)
-    if path is None:
+    if (path := _intrinsics_near(folder)) is None:
         raise NotFoundError(
             f"No {INTRINSICS} in {folder} or above it. Write the 3 x 3 matrix there, in pixels (for 7-Scenes: "
             "585 0 320 / 0 585 240 / 0 0 1)."
