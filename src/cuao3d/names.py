@@ -36,5 +36,11 @@ def check_file_name(name: str, kind: str) -> None:
         )
 
 
+def as_file_name(name: str) -> str:
+    """Return a name as one that a file can have: what no file may be called becomes "-", dots in front go."""
+    safe = "".join("-" if one in NOT_IN_FILE_NAMES or not one.isprintable() else one for one in name)
+    return safe.lstrip(".") or "scene"
+
+
 def _plain(name: str) -> str:
     return re.sub("[-_.]", "-", name)

@@ -5,6 +5,7 @@ is the official one.
 """
 
 import csv
+import io
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,7 +133,7 @@ def convert(labels: Int64[Tensor, "N"], source: LabelSet, target: LabelSet) -> I
     covered_by_source, covered_by_target = source.nyu40 or (), target.nyu40 or ()
     for name, covered in ((source.name, covered_by_source), (target.name, covered_by_target)):
         if not any(covered):
-            raise InputError(f"{cannot}: {name} has no NYU40 ids; add a column nyu40id to its CSV.")
+            raise InputError(f"{cannot}: {name} has no NYU40 ids; add a column nyu40id to {name}.csv.")
     nyu40, count = Counter(id_ for covered in covered_by_target for id_ in covered).most_common(1)[0]
     if count > 1:
         raise InputError(
@@ -153,16 +154,25 @@ def _only(ids: set[int]) -> int:
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
-    """Read the rows of a CSV that makes a label set; raise InputError if it does not."""
+    """Read the rows of a CSV that makes a label set, as spreadsheets save it: commas, semicolons or tabs; UTF-8 or 16.
+
+    Raises:
+        InputError: It makes no label set.
+    """
+    content = path.read_bytes()
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets write a byte order mark
-            rows = list(csv.DictReader(file))
+        text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        head = text.partition("\n")[0]
+        mark = max(",;\t", key=head.count)
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=mark))
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is no CSV in UTF-8 ({error}); save it again.") from error
+    rows = [{(key or "").strip().lower(): value for key, value in row.items()} for row in rows]
     missing = [column for column in COLUMNS if not rows or column not in rows[0]]
     if missing:
+        there = f"has the columns {head.strip()[:80]!r}" if head.strip() else "is empty"
         raise InputError(
-            f"{path} has no column {missing[0]!r}; a label set needs {','.join(COLUMNS)} and a class a line."
+            f"{path} {there} and no column {missing[0]!r}; a label set needs {','.join(COLUMNS)} and a class a line."
         )
     taken: set[int] = set()
     for line, row in enumerate(rows, start=2):
@@ -193,7 +203,8 @@ def _check_row(where: str, row: dict[str, str], taken: set[int]) -> None:
 
 
 def _nyu40_parts(row: dict[str, str]) -> list[str]:
-    return [part for part in (row.get("nyu40id") or "").replace(" ", "").split(";") if part]
+    parts = (row.get("nyu40id") or "").replace(" ", "").split(";")
+    return [part for part in parts if part and part.lower() not in ("none", "nan", "null")]
 
 
 def _nyu40_ids(row: dict[str, str]) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from cuao3d.formats.images import NoDepth
 from cuao3d.formats.ply import read_triangles
 from cuao3d.formats.points import Points
 from cuao3d.labels import label_set
+from cuao3d.names import as_file_name
 from cuao3d.rays import cast_depth, embree_scene
 from cuao3d.readers.cloud import cloud_from_depth
 from cuao3d.readers.options import (
@@ -87,13 +88,14 @@ class Captures(ABC):
             InputError: There is no such label set.
         """
         self.annotations = given_annotations(annotations)
-        path = Path(path).resolve()
+        path = Path(path).absolute()  # a link gives its own name to a scene, not that of its target
+        path = path if path.name != ".." else path.resolve()
         if not path.is_dir():
             raise NotFoundError(f"There is no folder {path}.")
         if not (folders := self._find(path)):
             raise NotFoundError(f"No capture in {path}. Expected {self.layout}.")
         self.folders = folders
-        self.names = tuple(folder.name for folder in folders)
+        self.names = tuple(as_file_name(folder.name) for folder in folders)
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -189,7 +191,7 @@ def build_scene(
     if not len(points.points):
         raise InputError(f"The cloud of {folder} is empty: its depth images hold no surface, or its file no point.")
     return Scene(
-        name=name or folder.name,
+        name=name or as_file_name(folder.name),
         points=points.points,
         frames=tuple(frames),
         colors=points.colors,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cuao3d.errors import InputError, NotFoundError
 from cuao3d.formats.points import SUFFIXES, read_points
+from cuao3d.names import as_file_name
 from cuao3d.readers.capture import build_scene
 from cuao3d.readers.options import given_annotations, source_of
 from cuao3d.scene import Scene, Source
@@ -32,12 +33,12 @@ class PointCloud:
     layout = f"a single file that ends in {', '.join(SUFFIXES)}"
 
     def __init__(self, path: Path | str, *, annotations: str | None = None) -> None:
-        self.path = Path(path).resolve()
+        self.path = Path(path).absolute()
         self.annotations = given_annotations(annotations)
         if not self.path.is_file():
             raise NotFoundError(f"There is no file {self.path}.")
         self.folders: tuple[Path, ...] = (self.path.parent,)
-        self.names: tuple[str, ...] = (self.path.stem,)
+        self.names: tuple[str, ...] = (as_file_name(self.path.stem),)
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
