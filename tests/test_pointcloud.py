@@ -1,3 +1,4 @@
+import json
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 
 from cuao3d import pipeline
 from cuao3d.check import check
+from cuao3d.coordinates import in_capture
 from cuao3d.formats.ply import write_ply
 from cuao3d.formats.points import read_points
 from cuao3d.readers import open_dataset
@@ -151,7 +153,7 @@ def test_points_without_a_position_are_left_out_and_counted(data: str, tmp_path:
     scene = open_dataset(tmp_path / "a.pcd")[0]
     assert scene.points.equal(torch.from_numpy(POINTS[[0, 2]]))
     assert scene.colors.equal(torch.from_numpy(COLORS[[0, 2]].astype(np.float32) / 255))
-    assert tuple(map(str, scene.problems)) == ("1 of 3 points of a.pcd left out: they have no position.",)
+    assert str(scene.problems[0]) == "1 of 3 points of a.pcd left out: they have no position."
 
 
 @pytest.mark.parametrize(
@@ -270,13 +272,22 @@ def test_a_file_of_another_format_says_how_to_convert_it(name: str, tmp_path: Pa
         open_dataset(tmp_path / name)[0]
 
 
-def test_empty_and_far_clouds_are_refused(tmp_path: Path):
+def test_an_empty_cloud_is_refused(tmp_path: Path):
     np.savez(tmp_path / "a.npz", points=POINTS[:0])
     with pytest.raises(ValueError, match=r"a\.npz holds no point"):
         open_dataset(tmp_path / "a.npz")[0]
-    np.savez(tmp_path / "a.npz", points=POINTS + np.array([350_000, 5_600_000, 0]))
-    with pytest.raises(ValueError, match=r"a\.npz lies 5600 km from the origin"):
-        open_dataset(tmp_path / "a.npz")[0]
+
+
+@pytest.mark.parametrize("up", ["z", "-y"])
+def test_a_cloud_far_from_the_origin_keeps_its_detail_and_its_coordinates(up: str, tmp_path: Path):
+    positions = POINTS + np.array([350_000.25, 5_600_000.5, 12])
+    np.savez(tmp_path / "a.npz", points=positions)
+    (tmp_path / "capture.json").write_text(json.dumps({"up": up}))
+    scene = open_dataset(tmp_path / "a.npz")[0]
+    assert scene.points.abs().max() < 20
+    back = in_capture(scene.points, scene.capture_from_world)
+    assert back.dtype == torch.float64
+    assert back.numpy() == pytest.approx(positions, abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -4,23 +4,31 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float32, Float64
+from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from cuao3d.geometry import move
+
+FAR = 1_000.0
+"""Farther from the origin than this, in a capture's unit, single precision would lose detail."""
 
 ON_THE_THING = 0.1
 """Metres from the nearest of its points up to which the middle of a place lies on the thing."""
 
 
-def in_capture(points: Float32[Tensor, "N 3"], transform: Float64[Tensor, "4 4"] | None) -> Float32[Tensor, "N 3"]:
+def in_capture(points: Float32[Tensor, "N 3"], transform: Float64[Tensor, "4 4"] | None) -> Float[Tensor, "N 3"]:
     """Return positions in the coordinates of the capture's pose files, in its unit.
 
     Args:
         points: World positions, metres.
         transform: `capture_from_world` of the scene: a similarity; None where both are the same.
+
+    Returns:
+        The positions; in double precision where the capture lies far from its origin.
     """
-    return points if transform is None else move(points, transform)
+    if transform is None or transform[:3, 3].abs().max() < FAR:
+        return points if transform is None else move(points, transform)
+    return points.double() @ transform[:3, :3].T + transform[:3, 3]
 
 
 def unit_of(transform: Float64[Tensor, "4 4"] | None) -> str:

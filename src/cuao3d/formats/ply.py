@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -141,7 +141,7 @@ def write_ply(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
 
 
 def cloud_columns(
-    points: Float32[Tensor, "N 3"],
+    points: Float[Tensor, "N 3"],
     colors: Float32[Tensor, "N 3"] | None = None,
     normals: Float32[Tensor, "N 3"] | None = None,
 ) -> Columns:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
@@ -26,6 +26,9 @@ NPZ_PACKED, NPZ_SLACK = 20, 1 << 25
 FARTHEST = 5_000.0
 """A point this far from the middle of its cloud along an axis, metres, is a mistake: it would stretch the grid of cells
 beyond what it holds."""
+
+FAR = 2_000.0
+"""Farther from the origin than this, metres, a scene is moved to it: single precision would lose its detail."""
 
 MAX_LABEL = 1 << 31
 """Labels beyond this are no labels."""
@@ -72,6 +75,8 @@ class Points(NamedTuple):
     """What was left out and why."""
     file: Path | None = None
     """Where the cloud was read from."""
+    offset: Float64[Tensor, "3"] | None = None
+    """What was taken off all positions, metres, since the cloud lies farther than `FAR` from the origin."""
 
 
 def read_points(path: Path) -> Points:
@@ -108,6 +113,7 @@ def as_points(path: Path, columns: Columns) -> Points:
     if not columns:
         return Points(torch.empty(0, 3))
     columns, unknown = _understood(columns)
+    columns, offset = _near(columns)
     if (points := _stack(columns, ("x", "y", "z"))) is None:
         raise InputError(f"{path} has no x, y and z; write it again.")
     found, problems = _found(points, path.name)
@@ -128,7 +134,31 @@ def as_points(path: Path, columns: Columns) -> Points:
                 "x y z, red green blue, nx ny nz, label.",
             )
         )
-    return Points(points, colors, normals, labels, tuple(problems), path)
+    return Points(points, colors, normals, labels, tuple(problems), path, offset)
+
+
+def far_offset(positions: Float64[Tensor, "N 3"]) -> Float64[Tensor, "3"] | None:
+    """Return what to take off positions so that they lie near the origin, whole numbers; None where they do already.
+
+    Far is what lies beyond `FAR`, and beyond a hundred times its own extent: a room in millimetres is not far.
+    """
+    finite = positions[positions.isfinite().all(dim=1)]
+    if not len(finite):
+        return None
+    middle = finite.median(dim=0).values
+    extent = (finite - middle).abs().median(dim=0).values.max()
+    return middle.round() if middle.abs().max() > max(FAR, 100 * float(extent)) else None
+
+
+def _near(columns: Columns) -> tuple[Columns, Float64[Tensor, "3"] | None]:
+    """Move a cloud to the origin if it is far from it; also return what was taken off."""
+    if not all(axis in columns for axis in _XYZ):
+        return columns, None
+    with np.errstate(invalid="ignore", over="ignore"):
+        positions = np.stack([columns[axis].astype(np.float64) for axis in _XYZ], axis=1)
+        if (offset := far_offset(torch.from_numpy(positions))) is None:
+            return columns, None
+        return columns | dict(zip(_XYZ, (positions - offset.numpy()).T, strict=True)), offset
 
 
 def _understood(columns: Columns) -> tuple[Columns, list[str]]:

@@ -19,7 +19,7 @@ from cuao3d.errors import InputError, NotFoundError, UserError
 from cuao3d.files import reading_inside
 from cuao3d.formats.images import NoDepth
 from cuao3d.formats.ply import read_triangles
-from cuao3d.formats.points import Points
+from cuao3d.formats.points import Points, far_offset
 from cuao3d.labels import label_set
 from cuao3d.names import as_file_name
 from cuao3d.rays import cast_depth, embree_scene
@@ -27,6 +27,7 @@ from cuao3d.readers.cloud import cloud_from_depth
 from cuao3d.readers.options import (
     CAPTURE,
     CaptureOptions,
+    Offset,
     capture_of,
     correct_pose,
     given_annotations,
@@ -166,13 +167,15 @@ def build_scene(
         about: Further fields of the scene; `labels` take the place of the cloud's.
 
     Raises:
-        NoDepthError: No frame has a depth image; the cloud could give it.
+        NoDepthError: No frame has depth; the cloud could give it.
         InputError: No frame is usable, the cloud is empty, or `capture.json` is wrong.
     """
     options = read_options(folder)
-    points = None if points is None else turn_up(points, options)
-    frames, lacking = _fill_depth(folder, [_apply(options, frame) for frame in frames], points, mesh, options, lone)
-    frames = frames[:: options.every]
+    turn = partial(turn_up, options=options, offset=(offset := _offset(points, frames, options)))
+    points = turn(points) if points is not None else None
+    applied = [_apply(options, frame, offset) for frame in frames]
+    filled, lacking = _fill_depth(folder, applied, points, mesh, options, turn, lone)
+    frames = filled[:: options.every]
     if points is None:
         cloud = cloud_from_depth(frames)
         colors = cloud.colors if any(frame.has_colors for frame in frames) else None
@@ -182,12 +185,10 @@ def build_scene(
         named = {"--annotations": annotations, CAPTURE: options.label_set, "scene.json": about.get("label_set")}
         about["label_set"], about["labels"], unknown = _labels(points, named)
         problems += unknown
-    about["occlusion_tolerance"] = (
-        options.occlusion_tolerance or about.get("occlusion_tolerance") or OCCLUSION_TOLERANCE
-    )
+    own_tolerance = options.occlusion_tolerance or about.get("occlusion_tolerance")
+    about["occlusion_tolerance"] = own_tolerance or OCCLUSION_TOLERANCE
     if not frames and not lone:
-        more = " ..." if len(problems) > 3 else ""
-        raise InputError(f"No usable frame in {folder}: {'; '.join(map(str, problems[:3])) or 'there is none'}{more}")
+        raise _no_frame(folder, problems)
     if not len(points.points):
         raise InputError(f"The cloud of {folder} is empty: its depth images hold no surface, or its file no point.")
     return Scene(
@@ -197,9 +198,14 @@ def build_scene(
         colors=points.colors,
         normals=points.normals,
         problems=tuple(problems),
-        capture_from_world=capture_of(options),
+        capture_from_world=capture_of(options, offset),
         **about | ({"label_set": None} if about["labels"] is None else {}),
     )
+
+
+def _no_frame(folder: Path, problems: Sequence[Problem]) -> InputError:
+    more = " ..." if len(problems) > 3 else ""
+    return InputError(f"No usable frame in {folder}: {'; '.join(map(str, problems[:3])) or 'there is none'}{more}")
 
 
 def _labels(
@@ -263,6 +269,7 @@ def _fill_depth(
     points: Points | None,
     mesh: NDArray[np.float32] | None,
     options: CaptureOptions,
+    turn: Callable[[Points], Points],
     lone: bool,
 ) -> tuple[list[Frame], list[Problem]]:
     """Let frames without a depth image see the depth of the mesh or the cloud; return problems of those left out."""
@@ -279,7 +286,7 @@ def _fill_depth(
         hint = f' Or take depth from the cloud: {{"depth": "cloud"}} in {CAPTURE}.' if is_dense else ""
         problems = [Problem("frame", f"{name} left out: {depth.reason}{hint}") for name, depth in lacking.items()]
         return [frame for frame in frames if frame.name not in lacking], problems
-    read_depth = _depth_reader(folder, points, mesh, options)
+    read_depth = _depth_reader(folder, points, mesh, turn)
     return [
         replace(frame, read_depth=partial(read_depth, frame.camera)) if frame.name in lacking else frame
         for frame in frames
@@ -287,14 +294,14 @@ def _fill_depth(
 
 
 def _depth_reader(
-    folder: Path, points: Points | None, mesh: NDArray[np.float32] | None, options: CaptureOptions
+    folder: Path, points: Points | None, mesh: NDArray[np.float32] | None, turn: Callable[[Points], Points]
 ) -> Callable[[Camera], Float32[Tensor, "H W"]]:
     """Return what draws the depth of the mesh, of the faces in the cloud's file, or of the (turned) cloud."""
     if mesh is None and points is not None and points.file is not None and points.file.suffix.lower() == ".ply":
         with suppress(UserError):  # without faces that can be read, the points will do
             mesh = read_triangles(points.file)
     if mesh is not None:
-        corners = turn_up(Points(torch.from_numpy(mesh).reshape(-1, 3)), options).points
+        corners = turn(Points(torch.from_numpy(mesh).reshape(-1, 3))).points
         return partial(cast_depth, embree_scene(corners.view(-1, 3, 3).numpy()))
     if points is None or not len(points.points):
         raise InputError(
@@ -304,11 +311,22 @@ def _depth_reader(
     return partial(splat_depth, cover(points.points))
 
 
-def _apply(options: CaptureOptions, frame: Frame) -> Frame:
+def _offset(points: Points | None, frames: Sequence[Frame], options: CaptureOptions) -> Offset:
+    """Return where our origin lies in the capture's coordinates: in a place of whole metres near a far capture."""
+    if points is not None and points.offset is not None:
+        return points.offset
+    if not frames:
+        return None
+    as_read = replace(options, up="z", world_scale=1.0)
+    poses = [correct_pose(frame.camera.world_from_camera, as_read) for frame in frames]
+    return far_offset(torch.stack(poses)[:, :3, 3])
+
+
+def _apply(options: CaptureOptions, frame: Frame, offset: Offset) -> Frame:
     camera = frame.camera
     if options.swap_focal:
         camera = replace(camera, focal=camera.focal.flip(0))
-    camera = replace(camera, world_from_camera=correct_pose(camera.world_from_camera, options))
+    camera = replace(camera, world_from_camera=correct_pose(camera.world_from_camera, options, offset))
     read_depth = frame.read_depth
     if options.depth_scale != 1 and not isinstance(read_depth, NoDepth):
         read_depth = partial(_scaled, frame.read_depth, options.depth_scale)

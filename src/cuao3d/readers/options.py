@@ -29,6 +29,7 @@ Axes = Literal["opencv", "opengl"]
 Axis = Literal["x", "y", "z", "-x", "-y", "-z"]
 Up = Axis | tuple[float, float, float]
 DepthSource = Literal["images", "cloud"]
+Offset = Float64[Tensor, "3"] | None
 
 _UPRIGHT_FROM_AXIS = {
     "z": [[1.0, 0, 0], [0, 1, 0], [0, 0, 1]],
@@ -211,30 +212,43 @@ def named_up(direction: Float64[Tensor, "3"], *, within: float = SAME_AXIS) -> U
     return x, y, z
 
 
-def turn_up(points: Points, options: CaptureOptions) -> Points:
-    """Bring a cloud to our world: metres, z up."""
-    if (world_from_capture := _world_from_capture(options)) is None:
+def turn_up(points: Points, options: CaptureOptions, offset: Offset = None) -> Points:
+    """Bring a cloud to our world: metres, z up, near the origin.
+
+    Args:
+        points: The cloud.
+        options: How the capture is to be read.
+        offset: Where our origin lies in the coordinates of poses and cloud, as read; None for theirs.
+    """
+    world_from_capture = _world_from_capture(options, offset)
+    if points.offset is not None:
+        back = torch.eye(4, dtype=torch.float64)
+        back[:3, 3] = points.offset
+        world_from_capture = back if world_from_capture is None else world_from_capture @ back
+    if world_from_capture is None or world_from_capture.equal(torch.eye(4, dtype=torch.float64)):
         return points
     rotation = rotation_of(options.up)
     normals = None if points.normals is None else (points.normals.double() @ rotation.T).float()
-    return points._replace(points=move(points.points, world_from_capture), normals=normals)
+    return points._replace(points=move(points.points, world_from_capture), normals=normals, offset=None)
 
 
-def correct_pose(pose: Float64[Tensor, "4 4"], options: CaptureOptions) -> Float64[Tensor, "4 4"]:
-    """Return what a pose as read means: camera to world, OpenCV axes, metres, z up."""
+def correct_pose(
+    pose: Float64[Tensor, "4 4"], options: CaptureOptions, offset: Offset = None
+) -> Float64[Tensor, "4 4"]:
+    """Return what a pose as read means: camera to world, OpenCV axes, metres, z up; `offset` as of `turn_up`."""
     if options.pose == "camera_from_world":
         pose = torch.linalg.inv(pose)
     if options.axes == "opengl":
         pose = pose @ OPENGL
-    if (world_from_capture := _world_from_capture(options)) is not None:
+    if (world_from_capture := _world_from_capture(options, offset)) is not None:
         pose = world_from_capture @ pose
         pose[:3, :3] /= options.world_scale
     return pose
 
 
-def capture_of(options: CaptureOptions) -> Float64[Tensor, "4 4"] | None:
+def capture_of(options: CaptureOptions, offset: Offset = None) -> Float64[Tensor, "4 4"] | None:
     """Return the similarity from our world to that of poses and cloud, as read; None where they are the same."""
-    world_from_capture = _world_from_capture(options)
+    world_from_capture = _world_from_capture(options, offset)
     return None if world_from_capture is None else torch.linalg.inv(world_from_capture)
 
 
@@ -249,10 +263,12 @@ def rotation_of(up: Up) -> Float64[Tensor, "3 3"]:
     return torch.eye(3, dtype=torch.float64) + cross + cross @ cross / (1 + z)
 
 
-def _world_from_capture(options: CaptureOptions) -> Tensor | None:
+def _world_from_capture(options: CaptureOptions, offset: Offset) -> Tensor | None:
     """Return the similarity (4, 4) from the world of poses and cloud as read to ours; None where both are the same."""
-    if options.up == "z" and options.world_scale == 1:
+    if options.up == "z" and options.world_scale == 1 and offset is None:
         return None
     world_from_capture = torch.eye(4, dtype=torch.float64)
     world_from_capture[:3, :3] = options.world_scale * rotation_of(options.up)
+    if offset is not None:
+        world_from_capture[:3, 3] = -world_from_capture[:3, :3] @ offset
     return world_from_capture

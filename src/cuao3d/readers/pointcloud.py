@@ -10,9 +10,6 @@ from cuao3d.readers.capture import build_scene
 from cuao3d.readers.options import given_annotations, source_of
 from cuao3d.scene import Scene, Source
 
-FAR = 10_000.0
-"""Farther from the origin than this, metres, single precision loses millimetres; such clouds are refused."""
-
 
 class PointCloud:
     """A cloud without views: a student can look at it, teachers cannot.
@@ -23,7 +20,8 @@ class PointCloud:
     cloud.las    x y z, and if there are any red green blue
     cloud.npz    arrays points (N, 3), and if there are any colors (N, 3), normals (N, 3), labels (N,)
     ```
-    Metres, z up; `capture.json` beside it may name another `up`, and the `label_set` of the labels.
+    Metres, z up; a cloud far from the origin is moved there, and answers are in its own coordinates. `capture.json`
+    beside it may name another `up`, and the `label_set` of the labels.
 
     Args:
         path: The file.
@@ -61,10 +59,5 @@ class PointCloud:
         points = read_points(self.path)
         if not len(points.points):
             raise InputError(f"{self.path} holds no point.")
-        if (distance := points.points.median(dim=0).values.abs().max().item()) > FAR:
-            raise InputError(
-                f"{self.path} lies {distance / 1000:.0f} km from the origin, where single precision loses its detail; "
-                "move it to the origin (CloudCompare offers this when it opens a file), and check that it is in metres."
-            )
         folder, name = self.folders[index], self.names[index]
         return build_scene(folder, [], [], points, name=name, lone=True, annotations=self.annotations)
