@@ -77,7 +77,10 @@ def test_words_may_come_from_a_file(store, tmp_path, capsys):
     assert len(json.loads(out.read_text())["answers"]) == 3
     words.write_text("\n# only a comment\n")
     says(capsys, ["query", store, "--words", words, "--out", out], "--words", words, "holds no words")
-    words.write_bytes(b"\xff\xfea\x00")
+    words.write_bytes("a sofa".encode("utf-16"))
+    assert main(["query", str(store), "--words", str(words), "--out", str(out)]) == 0
+    says(capsys, ["query", store, "  ", "--out", out], "A question is blank")
+    words.write_bytes(b"\xffa\x00")
     says(capsys, ["query", store, "--words", words, "--out", out], "--words", words, "UTF-8")
     says(capsys, ["query", store, "--words", tmp_path / "no.txt", "--out", out], "--words", tmp_path / "no.txt")
 

@@ -9,6 +9,7 @@ import torch
 
 from conftest import camera_at
 from cuao3d.cli import main
+from cuao3d.errors import UnseenError
 from cuao3d.formats.ply import cloud_columns, read_ply, write_ply
 from cuao3d.fusion import Samples, View, Visibility
 from cuao3d.predictor import Predictor
@@ -86,6 +87,14 @@ def test_what_no_view_saw_is_neither_here_nor_absent(known):
     (elephant,) = Predictor.open(store).ask(store["known"], ["elephant"])
     assert torch.equal(elephant.seen, ~truth["unseen"])
     assert elephant.coverage == pytest.approx(2 / 3)
+
+
+def test_a_scene_that_no_view_saw_is_not_answered(known, tmp_path, capsys):
+    store, _ = known
+    scene = store["known"]
+    unseen = replace(scene, num_views=torch.zeros_like(scene.num_views))
+    with pytest.raises(UnseenError, match=r"No view saw anything of known.*--run RUN"):
+        Predictor.open(store).ask(unseen, ["chair"])
 
 
 def test_a_teacher_of_classes_brings_its_calibration_and_its_classes(known, tmp_path):

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from cuao3d import __version__
 from cuao3d.colors import heat_colors
-from cuao3d.console import progress_bar
+from cuao3d.console import note, progress_bar
 from cuao3d.coordinates import as_matrix, describe_place, in_capture, unit_of
-from cuao3d.errors import InputError
+from cuao3d.errors import InputError, UnseenError
 from cuao3d.files import write_json, write_whole
 from cuao3d.formats.ply import cloud_columns, write_ply
 from cuao3d.memory import give_back
@@ -67,14 +67,22 @@ def answer(
     names = store.names() if scene is None else (scene,)
     if not names:
         raise InputError(f"{store.path} holds no finished scene. Run `cuao3d fuse` again to finish it.")
-    best, answers, most = names[0], tuple[Answer, ...](), -math.inf
+    best, answers, most, unseen = names[0], tuple[Answer, ...](), -math.inf, dict[str, UnseenError]()
     with progress_bar() as bar:
         for name in bar.track(names, description="asking"):
-            asked = predictor.ask(store[name], words)
+            try:
+                asked = predictor.ask(store[name], words)
+            except UnseenError as error:
+                unseen[name] = error
+                continue
             if (relevance := sum(answer.peak for answer in asked)) > most:  # only the best are kept: they are large
                 best, answers, most = name, asked, relevance
             del asked
             give_back()
+    for name, unanswered in unseen.items():
+        if len(unseen) == len(names):
+            raise unanswered
+        note(f"{name}: no view saw anything of it.", head="left out")
     stored = store[best]
     if out.suffix == ".json":
         write_json(out, _as_json(stored, answers, store, predictor))

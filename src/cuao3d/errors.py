@@ -21,6 +21,10 @@ class TeacherError(InputError):
     """A teacher does not return what it promises; it would not for any other image."""
 
 
+class UnseenError(InputError):
+    """No view saw anything of a scene, so nothing lifted from its views can answer."""
+
+
 class NotFoundError(UserError, FileNotFoundError):
     """A file, folder, scene or set of weights does not exist."""
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from cuao3d.errors import InputError
+from cuao3d.errors import InputError, UnseenError
 from cuao3d.geometry import voxelize
 from cuao3d.labels import LabelSet
 from cuao3d.query import Answer, Questions, ask, classify, scores
@@ -146,9 +146,14 @@ class Predictor:
             An answer for each, with a value for every point of the scene's cloud.
 
         Raises:
-            InputError: The text encoder does not know a word.
+            InputError: The text encoder does not know a word, a question is blank, or no view saw the scene.
         """
-        key = tuple(queries)
+        key, known = tuple(queries), self.known(scene)
+        if not known.any():
+            raise UnseenError(
+                f"No view saw anything of {scene.name}, so lifted features cannot say what is in it. Ask a student, "
+                "which needs no views: --run RUN. Or look at the poses: cuao3d check DATA"
+            )
         if key not in self._questions:
             self._questions[key] = Questions.read(
                 self.encoder, queries, classes=self.classes, class_vectors=self._class_vectors
@@ -162,9 +167,7 @@ class Predictor:
                 answers=answer.answers.cpu()[of_point],
                 seen=answer.seen.cpu()[of_point],
             )
-            for answer in ask(
-                self.features(scene), self._questions[key], seen=self.known(scene), calibration=self.calibration
-            )
+            for answer in ask(self.features(scene), self._questions[key], seen=known, calibration=self.calibration)
         )
 
     def segment(self, scene: StoredScene, classes: LabelSet) -> Int64[Tensor, "N"]:

@@ -14,6 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.nn import functional
 
+from cuao3d.errors import InputError
 from cuao3d.geometry import Packing, group_mean, voxelize
 from cuao3d.scene import UNLABELLED
 from cuao3d.teachers import DEFAULT, Calibration
@@ -127,7 +128,12 @@ class Questions:
             classes: Names of all that the teacher can tell apart; none if it is not limited to classes. They limit
                 nothing where the encoder has a fixed vocabulary, which may lack them.
             class_vectors: Unit vectors of the classes, where they were encoded before: hundreds take seconds.
+
+        Raises:
+            InputError: A query is blank.
         """
+        if any(not query.strip() for query in queries):
+            raise InputError('A question is blank; ask for something, such as "somewhere to sit".')
         vectors = encoder(list(queries))
         known: Tensor | None = getattr(encoder, "vectors", None)
         nearest: list[str | None] = [None] * len(queries)

@@ -59,10 +59,12 @@ def _read_lines(path: Path) -> list[str]:
     """Read a text file with one query a line."""
     if not path.is_file():
         raise NotFoundError(f"--words: there is no file {path}.")
+    from cuao3d.formats.entries import as_text
+
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise InputError(f"--words: {path} is no text file in UTF-8 ({error}).") from error
+        lines = [line.strip() for line in as_text(path, path.read_bytes()).splitlines()]
+    except InputError as error:
+        raise InputError(f"--words: {error}") from error
     if not (words := [line for line in lines if line and not line.startswith("#")]):
         raise InputError(f"--words: {path} holds no words; expected one query a line.")
     return words
