@@ -8,6 +8,7 @@ from typing import Any
 from cuao3d.download import CARDS
 from cuao3d.fusion import lift_measured, sample_cells, see
 from cuao3d.names import match_name
+from cuao3d.progress import peak_memory
 from cuao3d.scene import Scene
 from cuao3d.teachers import TeacherSpec, load_teacher, parse_teacher
 
@@ -39,7 +40,8 @@ class Estimate:
     gigabytes: float
     """In the store."""
     memory: float
-    """Gigabytes held at a time: the teachers' weights, and all features of the scene."""
+    """Gigabytes held at a time: what the check itself held with one teacher, the other teachers' weights, and all
+    features of the scene."""
 
 
 def prospects(specs: Sequence[TeacherSpec | str], scene: Scene, *, cell: float) -> list[Prospect]:
@@ -70,10 +72,12 @@ def estimate(scene: Scene, teachers: Sequence[Prospect], *, cell: float, seen: f
     features = num_seen * sum(teacher.num_channels for teacher in teachers)
     seconds = [teacher.seconds_per_view for teacher in teachers if teacher.seconds_per_view is not None]
     cloud = BYTES_OF_POINT * len(scene.points)
+    held = max((teacher.gigabytes for teacher in teachers if teacher.seconds_per_view is not None), default=0.0)
+    weights = sum(teacher.gigabytes for teacher in teachers) - held  # the largest that was measured counts already
     return Estimate(
         sum(seconds) * len(scene.frames) / 3600 if len(seconds) == len(teachers) else None,
         (features * BYTES_STORED + cloud) / 1e9,
-        (features * (BYTES_STORED + BYTES_LIFTED) + cloud) / 1e9 + sum(teacher.gigabytes for teacher in teachers),
+        peak_memory() / 1e3 + weights + (features * (BYTES_STORED + BYTES_LIFTED) + cloud) / 1e9,
     )
 
 

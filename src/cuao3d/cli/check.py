@@ -118,7 +118,10 @@ def _fix(folder: Path, report: "Report") -> None:
     from cuao3d.check.options import fix
     from cuao3d.readers.options import CAPTURE
 
-    tell(f"  {folder / CAPTURE} now says {fix(folder, report.options)}; check again")
+    try:
+        tell(f"  {folder / CAPTURE} now says {fix(folder, report.options)}; check again")
+    except (UserError, OSError) as error:  # one capture that cannot be mended costs no other its report
+        tell(f"  not mended: {error}")
 
 
 def _print_report(name: str, report: "Report") -> None:
