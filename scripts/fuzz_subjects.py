@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from conftest import make_synthetic_scene, make_synthetic_store
 from cuao3d.check import check
 from cuao3d.distill import DistillConfig
+from cuao3d.errors import InputError
 from cuao3d.files import sha256_of
+from cuao3d.formats.images import read_depth
 from cuao3d.formats.ply import read_triangles, write_ply
 from cuao3d.fusion import sample_cells, see
 from cuao3d.history import read_history
@@ -92,10 +95,38 @@ def _make_clouds(folder: Path) -> None:
         "element face 2\nproperty list uchar int vertex_indices\nend_header\n0 0 0 1\n1 0 0 1\n0 1 0 2\n1 1 0 3\n"
         "3 0 1 2\n3 1 3 2\n"
     )
+    (folder / "ragged.ply").write_text(
+        "ply\nformat ascii 1.0\nelement vertex 4\nproperty float x\nproperty float y\nproperty float z\n"
+        "property list uchar float descriptor\nelement face 2\nproperty list uchar int vertex_indices\nend_header\n"
+        "0 0 0 0\n1 0 0 2 0.5 0.5\n0 1 0 1 2\n1 1 0 0\n3 0 1 2\n4 1 3 2 0\n"
+    )
     names = ["x", "y", "z", "f_dc_0", "f_dc_1", "f_dc_2", "opacity", *(f"scale_{i}" for i in range(3))]
     names += [f"rot_{i}" for i in range(4)]
     values = np.random.default_rng(0).random((20, len(names))).astype(np.float32)
     write_ply(folder / "splats.ply", dict(zip(names, values.T, strict=True)))
+
+
+def _make_depths(folder: Path) -> None:
+    """Depth as 16-bit images and as floats."""
+    folder.mkdir(parents=True, exist_ok=True)
+    depth = np.linspace(0.5, 3, 48, dtype=np.float32).reshape(6, 8)
+    np.save(folder / "a.npy", depth)
+    np.save(folder / "b.npy", (depth * 1000).astype(np.uint16))
+    Image.fromarray(depth).save(folder / "c.tif")
+    Image.fromarray((depth * 1000).astype(np.uint16)).save(folder / "d.tif")
+    Image.fromarray((depth * 1000).astype(np.uint16)).save(folder / "e.pgm")
+    with suppress(ImportError):
+        import OpenEXR
+
+        header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+        OpenEXR.File(header, {"Z": depth}).write(str(folder / "f.exr"))
+
+
+def _read_depths(folder: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        with suppress(InputError):
+            depth = read_depth(path)
+            assert bool((depth >= 0).all() and depth.isfinite().all())
 
 
 def _read_clouds(folder: Path) -> None:
@@ -284,6 +315,7 @@ def _subjects() -> list[Subject]:
             lambda folder: read_scenes(folder / "scannet_3d"),
         ),
         Subject("clouds", _make_clouds, _read_clouds),
+        Subject("depths", _make_depths, _read_depths),
         Subject(
             "check",
             lambda folder: _make_capture("sevenscenes", folder),

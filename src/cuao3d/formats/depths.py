@@ -74,11 +74,14 @@ def _exr_size(path: Path) -> tuple[int, int]:
 
 def _read_exr(path: Path) -> NDArray[Any]:
     file = _exr(path, header_only=False)
-    channels = {name.rpartition(".")[2]: channel for name, channel in file.channels().items()}
-    found = next((name for name in CHANNELS if name in channels), None)
-    if found is None and len(channels) == 1:
-        found = next(iter(channels))
-    pixels = None if found is None else np.asarray(channels[found].pixels)
+    try:
+        channels = {name.rpartition(".")[2]: channel for name, channel in file.channels().items()}
+        found = next((name for name in CHANNELS if name in channels), None)
+        if found is None and len(channels) == 1:
+            found = next(iter(channels))
+        pixels = None if found is None else np.asarray(channels[found].pixels)
+    except Exception as error:  # the library raises many kinds
+        raise InputError(f"{path} is no readable EXR file ({error}); write it again.") from error
     if pixels is None or pixels.ndim != 2:
         raise InputError(f"{path} has no channel of depth ({', '.join(channels)}); name it Z.")
     return pixels

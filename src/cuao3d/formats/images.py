@@ -261,7 +261,7 @@ def read_depth(path: Path, unit: float = MILLIMETRE) -> Float32[Tensor, "H W"]:
     depth = np.empty(units.shape, np.float32)
     for start in range(0, len(units), ROWS):
         values = units[start : start + ROWS].astype(np.float64)  # so that 1.234 m is the float nearest to it
-        depth[start : start + ROWS] = np.where(values == MISSING, 0, values) * unit
+        depth[start : start + ROWS] = np.where((values == MISSING) | (values < 0), 0, values) * unit
     return torch.from_numpy(depth)
 
 
