@@ -48,15 +48,21 @@ TITLES = ("teacher", "zero-shot", "probe", "constant, raw", "constant, standardi
 
 @dataclass(frozen=True)
 class Size:
-    """Number of scenes and views."""
+    """Number of scenes and views of a regime."""
 
     num_train: int
     num_val: int
-    rooms_views: int
-    houses_views: int
+    train_views: int
+    """Of each scene that a probe learns from."""
+    val_views: int
+    """Of each scene that is scored, in which what no view sees counts as wrong."""
 
 
-FULL, SHORT = Size(64, 20, 6, 9), Size(16, 8, 4, 6)
+FULL = {"rooms": Size(24, 8, 3, 6), "houses": Size(48, 16, 12, 20)}
+SHORT = {"rooms": Size(8, 4, 2, 4), "houses": Size(12, 4, 8, 12)}
+LABELS = {"rooms": "made100", "houses": "matterport21"}
+"""Label set of each regime: all names that the language teacher might be asked, and the classes of Matterport3D, which
+the paper's teachers are scored by out of their domain."""
 
 
 def main(short: bool = False, workers: int = 2) -> int:
@@ -66,12 +72,11 @@ def main(short: bool = False, workers: int = 2) -> int:
         short: Fewer scenes and views, for a look in less than a minute and a half.
         workers: Processes that lift.
     """
-    size = SHORT if short else FULL
     failures: list[str] = []
     headroom = 0.0
     with tempfile.TemporaryDirectory() as folder:
         for world in ("rooms", "houses"):
-            store = lift(world, size, Path(folder) / world, workers)
+            store = lift(world, (SHORT if short else FULL)[world], Path(folder) / world, workers)
             headroom, reasons = measure(store, world)
             failures += reasons
     if headroom < MIN_HEADROOM:
@@ -90,11 +95,10 @@ def lift(world: str, size: Size, out: Path, workers: int) -> Store:
         range(FIRST_SEED + 500, FIRST_SEED + 500 + size.num_train),
     )
     make = Rooms if world == "rooms" else Houses
-    num_views = size.rooms_views if world == "rooms" else size.houses_views
     scenes = Together(
         [
-            make(train, split="train", num_views=num_views, label_set="made100"),
-            make(val, split="val", num_views=num_views, label_set="made100"),
+            make(train, split="train", num_views=size.train_views, label_set=LABELS[world]),
+            make(val, split="val", num_views=size.val_views, label_set=LABELS[world]),
         ]
     )
     teachers = [load_teacher(name) for name in recipes.SMALL_TEACHERS]
@@ -104,7 +108,7 @@ def lift(world: str, size: Size, out: Path, workers: int) -> Store:
 def measure(store: Store, world: str) -> tuple[float, list[str]]:
     """Print the table of a world; return its headroom, and what makes its targets unfit."""
     rows: list[tuple[str, ...]] = []
-    classes = label_set("made100")
+    classes = label_set(LABELS[world])
     vectors = class_vectors(load_text_encoder(store.teachers[LANGUAGE].text or ""), classes)
     (scored,) = zero_shot(store, classes, vectors, teacher=LANGUAGE)
     failures, probes = [], {}
@@ -123,7 +127,7 @@ def measure(store: Store, world: str) -> tuple[float, list[str]]:
     together = probe_together(store, tuple(store.teachers)) or 0.0
     headroom = together - probes[LANGUAGE]
     rows.append(("all together", "", f"{together:.1f}", "", "", ""))
-    tell(f"{world}: {scored.scenes} scored")
+    tell(f"{world}, {len(classes)} classes: {scored.scenes} scored")
     tell_table(TITLES, rows)
     for name, score in probes.items():
         if name != LANGUAGE:

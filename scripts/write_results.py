@@ -1,7 +1,9 @@
 """Write docs/results.md from the results of demos.
 
 for seed in 0 1 2; do cuao3d demo --seed $seed --out demo-$seed; cuao3d demo --full --seed $seed --out full-$seed; done
-python scripts/write_results.py --demos demo-0 demo-1 demo-2 --fulls full-0 full-1 full-2
+python scripts/write_results.py --demos demo-0 demo-1 demo-2 --fulls full-0 full-1 full-2 --curve ablation/rooms/runs
+
+The curve is that of the arm "LSeg only" of scripts/ablate.py.
 """
 
 import csv
@@ -16,6 +18,8 @@ import matplotlib
 import scipy.stats
 import tyro
 
+from cuao3d.demo import SHIPPED_STUDENT
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
@@ -26,6 +30,7 @@ def main(
     demos: tuple[Path, ...] = (),
     fulls: tuple[Path, ...] = (),
     before: tuple[Path, ...] = (),
+    curve: Path | None = None,
     out: Path = Path("docs/results.md"),
     note: str = "",
 ) -> None:
@@ -35,6 +40,7 @@ def main(
         demos: Folders of demos.
         fulls: Folders of full demos.
         before: Folders of demos of an earlier version, for comparison.
+        curve: Folder of runs of scripts/ablate.py, whose first arm shows how scores grow with steps.
         out: Page to write.
         note: Sentence about how they were run.
     """
@@ -59,6 +65,7 @@ def main(
     if groups["full"]:
         _figure(groups["full"], out.parent / "images" / "sigma.png")
         lines += ["## Noise levels", "", "![Learned noise levels over the steps](images/sigma.png)", ""]
+    lines += _curve(curve) if curve else []
     lines += _published()
     out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -142,6 +149,37 @@ def _retrieval(results: list[dict[str, Any]]) -> list[str]:
             lines.append(f"| {row['model']} | {row['readout']} | {kind} | {' | '.join(shown)} |")
     titles = ["", "| model | read-out | asked | AP | AP, shuffled | AUROC |", "|---|---|---|---|---|---|"]
     return [*titles, *lines] if lines else []
+
+
+def _curve(folder: Path) -> list[str]:
+    """Return a table of a student's scores against its steps, beside those of the features that it learned from."""
+    card = json.loads((SHIPPED_STUDENT / "card.json").read_text(encoding="utf-8"))
+    lifted = next(row for row in card["scores_on_fresh_rooms"]["made100"] if row["readout"] == "fused")
+    lines = [
+        "## Scores against steps",
+        "",
+        "A student of `mini-lseg` alone, by `mini()` without a vocabulary, at a constant rate that falls to 0 over the",
+        f"last fifth; the shorter runs branch off the longest. {len(card['fresh_rooms'])} fresh rooms, which nothing else uses; "
+        "100 names, 17 of which no teacher was taught.",
+        "",
+        "| steps | seconds | mIoU | mIoU, taught names | 2d3d | synonyms: AP, AUROC | questions: AP, AUROC |",
+        "|---|---|---|---|---|---|---|",
+        f"| lifted features | | {lifted['miou']:.1f} | {lifted['by_teacher']['miou_seen']:.1f} | | {_asked(lifted)} |",
+    ]
+    scores = {tuple(map(int, path.parent.name.split("-")[1:])): path for path in folder.glob("00-[0-9]*/score.json")}
+    for (steps, seed), path in sorted(scores.items()):
+        score = json.loads(path.read_text(encoding="utf-8"))
+        row, both = score["distilled"], score["2d3d"]
+        lines.append(
+            f"| {steps}{f', seed {seed}' if seed else ''} | {score['seconds']:.0f} | {row['miou']:.1f} "
+            f"| {row['taught']:.1f} | {both['miou']:.1f} | {_asked(row)} |"
+        )
+    return [*lines, ""]
+
+
+def _asked(row: dict[str, Any]) -> str:
+    """Return average precision and AUROC of synonyms, and of questions."""
+    return " | ".join(f"{row[kind]['ap']:.1f}, {row[kind]['auroc']:.2f}" for kind in ("synonyms", "questions"))
 
 
 def _by_seen(rows: list[dict[str, Any]], key: str) -> str:
