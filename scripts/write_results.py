@@ -159,7 +159,7 @@ def _curve(folder: Path) -> list[str]:
         "## Scores against steps",
         "",
         "A student of `mini-lseg` alone, by `mini()` without a vocabulary, at a constant rate that falls to 0 over the",
-        f"last fifth; the shorter runs branch off the longest. {len(card['fresh_rooms'])} fresh rooms, which nothing else uses; "
+        f"last fifth; the shorter runs branch off the longest. {len(card['fresh_rooms'])} fresh rooms; "
         "100 names, 17 of which no teacher was taught.",
         "",
         "| steps | seconds | mIoU | mIoU, taught names | 2d3d | synonyms: AP, AUROC | questions: AP, AUROC |",
