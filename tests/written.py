@@ -54,6 +54,14 @@ def save_cloud(scene: Scene, path: Path) -> None:
     write_ply(path, columns | dict(zip(("red", "green", "blue"), colors.T, strict=True)))
 
 
+def save_triangle(path: Path) -> None:
+    """A mesh of one triangle at y = 2, which fills the views of the synthetic scene."""
+    path.write_text(
+        "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
+        "element face 1\nproperty list uchar int vertex_indices\nend_header\n-9 2 -9\n9 2 -9\n0 2 15\n3 0 1 2\n"
+    )
+
+
 def intrinsics(camera: Camera) -> np.ndarray:
     (fx, fy), (cx, cy) = camera.focal.tolist(), camera.center.tolist()
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
@@ -156,6 +164,22 @@ def write_scannetpp(scene: Scene, folder: Path) -> Path:
     return folder
 
 
+def write_polycam(scene: Scene, folder: Path) -> Path:
+    for index, frame in enumerate(scene.frames):
+        name, camera, keyframes = f"{72513413100 + 91 * index}", frame.camera, folder / "keyframes"
+        save_color(frame, keyframes / "images" / f"{name}.png")
+        save_depth(frame, keyframes / "depth" / f"{name}.png")
+        (keyframes / "confidence").mkdir(exist_ok=True)
+        Image.new("L", (camera.width, camera.height), 255).save(keyframes / "confidence" / f"{name}.png")
+        (fx, fy), (cx, cy) = camera.focal.tolist(), camera.center.tolist()
+        about = {"fx": fx, "fy": fy, "cx": cx + 0.5, "cy": cy + 0.5, "width": camera.width, "height": camera.height}
+        transform = pose(frame) @ OPENGL
+        about |= {f"t_{row}{column}": transform[row, column] for row in range(3) for column in range(4)}
+        (keyframes / "cameras").mkdir(exist_ok=True)
+        (keyframes / "cameras" / f"{name}.json").write_text(json.dumps(about))
+    return folder
+
+
 def write_pointcloud(scene: Scene, folder: Path) -> Path:
     save_cloud(scene, folder / "cloud.ply")
     return folder / "cloud.ply"
@@ -169,6 +193,7 @@ WRITERS: dict[str, Callable[[Scene, Path], Path]] = {
     "replica": write_replica,
     "arkitscenes": write_arkitscenes,
     "scannetpp": write_scannetpp,
+    "polycam": write_polycam,
     "pointcloud": write_pointcloud,
 }
 """Writes a scene in the layout of each reader; returns what to open."""

@@ -17,6 +17,7 @@ from cuao3d.readers.nearest import nearest, recording, subfolders
 from cuao3d.readers.nerfstudio import Nerfstudio
 from cuao3d.readers.openscene import OpenScene
 from cuao3d.readers.pointcloud import PointCloud
+from cuao3d.readers.polycam import Polycam
 from cuao3d.readers.replica import Replica
 from cuao3d.readers.scannet import ScanNet
 from cuao3d.readers.scannetpp import ScanNetpp
@@ -75,6 +76,7 @@ DATASETS: dict[str, type[Reader]] = {
     "tum": Tum,
     "replica": Replica,
     "nerfstudio": Nerfstudio,
+    "polycam": Polycam,
     "folder": Folder,
     "pointcloud": PointCloud,
 }
@@ -128,8 +130,8 @@ def _elsewhere(path: Path) -> str | None:
         if issubclass(reader, Captures) and reader.is_capture(around):
             return f"It is a part of {around}, which is read as {name}; give that folder."
     for folder in subfolders(path):
-        if (name := _layout(folder)) is not None:
-            return f"In it lies {folder}, which is read as {name}; give that folder."
+        if (layout := _layout(folder)) is not None:
+            return f"In it lies {folder}, which is read as {layout}; give that folder."
     return None
 
 

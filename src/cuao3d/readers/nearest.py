@@ -172,8 +172,8 @@ LAYOUTS = (
         "photographs alone",
         (
             Piece("photographs", ("*.jpg", "*.jpeg", "*.png", "*.heic"), "put them there"),
-            Piece("poses", ("transforms.json",), "find them with COLMAP, or with an app that saves poses"),
-            Piece("depth", ("depth/",), "it comes from a sensor, or from a mesh of the room"),
+            Piece("poses", (), "find them with COLMAP, or with an app that saves poses"),
+            Piece("depth", (), "it comes from a sensor, or from a mesh of the room"),
         ),
     ),
 )
@@ -219,7 +219,7 @@ def _missing(folder: Path, layout: Near) -> str:
 
 
 def _cure(piece: Piece, names: Sequence[str]) -> str:
-    alike = next((name for pattern in piece.alike for name in names if fnmatchcase(name.lower(), pattern)), None)
+    alike = next((name for name in names if _fits(name, piece.alike)), None)
     if alike is None or alike.endswith(".json"):
         return piece.cure
     return f"if {alike} is it, rename it to {piece.called}"
@@ -231,20 +231,20 @@ def _score(layout: Near, names: Sequence[str], folder: Path) -> float:
     for piece in layout.pieces:
         if _has(piece.patterns, names, folder):
             score += 1
-        elif any(fnmatchcase(name.lower(), pattern) for pattern in piece.alike for name in names):
+        elif any(_fits(name, piece.alike) for name in names):
             score += 0.5
-        elif score:
+        else:
             score -= 0.1
     return score
 
 
 def _has(patterns: Sequence[str], names: Sequence[str], folder: Path) -> bool:
-    return any(
-        (folder / pattern).exists()
-        if "/" in pattern[:-1]
-        else any(fnmatchcase(name.lower(), pattern) for name in names)
-        for pattern in patterns
-    )
+    deep = [pattern for pattern in patterns if "/" in pattern[:-1]]
+    return any(_fits(name, patterns) for name in names) or any((folder / pattern).exists() for pattern in deep)
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name.lower(), pattern) for pattern in patterns)
 
 
 def _names(folder: Path) -> list[str]:
