@@ -180,6 +180,21 @@ def write_polycam(scene: Scene, folder: Path) -> Path:
     return folder
 
 
+def write_open3d(scene: Scene, folder: Path) -> Path:
+    lines = []
+    for index, frame in enumerate(scene.frames):
+        save_color(frame, folder / "color" / f"{index:06d}.png")
+        save_depth(frame, folder / "depth" / f"{index:06d}.png")
+        lines += [f"{index} {index} {index + 1}"]
+        lines += [" ".join(f"{value:.17g}" for value in row) for row in pose(frame)]
+    (folder / "scene").mkdir()
+    (folder / "scene" / "trajectory.log").write_text("\n".join(lines) + "\n")
+    camera = scene.frames[0].camera
+    about = {"width": camera.width, "height": camera.height, "intrinsic_matrix": intrinsics(camera).T.ravel().tolist()}
+    (folder / "camera_intrinsic.json").write_text(json.dumps(about))
+    return folder
+
+
 def write_pointcloud(scene: Scene, folder: Path) -> Path:
     save_cloud(scene, folder / "cloud.ply")
     return folder / "cloud.ply"
@@ -194,6 +209,7 @@ WRITERS: dict[str, Callable[[Scene, Path], Path]] = {
     "arkitscenes": write_arkitscenes,
     "scannetpp": write_scannetpp,
     "polycam": write_polycam,
+    "open3d": write_open3d,
     "pointcloud": write_pointcloud,
 }
 """Writes a scene in the layout of each reader; returns what to open."""

@@ -15,6 +15,7 @@ from cuao3d.readers.folder import Folder
 from cuao3d.readers.matterport import Matterport
 from cuao3d.readers.nearest import nearest, recording, subfolders
 from cuao3d.readers.nerfstudio import Nerfstudio
+from cuao3d.readers.open3d import Open3D
 from cuao3d.readers.openscene import OpenScene
 from cuao3d.readers.pointcloud import PointCloud
 from cuao3d.readers.polycam import Polycam
@@ -78,6 +79,7 @@ DATASETS: dict[str, type[Reader]] = {
     "nerfstudio": Nerfstudio,
     "polycam": Polycam,
     "folder": Folder,
+    "open3d": Open3D,
     "pointcloud": PointCloud,
 }
 """Readers by name, each for one `layout`; the first that recognises a path reads it."""
