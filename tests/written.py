@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,39 @@ def write_open3d(scene: Scene, folder: Path) -> Path:
     return folder
 
 
+def write_colmap(scene: Scene, folder: Path, *, binary: bool = False, model: str = "PINHOLE") -> Path:
+    camera, sparse = scene.frames[0].camera, folder / "sparse" / "0"
+    (fx, fy), (cx, cy) = camera.focal.tolist(), (camera.center + 0.5).tolist()
+    sparse.mkdir(parents=True)
+    kept = [fx, fy, cx, cy] if model == "PINHOLE" else [fx, cx, cy] if model == "SIMPLE_PINHOLE" else [fx, cx, cy, 0, 0]
+    number = {"SIMPLE_PINHOLE": 0, "PINHOLE": 1, "RADIAL": 3}[model]
+    values = " ".join(f"{value:.17g}" for value in kept)
+    cameras = f"# CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]\n7 {model} {camera.width} {camera.height} {values}\n"
+    about, packed = "# IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME\n", b""
+    for index, frame in enumerate(scene.frames):
+        save_color(frame, folder / "images" / f"a {index}.png")
+        save_depth(frame, folder / "depth" / f"a {index}.png")
+        rotation = pose(frame)[:3, :3].T
+        x, y, z, w = Rotation.from_matrix(rotation).as_quat()
+        numbers = [w, x, y, z, *(-rotation @ pose(frame)[:3, 3])]
+        points = "1.5 2.5 -1" if index else ""  # the line of points of the first image is empty
+        about += f"{index + 1} {' '.join(f'{value:.17g}' for value in numbers)} 7 a {index}.png\n{points}\n"
+        packed += struct.pack("<I7dI", index + 1, *numbers, 7) + f"a {index}.png".encode() + b"\0"
+        packed += struct.pack("<Q", index) + index * struct.pack("<ddq", 1.5, 2.5, -1)
+    if binary:
+        packed_camera = struct.pack("<QiiQQ", 1, 7, number, camera.width, camera.height)
+        (sparse / "cameras.bin").write_bytes(packed_camera + np.array(kept, "<f8").tobytes())
+        (sparse / "images.bin").write_bytes(struct.pack("<Q", len(scene.frames)) + packed)
+    else:
+        (sparse / "cameras.txt").write_text(cameras)
+        (sparse / "images.txt").write_text(about)
+    return folder
+
+
+def write_colmap_binary(scene: Scene, folder: Path) -> Path:
+    return write_colmap(scene, folder, binary=True)
+
+
 def write_pointcloud(scene: Scene, folder: Path) -> Path:
     save_cloud(scene, folder / "cloud.ply")
     return folder / "cloud.ply"
@@ -210,6 +244,7 @@ WRITERS: dict[str, Callable[[Scene, Path], Path]] = {
     "scannetpp": write_scannetpp,
     "polycam": write_polycam,
     "open3d": write_open3d,
+    "colmap": write_colmap,
     "pointcloud": write_pointcloud,
 }
 """Writes a scene in the layout of each reader; returns what to open."""

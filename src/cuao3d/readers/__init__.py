@@ -11,6 +11,7 @@ from cuao3d.files import nearby
 from cuao3d.formats.entries import fraction
 from cuao3d.readers.arkitscenes import ArkitScenes
 from cuao3d.readers.capture import Captures
+from cuao3d.readers.colmap import Colmap
 from cuao3d.readers.folder import Folder
 from cuao3d.readers.matterport import Matterport
 from cuao3d.readers.nearest import nearest, recording, subfolders
@@ -80,6 +81,7 @@ DATASETS: dict[str, type[Reader]] = {
     "polycam": Polycam,
     "folder": Folder,
     "open3d": Open3D,
+    "colmap": Colmap,
     "pointcloud": PointCloud,
 }
 """Readers by name, each for one `layout`; the first that recognises a path reads it."""
