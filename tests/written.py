@@ -229,6 +229,21 @@ def write_colmap_binary(scene: Scene, folder: Path) -> Path:
     return write_colmap(scene, folder, binary=True)
 
 
+def write_stray(scene: Scene, folder: Path) -> Path:
+    lines = ["timestamp, frame, x, y, z, qx, qy, qz, qw"]
+    for index, frame in enumerate(scene.frames):
+        save_color(frame, folder / "rgb" / f"{index:06d}.png")
+        save_depth(frame, folder / "depth" / f"{index:06d}.png")
+        (folder / "confidence").mkdir(exist_ok=True)
+        size = frame.camera.width, frame.camera.height
+        Image.new("L", size, 2).save(folder / "confidence" / f"{index:06d}.png")
+        numbers = [*pose(frame)[:3, 3], *Rotation.from_matrix(pose(frame)[:3, :3]).as_quat()]
+        lines.append(f"{98.5 + index / 60:.6f}, {index:06d}, " + ", ".join(f"{value:.17g}" for value in numbers))
+    (folder / "odometry.csv").write_text("\n".join(lines) + "\n")
+    np.savetxt(folder / "camera_matrix.csv", intrinsics(scene.frames[0].camera), fmt="%.17g", delimiter=", ")
+    return folder
+
+
 def write_pointcloud(scene: Scene, folder: Path) -> Path:
     save_cloud(scene, folder / "cloud.ply")
     return folder / "cloud.ply"
@@ -245,6 +260,7 @@ WRITERS: dict[str, Callable[[Scene, Path], Path]] = {
     "polycam": write_polycam,
     "open3d": write_open3d,
     "colmap": write_colmap,
+    "stray": write_stray,
     "pointcloud": write_pointcloud,
 }
 """Writes a scene in the layout of each reader; returns what to open."""

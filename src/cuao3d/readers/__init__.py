@@ -24,6 +24,7 @@ from cuao3d.readers.replica import Replica
 from cuao3d.readers.scannet import ScanNet
 from cuao3d.readers.scannetpp import ScanNetpp
 from cuao3d.readers.sevenscenes import SevenScenes
+from cuao3d.readers.stray import Stray
 from cuao3d.readers.tum import Tum
 from cuao3d.scene import Scene, Source
 
@@ -79,6 +80,7 @@ DATASETS: dict[str, type[Reader]] = {
     "replica": Replica,
     "nerfstudio": Nerfstudio,
     "polycam": Polycam,
+    "stray": Stray,
     "folder": Folder,
     "open3d": Open3D,
     "colmap": Colmap,
