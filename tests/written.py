@@ -244,6 +244,31 @@ def write_stray(scene: Scene, folder: Path) -> Path:
     return folder
 
 
+def write_scannerapp(scene: Scene, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "info.json").write_text(json.dumps({"device": "an iPhone"}))
+    for index, frame in enumerate(scene.frames):
+        save_color(frame, folder / f"frame_{index:05d}.png")
+        save_depth(frame, folder / f"depth_{index:05d}.png")
+        Image.new("L", (frame.camera.width, frame.camera.height), 2).save(folder / f"conf_{index:05d}.png")
+        about: dict[str, Any] = {"cameraPoseARFrame": (pose(frame) @ OPENGL).ravel().tolist(), "frame_index": index}
+        about["intrinsics"] = intrinsics(frame.camera).ravel().tolist()
+        (folder / f"frame_{index:05d}.json").write_text(json.dumps(about))
+    return folder
+
+
+def write_record3d(scene: Scene, folder: Path) -> Path:
+    poses, camera = [], scene.frames[0].camera
+    for index, frame in enumerate(scene.frames):
+        save_color(frame, folder / "rgb" / f"{index}.png")
+        save_depth(frame, folder / "depth" / f"{index}.png")
+        turn = Rotation.from_matrix(pose(frame)[:3, :3] @ OPENGL[:3, :3]).as_quat()
+        poses.append([*turn.tolist(), *pose(frame)[:3, 3].tolist()])
+    about = {"w": camera.width, "h": camera.height, "fps": 30, "poses": poses}
+    (folder / "metadata.json").write_text(json.dumps(about | {"K": intrinsics(camera).T.ravel().tolist()}))
+    return folder
+
+
 def write_pointcloud(scene: Scene, folder: Path) -> Path:
     save_cloud(scene, folder / "cloud.ply")
     return folder / "cloud.ply"
@@ -261,6 +286,8 @@ WRITERS: dict[str, Callable[[Scene, Path], Path]] = {
     "open3d": write_open3d,
     "colmap": write_colmap,
     "stray": write_stray,
+    "scannerapp": write_scannerapp,
+    "record3d": write_record3d,
     "pointcloud": write_pointcloud,
 }
 """Writes a scene in the layout of each reader; returns what to open."""

@@ -20,7 +20,9 @@ from cuao3d.readers.open3d import Open3D
 from cuao3d.readers.openscene import OpenScene
 from cuao3d.readers.pointcloud import PointCloud
 from cuao3d.readers.polycam import Polycam
+from cuao3d.readers.record3d import Record3D
 from cuao3d.readers.replica import Replica
+from cuao3d.readers.scannerapp import ScannerApp
 from cuao3d.readers.scannet import ScanNet
 from cuao3d.readers.scannetpp import ScanNetpp
 from cuao3d.readers.sevenscenes import SevenScenes
@@ -81,6 +83,8 @@ DATASETS: dict[str, type[Reader]] = {
     "nerfstudio": Nerfstudio,
     "polycam": Polycam,
     "stray": Stray,
+    "scannerapp": ScannerApp,
+    "record3d": Record3D,
     "folder": Folder,
     "open3d": Open3D,
     "colmap": Colmap,
