@@ -7,7 +7,7 @@ import pytest
 from cuao3d.readers import open_dataset
 from cuao3d.readers.nearest import LAYOUTS, RECORDINGS
 from cuao3d.scene import Scene
-from written import write_folder, write_tum
+from written import WRITERS, write_folder, write_tum
 
 
 def said(path: Path) -> str:
@@ -46,6 +46,38 @@ def test_a_capture_one_folder_further_up_or_down_is_pointed_at(synthetic_scene: 
     folder = write_folder(synthetic_scene, tmp_path / "a" / "b" / "room")
     assert f"In it lies {tmp_path / 'a' / 'b'}, which is read as folder; give that folder." in said(tmp_path / "a")
     assert f"It is a part of {folder}, which is read as folder; give that folder." in said(folder / "color")
+
+
+@pytest.mark.parametrize(
+    ("layout", "gone", "message"),
+    [
+        (
+            "stray",
+            "camera_matrix.csv",
+            "Stray Scanner: odometry.csv and depth/ are here; camera_matrix.csv is missing",
+        ),
+        (
+            "polycam",
+            "keyframes/cameras",
+            "export: keyframes/images/ is here; keyframes/cameras/ is missing: export",
+        ),
+        ("open3d", "scene/trajectory.log", "where the poses are in Open3D's trajectory.log, that file will do"),
+        ("open3d", "color", "put the photographs there"),
+        ("arkitscenes", "lowres_wide.traj", "lowres_wide.traj is missing: download it"),
+        ("replica", "traj.txt", "Replica: results/ is here; traj.txt is missing: write a row of 16 numbers"),
+        (
+            "scannetpp",
+            "iphone/pose_intrinsic_imu.json",
+            "iphone/rgb/ is here; iphone/pose_intrinsic_imu.json is missing",
+        ),
+        ("nerfstudio", "transforms.json", "color/ is missing: if images/ is it, rename it to color/; pose/ is missing"),
+        ("colmap", "sparse/0/cameras.txt", "images/ and sparse/0/images.bin are here; sparse/0/cameras.bin is missing"),
+    ],
+)
+def test_what_each_layout_lacks_is_named(layout: str, gone: str, message: str, synthetic_scene: Scene, tmp_path: Path):
+    folder = WRITERS[layout](synthetic_scene, tmp_path / "room")
+    (folder / gone).rename(tmp_path / "away")
+    assert message in said(folder)
 
 
 def test_photographs_alone_lack_poses_and_depth(tmp_path: Path):

@@ -225,10 +225,6 @@ def write_colmap(scene: Scene, folder: Path, *, binary: bool = False, model: str
     return folder
 
 
-def write_colmap_binary(scene: Scene, folder: Path) -> Path:
-    return write_colmap(scene, folder, binary=True)
-
-
 def write_stray(scene: Scene, folder: Path) -> Path:
     lines = ["timestamp, frame, x, y, z, qx, qy, qz, qw"]
     for index, frame in enumerate(scene.frames):

@@ -10,6 +10,9 @@ from cuao3d.files import nearby
 MOST_SUBFOLDERS = 50
 """Subfolders in which a layout is looked for."""
 
+COMMON = ("color/", "depth/", "images/", "pose/", "rgb.mp4", "photographs")
+"""Pieces that many layouts have; any other counts twice."""
+
 MOST_CURES = 2
 """Missing pieces of which a message says what to do; of more it gives the names."""
 
@@ -91,6 +94,12 @@ _LENS = Piece(
     ("camera-intrinsics.txt", "intrinsic.txt", "k.txt", "cam_k.txt", "camera_intrinsics.txt", "*intrinsic*.json"),
 )
 
+
+def _model(kind: str) -> tuple[str, ...]:
+    """Return where a file of a model of COLMAP may lie."""
+    return tuple(f"{where}{kind}.{end}" for where in ("", "sparse/", "sparse/0/") for end in ("bin", "txt"))
+
+
 LAYOUTS = (
     Near("plain folders", (_COLORS, _DEPTHS, _POSES, _LENS)),
     Near(
@@ -169,6 +178,36 @@ LAYOUTS = (
         ),
     ),
     Near(
+        "Polycam's raw export",
+        (
+            Piece(
+                "keyframes/images/", ("keyframes/images/", "keyframes/corrected_images/"), "export the raw data again"
+            ),
+            Piece(
+                "keyframes/cameras/",
+                ("keyframes/cameras/",),
+                "export the raw data, with developer mode on in the app's settings",
+            ),
+        ),
+    ),
+    Near(
+        "Stray Scanner",
+        (
+            Piece("odometry.csv", ("odometry.csv",), "copy it from the phone again; it holds the poses"),
+            Piece("camera_matrix.csv", ("camera_matrix.csv",), "copy it from the phone again; it holds the intrinsics"),
+            Piece("rgb.mp4", ("rgb.mp4",), "copy it from the phone again"),
+            Piece("depth/", ("depth/",), "copy it from the phone again"),
+        ),
+    ),
+    Near(
+        "COLMAP",
+        (
+            Piece("images/", ("images/",), "put the photographs of the model there"),
+            Piece("sparse/0/cameras.bin", _model("cameras"), "copy it; it holds the intrinsics"),
+            Piece("sparse/0/images.bin", _model("images"), "copy it; it holds the poses"),
+        ),
+    ),
+    Near(
         "photographs alone",
         (
             Piece("photographs", ("*.jpg", "*.jpeg", "*.png", "*.heic"), "put them there"),
@@ -230,7 +269,7 @@ def _score(layout: Near, names: Sequence[str], folder: Path) -> float:
     score = 0.0
     for piece in layout.pieces:
         if _has(piece.patterns, names, folder):
-            score += 1
+            score += 1 if piece.called in COMMON else 2
         elif any(_fits(name, piece.alike) for name in names):
             score += 0.5
         else:
