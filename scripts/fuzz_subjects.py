@@ -1,9 +1,12 @@
 """What is fuzzed: for every format how a small valid input is made, and how the commands read it."""
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +38,9 @@ from make_fixture_matterport import write_building
 from make_fixture_openscene import write_processed
 from make_fixture_scannet import write_scan
 from test_pointcloud import write_colored_ply, write_las, write_npz, write_pcd
+from test_stray import write_video
 from test_student import as_official
-from written import WRITERS
+from written import WRITERS, write_colmap
 
 SCAN, BUILDING, REGION = "scene0568_00", "17DRP5sb8fy", "17DRP5sb8fy_region0"
 
@@ -81,6 +85,24 @@ def _make_capture(layout: str, folder: Path) -> None:
 
 def _capture_of(folder: Path) -> Path:
     return next((folder / "capture").glob("cloud.ply"), folder / "capture")
+
+
+def _make_recording(folder: Path) -> None:
+    """Make a recording of Stray Scanner with its video."""
+    capture = WRITERS["stray"](_scene(), folder / "capture")
+    for path in (capture / "rgb").iterdir():
+        path.unlink()
+    write_video(capture / "rgb.mp4", [50, 150])
+
+
+def _read_recording(folder: Path) -> None:
+    """Read the recording; frames of its video are kept beside it, not in the cache of whoever fuzzes."""
+    os.environ["CUAO3D_CACHE"] = str(folder / "cache")
+    try:
+        read_scenes(folder / "capture")
+    finally:
+        shutil.rmtree(folder / "cache", ignore_errors=True)
+        os.environ.pop("CUAO3D_CACHE")
 
 
 def _make_clouds(folder: Path) -> None:
@@ -240,8 +262,6 @@ def _make_features(folder: Path) -> None:
 
 
 def _read_features(folder: Path) -> None:
-    import shutil
-
     shutil.rmtree(folder / "store", ignore_errors=True)
     try:
         import_features({"lseg": folder / "lseg"}, OpenScene(folder / "scannet_3d"), folder / "store")
@@ -297,8 +317,15 @@ def _subjects() -> list[Subject]:
         )
         for layout in WRITERS
     ]
+    if find_spec("av"):
+        captures.append(Subject("video", _make_recording, _read_recording, "*.mp4"))
     return [
         *captures,
+        Subject(
+            "colmap, binary",
+            lambda folder: write_colmap(_scene(), folder / "capture", binary=True) and None,
+            lambda folder: read_scenes(folder / "capture"),
+        ),
         Subject(
             "scannet",
             lambda folder: write_scan(_scene(), folder / "scans" / SCAN, color="png", every=1),

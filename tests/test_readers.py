@@ -11,7 +11,7 @@ from PIL import Image
 
 from conftest import camera_at
 from cuao3d.formats.ply import read_ply, write_ply
-from cuao3d.readers import DATASETS, cloud, open_dataset
+from cuao3d.readers import cloud, open_dataset
 from cuao3d.readers.cloud import cloud_from_depth, depth_edges
 from cuao3d.readers.sevenscenes import SevenScenes, write_capture
 from cuao3d.scene import Frame, Scene
@@ -277,15 +277,6 @@ def test_a_capture_is_not_written_over_files(synthetic_scene: Scene, tmp_path: P
     with pytest.raises(ValueError, match="is not empty"):
         write_capture(synthetic_scene, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-
-def test_an_unknown_layout_says_what_was_looked_for(tmp_path: Path):
-    (tmp_path / "holiday.jpg").write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match="no layout that is known") as unknown:
-        open_dataset(tmp_path)
-    assert all(f"{name}: {reader.layout}" in str(unknown.value) for name, reader in DATASETS.items())
-    with pytest.raises(FileNotFoundError, match="There is no folder"):
-        open_dataset(tmp_path / "nowhere")
 
 
 def _flat_frame(distance: float, gray: float) -> Frame:

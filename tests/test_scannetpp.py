@@ -80,9 +80,23 @@ def test_frames_without_a_file_or_an_entry_are_named(capture: Path):
     (images / "rgb" / "frame_000000.png").rename(images / "rgb" / "frame_000030.png")
     with pytest.raises(ValueError, match="No usable frame") as caught:
         ScanNetpp(capture)[0]
-    assert "depth/frame_000010.png is missing" in str(caught.value)
-    assert "has no entry frame_000030" in str(caught.value)
+    gone = "frame_000010.png, frame_000030.png"
+    assert f"2 colour images have no depth image, and are not used: {gone}" in str(caught.value)
     assert "2 depth images have no colour image: frame_000000.png, frame_000020.png" in str(caught.value)
+
+
+def test_a_subset_of_the_depth_images_is_no_loss_of_frames(capture: Path):
+    (capture / "iphone" / "depth" / "frame_000010.png").unlink()
+    scene = ScanNetpp(capture)[0]
+    assert [frame.name for frame in scene.frames] == ["frame_000000"]
+    assert [problem.kind for problem in scene.problems] == ["file"]
+
+
+def test_a_frame_without_an_entry_is_named(capture: Path):
+    for kind in ("rgb", "depth"):
+        (capture / "iphone" / kind / "frame_000010.png").rename(capture / "iphone" / kind / "frame_000030.png")
+    (problem,) = ScanNetpp(capture)[0].problems
+    assert "has no entry frame_000030" in problem.text
 
 
 def test_videos_that_were_not_extracted_are_named(capture: Path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,14 @@ def save_cloud(scene: Scene, path: Path) -> None:
     columns = dict(zip("xyz", scene.points.numpy().T, strict=True))
     colors = (scene.colors * 255).round().to(torch.uint8).numpy()
     write_ply(path, columns | dict(zip(("red", "green", "blue"), colors.T, strict=True)))
+
+
+def save_triangle(path: Path) -> None:
+    """A mesh of one triangle at y = 2, which fills the views of the synthetic scene."""
+    path.write_text(
+        "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
+        "element face 1\nproperty list uchar int vertex_indices\nend_header\n-9 2 -9\n9 2 -9\n0 2 15\n3 0 1 2\n"
+    )
 
 
 def intrinsics(camera: Camera) -> np.ndarray:
@@ -156,6 +165,106 @@ def write_scannetpp(scene: Scene, folder: Path) -> Path:
     return folder
 
 
+def write_polycam(scene: Scene, folder: Path) -> Path:
+    for index, frame in enumerate(scene.frames):
+        name, camera, keyframes = f"{72513413100 + 91 * index}", frame.camera, folder / "keyframes"
+        save_color(frame, keyframes / "images" / f"{name}.png")
+        save_depth(frame, keyframes / "depth" / f"{name}.png")
+        (keyframes / "confidence").mkdir(exist_ok=True)
+        Image.new("L", (camera.width, camera.height), 255).save(keyframes / "confidence" / f"{name}.png")
+        (fx, fy), (cx, cy) = camera.focal.tolist(), camera.center.tolist()
+        about = {"fx": fx, "fy": fy, "cx": cx + 0.5, "cy": cy + 0.5, "width": camera.width, "height": camera.height}
+        transform = pose(frame) @ OPENGL
+        about |= {f"t_{row}{column}": transform[row, column] for row in range(3) for column in range(4)}
+        (keyframes / "cameras").mkdir(exist_ok=True)
+        (keyframes / "cameras" / f"{name}.json").write_text(json.dumps(about))
+    return folder
+
+
+def write_open3d(scene: Scene, folder: Path) -> Path:
+    lines = []
+    for index, frame in enumerate(scene.frames):
+        save_color(frame, folder / "color" / f"{index:06d}.png")
+        save_depth(frame, folder / "depth" / f"{index:06d}.png")
+        lines += [f"{index} {index} {index + 1}"]
+        lines += [" ".join(f"{value:.17g}" for value in row) for row in pose(frame)]
+    (folder / "scene").mkdir()
+    (folder / "scene" / "trajectory.log").write_text("\n".join(lines) + "\n")
+    camera = scene.frames[0].camera
+    about = {"width": camera.width, "height": camera.height, "intrinsic_matrix": intrinsics(camera).T.ravel().tolist()}
+    (folder / "camera_intrinsic.json").write_text(json.dumps(about))
+    return folder
+
+
+def write_colmap(scene: Scene, folder: Path, *, binary: bool = False, model: str = "PINHOLE") -> Path:
+    camera, sparse = scene.frames[0].camera, folder / "sparse" / "0"
+    (fx, fy), (cx, cy) = camera.focal.tolist(), (camera.center + 0.5).tolist()
+    sparse.mkdir(parents=True)
+    kept = [fx, fy, cx, cy] if model == "PINHOLE" else [fx, cx, cy] if model == "SIMPLE_PINHOLE" else [fx, cx, cy, 0, 0]
+    number = {"SIMPLE_PINHOLE": 0, "PINHOLE": 1, "RADIAL": 3}[model]
+    values = " ".join(f"{value:.17g}" for value in kept)
+    cameras = f"# CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]\n7 {model} {camera.width} {camera.height} {values}\n"
+    about, packed = "# IMAGE_ID, QW, QX, QY, QZ, TX, TY, TZ, CAMERA_ID, NAME\n", b""
+    for index, frame in enumerate(scene.frames):
+        save_color(frame, folder / "images" / f"a {index}.png")
+        save_depth(frame, folder / "depth" / f"a {index}.png")
+        rotation = pose(frame)[:3, :3].T
+        x, y, z, w = Rotation.from_matrix(rotation).as_quat()
+        numbers = [w, x, y, z, *(-rotation @ pose(frame)[:3, 3])]
+        points = "1.5 2.5 -1" if index else ""  # the line of points of the first image is empty
+        about += f"{index + 1} {' '.join(f'{value:.17g}' for value in numbers)} 7 a {index}.png\n{points}\n"
+        packed += struct.pack("<I7dI", index + 1, *numbers, 7) + f"a {index}.png".encode() + b"\0"
+        packed += struct.pack("<Q", index) + index * struct.pack("<ddq", 1.5, 2.5, -1)
+    if binary:
+        packed_camera = struct.pack("<QiiQQ", 1, 7, number, camera.width, camera.height)
+        (sparse / "cameras.bin").write_bytes(packed_camera + np.array(kept, "<f8").tobytes())
+        (sparse / "images.bin").write_bytes(struct.pack("<Q", len(scene.frames)) + packed)
+    else:
+        (sparse / "cameras.txt").write_text(cameras)
+        (sparse / "images.txt").write_text(about)
+    return folder
+
+
+def write_stray(scene: Scene, folder: Path) -> Path:
+    lines = ["timestamp, frame, x, y, z, qx, qy, qz, qw"]
+    for index, frame in enumerate(scene.frames):
+        save_color(frame, folder / "rgb" / f"{index:06d}.png")
+        save_depth(frame, folder / "depth" / f"{index:06d}.png")
+        (folder / "confidence").mkdir(exist_ok=True)
+        size = frame.camera.width, frame.camera.height
+        Image.new("L", size, 2).save(folder / "confidence" / f"{index:06d}.png")
+        numbers = [*pose(frame)[:3, 3], *Rotation.from_matrix(pose(frame)[:3, :3]).as_quat()]
+        lines.append(f"{98.5 + index / 60:.6f}, {index:06d}, " + ", ".join(f"{value:.17g}" for value in numbers))
+    (folder / "odometry.csv").write_text("\n".join(lines) + "\n")
+    np.savetxt(folder / "camera_matrix.csv", intrinsics(scene.frames[0].camera), fmt="%.17g", delimiter=", ")
+    return folder
+
+
+def write_scannerapp(scene: Scene, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "info.json").write_text(json.dumps({"device": "an iPhone"}))
+    for index, frame in enumerate(scene.frames):
+        save_color(frame, folder / f"frame_{index:05d}.png")
+        save_depth(frame, folder / f"depth_{index:05d}.png")
+        Image.new("L", (frame.camera.width, frame.camera.height), 2).save(folder / f"conf_{index:05d}.png")
+        about: dict[str, Any] = {"cameraPoseARFrame": (pose(frame) @ OPENGL).ravel().tolist(), "frame_index": index}
+        about["intrinsics"] = intrinsics(frame.camera).ravel().tolist()
+        (folder / f"frame_{index:05d}.json").write_text(json.dumps(about))
+    return folder
+
+
+def write_record3d(scene: Scene, folder: Path) -> Path:
+    poses, camera = [], scene.frames[0].camera
+    for index, frame in enumerate(scene.frames):
+        save_color(frame, folder / "rgb" / f"{index}.png")
+        save_depth(frame, folder / "depth" / f"{index}.png")
+        turn = Rotation.from_matrix(pose(frame)[:3, :3] @ OPENGL[:3, :3]).as_quat()
+        poses.append([*turn.tolist(), *pose(frame)[:3, 3].tolist()])
+    about = {"w": camera.width, "h": camera.height, "fps": 30, "poses": poses}
+    (folder / "metadata.json").write_text(json.dumps(about | {"K": intrinsics(camera).T.ravel().tolist()}))
+    return folder
+
+
 def write_pointcloud(scene: Scene, folder: Path) -> Path:
     save_cloud(scene, folder / "cloud.ply")
     return folder / "cloud.ply"
@@ -169,6 +278,12 @@ WRITERS: dict[str, Callable[[Scene, Path], Path]] = {
     "replica": write_replica,
     "arkitscenes": write_arkitscenes,
     "scannetpp": write_scannetpp,
+    "polycam": write_polycam,
+    "open3d": write_open3d,
+    "colmap": write_colmap,
+    "stray": write_stray,
+    "scannerapp": write_scannerapp,
+    "record3d": write_record3d,
     "pointcloud": write_pointcloud,
 }
 """Writes a scene in the layout of each reader; returns what to open."""

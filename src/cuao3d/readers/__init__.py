@@ -10,15 +10,23 @@ from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import nearby
 from cuao3d.formats.entries import fraction
 from cuao3d.readers.arkitscenes import ArkitScenes
+from cuao3d.readers.capture import Captures
+from cuao3d.readers.colmap import Colmap
 from cuao3d.readers.folder import Folder
 from cuao3d.readers.matterport import Matterport
+from cuao3d.readers.nearest import nearest, recording, subfolders
 from cuao3d.readers.nerfstudio import Nerfstudio
+from cuao3d.readers.open3d import Open3D
 from cuao3d.readers.openscene import OpenScene
 from cuao3d.readers.pointcloud import PointCloud
+from cuao3d.readers.polycam import Polycam
+from cuao3d.readers.record3d import Record3D
 from cuao3d.readers.replica import Replica
+from cuao3d.readers.scannerapp import ScannerApp
 from cuao3d.readers.scannet import ScanNet
 from cuao3d.readers.scannetpp import ScanNetpp
 from cuao3d.readers.sevenscenes import SevenScenes
+from cuao3d.readers.stray import Stray
 from cuao3d.readers.tum import Tum
 from cuao3d.scene import Scene, Source
 
@@ -73,7 +81,13 @@ DATASETS: dict[str, type[Reader]] = {
     "tum": Tum,
     "replica": Replica,
     "nerfstudio": Nerfstudio,
+    "polycam": Polycam,
+    "stray": Stray,
+    "scannerapp": ScannerApp,
+    "record3d": Record3D,
     "folder": Folder,
+    "open3d": Open3D,
+    "colmap": Colmap,
     "pointcloud": PointCloud,
 }
 """Readers by name, each for one `layout`; the first that recognises a path reads it."""
@@ -92,17 +106,18 @@ def open_dataset(path: Path | str, *, tolerance: float | None = None, **options:
         The dataset: `names`, a length, and by index scenes, which are read when asked for.
 
     Raises:
-        NotFoundError: There is no such folder or file, or it has none of the layouts in `DATASETS`.
-        InputError: The reader of this layout does not take an option, or not this value.
+        NotFoundError: There is no such folder or file, or it has none of the layouts in `DATASETS`; the message names
+            the layout that it comes nearest to.
+        InputError: The file is a recording, or the reader of this layout does not take an option, or not this value.
     """
     path = Path(path)
     if not path.exists():
         raise NotFoundError(f"There is no folder {path}, and no file.{nearby(path)}")
-    recognised = (name for name, reader in DATASETS.items() if reader.recognises(path))
-    name = "pointcloud" if path.is_file() else next(recognised, None)
+    if path.is_file() and (problem := recording(path)):
+        raise InputError(problem)
+    name = "pointcloud" if path.is_file() else _layout(path)
     if name is None:
-        layouts = "; ".join(f"{name}: {dataset.layout}" for name, dataset in DATASETS.items())
-        raise NotFoundError(f"{path} has no layout that is known. Looked for {layouts}.")
+        raise NotFoundError(f"{path} has no layout that is known. {_elsewhere(path) or nearest(path)}")
     for option in options:
         takers = [other for other, reader in DATASETS.items() if option in signature(reader).parameters]
         if name not in takers:
@@ -111,6 +126,23 @@ def open_dataset(path: Path | str, *, tolerance: float | None = None, **options:
             )
     dataset = DATASETS[name](path, **options)
     return dataset if tolerance is None else _WithTolerance(dataset, fraction(tolerance, "--tolerance"))
+
+
+def _layout(path: Path) -> str | None:
+    """Return the name of the layout of a folder, if it is known."""
+    return next((name for name, reader in DATASETS.items() if reader.recognises(path)), None)
+
+
+def _elsewhere(path: Path) -> str | None:
+    """Say that the folder around a path is a capture, or that captures lie deeper in it; None if neither is so."""
+    around = path.resolve().parent
+    for name, reader in DATASETS.items():
+        if issubclass(reader, Captures) and reader.is_capture(around):
+            return f"It is a part of {around}, which is read as {name}; give that folder."
+    for folder in subfolders(path):
+        if (layout := _layout(folder)) is not None:
+            return f"In it lies {folder}, which is read as {layout}; give that folder."
+    return None
 
 
 class _WithTolerance:

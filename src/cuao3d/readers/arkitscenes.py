@@ -47,7 +47,8 @@ class ArkitScenes(Captures):
     ```
     A row of the trajectory takes the *world to the camera* (OpenCV axes, metres; the world's z is up): the rotation is
     an axis times an angle in radians, x_camera = R x_world + t. It is inverted here. A frame is a colour image with
-    depth of its name and a pose at most 5 ms away; many images of the 60 a second have none, and are not used.
+    depth of its name and a pose at most 5 ms away; many images of the 60 a second have none, and are not used. Where
+    only a part of the images was downloaded or kept, those that have both are used; one line says how many have not.
     """
 
     layout = f"{COLORS}/, {DEPTHS}/, {LENSES}/ and {POSES}, in the folder or in its subfolders"
@@ -71,7 +72,12 @@ class ArkitScenes(Captures):
         rows = read_rows(folder / POSES, 7)
         pose_of = nearest_in_time(color_times, rows[:, 0], within=WITHIN_POSE)
         lens_of = nearest_in_time(color_times, lens_times, within=WITHIN_LENS)
-        index_of = {path.stem: index for index, path in enumerate(colors) if pose_of[index] is not None}
+        has_depth = {path.stem for path in (folder / DEPTHS).glob("*.png")}
+        index_of = {
+            path.stem: index
+            for index, path in enumerate(colors)
+            if pose_of[index] is not None and (path.stem in has_depth or not has_depth)
+        }
 
         def open_one(name: str) -> Frame:
             index = index_of[name]
@@ -90,7 +96,9 @@ class ArkitScenes(Captures):
             )
 
         frames, problems = open_frames(index_of, open_one)
-        without = [path.name for path in colors if path.stem not in index_of]
+        without = [path.name for index, path in enumerate(colors) if pose_of[index] is None]
+        flat = [path.name for path in colors if has_depth and path.stem not in has_depth]
+        problems += summarise("colour images have no depth image, and are not used", flat)
         problems += summarise(f"colour images have no pose within {WITHIN_POSE} s", without)
         mesh = next(
             (

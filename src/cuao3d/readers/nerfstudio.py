@@ -21,9 +21,9 @@ from cuao3d.formats.entries import (
 )
 from cuao3d.formats.images import MILLIMETRE, NoDepth, image_size, open_frame
 from cuao3d.formats.lens import Lens, Size
-from cuao3d.formats.ply import read_triangles
-from cuao3d.formats.points import Points, read_points
+from cuao3d.formats.points import Points
 from cuao3d.readers.capture import ANY_IMAGE, Captures, build_scene, open_frames
+from cuao3d.readers.surface import read_surface
 from cuao3d.scene import OPENGL, Frame, Problem, Scene
 from cuao3d.schema import shown
 
@@ -31,9 +31,6 @@ TRANSFORMS = "transforms.json"
 
 MODELS = ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")
 """Camera models that k1, k2, p1, p2 and k3 describe."""
-
-SPARSE = 50_000
-"""A cloud of fewer points, without faces or labels, is what structure from motion left; depth gives a better one."""
 
 
 class Nerfstudio(Captures):
@@ -133,15 +130,7 @@ def _read_ply(
         return None, None, []
     if not ply.is_file():
         return None, None, [Problem("file", f"{ply.name} is missing; {TRANSFORMS} names it as ply_file_path.")]
-    points = read_points(ply)
-    if has_depth and (len(points.points) >= SPARSE or points.labels is not None):
-        return points, None, []
-    mesh = read_triangles(ply)
-    if has_depth and mesh is None:
-        num_points = len(points.points)
-        unused = f"{ply.name} is not used: it has only {num_points} points; the cloud is made from depth."
-        return None, None, [Problem("file", unused)]
-    return points, mesh, []
+    return read_surface(ply, has_depth=has_depth)
 
 
 def _existing(folder: Path, name: str) -> Path:

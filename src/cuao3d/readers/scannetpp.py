@@ -24,7 +24,8 @@ class ScanNetpp(Captures):
     ```
     `aligned_pose` takes the camera to the world of the scan: metres, OpenCV axes. Colours are brought to the camera of
     the depth. Downloads hold videos (rgb.mp4 or rgb.mkv, depth.bin); ScanNet++'s own toolbox extracts the images, and
-    those of the frames that it left out are not missed. The annotations are not read.
+    those of the frames that it left out are not missed. Where only some of the images were kept, those that have both
+    are used; one line says how many have not. The annotations are not read.
     """
 
     layout = f"{POSES}, iphone/rgb/frame_000000.jpg, iphone/depth/frame_000000.png, in the folder or in its subfolders"
@@ -60,7 +61,9 @@ class ScanNetpp(Captures):
             depth = depths.get(name, folder / "iphone" / "depth" / f"{name}.png")
             return open_frame(name, pose, color=colors[name], lens=lens, depth=depth)
 
-        frames, problems = open_frames(sorted(colors), open_one)
+        flat = [colors[name].name for name in sorted(colors) if depths and name not in depths]
+        frames, problems = open_frames([name for name in sorted(colors) if name in depths or not depths], open_one)
+        problems += summarise("colour images have no depth image, and are not used", flat)
         alone = [path.name for name, path in sorted(depths.items()) if name not in colors]
         problems += summarise("depth images have no colour image", alone)
         mesh = folder / MESH
