@@ -25,8 +25,8 @@ def test_the_one_piece_that_is_missing_is_named_with_its_cure(synthetic_scene: S
     assert "write a 4 x 4 file for each frame there (camera to world, metres)" in text
     assert text.endswith("holds color/, depth/, intrinsic/, points.ply.")
     assert text.count("missing") == 1
-    (tmp_path / "away").rename(folder / "Poses")
-    assert "pose/ is missing: if Poses/ is it, rename it to pose/" in said(folder)
+    (tmp_path / "away").rename(folder / "Camera_Poses")
+    assert "pose/ is missing: if Camera_Poses/ is it, rename it to pose/" in said(folder)
 
 
 def test_two_pieces_of_three_are_nearer_than_one_of_four(synthetic_scene: Scene, tmp_path: Path):
