@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from cuao3d.formats.images import read_depth
 from cuao3d.readers.record3d import Record3D
 from cuao3d.scene import Scene
 from written import damage, read_all, same_views, write_record3d
@@ -24,6 +25,15 @@ def test_a_written_capture_is_read_back(capture: Path, synthetic_scene: Scene):
     scene = Record3D(capture)[0]
     same_views(scene, synthetic_scene, depth_unit=0.001)
     assert scene.problems == ()
+
+
+def test_depth_in_exr_is_metres(capture: Path, synthetic_scene: Scene):
+    OpenEXR = pytest.importorskip("OpenEXR")
+    header = {"compression": OpenEXR.ZIP_COMPRESSION, "type": OpenEXR.scanlineimage}
+    for path in [*(capture / "depth").iterdir()]:
+        OpenEXR.File(header, {"Y": read_depth(path).numpy()}).write(str(path.with_suffix(".exr")))
+        path.unlink()
+    same_views(Record3D(capture)[0], synthetic_scene, depth_unit=1e-6)
 
 
 def test_a_pose_is_a_quaternion_with_w_last_of_a_camera_that_looks_along_its_minus_z(capture: Path):

@@ -30,6 +30,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
 COLOR_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm")
 """Endings of photographs, in lower case."""
 
+PHOTOGRAPHS = (*COLOR_ENDINGS, ".heic")
+"""Endings of the photographs of phones, in lower case; those that are not read are named when they are opened."""
+
 DEPTH_ENDINGS = (".png", ".tif", ".tiff", ".pgm", *ARRAYS)
 """Endings of depth images, in lower case."""
 

@@ -6,20 +6,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 
-def files_in(folder: Path | None, endings: Sequence[str]) -> dict[str, Path]:
+def files_in(folder: Path | None, endings: Sequence[str], *, prefix: str = "") -> dict[str, Path]:
     """Return the files of a folder that end so, by what stands before the ending; none where there is no folder.
 
     Args:
         folder: The folder.
         endings: In lower case, each with its dot; names may have them in any case. Where one name has several endings,
             the first that is listed here counts.
+        prefix: What the names begin with; it is taken off.
+
+    Returns:
+        The files, in the order of their names.
     """
     found: dict[str, Path] = {}
     for ending in reversed(endings):
         for path in _visible(folder):
-            if path.name.lower().endswith(ending) and path.is_file():
-                found[path.name[: -len(ending)]] = path
-    return found
+            if path.name.startswith(prefix) and path.name.lower().endswith(ending) and path.is_file():
+                found[path.name[len(prefix) : -len(ending)]] = path
+    return dict(sorted(found.items()))
 
 
 def entry_named(folder: Path, *names: str) -> Path | None:

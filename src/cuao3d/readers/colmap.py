@@ -5,9 +5,9 @@ from pathlib import Path
 from cuao3d.errors import InputError, NotFoundError, UserError
 from cuao3d.formats.colmap import ENDINGS, Photograph, find_model, read_cameras, read_images
 from cuao3d.formats.entries import by_number, inside, only_file, summarise
-from cuao3d.formats.folders import COLOR_ENDINGS, DEPTH_ENDINGS, by_stem
-from cuao3d.formats.images import NoDepth, image_size, open_frame
+from cuao3d.formats.images import DEPTH_ENDINGS, PHOTOGRAPHS, NoDepth, image_size, open_frame
 from cuao3d.formats.lens import Lens
+from cuao3d.formats.listing import files_in
 from cuao3d.readers.capture import ANY_IMAGE, Captures, build_scene, open_frames
 from cuao3d.readers.surface import read_surface
 from cuao3d.scene import Frame, Scene
@@ -87,7 +87,7 @@ class Colmap(Captures):
 
         frames, unusable = open_frames(sorted(photographs, key=by_number), open_one)
         known = {Path(name).name for name in photographs}
-        new = [path.name for path in by_stem(folder / IMAGES, COLOR_ENDINGS).values() if path.name not in known]
+        new = [path.name for path in files_in(folder / IMAGES, PHOTOGRAPHS).values() if path.name not in known]
         problems += summarise("photographs are not in the model (COLMAP could not place them)", new)
         mesh = mesh if depths is None else None
         return build_scene(folder, frames, [*unusable, *problems], points, mesh=mesh, annotations=annotations)

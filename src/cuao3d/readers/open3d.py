@@ -9,9 +9,9 @@ from torch import Tensor
 from cuao3d.errors import InputError, NotFoundError, UserError
 from cuao3d.files import read_json
 from cuao3d.formats.entries import by_number, only_file, read_lines, summarise, whole
-from cuao3d.formats.folders import COLOR_ENDINGS, DEPTH_ENDINGS, by_stem
-from cuao3d.formats.images import image_size, lens_of, open_frame, usual_size
+from cuao3d.formats.images import DEPTH_ENDINGS, PHOTOGRAPHS, image_size, lens_of, open_frame, usual_size
 from cuao3d.formats.lens import Lens
+from cuao3d.formats.listing import files_in
 from cuao3d.formats.poses import from_flat
 from cuao3d.readers.capture import Captures, build_scene, open_frames
 from cuao3d.readers.surface import read_surface
@@ -58,7 +58,7 @@ class Open3D(Captures):
                 depth image belongs to which photograph.
         """
         kind = next(kind for kind in COLORS if (folder / kind).is_dir())
-        colors = _in_order(folder / kind, COLOR_ENDINGS)
+        colors = _in_order(folder / kind, PHOTOGRAPHS)
         depth_of = _pair(folder, kind, colors, _in_order(folder / "depth", DEPTH_ENDINGS))
         log = next(folder / name for name in POSES if (folder / name).is_file())
         poses, lens = read_log(log), _read_lens(folder, colors)
@@ -112,7 +112,7 @@ def read_log(path: Path) -> dict[int, Float64[Tensor, "4 4"]]:
 
 
 def _in_order(folder: Path, endings: tuple[str, ...]) -> list[Path]:
-    return sorted(by_stem(folder, endings).values(), key=lambda path: by_number(path.name))
+    return sorted(files_in(folder, endings).values(), key=lambda path: by_number(path.name))
 
 
 def _pair(folder: Path, kind: str, colors: list[Path], depths: list[Path]) -> dict[Path, Path]:

@@ -9,9 +9,9 @@ from torch import Tensor
 from cuao3d.errors import InputError, NotFoundError, UserError
 from cuao3d.files import read_json
 from cuao3d.formats.entries import by_number, number, only_file, pose_entry, summarise, whole
-from cuao3d.formats.folders import COLOR_ENDINGS, DEPTH_ENDINGS, by_stem
-from cuao3d.formats.images import NoDepth, image_size, open_frame
+from cuao3d.formats.images import DEPTH_ENDINGS, PHOTOGRAPHS, NoDepth, image_size, open_frame
 from cuao3d.formats.lens import Lens, Size
+from cuao3d.formats.listing import files_in
 from cuao3d.readers.capture import Captures, build_scene, open_frames
 from cuao3d.readers.surface import read_surface
 from cuao3d.scene import OPENGL, Frame, Scene
@@ -55,9 +55,9 @@ class Polycam(Captures):
         """
         keyframes = folder / KEYFRAMES
         prefix = "corrected_" if (keyframes / "corrected_images").is_dir() else ""
-        colors = by_stem(keyframes / f"{prefix}images", COLOR_ENDINGS)
-        cameras = by_stem(keyframes / f"{prefix}cameras", (".json",))
-        depths, confidences = (by_stem(keyframes / kind, DEPTH_ENDINGS) for kind in ("depth", "confidence"))
+        colors = files_in(keyframes / f"{prefix}images", PHOTOGRAPHS)
+        cameras = files_in(keyframes / f"{prefix}cameras", (".json",))
+        depths, confidences = (files_in(keyframes / kind, DEPTH_ENDINGS) for kind in ("depth", "confidence"))
         if not colors:
             raise NotFoundError(
                 f"There is no photograph in {keyframes / f'{prefix}images'}; export the raw data again."

@@ -10,9 +10,9 @@ from torch import Tensor
 from cuao3d.errors import InputError, NotFoundError, PoseError, UserError
 from cuao3d.files import read_json
 from cuao3d.formats.entries import by_number, only_file, whole
-from cuao3d.formats.folders import COLOR_ENDINGS, DEPTH_ENDINGS, by_stem
-from cuao3d.formats.images import image_size, open_frame
+from cuao3d.formats.images import DEPTH_ENDINGS, PHOTOGRAPHS, image_size, open_frame
 from cuao3d.formats.lens import Lens
+from cuao3d.formats.listing import files_in
 from cuao3d.formats.poses import from_flat, from_quaternion
 from cuao3d.readers.capture import Captures, build_scene, open_frames
 from cuao3d.readers.surface import read_surface
@@ -59,7 +59,7 @@ class Record3D(Captures):
                 f"{folder / UNPACKED} holds depth that Record3D compressed by LZFSE (.depth), which is not read. "
                 "Export the recording from the app as EXR + RGB instead, and give that folder."
             )
-        colors, depths = by_stem(folder / "rgb", COLOR_ENDINGS), by_stem(folder / "depth", DEPTH_ENDINGS)
+        colors, depths = files_in(folder / "rgb", PHOTOGRAPHS), files_in(folder / "depth", DEPTH_ENDINGS)
         if not colors or not depths:
             gone = "depth" if colors else "rgb"
             raise NotFoundError(f"There is no image in {folder / gone}; export the recording as EXR + RGB.")

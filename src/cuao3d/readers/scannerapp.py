@@ -5,8 +5,8 @@ from pathlib import Path
 from cuao3d.errors import InputError, NotFoundError, UserError
 from cuao3d.files import read_json
 from cuao3d.formats.entries import by_number, only_file, summarise
-from cuao3d.formats.folders import COLOR_ENDINGS, DEPTH_ENDINGS, by_stem
-from cuao3d.formats.images import image_size, lens_of, open_frame, usual_size
+from cuao3d.formats.images import DEPTH_ENDINGS, PHOTOGRAPHS, image_size, lens_of, open_frame, usual_size
+from cuao3d.formats.listing import files_in
 from cuao3d.formats.poses import from_flat
 from cuao3d.readers.capture import Captures, build_scene, open_frames
 from cuao3d.readers.surface import read_surface
@@ -56,11 +56,11 @@ class ScannerApp(Captures):
             InputError: No frame is usable, or the mesh is damaged.
         """
         cameras, colors, depths = (
-            by_stem(folder, endings, prefix=prefix)
-            for endings, prefix in (((".json",), "frame_"), (COLOR_ENDINGS, "frame_"), (DEPTH_ENDINGS, "depth_"))
+            files_in(folder, endings, prefix=prefix)
+            for endings, prefix in (((".json",), "frame_"), (PHOTOGRAPHS, "frame_"), (DEPTH_ENDINGS, "depth_"))
         )
-        depths = depths or by_stem(folder, (".exr",), prefix="frame_")
-        confidences = by_stem(folder, DEPTH_ENDINGS, prefix="conf_")
+        depths = depths or files_in(folder, (".exr",), prefix="frame_")
+        confidences = files_in(folder, DEPTH_ENDINGS, prefix="conf_")
         if not colors or not depths:
             gone = "depth_00000.png" if colors else "frame_00000.jpg"
             raise NotFoundError(f'There is no {gone} or the like in {folder}; export "All Data" from the app.')

@@ -13,9 +13,9 @@ from torch import Tensor
 from cuao3d.errors import InputError, NotFoundError, UserError
 from cuao3d.files import check_inside
 from cuao3d.formats.entries import only_file, summarise
-from cuao3d.formats.folders import COLOR_ENDINGS, DEPTH_ENDINGS, by_stem
-from cuao3d.formats.images import image_size, lens_of, open_frame, usual_size
+from cuao3d.formats.images import DEPTH_ENDINGS, PHOTOGRAPHS, image_size, lens_of, open_frame, usual_size
 from cuao3d.formats.lens import Lens, Size
+from cuao3d.formats.listing import files_in
 from cuao3d.formats.poses import from_quaternion
 from cuao3d.formats.video import CONTAINERS, extract_frames
 from cuao3d.readers.capture import Captures, build_scene, open_frames
@@ -176,12 +176,12 @@ def _read_matrix(path: Path) -> Float64[Tensor, "3 3"]:
 
 
 def _by_number(folder: Path, endings: tuple[str, ...]) -> dict[int, Path]:
-    return {int(stem): path for stem, path in by_stem(folder, endings).items() if stem.isdecimal() and len(stem) < 10}
+    return {int(stem): path for stem, path in files_in(folder, endings).items() if stem.isdecimal() and len(stem) < 10}
 
 
 def _read_colors(folder: Path, numbers: Sequence[int]) -> tuple[dict[int, Path], Size]:
     """Return the photographs by the number of their frame, and the size that the intrinsics are for."""
-    images = _by_number(folder / IMAGES, COLOR_ENDINGS)
+    images = _by_number(folder / IMAGES, PHOTOGRAPHS)
     if images:
         if numbers and min(numbers) == 0 and min(images) == 1 and max(images) > max(numbers):
             images = {number - 1: path for number, path in images.items()}  # FFmpeg counts from 1 unless told
