@@ -23,11 +23,11 @@ from cuao3d.formats.points import Points
 from cuao3d.labels import label_set
 from cuao3d.rays import cast_depth, embree_scene
 from cuao3d.readers.cloud import cloud_from_depth
+from cuao3d.readers.corrections import correct_frames
 from cuao3d.readers.options import (
     CAPTURE,
     CaptureOptions,
     capture_of,
-    correct_pose,
     given_annotations,
     read_options,
     source_of,
@@ -166,14 +166,16 @@ def build_scene(
         InputError: No frame is usable, the cloud is empty, or `capture.json` is wrong.
     """
     options = read_options(folder)
+    corrected = correct_frames(frames, options)
+    options = corrected.options
     points = None if points is None else turn_up(points, options)
-    frames, lacking = _fill_depth(folder, [_apply(options, frame) for frame in frames], points, mesh, options, lone)
+    frames, lacking = _fill_depth(folder, corrected.frames, points, mesh, options, lone)
     frames = frames[:: options.every]
     if points is None:
         cloud = cloud_from_depth(frames)
         colors = cloud.colors if any(frame.has_colors for frame in frames) else None
         points, frames = Points(cloud.points, colors, problems=cloud.problems), list(cloud.frames)
-    problems = [*problems, *lacking, *points.problems]
+    problems = [*problems, *corrected.problems, *lacking, *points.problems]
     if "labels" not in about:
         about["label_set"] = annotations or options.label_set or about.get("label_set")
         about["labels"], unknown = _labels(points, about["label_set"], asked=annotations is not None)
@@ -286,18 +288,3 @@ def _depth_reader(
             "the entry."
         )
     return partial(splat_depth, cover(points.points))
-
-
-def _apply(options: CaptureOptions, frame: Frame) -> Frame:
-    camera = frame.camera
-    if options.swap_focal:
-        camera = replace(camera, focal=camera.focal.flip(0))
-    camera = replace(camera, world_from_camera=correct_pose(camera.world_from_camera, options))
-    read_depth = frame.read_depth
-    if options.depth_scale != 1 and not isinstance(read_depth, NoDepth):
-        read_depth = partial(_scaled, frame.read_depth, options.depth_scale)
-    return replace(frame, camera=camera, read_depth=read_depth)
-
-
-def _scaled(read_depth: Callable[[], Tensor], scale: float) -> Float32[Tensor, "H W"]:
-    return read_depth() * scale
