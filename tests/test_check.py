@@ -23,7 +23,7 @@ from cuao3d.geometry import back_project
 from cuao3d.gravity import find_up
 from cuao3d.scene import OPENGL, Camera, Frame, Problem, ProblemKind, Scene
 from cuao3d.worlds.rooms import KINDS, make_room
-from plant_errors import (
+from planted import (
     MISTAKES,
     OFFSETS,
     with_cameras,

@@ -19,6 +19,7 @@ from cuao3d.check.findings import (
     lost_frames,
     misfit,
     misplaced_colors,
+    noisy_poses,
     odd_coverage,
     odd_depth,
     odd_intrinsics,
@@ -27,6 +28,7 @@ from cuao3d.check.findings import (
     untested,
     upside_down,
 )
+from cuao3d.check.frames import stray_frames
 from cuao3d.check.layers import lay
 from cuao3d.check.order import frames_elsewhere
 from cuao3d.check.readings import AS_GIVEN, Reading
@@ -96,6 +98,7 @@ def check(scene: Scene) -> Report:
     remarks = [
         *map(str, left_out),
         *untested(consistency, likeliest),
+        *noisy_poses(measurements),
         *odd_photos(measurements["photos"], len(views)),
     ]
     options = {key: value for finding in findings for key, value in finding.options.items()}
@@ -130,7 +133,7 @@ def _misfits(
     median = measurements["depth"]["median"]
     explained = odd_intrinsics(camera, consistency, likeliest) or misfit(consistency, likeliest, median, cells, views)
     if not explained and (doubt := contradiction(consistency[AS_GIVEN], None)):
-        order = frames_elsewhere(scene, views, consistency[AS_GIVEN])
+        order = frames_elsewhere(scene, views)
         explained = contradiction(consistency[AS_GIVEN], order) if order else doubt
     elsewhere = odd_coverage(measurements["coverage"]) if not explained and likeliest is AS_GIVEN else []
     return [
@@ -181,6 +184,8 @@ def _measure(
             "apart": _apart(views, group_of_view),
         },
         "pairs": choose_pairs(views, found),
+        "stray": stray_frames(views, found),
+        "pose_noise": found.median_error / median if found.median_error is not None and median > 0 else None,
         "coverage": coverage_of(cells, views),
         "registration": lay(scene, views)._asdict(),
         "up": find_up([likeliest.camera(view.camera) for view in views], [view.depth for view in views]),

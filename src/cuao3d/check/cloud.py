@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64
+from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
@@ -91,12 +92,13 @@ def share_beside(points: Float32[Tensor, "S 3"], views: list[View], reading: Rea
         views: Their probes are moved to the world.
         reading: How poses and depth are read.
     """
-    surfaces = [
-        back_project(reading.depth(view.probes, view.camera), reading.camera(view.camera))[0].numpy() for view in views
-    ]
-    surface = np.concatenate(surfaces)
-    surface = surface[np.isfinite(surface).all(axis=1)]
-    if not len(surface):
-        return 0.0
-    distance, _ = cKDTree(points.numpy()).query(surface, distance_upper_bound=BESIDE)
-    return float(np.isfinite(distance).mean())
+    surfaces = [back_project(reading.depth(view.probes, view.camera), reading.camera(view.camera))[0] for view in views]
+    beside = are_beside(cKDTree(points.numpy()), torch.cat(surfaces))
+    return float(beside.mean()) if len(beside) else 0.0
+
+
+def are_beside(tree: cKDTree, surface: Float[Tensor, "N 3"]) -> NDArray[np.bool_]:
+    """Say which points of surfaces, metres, have a point of the cloud, in a tree, beside them."""
+    distance, _ = tree.query(surface.nan_to_num().numpy(), distance_upper_bound=BESIDE)
+    found: NDArray[np.bool_] = np.isfinite(distance)
+    return found

@@ -23,7 +23,7 @@ from cuao3d.check.readings import (
     readings_of,
     with_depth_scale,
 )
-from cuao3d.check.scale import fit_scale
+from cuao3d.check.scale import fit_scale, rough_scale
 from cuao3d.check.views import View, num_probes
 from cuao3d.geometry import Projection, back_project, visible_points
 from cuao3d.scene import Camera
@@ -59,7 +59,10 @@ SCALED = 1.05
 """A factor of depth nearer to 1 than this is none."""
 
 ROUGHLY = 2000
-"""Pixels by which a factor of depth is fitted together with another mistake."""
+"""Pixels by which a factor of depth is fitted, roughly, together with each other mistake ..."""
+
+NUM_SCALED = 3
+"""... of which so many are then looked at closely."""
 
 
 class Consistency(NamedTuple):
@@ -70,15 +73,20 @@ class Consistency(NamedTuple):
     agreeing: Int64[Tensor, "V V"]
     contradicting: Int64[Tensor, "V V"]
     """Pixels that would lie in front of what was measured."""
+    tight: Int64[Tensor, "V V"]
+    """Pixels that agree within `TIGHT`."""
     median_error: float | None
     """Median |depth error| of those that landed, metres."""
-    tight: int = 0
-    """Pixels that agree within `TIGHT`."""
 
     @property
     def agreement(self) -> int:
         """Number of pixels that agree."""
         return int(self.agreeing.sum())
+
+    @property
+    def num_tight(self) -> int:
+        """Number of pixels that agree within `TIGHT`."""
+        return int(self.tight.sum())
 
     @property
     def consistent(self) -> float:
@@ -99,19 +107,19 @@ def measure_consistency(views: list[View], reading: Reading) -> Consistency:
     ]
     points = torch.cat(clouds)
     view_of_point = torch.repeat_interleave(torch.tensor([len(cloud) for cloud in clouds]))
-    columns, errors, tight = [], [], 0
+    columns, errors = [], []
     for index, (view, camera) in enumerate(zip(views, cameras, strict=True)):
         landed, measured = land(points, camera, reading.depth(view.depth, camera))
         source = view_of_point[landed.index]
         other = source != index
         source, error, measured = source[other], (landed.depth - measured)[other], measured[other]
-        kinds = torch.ones_like(other[other]), error.abs() <= TOLERANCE * measured, error < -TOLERANCE * measured
+        off = error / measured
+        kinds = torch.ones_like(off) > 0, off.abs() <= TOLERANCE, off < -TOLERANCE, off.abs() <= TIGHT
         columns.append(torch.stack([torch.bincount(source[kind], minlength=len(views)) for kind in kinds]))
         errors.append(error.abs())
-        tight += int((error.abs() <= TIGHT * measured).sum())
-    landed_count, agreeing, contradicting = torch.stack(columns, dim=2)
+    landed_count, agreeing, contradicting, tight = torch.stack(columns, dim=2)
     error = torch.cat(errors)
-    return Consistency(landed_count, agreeing, contradicting, error.median().item() if len(error) else None, tight)
+    return Consistency(landed_count, agreeing, contradicting, tight, error.median().item() if len(error) else None)
 
 
 def measure_readings(views: list[View], camera: Camera) -> dict[Reading, Consistency]:
@@ -128,14 +136,16 @@ def measure_readings(views: list[View], camera: Camera) -> dict[Reading, Consist
     if likeliest_reading(found) is AS_GIVEN and not fits:
         found |= {reading: measure_consistency(views, reading) for reading in RARER_POSE_READINGS}
         if likeliest_reading(found) is AS_GIVEN:
-            _add_scaled(found, views, (*POSE_READINGS, *RARER_POSE_READINGS), num_pixels=ROUGHLY)
+            readings = (*POSE_READINGS, *RARER_POSE_READINGS)
+            scores = {reading: rough_scale(views, reading, num_pixels=ROUGHLY).score for reading in readings}
+            _add_scaled(found, views, sorted(readings, key=lambda reading: scores[reading])[-NUM_SCALED:])
     return found
 
 
-def _add_scaled(found: dict[Reading, Consistency], views: list[View], readings: Sequence[Reading], **how: int) -> None:
+def _add_scaled(found: dict[Reading, Consistency], views: list[View], readings: Sequence[Reading]) -> None:
     """Measure readings of poses also with the factor of depth that fits each best, if it is not 1."""
     for reading in readings:
-        scale = fit_scale(views, reading, **how)
+        scale = fit_scale(views, reading)
         if max(scale, 1 / scale) > SCALED:
             scaled = with_depth_scale(reading, scale)
             found[scaled] = measure_consistency(views, scaled)
@@ -158,7 +168,7 @@ def likeliest_reading(consistency: dict[Reading, Consistency]) -> Reading:
     if clear and found.consistent >= CONSISTENT and found.num_pairs >= PAIRS:
         return best
     rays = consistency.get(ALONG_RAYS, given)  # most pixels agree roughly either way
-    is_clearer = rays.tight >= ENOUGH and rays.tight > CLEARER * given.tight and rays.agreement > given.agreement
+    is_clearer = rays.num_tight >= max(ENOUGH, CLEARER * given.num_tight) and rays.agreement > given.agreement
     return ALONG_RAYS if is_clearer and rays.consistent >= CONSISTENT and rays.num_pairs >= PAIRS else AS_GIVEN
 
 

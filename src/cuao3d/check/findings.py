@@ -28,6 +28,9 @@ PLAUSIBLE_VIEW = (20.0, 140.0)
 OFF_CENTER = 0.15
 """How far a principal point may lie from the middle of the image, as a part of its size."""
 
+NOISY = 0.03
+"""Part of the depth by which views may differ at the median, as the poses of good captures let them."""
+
 UNSEEN = 0.02
 """Share of the cloud that views must see at least."""
 
@@ -243,6 +246,23 @@ def untested(consistency: dict[Reading, Consistency], likeliest: Reading) -> lis
     if not alike or best.consistent < CONTRADICTORY:
         return []
     return [f"Views lie too close together to tell {likeliest.name} from {', '.join(alike)}."]
+
+
+def noisy_poses(measurements: dict[str, Any]) -> list[str]:
+    """Name frames whose poses do not fit the others', and say where all are noisy."""
+    lines = []
+    noise, median = measurements["pose_noise"], measurements["depth"]["median"]
+    if noise is not None and noise > NOISY and measurements["readings"][AS_GIVEN.name]["consistent"] >= CONTRADICTORY:
+        lines.append(
+            f"Views differ by {100 * noise * median:.1f} cm where they see one surface (median), {noise:.1%} of the "
+            "depth: poses drift or are noisy, or depth is. A wider --tolerance may help."
+        )
+    if names := measurements["stray"]:
+        lines.append(
+            f"Poses that do not fit those of the frames beside them: {_first(names)}. To leave them out: cuao3d check "
+            "--drop-worst, which writes their names to capture.json."
+        )
+    return lines
 
 
 def odd_photos(photos: dict[str, Any], num_views: int) -> list[str]:

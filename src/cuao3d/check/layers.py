@@ -27,7 +27,7 @@ MOST_OF = 0.6
 MANY_VIEWS = 5
 """Views with enough jumps from which on it means something that none of their edges fit."""
 
-NUM_VIEWS = 20
+NUM_VIEWS = 16
 """Views whose edges are looked at through other lenses."""
 
 NUM_READ = 12

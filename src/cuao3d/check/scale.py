@@ -31,6 +31,9 @@ TIGHT = 0.02
 NUM_PIXELS = 6000
 """Pixels that are moved, of all pairs together."""
 
+MOST_PAIRS = 300
+"""Pairs that are looked at, at most."""
+
 APART = (1, 2, 3, 5, 8, 13, 21)
 """Pairs of views that are so many places apart in the capture are looked at."""
 
@@ -46,31 +49,60 @@ class Moved(NamedTuple):
     """The other view."""
 
 
-def fit_scale(views: list[View], reading: Reading, *, num_pixels: int = NUM_PIXELS) -> float:
+def fit_scale(views: list[View], reading: Reading) -> float:
     """Fit the factor of depth at which most pixels agree between views, under a reading of poses.
 
     Args:
         views: At least two.
         reading: Its own factor of depth is not used.
-        num_pixels: Pixels that are moved, of all pairs together.
 
     Returns:
         The factor, by a round name where it is near one; 1 where no pixel agrees at any.
     """
-    moved, depth = _move(views, reading, num_pixels), _stack([view.depth for view in views])
-    lenses = torch.stack([torch.stack([view.camera.focal, view.camera.center]) for view in views])
-    steps = round(DECADES * math.log(10) / math.log(STEP))
-    scales = STEP ** torch.arange(-steps, steps + 1, dtype=torch.float64)
-    scores = _score(moved, depth, lenses, scales, TOLERANCE)
-    if not scores.any():
+    rough = rough_scale(views, reading, num_pixels=NUM_PIXELS)
+    if not rough.score:
         return 1.0
-    best = float(scales[scores.argmax()])
-    for step, count, tolerance in ((FINE, 25, TOLERANCE), (FINEST, 20, TIGHT)):
+    moved, seen, best = _move(views, reading, NUM_PIXELS), _Seen.of(views), rough.scale
+    for step, count, tolerance in ((FINE, 20, TOLERANCE), (FINEST, 20, TIGHT)):
         scales = best * step ** torch.arange(-count, count + 1, dtype=torch.float64)
-        scores = _score(moved, depth, lenses, scales, tolerance)
+        scores = _score(moved, seen, scales, tolerance)
         high = scales[scores >= 0.98 * scores.max()] if scores.any() else scales[count : count + 1]
         best = float(high.log().mean().exp())
     return round_factor(best)
+
+
+class Rough(NamedTuple):
+    """The factor of a coarse grid at which most pixels agree."""
+
+    scale: float
+    score: float
+    """Pixels that agree, times their share among those that agree or contradict; to be compared between readings."""
+
+
+def rough_scale(views: list[View], reading: Reading, *, num_pixels: int) -> Rough:
+    """Find the best factor on the coarse grid; the arguments are those of `fit_scale`, `num_pixels` are moved."""
+    steps = round(DECADES * math.log(10) / math.log(STEP))
+    scales = STEP ** torch.arange(-steps, steps + 1, dtype=torch.float64)
+    scores = _score(_move(views, reading, num_pixels), _Seen.of(views), scales, TOLERANCE)
+    return Rough(float(scales[scores.argmax()]), float(scores.max()))
+
+
+class _Seen(NamedTuple):
+    """What the views measured."""
+
+    depth: Float[Tensor, "V H W"]
+    """Smaller images are filled up with missing pixels."""
+    lenses: Float64[Tensor, "V 2 2"]
+    """Focal lengths and principal points, pixels."""
+
+    @classmethod
+    def of(cls, views: list[View]) -> "_Seen":
+        depths = [view.depth for view in views]
+        height, width = (max(depth.shape[axis] for depth in depths) for axis in (0, 1))
+        stack = torch.zeros(len(depths), height, width)
+        for index, depth in enumerate(depths):
+            stack[index, : depth.shape[0], : depth.shape[1]] = depth
+        return cls(stack, torch.stack([torch.stack([view.camera.focal, view.camera.center]) for view in views]))
 
 
 def _move(views: list[View], reading: Reading, num_pixels: int) -> Moved:
@@ -81,20 +113,19 @@ def _move(views: list[View], reading: Reading, num_pixels: int) -> Moved:
         for second in range(len(views))
         if abs(first - second) in (range(1, 16) if len(views) <= 16 else APART)
     ]
-    count = max(4, num_pixels // max(len(pairs), 1))
-    cameras = [reading.camera(view.camera) for view in views]
-    rays = [_probes(view, count) for view in views]
-    points, baselines, other = [], [], []
-    for first, second in pairs:
-        second_from_world = torch.linalg.inv(cameras[second].world_from_camera)
-        second_from_first = second_from_world @ cameras[first].world_from_camera
-        points.append(rays[first] @ second_from_first[:3, :3].T)
-        baselines.append(second_from_first[:3, 3].expand(len(rays[first]), 3))
-        other.append(torch.full((len(rays[first]),), second))
+    pairs = [pairs[place] for place in np.linspace(0, len(pairs) - 1, min(len(pairs), MOST_PAIRS)).round().astype(int)]
     if not pairs:
         nothing = torch.empty(0, 3, dtype=torch.float64)
         return Moved(nothing, nothing, torch.empty(0, dtype=torch.int64))
-    return Moved(torch.cat(points), torch.cat(baselines), torch.cat(other))
+    count = max(4, num_pixels // len(pairs))
+    poses = torch.stack([reading.camera(view.camera).world_from_camera for view in views])
+    first, second = torch.tensor(pairs).unbind(1)
+    second_from_first = torch.linalg.inv(poses)[second] @ poses[first]
+    rays = [_probes(view, count) for view in views]
+    points = [rays[index] @ turn.T for index, turn in zip(first.tolist(), second_from_first[:, :3, :3], strict=True)]
+    counts = torch.tensor([len(some) for some in points])
+    baselines = torch.repeat_interleave(second_from_first[:, :3, 3], counts, dim=0)
+    return Moved(torch.cat(points), baselines, torch.repeat_interleave(second, counts))
 
 
 def _probes(view: View, count: int) -> Float64[Tensor, "n 3"]:
@@ -107,32 +138,18 @@ def _probes(view: View, count: int) -> Float64[Tensor, "n 3"]:
     return torch.cat([rays * z[:, None], z[:, None]], dim=1)
 
 
-def _stack(depths: list[Tensor]) -> Float[Tensor, "V H W"]:
-    """Stack depth images, the smaller ones filled up with missing pixels."""
-    height, width = (max(depth.shape[axis] for depth in depths) for axis in (0, 1))
-    stack = torch.zeros(len(depths), height, width)
-    for index, depth in enumerate(depths):
-        stack[index, : depth.shape[0], : depth.shape[1]] = depth
-    return stack
-
-
-def _score(
-    moved: Moved,
-    depth: Float[Tensor, "V H W"],
-    lenses: Float64[Tensor, "V 2 2"],
-    scales: Float64[Tensor, "S"],
-    tolerance: float,
-) -> Float64[Tensor, "S"]:
+def _score(moved: Moved, seen: _Seen, scales: Float64[Tensor, "S"], tolerance: float) -> Float64[Tensor, "S"]:
     """Count the pixels that agree at each factor of depth, times their share among those that agree or contradict."""
-    height, width = depth.shape[1:]
-    lens, scores = lenses[moved.view], []
-    for scale in scales:
-        x, y, z = (moved.points + moved.baseline / scale).unbind(1)
-        column, row = ((torch.stack([x, y], dim=1) / z[:, None]) * lens[:, 0] + lens[:, 1]).round().unbind(1)
+    height, width = seen.depth.shape[1:]
+    focal, center = seen.lenses[moved.view].unbind(1)
+    scores = []
+    for scale in scales.tolist():
+        points = moved.points + moved.baseline / scale
+        z = points[:, 2]
+        column, row = (points[:, :2] / z[:, None] * focal + center).round().unbind(1)
         inside = (z > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-        measured = depth[moved.view[inside], row[inside].long(), column[inside].long()].double()
-        error, seen = z[inside] - measured, measured > 0
-        agreeing = int((seen & (error.abs() <= tolerance * measured)).sum())
-        contradicting = int((seen & (error < -tolerance * measured)).sum())
+        measured = seen.depth[moved.view[inside], row[inside].long(), column[inside].long()].double()
+        off = (z[inside] / measured - 1)[measured > 0]
+        agreeing, contradicting = int((off.abs() <= tolerance).sum()), int((off < -tolerance).sum())
         scores.append(agreeing**2 / max(agreeing + contradicting, 1))
     return torch.tensor(scores, dtype=torch.float64)

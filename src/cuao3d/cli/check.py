@@ -25,6 +25,7 @@ def check(
     html: Path | None = None,
     picture: Path | None = None,
     fix: bool = False,
+    drop_worst: bool = False,
     teachers: str | None = None,
     cell: Length | None = None,
     annotations: str | None = None,
@@ -32,7 +33,7 @@ def check(
     every: Count | None = None,
     official: bool = False,
 ) -> int:
-    """Check a capture before anything is computed. Exit code 0: ok, 1: probably wrong, 2: unreadable.
+    """Check a capture before anything is computed. Exit code 0: ok, 1: probably wrong or doubtful, 2: unreadable.
 
     Args:
         path: Folder of the capture, or of a dataset.
@@ -40,6 +41,7 @@ def check(
         html: Also write a page with pictures; with several scenes, one page each, named after the scene.
         picture: Also draw how well the views agree (PNG); with several scenes, the first.
         fix: Write options that correct what was found to the capture.json beside the data.
+        drop_worst: Write the names of frames whose poses do not fit the others' to capture.json, which leaves them out.
         teachers: Also estimate time and size of lifting with these teachers, named as in `fuse`.
         cell: Edge of a sample cell for that estimate, metres; 0.02 unless given.
         annotations: Label set in which the labels of the data are read: a name such as scannet200, or your own CSV.
@@ -67,8 +69,8 @@ def check(
         _print_report(dataset.names[index], report)
         page = html if html is None or len(dataset) == 1 else html.with_stem(f"{html.stem}-{dataset.names[index]}")
         _draw(scene or dataset.names[index], report, page, picture if index == 0 else None)
-        if fix and report.options:
-            _fix(dataset.folders[index], report)
+        if found := _to_write(report, fix=fix, drop_worst=drop_worst):
+            _fix(dataset.folders[index], found)
         bar.update(task, completed=index + 1)
         bar.start()
 
@@ -113,12 +115,18 @@ def _draw(scene: "Scene | str", report: "Report", page: Path | None, picture: Pa
         draw(scene, report, picture)
 
 
-def _fix(folder: Path, report: "Report") -> None:
+def _to_write(report: "Report", *, fix: bool, drop_worst: bool) -> dict[str, Any]:
+    """Return the options that are asked for."""
+    stray = report.measurements.get("stray", ())
+    return (report.options if fix else {}) | ({"skip": tuple(stray)} if drop_worst and stray else {})
+
+
+def _fix(folder: Path, found: dict[str, Any]) -> None:
     """Write the options that correct what was found."""
     from cuao3d.check.options import fix
     from cuao3d.readers.options import CAPTURE
 
-    tell(f"  {folder / CAPTURE} now says {fix(folder, report.options)}; check again")
+    tell(f"  {folder / CAPTURE} now says {fix(folder, found)}; check again")
 
 
 def _print_report(name: str, report: "Report") -> None:
