@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn import functional
@@ -27,9 +28,6 @@ MIRROR = torch.diag(torch.tensor([1.0, -1, 1, 1], dtype=torch.float64))
 
 RATIOS, BASELINES = (0.85, 0.9, 0.95, 1.05, 1.1, 1.15), (0.0, 0.02, 0.04)
 """Focal lengths of the colours' lens as parts of the depth's, and how far left it lies, metres; in turn."""
-
-LONGEST_STEP = 0.5
-"""Way from one frame to the next that counts for drift, at most, metres: people walk, they do not jump."""
 
 
 class Mistake(NamedTuple):
@@ -262,18 +260,32 @@ def _depth_beside(depth: Tensor, camera: Camera, ratio: float, baseline: float) 
     return seen.float()
 
 
+def _walk(places: NDArray[np.float64]) -> list[int]:
+    """Return a short way through all places: the nearest next, then turned around wherever that shortens it."""
+    apart = np.linalg.norm(places[:, None] - places, axis=2)
+    order, left = [0], set(range(1, len(places)))
+    while left:
+        order.append(min(left, key=lambda index: float(apart[order[-1], index])))
+        left.remove(order[-1])
+    ends = [(first, last) for first in range(1, len(order) - 1) for last in range(first + 1, len(order))]
+    for first, last in ends * 3:
+        after = order[last + 1] if last + 1 < len(order) else None
+        before, one, other = order[first - 1], order[first], order[last]
+        gain = apart[before, one] - apart[before, other]
+        gain += 0 if after is None else apart[other, after] - apart[one, after]
+        if gain > 1e-9:
+            order[first : last + 1] = order[first : last + 1][::-1]
+    return order
+
+
 def with_strays(scene: Scene, seed: int) -> tuple[Scene, set[str]]:
     """Let poses drift by 0.5 to 5 cm a metre, and spoil three of them; return their frames' names too.
 
-    Frames are brought into an order in which each lies near the one before.
+    Frames are brought into an order in which each lies, and looks, near the one before, as when a camera is carried.
     """
     rng = np.random.default_rng([seed, 60])
-    left, order = list(range(1, len(scene.frames))), [0]
-    places = torch.stack([frame.camera.world_from_camera[:3, 3] for frame in scene.frames]).numpy()
-    while left:
-        nearest = min(left, key=lambda index: float(np.linalg.norm(places[index] - places[order[-1]])))
-        order.append(nearest)
-        left.remove(nearest)
+    poses = torch.stack([frame.camera.world_from_camera for frame in scene.frames]).numpy()
+    places, order = poses[:, :3, 3], _walk(np.concatenate([poses[:, :3, 3], poses[:, :3, 2]], axis=1))
     drift = rng.uniform(0.005, 0.05)
     bad = set(rng.choice(np.arange(1, len(order) - 1), 3, replace=False).tolist())
     moved, frames, names = np.zeros(3), [], set()

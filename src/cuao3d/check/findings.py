@@ -34,7 +34,7 @@ NOISY = 0.03
 UNSEEN = 0.02
 """Share of the cloud that views must see at least."""
 
-SEEN_THROUGH, BESIDE = 0.4, 0.5
+SEEN_THROUGH, BESIDE = 0.2, 0.5
 """A cloud of another world: views look through more than this share of what they should see of it, and less than this
 share of the surfaces that they measured has points beside it. Either alone has other reasons: glass, a sparse cloud."""
 
