@@ -60,8 +60,7 @@ def check(
     for output in (json, html, picture):
         check_output(output)
     specs = parse_teachers(teachers) if teachers else []
-    options = reading_options(annotations, tolerance, every, official=official)
-    dataset = _open(path, options, json, html, picture)
+    dataset = _open(path, reading_options(annotations, tolerance, every, official=official), json, html, picture)
     task = (bar := progress_bar()).add_task("checking", total=len(dataset))
 
     def say(index: int, scene: "Scene | None", report: "Report") -> None:
@@ -69,8 +68,7 @@ def check(
         _print_report(dataset.names[index], report)
         page = html if html is None or len(dataset) == 1 else html.with_stem(f"{html.stem}-{dataset.names[index]}")
         _draw(scene or dataset.names[index], report, page, picture if index == 0 else None)
-        if found := _to_write(report, fix=fix, drop_worst=drop_worst):
-            _fix(dataset.folders[index], found)
+        _write_options(dataset.folders[index], report, fix=fix, drop_worst=drop_worst)
         bar.update(task, completed=index + 1)
         bar.start()
 
@@ -115,18 +113,14 @@ def _draw(scene: "Scene | str", report: "Report", page: Path | None, picture: Pa
         draw(scene, report, picture)
 
 
-def _to_write(report: "Report", *, fix: bool, drop_worst: bool) -> dict[str, Any]:
-    """Return the options that are asked for."""
-    stray = report.measurements.get("stray", ())
-    return (report.options if fix else {}) | ({"skip": tuple(stray)} if drop_worst and stray else {})
-
-
-def _fix(folder: Path, found: dict[str, Any]) -> None:
-    """Write the options that correct what was found."""
-    from cuao3d.check.options import fix
+def _write_options(folder: Path, report: "Report", *, fix: bool, drop_worst: bool) -> None:
+    """Write the options that correct what was found, and the names of the worst frames, as far as asked for."""
+    from cuao3d.check.options import fix as write
     from cuao3d.readers.options import CAPTURE
 
-    tell(f"  {folder / CAPTURE} now says {fix(folder, found)}; check again")
+    stray = report.measurements.get("stray")
+    if found := (report.options if fix else {}) | ({"skip": tuple(stray)} if drop_worst and stray else {}):
+        tell(f"  {folder / CAPTURE} now says {write(folder, found)}; check again")
 
 
 def _print_report(name: str, report: "Report") -> None:

@@ -166,23 +166,21 @@ def build_scene(
         InputError: No frame is usable, the cloud is empty, or `capture.json` is wrong.
     """
     options = read_options(folder)
-    corrected = correct_frames(frames, options)
-    options = corrected.options
+    frames, options, skipped = correct_frames(frames, options)
     points = None if points is None else turn_up(points, options)
-    frames, lacking = _fill_depth(folder, corrected.frames, points, mesh, options, lone)
+    frames, lacking = _fill_depth(folder, frames, points, mesh, options, lone)
     frames = frames[:: options.every]
     if points is None:
         cloud = cloud_from_depth(frames)
         colors = cloud.colors if any(frame.has_colors for frame in frames) else None
         points, frames = Points(cloud.points, colors, problems=cloud.problems), list(cloud.frames)
-    problems = [*problems, *corrected.problems, *lacking, *points.problems]
+    problems = [*problems, *skipped, *lacking, *points.problems]
     if "labels" not in about:
         about["label_set"] = annotations or options.label_set or about.get("label_set")
         about["labels"], unknown = _labels(points, about["label_set"], asked=annotations is not None)
         problems += unknown
-    about["occlusion_tolerance"] = (
-        options.occlusion_tolerance or about.get("occlusion_tolerance") or OCCLUSION_TOLERANCE
-    )
+    tolerance = options.occlusion_tolerance or about.get("occlusion_tolerance")
+    about["occlusion_tolerance"] = tolerance or OCCLUSION_TOLERANCE
     if not frames and not lone:
         more = " ..." if len(problems) > 3 else ""
         raise InputError(f"No usable frame in {folder}: {'; '.join(map(str, problems[:3])) or 'there is none'}{more}")
