@@ -136,7 +136,8 @@ def test_factors_get_their_round_names():
 
 def test_what_is_off_is_told_by_the_depth_that_a_room_has():
     assert not are_positions_off(13.0, 0.15259)  # 2 m in units of Replica, read as millimetres
-    assert are_positions_off(2.0, 0.41)  # no depth image has such a unit
+    assert are_positions_off(2.0, 0.41)
+    assert are_positions_off(0.9, 2.44)  # no depth image has such a unit
     assert are_positions_off(2.0, 1000.0)  # 2 km: positions are millimetres
     assert not are_positions_off(2000.0, 0.001)
     assert not are_positions_off(0.5, 4.0)
