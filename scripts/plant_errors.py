@@ -1,4 +1,4 @@
-"""Plant common capture errors in synthetic rooms and count how often `cuao3d check` names each.
+"""Plant common capture errors in synthetic rooms and count how often `cuao3d check` notices and names each.
 
 python scripts/plant_errors.py --seeds 20 --clean 200
 
@@ -7,11 +7,9 @@ Rooms are rendered once and cached as NumPy arrays in a folder; errors are plant
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,130 +17,20 @@ import tyro
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from torch import Tensor
-from torch.nn import functional
 
 from cuao3d.check import check
-from cuao3d.scene import OPENGL, Camera, Frame, Scene
+from cuao3d.scene import Camera, Frame, Scene
+from cuao3d.worlds.houses import make_house
 from cuao3d.worlds.rooms import make_room
+from planted import MISTAKES, Mistake, turned, with_strays
 
-NUM_VIEWS = 10
+NUM_VIEWS, NUM_OF_HOUSE, MANY = 10, 18, 60
 FIRST_SEED = 5000
 """Seeds from here on were not used to choose thresholds."""
 
+World = Literal["rooms", "houses"]
+
 ROOMS = Path(tempfile.gettempdir()) / "cuao3d-rooms"
-
-OTHER_SIZES = ((640, 480), (1296, 968), (160, 120))
-"""Image sizes that the wrong intrinsics belong to, in turn; the rooms' images are 320 x 240."""
-
-OFFSETS = ((8, 0), (-8, 0), (0, 8), (0, -8))
-"""Offsets of the colour image (columns, rows), in turn, pixels."""
-
-
-class Mistake(NamedTuple):
-    """An error to plant, and the cause that `check` should name."""
-
-    cause: str | None
-    """Expected cause; None: nothing is wrong."""
-    plant: Callable[[Scene, int], Scene]
-    """Maps a clean scene and its seed to the corrupted scene."""
-
-
-def with_cameras(scene: Scene, change: Callable[[Camera], Camera]) -> Scene:
-    return replace(scene, frames=tuple(replace(frame, camera=change(frame.camera)) for frame in scene.frames))
-
-
-def with_poses(scene: Scene, change: Callable[[Tensor], Tensor]) -> Scene:
-    """Change the pose of every frame."""
-    return with_cameras(
-        scene, lambda camera: replace(camera, world_from_camera=change(camera.world_from_camera).clone())
-    )
-
-
-def with_depth(scene: Scene, scale: float) -> Scene:
-    frames = [replace(frame, read_depth=lambda frame=frame: frame.read_depth() * scale) for frame in scene.frames]
-    return replace(scene, frames=tuple(frames))
-
-
-def squeezed(scene: Scene, seed: int) -> Scene:
-    """Resize every image to three quarters of its width: fx and fy then differ by a quarter, but remain correct."""
-
-    def squeeze(frame: Frame) -> Frame:
-        camera = frame.camera
-        size = (camera.height, camera.width * 3 // 4)
-        column = torch.linspace(0, camera.width - 1, size[1]).round().long()
-
-        def image() -> Tensor:
-            return functional.interpolate(frame.read_image()[None], size, mode="bilinear", align_corners=True)[0]
-
-        return replace(
-            frame,
-            camera=camera.resized(size[1], size[0]),
-            read_image=image,
-            read_depth=lambda: frame.read_depth()[:, column],
-        )
-
-    return replace(scene, frames=tuple(squeeze(frame) for frame in scene.frames))
-
-
-def with_swapped_focal(scene: Scene, seed: int) -> Scene:
-    """Exchange fx and fy, in squeezed images, as they are equal otherwise."""
-    return with_cameras(squeezed(scene, seed), lambda camera: replace(camera, focal=camera.focal.flip(0)))
-
-
-def with_intrinsics_of_another_size(scene: Scene, seed: int) -> Scene:
-    width, height = OTHER_SIZES[seed % len(OTHER_SIZES)]
-
-    def change(camera: Camera) -> Camera:
-        return replace(camera.resized(width, height), width=camera.width, height=camera.height)
-
-    return with_cameras(scene, change)
-
-
-def with_shuffled_poses(scene: Scene, seed: int) -> Scene:
-    """Give every frame the pose of another one."""
-    rng, own = np.random.default_rng(seed), np.arange(len(scene.frames))
-    order = own
-    while (order == own).any():
-        order = rng.permutation(own)
-    frames = [replace(frame, camera=scene.frames[k].camera) for frame, k in zip(scene.frames, order, strict=True)]
-    return replace(scene, frames=tuple(frames))
-
-
-def with_moved_colours(scene: Scene, seed: int) -> Scene:
-    """Shift colours against depth and crop both to the overlap: column x of depth shows column x + dx of colour."""
-    dx, dy = OFFSETS[seed % len(OFFSETS)]
-
-    def move(frame: Frame) -> Frame:
-        camera = frame.camera
-        x, y = max(0, dx), max(0, dy)
-        width, height = camera.width - abs(dx), camera.height - abs(dy)
-        corner = torch.tensor([x, y], dtype=torch.float64)
-        return replace(
-            frame,
-            camera=replace(camera, center=camera.center - corner, width=width, height=height),
-            read_image=lambda: frame.read_image()[:, y - dy : y - dy + height, x - dx : x - dx + width],
-            read_depth=lambda: frame.read_depth()[y : y + height, x : x + width].contiguous(),
-        )
-
-    return replace(scene, frames=tuple(move(frame) for frame in scene.frames))
-
-
-def with_lost_poses(scene: Scene, seed: int) -> Scene:
-    """Lose 30 % of the poses."""
-    lost = set(np.random.default_rng(seed).permutation(len(scene.frames))[: round(0.3 * len(scene.frames))].tolist())
-    nowhere = torch.full((4, 4), torch.nan, dtype=torch.float64)
-    frames = [
-        replace(frame, camera=replace(frame.camera, world_from_camera=nowhere)) if index in lost else frame
-        for index, frame in enumerate(scene.frames)
-    ]
-    return replace(scene, frames=tuple(frames))
-
-
-def turned(scene: Scene, world: Tensor) -> Scene:
-    """Transform cloud and poses by a rigid motion (4, 4) of the world."""
-    rotation = world[:3, :3].float()
-    points = scene.points @ rotation.T
-    return with_poses(replace(scene, points=points.contiguous()), lambda pose: world @ pose)
 
 
 def tilt_of(seed: int) -> Tensor:
@@ -164,38 +52,11 @@ def off_up(scene: Scene, up: Tensor) -> float | None:
     return float(torch.rad2deg(torch.atan2(torch.linalg.cross(found, up).norm(), found @ up)))
 
 
-MISTAKES = {
-    "poses inverted": Mistake(
-        "inverse poses", lambda scene, seed: with_poses(scene, lambda pose: torch.linalg.inv(pose))
-    ),
-    "OpenGL axes": Mistake("OpenGL axes", lambda scene, seed: with_poses(scene, lambda pose: pose @ OPENGL)),
-    "inverted, OpenGL axes": Mistake(
-        "inverse poses with OpenGL axes",
-        lambda scene, seed: with_poses(scene, lambda pose: torch.linalg.inv(pose @ OPENGL)),
-    ),
-    "depth x 10": Mistake("depth x 0.1", lambda scene, seed: with_depth(scene, 10)),
-    "depth x 0.25": Mistake("depth x 4", lambda scene, seed: with_depth(scene, 0.25)),
-    "inverted, depth x 10": Mistake(
-        "inverse poses, depth x 0.1",
-        lambda scene, seed: with_depth(with_poses(scene, lambda pose: torch.linalg.inv(pose)), 10),
-    ),
-    "OpenGL axes, depth x 0.25": Mistake(
-        "OpenGL axes, depth x 4", lambda scene, seed: with_depth(with_poses(scene, lambda pose: pose @ OPENGL), 0.25)
-    ),
-    "fx and fy swapped": Mistake("swapped focal lengths", with_swapped_focal),
-    "intrinsics of another size": Mistake("intrinsics of another image size", with_intrinsics_of_another_size),
-    "poses shuffled": Mistake("poses of other frames", with_shuffled_poses),
-    "colours moved by 8 pixels": Mistake("colours off depth", with_moved_colours),
-    "30 % of the poses NaN": Mistake("lost poses", with_lost_poses),
-    "world upside down": Mistake("upside down", lambda scene, seed: turned(scene, OPENGL)),
-    "squeezed, but right": Mistake(None, squeezed),
-}
-
-
 def main(
     seeds: int = 3,
     first: int = FIRST_SEED,
     clean: int = 0,
+    strays: int = 0,
     rooms: Path = ROOMS,
     only: tuple[str, ...] = (),
 ) -> None:
@@ -204,11 +65,12 @@ def main(
     Args:
         seeds: Rooms per error.
         first: Seed of the first room.
-        clean: Rooms in which nothing is planted; their seeds are different.
+        clean: Rooms, and as many regions of houses, in which nothing is planted; their seeds are different.
+        strays: Rooms of 60 views whose poses drift, and three of them are bad.
         rooms: Folder of the cached rooms.
         only: Errors to plant; by default all.
     """
-    print(f"{'planted':28} {'named':>9}   other verdicts, and how often")
+    print(f"{'planted':30} noticed, named   other verdicts, and how often")
     for name, mistake in MISTAKES.items():
         if not only or name in only:
             _count(name, mistake, range(first, first + seeds), rooms)
@@ -220,23 +82,40 @@ def main(
         f"{len(off) - len(told)}, of {seeds}; largest error {max(told, default=0):.2f} degrees",
         flush=True,
     )
+    if strays:
+        _count_strays(range(first, first + strays), rooms)
     if clean:
-        _count("nothing", Mistake(None, lambda scene, seed: scene), range(first + 1000, first + 1000 + clean), rooms)
+        unseen = range(first + 1000, first + 1000 + clean)
+        _count("nothing", Mistake(None, lambda scene, seed: scene), unseen, rooms)
+        _count("nothing, houses", Mistake(None, lambda scene, seed: scene), unseen, rooms, "houses")
 
 
-def _count(name: str, mistake: Mistake, seeds: range, rooms: Path) -> None:
+def _count(name: str, mistake: Mistake, seeds: range, rooms: Path, world: World = "rooms") -> None:
     wanted = () if mistake.cause is None else (mistake.cause,)
-    found = Counter(check(mistake.plant(load_room(seed, rooms), seed)).causes for seed in seeds)
+    scenes = (
+        load_room(seed, rooms, num_views=NUM_VIEWS if world == "rooms" else NUM_OF_HOUSE, world=world) for seed in seeds
+    )
+    found = Counter(check(mistake.plant(scene, seed)).causes for scene, seed in zip(scenes, seeds, strict=True))
     right = sum(count for causes, count in found.items() if causes[:1] == wanted)
+    noticed = sum(count for causes, count in found.items() if causes)
     other = ", ".join(f"{' + '.join(causes) or 'ok'}: {count}" for causes, count in found.items() if causes != wanted)
-    print(f"{name:28} {right:4d} / {len(seeds)}   {other}", flush=True)
+    print(f"{name:30} {noticed:4d} {right:4d} / {len(seeds)}   {other}", flush=True)
 
 
-def load_room(seed: int, folder: Path) -> Scene:
-    """Return a synthetic room, rendered on the first call and cached in `folder`."""
-    path = folder / f"{seed}-{NUM_VIEWS}.npz"
+def _count_strays(seeds: range, rooms: Path) -> None:
+    num_right, num_named, num_bad = 0, 0, 0
+    for seed in seeds:
+        scene, bad = with_strays(load_room(seed, rooms, num_views=MANY), seed)
+        named = set(check(scene).measurements["stray"])
+        num_right, num_named, num_bad = num_right + len(named & bad), num_named + len(named), num_bad + len(bad)
+    print(f"bad frames: {num_bad} of {len(seeds)} x {MANY}, {num_named} named, {num_right} of them rightly", flush=True)
+
+
+def load_room(seed: int, folder: Path, *, num_views: int = NUM_VIEWS, world: World = "rooms") -> Scene:
+    """Return a made room, or the region of a house, rendered on the first call and cached in `folder`."""
+    path = folder / f"{'' if world == 'rooms' else 'house-'}{seed}-{num_views}.npz"
     if not path.is_file():
-        _save(make_room(seed, num_views=NUM_VIEWS), path)
+        _save((make_room if world == "rooms" else make_house)(seed, num_views=num_views), path)
     with np.load(path, allow_pickle=False) as file:
         room = dict(file)
     height, width = room["depths"].shape[1:]

@@ -19,7 +19,8 @@ from cuao3d.readers.sevenscenes import write_capture
 from cuao3d.scene import Scene
 from cuao3d.store import Store
 from cuao3d.worlds.rooms import make_room
-from plant_errors import tilt_of, turned, with_poses
+from plant_errors import tilt_of
+from planted import turned, with_poses
 
 WORDS = ("a bed", "a door", "a window", "a floor")
 

@@ -22,7 +22,7 @@ from cuao3d.scene import Frame, Scene
 from cuao3d.store import Store
 from cuao3d.teachers import load_teacher
 from cuao3d.worlds.rooms import make_room
-from plant_errors import turned as with_turned_world
+from planted import turned as with_turned_world
 
 Z = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
 

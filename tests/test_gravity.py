@@ -21,8 +21,9 @@ from cuao3d.readers.options import CaptureOptions, named_up, read_options, rotat
 from cuao3d.readers.sevenscenes import write_capture
 from cuao3d.scene import Camera, Frame, Scene
 from cuao3d.worlds.rooms import make_room
-from plant_errors import off_up, tilt_of, with_poses
-from plant_errors import turned as with_turned_world
+from plant_errors import off_up, tilt_of
+from planted import turned as with_turned_world
+from planted import with_poses
 
 
 @cache

@@ -80,4 +80,5 @@ def describe_place(
 
 def _units_per_metre(transform: Tensor | None) -> float:
     """Return how many of a capture's units make a metre."""
-    return 1.0 if transform is None else float(torch.linalg.det(transform[:3, :3])) ** (1 / 3)
+    # Of a left-handed capture the determinant is negative.
+    return 1.0 if transform is None else abs(float(torch.linalg.det(transform[:3, :3]))) ** (1 / 3)

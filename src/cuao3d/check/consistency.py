@@ -6,8 +6,7 @@ captures usually go wrong; a way that makes clearly more of them agree names the
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,9 +14,19 @@ from jaxtyping import Float, Float64, Int64
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from cuao3d.check.readings import (
+    ALONG_RAYS,
+    AS_GIVEN,
+    POSE_READINGS,
+    RARER_POSE_READINGS,
+    Reading,
+    readings_of,
+    with_depth_scale,
+)
+from cuao3d.check.scale import fit_scale, rough_scale
 from cuao3d.check.views import View, num_probes
 from cuao3d.geometry import Projection, back_project, visible_points
-from cuao3d.scene import OPENGL, Camera
+from cuao3d.scene import Camera
 
 TOLERANCE = 0.05
 """Depths agree when they differ by at most this part of the measured one; real captures drift."""
@@ -40,131 +49,20 @@ ENOUGH = 100
 OVERLAP = 0.05
 """Two views are neighbours where at least this share of the pixels of one agree with the other."""
 
-UNEQUAL = 0.02
-"""Part by which fx and fy must differ for their order to be tested; pixels of real sensors are square to a percent."""
+DOUBTED = 0.8
+"""Below this share of pixels that should fit, rarer mistakes are tried."""
 
-OFF_CENTER = 0.04
-"""Part of the image's size by which a principal point must be off the middle for another image size to be tried."""
+TIGHT, CLEARER = 0.02, 1.2
+"""Depth along rays is told by the pixels that agree within a tighter part: so many times more of them than as given."""
 
-USUAL_SIZES = (
-    (160, 120), (320, 240), (424, 240), (512, 424), (640, 360), (640, 480), (848, 480), (960, 540), (1024, 768),
-    (1280, 720), (1280, 960), (1280, 1024), (1296, 968), (1440, 1080), (1920, 1080), (1920, 1440),
-)  # fmt: skip
-"""Image sizes of usual sensors; a principal point that suits one of these names it."""
+SCALED = 1.05
+"""A factor of depth nearer to 1 than this is none."""
 
-SIZE_TOLERANCE = 0.04
-"""Part by which twice a principal point may miss an image size: that of real sensors lies this close to the middle."""
+ROUGHLY = 2000
+"""Pixels by which a factor of depth is fitted, roughly, together with each other mistake ..."""
 
-
-@dataclass(frozen=True)
-class Reading:
-    """A way to read a capture; each but the first undoes a usual mistake."""
-
-    name: str
-    """What the mistake is called."""
-    finding: str
-    """What to tell the user when this reading fits best."""
-    camera: Callable[[Camera], Camera] = lambda camera: camera
-    """From the camera as given to what it should be."""
-    depth_scale: float = 1.0
-    """Factor from the depth as given to metres."""
-    options: dict[str, Any] = field(default_factory=dict, hash=False)
-    """What a `capture.json` must say so that the capture is read this way."""
-
-
-def _with_pose(change: Callable[[Tensor], Tensor]) -> Callable[[Camera], Camera]:
-    return lambda camera: replace(camera, world_from_camera=change(camera.world_from_camera))
-
-
-AS_GIVEN = Reading("as given", "")
-POSE_READINGS = (
-    Reading(
-        "inverse poses",
-        "Poses look inverted (world to camera): invert each 4 x 4 matrix.",
-        _with_pose(torch.linalg.inv),
-        options={"pose": "camera_from_world"},
-    ),
-    Reading(
-        "OpenGL axes",
-        "Axes look like OpenGL (y up, z backward): negate the second and third column of each pose.",
-        _with_pose(lambda pose: pose @ OPENGL),
-        options={"axes": "opengl"},
-    ),
-    Reading(
-        "inverse poses with OpenGL axes",
-        "Poses look inverted (world to camera) and axes like OpenGL: invert each 4 x 4 matrix, then negate its second "
-        "and third column.",
-        _with_pose(lambda pose: torch.linalg.inv(pose) @ OPENGL),
-        options={"pose": "camera_from_world", "axes": "opengl"},
-    ),
-)
-DEPTH_READINGS = tuple(
-    Reading(
-        f"depth x {scale:g}",
-        f"Depth looks {max(scale, 1 / scale):g} times too {'large' if scale < 1 else 'small'} for the poses: "
-        f"multiply it by {scale:g}.",
-        depth_scale=scale,
-        options={"depth_scale": scale},
-    )
-    for scale in (0.001, 0.1, 0.2, 0.25, 4.0, 5.0, 10.0, 1000.0)
-)
-TWO_MISTAKES = tuple(
-    Reading(
-        f"{pose.name}, {depth.name}",
-        f"{pose.finding} {depth.finding}",
-        pose.camera,
-        depth.depth_scale,
-        {**pose.options, **depth.options},
-    )
-    for pose in POSE_READINGS
-    for depth in DEPTH_READINGS
-)
-"""Tried where views contradict each other and one mistake does not explain it."""
-
-SWAPPED_FOCAL = Reading(
-    "swapped focal lengths",
-    "fx and fy look exchanged.",
-    lambda camera: replace(camera, focal=camera.focal.flip(0)),
-    options={"swap_focal": True},
-)
-OTHER_SIZE = "intrinsics of another image size"
-
-
-def readings_of(camera: Camera) -> tuple[Reading, ...]:
-    """List the readings that make sense for a capture with this camera, at its full size; the first is as given."""
-    readings = [AS_GIVEN, *POSE_READINGS, *DEPTH_READINGS]
-    if (camera.focal[0] - camera.focal[1]).abs() > UNEQUAL * camera.focal.max():
-        readings.append(SWAPPED_FOCAL)
-    if size := suited_size(camera):
-        readings.append(_other_size(camera, *size))
-    return tuple(readings)
-
-
-def reading_named(name: str, camera: Camera) -> Reading:
-    """Return a reading of a capture with this camera by its name."""
-    return next(reading for reading in (*readings_of(camera), *TWO_MISTAKES) if reading.name == name)
-
-
-def suited_size(camera: Camera) -> tuple[int, int] | None:
-    """Guess the image size that a camera's principal point is the middle of, if it is not its own."""
-    width, height = (2 * camera.center + 1).tolist()
-    if max(abs(width / camera.width - 1), abs(height / camera.height - 1)) < 2 * OFF_CENTER or min(width, height) < 16:
-        return None
-    off = {size: max(abs(width / size[0] - 1), abs(height / size[1] - 1)) for size in USUAL_SIZES}
-    best = min(off, key=lambda size: off[size])
-    return best if off[best] < SIZE_TOLERANCE else (round(width), round(height))
-
-
-def _other_size(camera: Camera, width: int, height: int) -> Reading:
-    right = replace(camera, width=width, height=height).resized(camera.width, camera.height)
-    (fx, fy), (cx, cy) = right.focal.tolist(), right.center.tolist()
-    ratio = torch.tensor([camera.width / width, camera.height / height], dtype=torch.float64)
-    return Reading(
-        OTHER_SIZE,
-        f"Intrinsics look made for images of {width} x {height}, these are {camera.width} x {camera.height}: their "
-        f"matrix should be {fx:.2f} 0 {cx:.2f} / 0 {fy:.2f} {cy:.2f} / 0 0 1.",
-        lambda camera: replace(camera, focal=camera.focal * ratio, center=(camera.center + 0.5) * ratio - 0.5),
-    )
+NUM_SCALED = 3
+"""... of which so many are then looked at closely."""
 
 
 class Consistency(NamedTuple):
@@ -175,6 +73,8 @@ class Consistency(NamedTuple):
     agreeing: Int64[Tensor, "V V"]
     contradicting: Int64[Tensor, "V V"]
     """Pixels that would lie in front of what was measured."""
+    tight: Int64[Tensor, "V V"]
+    """Pixels that agree within `TIGHT`."""
     median_error: float | None
     """Median |depth error| of those that landed, metres."""
 
@@ -182,6 +82,11 @@ class Consistency(NamedTuple):
     def agreement(self) -> int:
         """Number of pixels that agree."""
         return int(self.agreeing.sum())
+
+    @property
+    def num_tight(self) -> int:
+        """Number of pixels that agree within `TIGHT`."""
+        return int(self.tight.sum())
 
     @property
     def consistent(self) -> float:
@@ -198,32 +103,52 @@ def measure_consistency(views: list[View], reading: Reading) -> Consistency:
     """Move the probes of every view into every other one."""
     cameras = [reading.camera(view.camera) for view in views]
     clouds = [
-        back_project(view.probes * reading.depth_scale, camera)[0] for view, camera in zip(views, cameras, strict=True)
+        back_project(reading.depth(view.probes, camera), camera)[0] for view, camera in zip(views, cameras, strict=True)
     ]
     points = torch.cat(clouds)
     view_of_point = torch.repeat_interleave(torch.tensor([len(cloud) for cloud in clouds]))
     columns, errors = [], []
     for index, (view, camera) in enumerate(zip(views, cameras, strict=True)):
-        landed, measured = land(points, camera, view.depth * reading.depth_scale)
+        landed, measured = land(points, camera, reading.depth(view.depth, camera))
         source = view_of_point[landed.index]
         other = source != index
         source, error, measured = source[other], (landed.depth - measured)[other], measured[other]
-        kinds = torch.ones_like(other[other]), error.abs() <= TOLERANCE * measured, error < -TOLERANCE * measured
+        off = error / measured
+        kinds = torch.ones_like(off) > 0, off.abs() <= TOLERANCE, off < -TOLERANCE, off.abs() <= TIGHT
         columns.append(torch.stack([torch.bincount(source[kind], minlength=len(views)) for kind in kinds]))
         errors.append(error.abs())
-    landed_count, agreeing, contradicting = torch.stack(columns, dim=2)
+    landed_count, agreeing, contradicting, tight = torch.stack(columns, dim=2)
     error = torch.cat(errors)
-    return Consistency(landed_count, agreeing, contradicting, error.median().item() if len(error) else None)
+    return Consistency(landed_count, agreeing, contradicting, tight, error.median().item() if len(error) else None)
 
 
 def measure_readings(views: list[View], camera: Camera) -> dict[Reading, Consistency]:
-    """Measure how views fit together under each reading that makes sense for a camera, at its full size."""
-    consistency = {reading: measure_consistency(views, reading) for reading in readings_of(camera)}
-    given = consistency[AS_GIVEN]
-    fits = given.agreement >= ENOUGH and given.consistent >= CONTRADICTORY
-    if likeliest_reading(consistency) is AS_GIVEN and not fits:
-        consistency |= {reading: measure_consistency(views, reading) for reading in TWO_MISTAKES}
-    return consistency
+    """Measure how views fit together under each reading that makes sense for a camera, at its full size.
+
+    Rarer mistakes, and two at once, are only tried where the usual ones do not explain why views contradict each other.
+    """
+    found = {reading: measure_consistency(views, reading) for reading in readings_of(camera)}
+    if len(views) < 2:
+        return found
+    _add_scaled(found, views, (AS_GIVEN,))
+    given = found[AS_GIVEN]
+    fits = given.agreement >= ENOUGH and given.consistent >= DOUBTED
+    if likeliest_reading(found) is AS_GIVEN and not fits:
+        found |= {reading: measure_consistency(views, reading) for reading in RARER_POSE_READINGS}
+        if likeliest_reading(found) is AS_GIVEN:
+            readings = (*POSE_READINGS, *RARER_POSE_READINGS)
+            scores = {reading: rough_scale(views, reading, num_pixels=ROUGHLY).score for reading in readings}
+            _add_scaled(found, views, sorted(readings, key=lambda reading: scores[reading])[-NUM_SCALED:])
+    return found
+
+
+def _add_scaled(found: dict[Reading, Consistency], views: list[View], readings: Sequence[Reading]) -> None:
+    """Measure readings of poses also with the factor of depth that fits each best, if it is not 1."""
+    for reading in readings:
+        scale = fit_scale(views, reading)
+        if max(scale, 1 / scale) > SCALED:
+            scaled = with_depth_scale(reading, scale)
+            found[scaled] = measure_consistency(views, scaled)
 
 
 def land(
@@ -240,7 +165,11 @@ def likeliest_reading(consistency: dict[Reading, Consistency]) -> Reading:
     best = max(consistency, key=lambda reading: consistency[reading].agreement)
     found, given = consistency[best], consistency[AS_GIVEN]
     clear = found.agreement >= ENOUGH and found.agreement > BETTER * given.agreement
-    return best if clear and found.consistent >= CONSISTENT and found.num_pairs >= PAIRS else AS_GIVEN
+    if clear and found.consistent >= CONSISTENT and found.num_pairs >= PAIRS:
+        return best
+    rays = consistency.get(ALONG_RAYS, given)  # most pixels agree roughly either way
+    is_clearer = rays.num_tight >= max(ENOUGH, CLEARER * given.num_tight) and rays.agreement > given.agreement
+    return ALONG_RAYS if is_clearer and rays.consistent >= CONSISTENT and rays.num_pairs >= PAIRS else AS_GIVEN
 
 
 def joined_views(views: list[View], found: Consistency) -> tuple[Tensor, list[int]]:

@@ -7,15 +7,9 @@ from typing import Any
 
 from cuao3d.errors import InputError
 from cuao3d.files import check_inside, read_json, reading_inside, write_json
-from cuao3d.readers.options import CAPTURE, CaptureOptions, named_up, read_options, rotation_of
+from cuao3d.readers.options import CAPTURE, CaptureOptions, named_up, read_options, rotation_of, turn_of
 
-_OTHER: dict[Any, Any] = {
-    "world_from_camera": "camera_from_world",
-    "opencv": "opengl",
-    "images": "cloud",
-    False: True,
-}
-_OTHER |= {other: one for one, other in _OTHER.items()}
+_DEFAULT = CaptureOptions()
 
 
 def capture_options(found: Mapping[str, Any], there: CaptureOptions) -> CaptureOptions:
@@ -33,18 +27,33 @@ def capture_options(found: Mapping[str, Any], there: CaptureOptions) -> CaptureO
     Raises:
         InputError: No single set of options expresses both.
     """
-    if "pose" in found and there.axes != "opencv":
-        raise InputError(f"Poses look inverted once axes are turned; remove axes from {CAPTURE} and check again.")
-    joined: dict[str, Any] = {}
-    for key, value in found.items():
-        before = getattr(there, key)
-        if key in ("depth_scale", "world_scale"):
-            joined[key] = round(before * value, 9)
-        elif key == "up":
-            joined[key] = value if before == "z" else named_up(rotation_of(value)[2] @ rotation_of(before))
-        else:
-            joined[key] = _OTHER[before]
-    return replace(there, **joined)
+    early = {"rotation", "quaternion", "pose"} & set(found)  # what is put right before axes are turned
+    if early and there.axes != "opencv":
+        raise InputError(f"Poses look wrong once axes are turned; remove axes from {CAPTURE} and check again.")
+    if early - {"pose"} and there.pose != _DEFAULT.pose:
+        raise InputError(f"Rotations look wrong once poses are inverted; remove pose from {CAPTURE} and check again.")
+    return replace(there, **{key: _joined(key, value, there) for key, value in found.items()})
+
+
+def _joined(key: str, value: Any, there: CaptureOptions) -> Any:
+    """Return an option that expresses what was found of a capture that was read with the options that are there."""
+    before = getattr(there, key)
+    if key in ("depth_scale", "world_scale", "pose_scale", "color_focal"):
+        return round(before * value, 9)
+    if key == "up":
+        return value if before == "z" and there.axes != "unity" else named_up(rotation_of(value)[2] @ turn_of(there))
+    if key == "color_lag":
+        return before + value
+    if key == "color_shift":  # found in colours that were brought nearer already
+        return tuple(round(one + there.color_focal * more, 4) for one, more in zip(before, value, strict=True))
+    if key == "skip":
+        return (*before, *(name for name in value if name not in before))
+    default = getattr(_DEFAULT, key)
+    if before == default:
+        return value
+    if before == value or key in ("pose", "depth", "swap_focal"):  # each undoes itself
+        return default
+    raise InputError(f'{CAPTURE} says "{key}": "{before}", and now it looks {value}; remove it and check again.')
 
 
 def fix(folder: Path, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,11 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torch.nn import functional
 
-from cuao3d.check import Report, views_of_cells
-from cuao3d.check.consistency import Reading, measure_consistency, reading_named
+from cuao3d.check import Report
+from cuao3d.check.cloud import views_of_cells
+from cuao3d.check.consistency import measure_consistency
 from cuao3d.check.pictures import draw_agreement
+from cuao3d.check.readings import Reading, reading_named
 from cuao3d.check.registration import REACH
 from cuao3d.check.views import View, num_probes, on_one_thread, read_views
 from cuao3d.files import write_text
@@ -135,7 +137,7 @@ def _pictures(scene: Scene, report: Report) -> list[Picture]:
 
 
 def _draw_coverage(scene: Scene, views: list[View], up: str | None) -> Picture:
-    points, num_views = views_of_cells(scene, views)
+    points, num_views, _ = views_of_cells(scene, views)
     axis = "xyz".index((up or "z")[-1])
     across, along = [index for index in range(3) if index != axis]
     figure = Figure(figsize=(5.4, 4.4), layout="constrained")

@@ -10,7 +10,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from cuao3d.check import Report
-from cuao3d.check.consistency import AS_GIVEN, TOLERANCE, Reading, land, reading_named
+from cuao3d.check.consistency import TOLERANCE, land
+from cuao3d.check.readings import AS_GIVEN, Reading, reading_named
 from cuao3d.console import visible
 from cuao3d.errors import InputError
 from cuao3d.files import write_whole
@@ -67,8 +68,8 @@ def _draw_pair(axis: Axes, first: Frame, second: Frame, reading: Reading) -> Pat
     step = max(1, round(first.camera.width / 107))
     depth, thinned = first.read_depth(), torch.zeros(first.camera.height, first.camera.width)
     thinned[step // 2 :: step, step // 2 :: step] = depth[step // 2 :: step, step // 2 :: step]
-    points, _ = back_project(thinned * reading.depth_scale, reading.camera(first.camera))
-    landed, measured = land(points, reading.camera(second.camera), second.read_depth() * reading.depth_scale)
+    points, _ = back_project(reading.depth(thinned, first.camera), reading.camera(first.camera))
+    landed, measured = land(points, reading.camera(second.camera), reading.depth(second.read_depth(), second.camera))
     percent = 100 * (landed.depth - measured) / measured
     overlap = len(percent) / max(len(points), 1)
     agreeing = int((percent.abs() <= 100 * TOLERANCE).sum()) / max(len(percent), 1)

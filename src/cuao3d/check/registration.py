@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 from torch.nn import functional
 
@@ -42,25 +42,43 @@ class Offset(NamedTuple):
 
 
 def agreement_by_offset(gray: Float32[Tensor, "H W"], depth: Float32[Tensor, "H W"]) -> Float32[Tensor, "d d"]:
-    """Correlate edges of colour with edges of depth at every offset up to `REACH`.
+    """Correlate edges of colour with jumps of depth at every offset up to `REACH`.
 
     Args:
         gray: Brightness.
         depth: Metres; 0 = missing.
 
     Returns:
+        As of `correlate`.
+    """
+    return correlate(edges_of(gray), jumps_of(depth).float())
+
+
+def edges_of(gray: Float32[Tensor, "H W"]) -> Float32[Tensor, "H W"]:
+    """Return how much brightness changes around each pixel."""
+    right = functional.pad(gray[:, 2:] - gray[:, :-2], (1, 1))
+    down = functional.pad(gray[2:] - gray[:-2], (0, 0, 1, 1))
+    return torch.hypot(right, down)
+
+
+def jumps_of(depth: Float32[Tensor, "H W"]) -> Bool[Tensor, "H W"]:
+    """Return where depth, metres, jumps; 0 = missing."""
+    return depth_edges(depth) & (depth > 0)
+
+
+def correlate(edges: Float32[Tensor, "*V H W"], jumps: Float32[Tensor, "*V H W"]) -> Float32[Tensor, "*V d d"]:
+    """Correlate edges of colour with jumps of depth at every offset up to `REACH`.
+
+    Returns:
         Correlation in [-1, 1], (2 REACH + 1) squared: at row y + REACH and column x + REACH if colours were moved right
         by x and down by y against depth.
     """
-    right = functional.pad(gray[:, 2:] - gray[:, :-2], (1, 1))
-    down = functional.pad(gray[2:] - gray[:-2], (0, 0, 1, 1))
-    color_edges = torch.hypot(right, down)
-    jumps = (depth_edges(depth) & (depth > 0)).float()
-    color_edges, jumps = color_edges - color_edges.mean(), jumps - jumps.mean()
-    size = [length + 2 * REACH for length in gray.shape]  # beyond the border is the mean, not the opposite border
-    spectrum = torch.fft.rfft2(color_edges, s=size) * torch.fft.rfft2(jumps, s=size).conj()
-    products = torch.fft.irfft2(spectrum, s=size).roll((REACH, REACH), (0, 1))[: 2 * REACH + 1, : 2 * REACH + 1]
-    correlation: Tensor = products / (color_edges.norm() * jumps.norm()).clamp(min=1e-9)
+    edges, jumps = (image - image.mean(dim=(-2, -1), keepdim=True) for image in (edges, jumps))
+    size = [length + 2 * REACH for length in edges.shape[-2:]]  # beyond the border is the mean, not the opposite border
+    spectrum = torch.fft.rfft2(edges, s=size) * torch.fft.rfft2(jumps, s=size).conj()
+    products = torch.fft.irfft2(spectrum, s=size).roll((REACH, REACH), (-2, -1))
+    lengths = edges.norm(dim=(-2, -1), keepdim=True) * jumps.norm(dim=(-2, -1), keepdim=True)
+    correlation: Tensor = products[..., : 2 * REACH + 1, : 2 * REACH + 1] / lengths.clamp(min=1e-9)
     return correlation
 
 

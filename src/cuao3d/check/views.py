@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Bool, Float16, Float32, Float64, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from cuao3d.check.registration import agreement_by_offset
+from cuao3d.check.registration import correlate, edges_of, jumps_of
 from cuao3d.errors import InputError, UserError
 from cuao3d.gravity import thin
 from cuao3d.scene import Camera, Frame, Problem, Scene, pose_problem
@@ -32,7 +32,11 @@ class Photo(NamedTuple):
     offsets: Float32[Tensor, "d d"]
     """How well its edges fit those of depth at each offset; see `registration.py`."""
     thinned_by: int
-    """Pixels of the image per pixel of `offsets`."""
+    """Pixels of the image per pixel of `offsets`, `edges` and `jumps`."""
+    edges: Float16[Tensor, "p q"]
+    """How much brightness changes."""
+    jumps: Bool[Tensor, "p q"]
+    """Where depth jumps."""
     sharpness: float
     """Variance of the Laplacian of its brightness, for a mean brightness of 1: a dark photograph is not blurred."""
     brightness: float
@@ -123,12 +127,28 @@ def _read_view(frame: Frame, num_probes: int, generator: torch.Generator) -> Vie
     return View(frame.name, camera, depth, probes, photo)
 
 
+def thin_photo(image: Float32[Tensor, "3 H W"]) -> Float32[Tensor, "p q"]:
+    """Return the brightness of an image, thinned to about `PHOTO_WIDTH` pixels."""
+    return functional.avg_pool2d(image.mean(dim=0)[None], _step_of(image))[0]
+
+
+def _step_of(image: Float32[Tensor, "3 H W"]) -> int:
+    return max(1, round(image.shape[2] / PHOTO_WIDTH))
+
+
 def _measure_photo(image: Float32[Tensor, "3 H W"], depth: Float32[Tensor, "H W"]) -> Photo:
-    step = max(1, round(image.shape[2] / PHOTO_WIDTH))
-    gray = functional.avg_pool2d(image.mean(dim=0)[None], step)[0]
+    step, gray = _step_of(image), thin_photo(image)
     depth = depth[step // 2 :: step, step // 2 :: step][: gray.shape[0], : gray.shape[1]]
     laplacian = gray[:-2, 1:-1] + gray[2:, 1:-1] + gray[1:-1, :-2] + gray[1:-1, 2:] - 4 * gray[1:-1, 1:-1]
     brightness = gray.mean().item()
-    sharpness = laplacian.var().item() / max(brightness, 1e-3) ** 2
-    white = (gray >= WHITE).double().mean().item()
-    return Photo(agreement_by_offset(gray, depth), step, sharpness, brightness, gray.median().item(), white)
+    edges, jumps = edges_of(gray), jumps_of(depth)
+    return Photo(
+        offsets=correlate(edges, jumps.float()),
+        thinned_by=step,
+        edges=edges.half(),
+        jumps=jumps,
+        sharpness=laplacian.var().item() / max(brightness, 1e-3) ** 2,
+        brightness=brightness,
+        median=gray.median().item(),
+        white=(gray >= WHITE).double().mean().item(),
+    )

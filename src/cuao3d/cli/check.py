@@ -25,6 +25,7 @@ def check(
     html: Path | None = None,
     picture: Path | None = None,
     fix: bool = False,
+    drop_worst: bool = False,
     teachers: str | None = None,
     cell: Length | None = None,
     annotations: str | None = None,
@@ -32,7 +33,7 @@ def check(
     every: Count | None = None,
     official: bool = False,
 ) -> int:
-    """Check a capture before anything is computed. Exit code 0: ok, 1: probably wrong, 2: unreadable.
+    """Check a capture before anything is computed. Exit code 0: ok, 1: probably wrong or doubtful, 2: unreadable.
 
     Args:
         path: Folder of the capture, or of a dataset.
@@ -40,6 +41,7 @@ def check(
         html: Also write a page with pictures; with several scenes, one page each, named after the scene.
         picture: Also draw how well the views agree (PNG); with several scenes, the first.
         fix: Write options that correct what was found to the capture.json beside the data.
+        drop_worst: Write the names of frames whose poses do not fit the others' to capture.json, which leaves them out.
         teachers: Also estimate time and size of lifting with these teachers, named as in `fuse`.
         cell: Edge of a sample cell for that estimate, metres; 0.02 unless given.
         annotations: Label set in which the labels of the data are read: a name such as scannet200, or your own CSV.
@@ -58,8 +60,7 @@ def check(
     for output in (json, html, picture):
         check_output(output)
     specs = parse_teachers(teachers) if teachers else []
-    options = reading_options(annotations, tolerance, every, official=official)
-    dataset = _open(path, options, json, html, picture)
+    dataset = _open(path, reading_options(annotations, tolerance, every, official=official), json, html, picture)
     task = (bar := progress_bar()).add_task("checking", total=len(dataset))
 
     def say(index: int, scene: "Scene | None", report: "Report") -> None:
@@ -67,8 +68,7 @@ def check(
         _print_report(dataset.names[index], report)
         page = html if html is None or len(dataset) == 1 else html.with_stem(f"{html.stem}-{dataset.names[index]}")
         _draw(scene or dataset.names[index], report, page, picture if index == 0 else None)
-        if fix and report.options:
-            _fix(dataset.folders[index], report)
+        _write_options(dataset.folders[index], report, fix=fix, drop_worst=drop_worst)
         bar.update(task, completed=index + 1)
         bar.start()
 
@@ -113,15 +113,17 @@ def _draw(scene: "Scene | str", report: "Report", page: Path | None, picture: Pa
         draw(scene, report, picture)
 
 
-def _fix(folder: Path, report: "Report") -> None:
-    """Write the options that correct what was found."""
-    from cuao3d.check.options import fix
+def _write_options(folder: Path, report: "Report", *, fix: bool, drop_worst: bool) -> None:
+    """Write the options that correct what was found, and the names of the worst frames, as far as asked for."""
+    from cuao3d.check.options import fix as write
     from cuao3d.readers.options import CAPTURE
 
-    try:
-        tell(f"  {folder / CAPTURE} now says {fix(folder, report.options)}; check again")
-    except (UserError, OSError) as error:  # one capture that cannot be mended costs no other its report
-        tell(f"  not mended: {error}")
+    stray = report.measurements.get("stray")
+    if found := (report.options if fix else {}) | ({"skip": tuple(stray)} if drop_worst and stray else {}):
+        try:
+            tell(f"  {folder / CAPTURE} now says {write(folder, found)}; check again")
+        except (UserError, OSError) as error:  # one capture that cannot be mended costs no other its report
+            tell(f"  not mended: {error}")
 
 
 def _print_report(name: str, report: "Report") -> None:

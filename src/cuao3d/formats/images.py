@@ -107,13 +107,16 @@ def lens_of(intrinsics: Float64[Tensor, "R C"], size: Size, where: str) -> Lens:
     """Return the lens that a 3 x 3 or 4 x 4 matrix of intrinsics describes.
 
     Args:
-        intrinsics: fx 0 cx / 0 fy cy / 0 0 1, pixels.
+        intrinsics: fx 0 cx / 0 fy cy / 0 0 1, pixels. Transposed, as column by column, it is read too: a last row of
+            cx cy 1 can mean nothing else.
         size: Width and height of the images.
         where: Where the matrix stands, for messages.
 
     Raises:
         InputError: It holds no focal lengths.
     """
+    if not intrinsics[:2, 2:].any() and intrinsics[2, :2].all():
+        intrinsics = intrinsics.T
     try:
         return Lens(pair(intrinsics.diagonal()[:2]), pair(intrinsics[:2, 2]), size)
     except UserError as error:

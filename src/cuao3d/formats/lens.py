@@ -26,7 +26,8 @@ class Lens:
     """Intrinsics of images of one size: a pinhole, and how the lens departs from it."""
 
     focal: tuple[float, float]
-    """Focal lengths (fx, fy), pixels."""
+    """Focal lengths (fx, fy), pixels; one below 0 says that an axis of the camera points the other way, which
+    `readers/corrections.py` turns into axes."""
     center: tuple[float, float]
     """Principal point (cx, cy), pixels; (0, 0) is the centre of the top-left pixel."""
     size: Size
@@ -37,8 +38,8 @@ class Lens:
     def __post_init__(self) -> None:
         if not all(math.isfinite(value) for value in (*self.focal, *self.center, *self.distortion)):
             raise InputError("the intrinsics are lost (they hold NaN or infinity)")
-        if min(self.focal) <= 0:
-            raise InputError(f"the focal lengths are {self.focal[0]:g} and {self.focal[1]:g}; expected numbers above 0")
+        if 0 in self.focal:
+            raise InputError(f"the focal lengths are {self.focal[0]:g} and {self.focal[1]:g}; neither can be 0")
 
     def at(self, size: Size) -> "Lens":
         """Return this lens for its images resized; see `Camera.resized`.

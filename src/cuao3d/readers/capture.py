@@ -19,17 +19,16 @@ from cuao3d.errors import InputError, NotFoundError, UserError
 from cuao3d.files import reading_inside
 from cuao3d.formats.images import NoDepth
 from cuao3d.formats.ply import read_triangles
-from cuao3d.formats.points import Points, far_offset
+from cuao3d.formats.points import Points
 from cuao3d.labels import label_set
 from cuao3d.names import as_file_name
 from cuao3d.rays import cast_depth, embree_scene
 from cuao3d.readers.cloud import cloud_from_depth
+from cuao3d.readers.corrections import correct_frames
 from cuao3d.readers.options import (
     CAPTURE,
     CaptureOptions,
-    Offset,
     capture_of,
-    correct_pose,
     given_annotations,
     read_options,
     source_of,
@@ -171,22 +170,22 @@ def build_scene(
         InputError: No frame is usable, the cloud is empty, or `capture.json` is wrong.
     """
     options = read_options(folder)
-    turn = partial(turn_up, options=options, offset=(offset := _offset(points, frames, options)))
+    frames, options, skipped, offset = correct_frames(frames, options, points)
+    turn = partial(turn_up, options=options, offset=offset)
     points = turn(points) if points is not None else None
-    applied = [_apply(options, frame, offset) for frame in frames]
-    filled, lacking = _fill_depth(folder, applied, points, mesh, options, turn, lone)
+    filled, lacking = _fill_depth(folder, frames, points, mesh, options, turn, lone)
     frames = filled[:: options.every]
     if points is None:
         cloud = cloud_from_depth(frames)
         colors = cloud.colors if any(frame.has_colors for frame in frames) else None
         points, frames = Points(cloud.points, colors, problems=cloud.problems), list(cloud.frames)
-    problems = [*problems, *lacking, *points.problems]
+    problems = [*problems, *skipped, *lacking, *points.problems]
     if "labels" not in about:
         named = {"--annotations": annotations, CAPTURE: options.label_set, "scene.json": about.get("label_set")}
         about["label_set"], about["labels"], unknown = _labels(points, named)
         problems += unknown
-    own_tolerance = options.occlusion_tolerance or about.get("occlusion_tolerance")
-    about["occlusion_tolerance"] = own_tolerance or OCCLUSION_TOLERANCE
+    tolerance = options.occlusion_tolerance or about.get("occlusion_tolerance")
+    about["occlusion_tolerance"] = tolerance or OCCLUSION_TOLERANCE
     if not frames and not lone:
         raise _no_frame(folder, problems)
     if not len(points.points):
@@ -309,29 +308,3 @@ def _depth_reader(
             "the entry."
         )
     return partial(splat_depth, cover(points.points))
-
-
-def _offset(points: Points | None, frames: Sequence[Frame], options: CaptureOptions) -> Offset:
-    """Return where our origin lies in the capture's coordinates: in a place of whole metres near a far capture."""
-    if points is not None and points.offset is not None:
-        return points.offset
-    if not frames:
-        return None
-    as_read = replace(options, up="z", world_scale=1.0)
-    poses = [correct_pose(frame.camera.world_from_camera, as_read) for frame in frames]
-    return far_offset(torch.stack(poses)[:, :3, 3])
-
-
-def _apply(options: CaptureOptions, frame: Frame, offset: Offset) -> Frame:
-    camera = frame.camera
-    if options.swap_focal:
-        camera = replace(camera, focal=camera.focal.flip(0))
-    camera = replace(camera, world_from_camera=correct_pose(camera.world_from_camera, options, offset))
-    read_depth = frame.read_depth
-    if options.depth_scale != 1 and not isinstance(read_depth, NoDepth):
-        read_depth = partial(_scaled, frame.read_depth, options.depth_scale)
-    return replace(frame, camera=camera, read_depth=read_depth)
-
-
-def _scaled(read_depth: Callable[[], Tensor], scale: float) -> Float32[Tensor, "H W"]:
-    return read_depth() * scale

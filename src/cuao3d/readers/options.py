@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
+import numpy as np
 import torch
 from jaxtyping import Float64
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from cuao3d.errors import InputError, UserError
@@ -25,7 +27,11 @@ CAPTURE = "capture.json"
 """Lies beside the files of a capture; every reader honours it."""
 
 PoseMeaning = Literal["world_from_camera", "camera_from_world"]
-Axes = Literal["opencv", "opengl"]
+Axes = Literal["opencv", "opengl", "ros", "unity"]
+Rotations = Literal["as read", "transposed"]
+Quaternions = Literal["as read", "w-first", "w-last"]
+Photographs = Literal["as read", "upside down", "mirrored"]
+DepthAlong = Literal["axis", "rays"]
 Axis = Literal["x", "y", "z", "-x", "-y", "-z"]
 Up = Axis | tuple[float, float, float]
 DepthSource = Literal["images", "cloud"]
@@ -41,6 +47,16 @@ _UPRIGHT_FROM_AXIS = {
 }
 """Rotation that brings each axis to +z."""
 
+_OPENCV_FROM_AXES = {
+    "opengl": OPENGL,
+    "ros": torch.tensor([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]], dtype=torch.float64),
+    "unity": torch.diag(torch.tensor([1.0, -1, 1, 1], dtype=torch.float64)),
+}
+"""What turns camera axes as in OpenCV into the named ones: a pose as read, times this, has ours."""
+
+_MIRROR = torch.diag(torch.tensor([1.0, -1, 1], dtype=torch.float64))
+"""Makes a left-handed world right-handed."""
+
 NEARLY_OPPOSITE = -1 + 1e-9
 """Below this z of a unit vector its smallest rotation to +z has no definite axis."""
 
@@ -52,8 +68,8 @@ SAME_AXIS = 1.0
 class CaptureOptions:
     """How a capture is to be read, where its files do not mean what their layout says.
 
-    The defaults leave everything as the reader of the layout understood it. With several options, poses are inverted
-    first, then the axes of the camera are turned, then those of the world.
+    The defaults leave everything as the reader of the layout understood it. With several options, rotations are put
+    right first, then poses are inverted, then the axes of the camera are turned, then those of the world.
     """
 
     depth_scale: float = 1.0
@@ -61,17 +77,36 @@ class CaptureOptions:
     pose: PoseMeaning = "world_from_camera"
     """What the poses take where: "camera_from_world" inverts them."""
     axes: Axes = "opencv"
-    """Axes of the cameras as read: "opengl" (y up, z backward) turns them."""
+    """Axes of the cameras as read: "opengl" (y up, z backward) and "ros" (x forward, y left, z up) turns them, "unity"
+    (y up, in a left-handed world) mirrors cameras and world."""
+    rotation: Rotations = "as read"
+    """Whether the 3 x 3 part of each pose is "transposed"; positions are right."""
+    quaternion: Quaternions = "as read"
+    """Order of the file's quaternions where it is not that of the layout: "w-first" or "w-last"."""
     up: Up = "z"
     """What points up in the world of poses and cloud: an axis, or a vector (x, y, z) of any length. The world is turned
     by the smallest angle that brings it to z."""
     world_scale: float = 1.0
     """Factor from the lengths of poses and cloud, as read, to metres."""
+    pose_scale: float = 1.0
+    """A further factor of the cameras' positions alone, where the cloud has another unit, or is built from depth."""
     depth: DepthSource = "images"
     """Where the depth of photographs without a depth image comes from: "images" leaves them out; "cloud" takes it from
     the faces of the cloud's file, or from the points alone where it has none."""
+    depth_along: DepthAlong = "axis"
+    """What depth is measured along: "rays" holds distances from the camera."""
     swap_focal: bool = False
     """Whether fx and fy changed places."""
+    photographs: Photographs = "as read"
+    """Whether the colour images are "upside down" (turned by 180 degrees) or "mirrored" (left is right)."""
+    color_lag: int = 0
+    """A frame's colours are those of so many frames later."""
+    color_focal: float = 1.0
+    """Focal length of the colours' lens, as a part of that of the depth's, where images are not registered."""
+    color_shift: tuple[float, float] = (0.0, 0.0)
+    """Pixels that colours lie further right, and further down, than depth."""
+    skip: tuple[str, ...] = ()
+    """Names of frames that are left out, because their poses are wrong."""
     every: int = 1
     """Only every n-th frame is used."""
     label_set: str | None = None
@@ -103,9 +138,18 @@ def read_options(folder: Path) -> CaptureOptions:
         "pose": partial(choice, get_args(PoseMeaning)),
         "axes": partial(choice, get_args(Axes)),
         "up": up_entry,
+        "rotation": partial(choice, get_args(Rotations)),
+        "quaternion": partial(choice, get_args(Quaternions)),
         "world_scale": positive,
+        "pose_scale": positive,
         "depth": partial(choice, get_args(DepthSource)),
+        "depth_along": partial(choice, get_args(DepthAlong)),
         "swap_focal": partial(choice, (True, False)),
+        "photographs": partial(choice, get_args(Photographs)),
+        "color_lag": _integer,
+        "color_focal": positive,
+        "color_shift": _shift_entry,
+        "skip": _names_entry,
         "every": whole,
         "label_set": partial(named_label_set, folder),
         "occlusion_tolerance": fraction,
@@ -213,43 +257,56 @@ def named_up(direction: Float64[Tensor, "3"], *, within: float = SAME_AXIS) -> U
 
 
 def turn_up(points: Points, options: CaptureOptions, offset: Offset = None) -> Points:
-    """Bring a cloud to our world: metres, z up, near the origin.
+    """Bring a cloud to our world: metres, z up, right-handed, near the origin.
 
     Args:
         points: The cloud.
         options: How the capture is to be read.
         offset: Where our origin lies in the coordinates of poses and cloud, as read; None for theirs.
     """
-    world_from_capture = _world_from_capture(options, offset)
-    if points.offset is not None:
-        back = torch.eye(4, dtype=torch.float64)
-        back[:3, 3] = points.offset
-        world_from_capture = back if world_from_capture is None else world_from_capture @ back
-    if world_from_capture is None or world_from_capture.equal(torch.eye(4, dtype=torch.float64)):
+    if not _changes_world(options) and offset is None and points.offset is None:
         return points
-    rotation = rotation_of(options.up)
-    normals = None if points.normals is None else (points.normals.double() @ rotation.T).float()
-    return points._replace(points=move(points.points, world_from_capture), normals=normals, offset=None)
+    turn = turn_of(options)
+    transform = _similarity(options.world_scale * turn) @ _moved_by(offset, -1) @ _moved_by(points.offset, 1)
+    if transform.equal(torch.eye(4, dtype=torch.float64)):
+        return points._replace(offset=None)
+    normals = None if points.normals is None else (points.normals.double() @ turn.T).float()
+    return points._replace(points=move(points.points, transform), normals=normals, offset=None)
 
 
 def correct_pose(
     pose: Float64[Tensor, "4 4"], options: CaptureOptions, offset: Offset = None
 ) -> Float64[Tensor, "4 4"]:
     """Return what a pose as read means: camera to world, OpenCV axes, metres, z up; `offset` as of `turn_up`."""
+    if options.rotation != "as read" or options.quaternion != "as read":
+        pose = pose.clone()
+        pose[:3, :3] = _correct_rotation(pose[:3, :3], options)
     if options.pose == "camera_from_world":
         pose = torch.linalg.inv(pose)
-    if options.axes == "opengl":
-        pose = pose @ OPENGL
-    if (world_from_capture := _world_from_capture(options, offset)) is not None:
-        pose = world_from_capture @ pose
-        pose[:3, :3] /= options.world_scale
+    if options.axes != "opencv":
+        pose = pose @ _OPENCV_FROM_AXES[options.axes]
+    if _changes_world(options) or offset is not None:
+        turn, scale = turn_of(options), options.world_scale * options.pose_scale
+        pose = _similarity(turn) @ _moved_by(offset, -1) @ pose
+        pose[:3, 3] *= scale
     return pose
 
 
 def capture_of(options: CaptureOptions, offset: Offset = None) -> Float64[Tensor, "4 4"] | None:
     """Return the similarity from our world to that of poses and cloud, as read; None where they are the same."""
-    world_from_capture = _world_from_capture(options, offset)
-    return None if world_from_capture is None else torch.linalg.inv(world_from_capture)
+    if not _changes_world(options) and offset is None:
+        return None
+    scaled = _similarity(options.world_scale * options.pose_scale * turn_of(options))
+    inverse: Tensor = torch.linalg.inv(scaled @ _moved_by(offset, -1))
+    return inverse
+
+
+def turn_of(options: CaptureOptions) -> Float64[Tensor, "3 3"]:
+    """Return what brings directions of the world as read to ours: a rotation, or a mirroring of a left-handed world."""
+    if options.axes != "unity":
+        return rotation_of(options.up)
+    x, y, z = (rotation_of(options.up)[2] @ _MIRROR).tolist()
+    return rotation_of((x, y, z)) @ _MIRROR
 
 
 def rotation_of(up: Up) -> Float64[Tensor, "3 3"]:
@@ -263,12 +320,50 @@ def rotation_of(up: Up) -> Float64[Tensor, "3 3"]:
     return torch.eye(3, dtype=torch.float64) + cross + cross @ cross / (1 + z)
 
 
-def _world_from_capture(options: CaptureOptions, offset: Offset) -> Tensor | None:
-    """Return the similarity (4, 4) from the world of poses and cloud as read to ours; None where both are the same."""
-    if options.up == "z" and options.world_scale == 1 and offset is None:
-        return None
-    world_from_capture = torch.eye(4, dtype=torch.float64)
-    world_from_capture[:3, :3] = options.world_scale * rotation_of(options.up)
+def _changes_world(options: CaptureOptions) -> bool:
+    """Say whether the world of poses, as read, is another than ours."""
+    return options.up != "z" or options.world_scale * options.pose_scale != 1 or options.axes == "unity"
+
+
+def _similarity(linear: Float64[Tensor, "3 3"]) -> Float64[Tensor, "4 4"]:
+    transform = torch.eye(4, dtype=torch.float64)
+    transform[:3, :3] = linear
+    return transform
+
+
+def _moved_by(offset: Offset, sign: int) -> Float64[Tensor, "4 4"]:
+    """Return the motion by an offset, or back by it."""
+    transform = torch.eye(4, dtype=torch.float64)
     if offset is not None:
-        world_from_capture[:3, 3] = -world_from_capture[:3, :3] @ offset
-    return world_from_capture
+        transform[:3, 3] = sign * offset
+    return transform
+
+
+def _correct_rotation(rotation: Float64[Tensor, "3 3"], options: CaptureOptions) -> Tensor:
+    """Return the rotation that was meant by one whose quaternion was read in another order, or which is transposed."""
+    if options.rotation == "transposed":
+        rotation = rotation.T.clone()
+    if options.quaternion == "as read" or not torch.linalg.det(rotation) > 0:
+        return rotation
+    entries = Rotation.from_matrix(rotation.numpy()).as_quat()  # x y z w, as they were understood
+    meant = np.roll(entries, -1 if options.quaternion == "w-first" else 1)
+    return torch.from_numpy(Rotation.from_quat(meant).as_matrix())
+
+
+def _integer(entry: object, where: str) -> int:
+    if isinstance(entry, bool) or not isinstance(entry, int):
+        raise InputError(f"{where} is {shown(entry)}; expected a whole number.")
+    return entry
+
+
+def _shift_entry(entry: object, where: str) -> tuple[float, float]:
+    if not isinstance(entry, list) or len(entry) != 2:
+        raise InputError(f"{where} is {shown(entry)}; expected two numbers [right, down], in pixels.")
+    x, y = (number(value, where) for value in entry)
+    return x, y
+
+
+def _names_entry(entry: object, where: str) -> tuple[str, ...]:
+    if not isinstance(entry, list) or not all(isinstance(name, str) for name in entry):
+        raise InputError(f"{where} is {shown(entry)}; expected a list of names of frames.")
+    return tuple(entry)
