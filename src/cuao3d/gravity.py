@@ -121,8 +121,9 @@ def up_of(scene: Scene) -> Float64[Tensor, "3"] | None:
     """
     z = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
     cameras = [frame.camera for frame in scene.frames]
-    turned = None if scene.capture_from_world is None else scene.capture_from_world[:3, :3]
-    is_said = turned is not None and not turned.equal(torch.eye(3, dtype=torch.float64))
+    change = scene.capture_from_world
+    is_moved_only = change is not None and change[:3, 3].any() and change[:3, :3].equal(torch.eye(3).double())
+    is_said = change is not None and not is_moved_only
     if is_said or not cameras or _mean_up(cameras).norm() < UPRIGHT:
         return z
     if up_direction(cameras)[2] == 1:  # within 15 degrees of it
