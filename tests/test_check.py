@@ -121,7 +121,7 @@ def test_planted_mistakes_are_named(scene: Scene, plant: Callable[[Scene], Scene
         "fx and fy swapped",
         "intrinsics of another size",
         "inverted, depth x 10",
-        "poses shuffled",
+        pytest.param("poses shuffled", marks=pytest.mark.slow),
         "colours moved by 8 pixels",
         "30 % of the poses NaN",
         "world upside down",

@@ -37,7 +37,7 @@ def with_photos(scene: Scene, change: Callable[[Tensor], Tensor], num_changed: i
     ("kind", "line", "change"),
     [
         ("underexposed", "Very dark", lambda image: image * 0.05),
-        ("overexposed", "Overexposed", lambda image: (image * 8).clamp(max=1)),
+        pytest.param("overexposed", "Overexposed", lambda image: (image * 8).clamp(max=1), marks=pytest.mark.slow),
     ],
 )
 def test_bad_exposure_is_named_with_its_share_in_the_report_and_on_the_page(

@@ -116,7 +116,7 @@ def test_names_of_folders_and_files_are_shown_as_they_are(name, synthetic_scene,
     main(["fuse", str(folder), "--out", str(tmp_path / "store" / name), "--teachers", "none", "--cell", "0.2"])
     main(["query", str(folder / "nowhere"), "a word", "--out", str(tmp_path / "out.json")])
     out, err = capsys.readouterr()
-    assert out.startswith(f"{console.visible(name)}: ")
+    assert out.startswith(f"{as_file_name(name)}: ")
     assert "[/b]" in err
     assert all(line.isprintable() for line in [*out.splitlines(), *err.splitlines()])
     assert "Traceback" not in err

@@ -100,8 +100,10 @@ def difference(first: Path, second: Path) -> float:
 # undoes, that blows up what float32 has rounded. So Adam's weights are compared in float64.
 @pytest.mark.parametrize(
     ("num_parts", "optimizer", "dtype", "tolerance"),
-    [(1, "sgd", torch.float32, 1e-5), (2, "adam", torch.float64, 1e-8)],
-    ids=["float32", "float64-in-parts"],
+    [
+        pytest.param(1, "sgd", torch.float32, 1e-5, id="float32", marks=pytest.mark.slow),
+        pytest.param(2, "adam", torch.float64, 1e-8, id="float64-in-parts"),
+    ],
 )
 def test_two_processes_learn_what_one_learns(tmp_path, num_parts, optimizer, dtype, tolerance):
     store, config = make_store(tmp_path / "store"), replace(SHARED, num_parts=num_parts, optimizer=optimizer)

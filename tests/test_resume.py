@@ -52,7 +52,8 @@ def kill_and_resume(store: Path, out: Path, seconds: float, most: int, dice: ran
     return num_kills
 
 
-@pytest.mark.parametrize("num_kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow  # every day scripts/faults.py kills a training at some of its operations
+@pytest.mark.parametrize("num_kills", [2, 20])
 def test_a_run_that_is_killed_ends_as_if_it_had_not_been(tmp_path, num_kills):
     store, whole = make_store(tmp_path / "store"), tmp_path / "whole"
     started = time.perf_counter()

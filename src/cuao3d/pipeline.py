@@ -208,7 +208,9 @@ def fit_student(store: Store, run: Path, *, labels: str, split: Split, where: st
         where: What the scenes are, in the plural.
     """
     peaks = ask_everything(store, Predictor.open(store, run=run), labels=labels, split=split)
-    keep_calibration(run, fit_verdicts(peaks, f"this student in {len(store.names(split))} {where}"))
+    num_scenes = len(store.names(split))
+    where = where if num_scenes > 1 else where.removesuffix("s")
+    keep_calibration(run, fit_verdicts(peaks, f"this student in {num_scenes} {where}"))
     return peaks
 
 
