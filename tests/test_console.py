@@ -14,6 +14,7 @@ from rich.console import Console
 from cuao3d import console
 from cuao3d.cli import COMMANDS, main
 from cuao3d.errors import InputError
+from cuao3d.names import as_file_name
 from cuao3d.progress import Stages, training_bars, waiting
 from cuao3d.readers.sevenscenes import write_capture
 
