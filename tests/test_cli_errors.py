@@ -27,7 +27,7 @@ PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]")
 OF_OTHERS = {"--nproc-per-node", "--force-reinstall", "--debug", "--help", "--version", "--config"}
 OF_OTHERS |= {"--input", "--output", "--raw"}
-"""Options of torchrun, of pip, of Open3D's and ARKitScenes' scripts and of the program itself, and the beginning of those
+"""Options of torchrun, pip, the scripts of Open3D and ARKitScenes, and of the program itself, and the beginning of those
 whose name is put together."""
 
 
