@@ -27,8 +27,8 @@ PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]")
 OF_OTHERS = {"--nproc-per-node", "--force-reinstall", "--debug", "--help", "--version", "--config"}
 OF_OTHERS |= {"--input", "--output", "--raw"}
-"""Options of torchrun, pip, the scripts of Open3D and ARKitScenes, and the program itself, and the beginning of those whose
-name is put together."""
+"""Options of torchrun, pip, the scripts of Open3D and ARKitScenes, and the program itself, and the beginning of those
+that are put together."""
 
 
 @pytest.fixture
