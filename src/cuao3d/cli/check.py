@@ -122,7 +122,7 @@ def _write_options(folder: Path, report: "Report", *, fix: bool, drop_worst: boo
     if found := (report.options if fix else {}) | ({"skip": tuple(stray)} if drop_worst and stray else {}):
         try:
             tell(f"  {folder / CAPTURE} now says {write(folder, found)}; check again")
-        except (UserError, OSError) as error:  # one capture that cannot be mended costs no other its report
+        except InputError as error:  # one capture that cannot be mended costs no other its report
             tell(f"  not mended: {error}")
 
 
