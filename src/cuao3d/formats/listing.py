@@ -19,8 +19,9 @@ def files_in(folder: Path | None, endings: Sequence[str], *, prefix: str = "") -
         The files, in the order of their names.
     """
     found: dict[str, Path] = {}
+    paths = _visible(folder)
     for ending in reversed(endings):
-        for path in _visible(folder):
+        for path in paths:
             if path.name.startswith(prefix) and path.name.lower().endswith(ending) and path.is_file():
                 found[path.name[len(prefix) : -len(ending)]] = path
     return dict(sorted(found.items()))
@@ -72,8 +73,9 @@ def numbers_of(name: str) -> tuple[int, ...]:
 
 def what_lies_in(folder: Path) -> str:
     """Say what a folder holds: "8 .heic, 1 .txt and the folders a, b"."""
-    files = Counter(path.suffix.lower() or path.name for path in _visible(folder) if path.is_file())
-    folders = sorted(path.name for path in _visible(folder) if path.is_dir())
+    paths = _visible(folder)
+    files = Counter(path.suffix.lower() or path.name for path in paths if path.is_file())
+    folders = sorted(path.name for path in paths if path.is_dir())
     said = [f"{count} {ending}" for ending, count in files.most_common(4)]
     if folders:
         said.append(f"the folder{'s' if len(folders) > 1 else ''} {', '.join(folders[:6])}")

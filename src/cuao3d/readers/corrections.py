@@ -101,7 +101,7 @@ def _offset(points: Points | None, frames: Sequence[Frame], options: CaptureOpti
 
 
 def _correct(frame: Frame, options: CaptureOptions, offset: Offset) -> Frame:
-    camera = _with_positive_focal(frame.camera, options)
+    camera = _with_positive_focal(frame.camera)
     if options.swap_focal:
         camera = replace(camera, focal=camera.focal.flip(0))
     camera = replace(camera, world_from_camera=correct_pose(camera.world_from_camera, options, offset))
@@ -118,7 +118,7 @@ def _points_up(camera: Camera) -> bool:
     return bool(camera.focal[0] > 0 > camera.focal[1])
 
 
-def _with_positive_focal(camera: Camera, options: CaptureOptions) -> Camera:
+def _with_positive_focal(camera: Camera) -> Camera:
     x, y = (camera.focal < 0).tolist()
     if x:
         turn = HALF_TURN if y else OPENGL

@@ -94,7 +94,7 @@ class Folder(Captures):
             return open_frame(name, pose, color=colors[name], lens=lens, depth=depth, depth_lens=depth_lens)
 
         frames, problems = open_frames(names, open_one)
-        alone = sorted({path.name for path in all_depths.values()} - {path.name for path in depths.values()})
+        alone = {path.name for path in all_depths.values()} - {path.name for path in depths.values()}
         problems += summarise("depth images have no colour image in color/", sorted(alone, key=by_number))
         points = only_file(folder, "*.ply", POINTS)
         return build_scene(
