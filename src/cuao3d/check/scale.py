@@ -13,7 +13,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from cuao3d.check.readings import Reading
-from cuao3d.check.units import round_factor
+from cuao3d.check.units import PLAIN_FACTORS, round_factor
 from cuao3d.check.views import View
 
 DECADES, STEP = 4, 1.08
@@ -27,6 +27,9 @@ TOLERANCE = 0.05
 
 TIGHT = 0.02
 """... and by at most this where the factor is refined."""
+
+UNSURE, AS_GOOD = 1.25, 0.95
+"""Depth of few or noisy views fits a range of factors: a plain one within this of the best is taken if it scores so."""
 
 NUM_PIXELS = 6000
 """Pixels that are moved, of all pairs together."""
@@ -68,7 +71,9 @@ def fit_scale(views: list[View], reading: Reading) -> float:
         scores = _score(moved, seen, scales, tolerance)
         high = scales[scores >= 0.98 * scores.max()] if scores.any() else scales[count : count + 1]
         best = float(high.log().mean().exp())
-    return round_factor(best)
+    plain = [factor for factor in PLAIN_FACTORS if 1 / UNSURE < factor / best < UNSURE]
+    score, *scores = _score(moved, seen, torch.tensor([best, *plain], dtype=torch.float64), TOLERANCE).tolist()
+    return next((factor for factor, its in zip(plain, scores, strict=True) if its >= AS_GOOD * score), round_factor(best))
 
 
 class Rough(NamedTuple):

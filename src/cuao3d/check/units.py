@@ -21,6 +21,9 @@ UNITS = {
 }
 """Units in which depth or positions are written, and how many make a metre."""
 
+PLAIN_FACTORS = (*(10.0**power for power in range(-4, 5)), 0.25, 4.0, 0.2, 5.0, 0.5, 2.0)
+"""Factors between units of sensors, the commonest first."""
+
 DEPTH_UNITS = ("millimetres", "1/5000 m", "metres")
 """Units in which depth is taken by the readers."""
 
