@@ -8,18 +8,10 @@ import torch
 from torch.nn import functional
 
 from conftest import PICTURE, PICTURE_COLOR, WALL, WALL_COLOR, ColorTeacher
-from cuao3d.evaluate import (
-    _ensemble,
-    chance,
-    confusion_matrix,
-    constant,
-    count,
-    make_row,
-    measure,
-    zero_shot,
-)
+from cuao3d.evaluate import _ensemble, count, zero_shot
 from cuao3d.fusion import lift, sample_cells, see
 from cuao3d.labels import label_set
+from cuao3d.metrics import chance, confusion_matrix, constant, make_row, measure
 from cuao3d.predictor import student_features
 from cuao3d.query import classify
 from cuao3d.store import Store, TeacherCard

@@ -68,6 +68,7 @@ ROOMS = (
     "predictor",
     "verdicts",
     "retrieval",
+    "metrics",
     "evaluate",
     "distill",
     "probe",

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from cuao3d.colors import class_colors, heat_colors
-from cuao3d.evaluate import Counted, make_row
 from cuao3d.history import History, TrunkHistory
 from cuao3d.labels import label_set
+from cuao3d.metrics import Counted, make_row
 from cuao3d.report import (
     Cloud,
     Gallery,

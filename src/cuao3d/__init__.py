@@ -48,7 +48,7 @@ _HOME = {
     "distill_student": "distill",
     "Answer": "query",
     "Predictor": "predictor",
-    "Row": "evaluate",
+    "Row": "metrics",
     "evaluate_store": "pipeline",
 }
 """The room of each public name."""
@@ -104,10 +104,10 @@ if TYPE_CHECKING:
     from cuao3d.errors import NotFoundError as NotFoundError
     from cuao3d.errors import NotInstalledError as NotInstalledError
     from cuao3d.errors import UserError as UserError
-    from cuao3d.evaluate import Row as Row
     from cuao3d.imported import import_features as import_features
     from cuao3d.labels import LabelSet as LabelSet
     from cuao3d.labels import label_set as label_set
+    from cuao3d.metrics import Row as Row
     from cuao3d.objective import LOSSES as LOSSES
     from cuao3d.pipeline import evaluate as evaluate_store
     from cuao3d.pipeline import fuse as fuse

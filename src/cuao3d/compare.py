@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from cuao3d.errors import InputError
-from cuao3d.evaluate import Metrics, confusion_matrix, measure, named_iou
 from cuao3d.labels import LabelSet, label_set
+from cuao3d.metrics import Metrics, confusion_matrix, measure, named_iou
 from cuao3d.progress import OnCount
 from cuao3d.query import classify, scores
 from cuao3d.scene import UNLABELLED

@@ -17,11 +17,12 @@ from cuao3d.console import note
 from cuao3d.datasets import lounge
 from cuao3d.distill import distill
 from cuao3d.errors import InputError, NotFoundError, NotInstalledError
-from cuao3d.evaluate import Row, labels_of
+from cuao3d.evaluate import labels_of
 from cuao3d.files import write_json
 from cuao3d.finds import Finds
 from cuao3d.history import read_history
 from cuao3d.labels import label_set
+from cuao3d.metrics import Row
 from cuao3d.pipeline import evaluate, fit_student, fuse
 from cuao3d.predictor import Predictor
 from cuao3d.probe import score, supervise

@@ -17,10 +17,11 @@ from cuao3d.compare import Comparison, compare
 from cuao3d.console import note, progress_bar
 from cuao3d.durable import locked
 from cuao3d.errors import DiskFullError, InputError, TeacherError, UserError
-from cuao3d.evaluate import Readout, Row, labels_of, zero_shot
+from cuao3d.evaluate import Readout, labels_of, zero_shot
 from cuao3d.fusion import Lifted, Visibility, image_quarters, lift_measured, sample_cells, see
 from cuao3d.imported import imported_card
 from cuao3d.memory import give_back
+from cuao3d.metrics import Row
 from cuao3d.objective import find_loss
 from cuao3d.photographs import Album
 from cuao3d.predictor import Predictor

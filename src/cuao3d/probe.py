@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from cuao3d.batches import Batch, Batches, TrainingScene, hold_out
 from cuao3d.errors import InputError
-from cuao3d.evaluate import Row, count, make_row
+from cuao3d.evaluate import count
 from cuao3d.labels import LabelSet, label_set
+from cuao3d.metrics import Row, make_row
 from cuao3d.predictor import student_features
 from cuao3d.progress import OnStep
 from cuao3d.run import begin_run, check_finished, finish_run, load_run, only_writer

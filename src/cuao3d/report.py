@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from cuao3d.colors import NOTHING, class_colors, heat_colors
-from cuao3d.evaluate import confusion_matrix, measure
 from cuao3d.files import write_text
 from cuao3d.finds import Finds, layout
 from cuao3d.formats.images import as_pixels, jpeg
 from cuao3d.history import PALETTE, Chart, History, plot_chart, training_charts
 from cuao3d.labels import LabelSet
+from cuao3d.metrics import confusion_matrix, measure
 from cuao3d.pictures import Dollhouse
 from cuao3d.scene import UNLABELLED, Camera
 from cuao3d.vocabulary import divisions

@@ -72,8 +72,9 @@ def fit_scale(views: list[View], reading: Reading) -> float:
         high = scales[scores >= 0.98 * scores.max()] if scores.any() else scales[count : count + 1]
         best = float(high.log().mean().exp())
     plain = [factor for factor in PLAIN_FACTORS if 1 / UNSURE < factor / best < UNSURE]
-    score, *scores = _score(moved, seen, torch.tensor([best, *plain], dtype=torch.float64), TOLERANCE).tolist()
-    return next((factor for factor, its in zip(plain, scores, strict=True) if its >= AS_GOOD * score), round_factor(best))
+    reached = _score(moved, seen, torch.tensor([best, *plain], dtype=torch.float64), TOLERANCE)
+    good = reached[1:] >= AS_GOOD * reached[0]
+    return plain[int(good.nonzero()[0])] if good.any() else round_factor(best)
 
 
 class Rough(NamedTuple):
