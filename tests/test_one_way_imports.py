@@ -81,6 +81,7 @@ ROOMS = (
     "recipes",
     "pipeline",
     "demo",
+    "reproduce",
     "cli",
     "__main__",
 )
