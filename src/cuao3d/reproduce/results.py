@@ -1,0 +1,324 @@
+"""What is made of the cells: tables, claims, costs, figures, and the page that holds them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader
+
+from cuao3d import reproduce as room
+from cuao3d.files import write_text
+from cuao3d.published import published
+from cuao3d.reproduce import tables as lines
+from cuao3d.reproduce.arms import BASE, DINO, LSEG, OURS, PAPERS_WAY
+from cuao3d.reproduce.tables import Claim, Row, claim, differences, miou_of
+from cuao3d.reproduce.worlds import World
+from cuao3d.tables import Table, Value, write_tables
+
+HERE = "here"
+
+
+def make_tables(done: "room.Reproduction") -> list[Table]:
+    """Return the tables that were asked for, then the claims and the costs."""
+    makers = {
+        "zero-shot": _zero_shot,
+        "vocabularies": _vocabularies,
+        "cross-dataset": _cross_dataset,
+        "ablation": _ablation,
+        "linear-probe": _linear_probe,
+        "geometry": _geometry,
+        "trust": _trust,
+    }
+    made = [makers[name](done) for name in room.TABLES if name in done.asked]
+    claims = make_claims(done)
+    extra = [lines.claims_table(claims)] if claims else []
+    return [table for table in (*made, *extra, _costs(done)) if table is not None]
+
+
+def rows_of(done: "room.Reproduction", where: str, arm: str, what: str) -> list[Sequence[Row] | None]:
+    """Return the rows of a student's cells, one entry a seed; None where it failed."""
+    return [done.cells.value(f"{where}/{arm}-{seed}/{what}") for seed in done.seeds]
+
+
+def _zero_shot(done: "room.Reproduction") -> Table:
+    world, main = done.world, done.world.labels[0]
+    lifted = done.cells.value(f"{world.name}/lifted/{main}") or []
+    found: list[tuple[Value, ...]] = lines.controls_lines(lifted, HERE)
+    found += lines.score_lines("lifted features", [lifted], HERE)
+    for arm in room.MODELS:
+        found += lines.score_lines(arm, rows_of(done, world.name, arm, main), HERE)
+        found += lines.score_lines(arm, rows_of(done, world.name, arm, f"{main}-{room.PASSES}-passes"), HERE)
+    found += lines.score_lines(room.SUPERVISED, rows_of(done, world.name, room.SUPERVISED, main), HERE)
+    found += lines.published_lines(published("zero-shot", main))
+    return Table(
+        "zero-shot",
+        f"Segmentation by the names of the classes of {main}, without labels: lifted features, students by their "
+        "own read-out and together with the lifted features (2d3d, by three rules), and a student trained with labels.",
+        lines.SCORES,
+        tuple(found),
+        f"{_scenes(lifted)} Every number is a mean over {_seeds(done)} with its 95 % interval, in brackets the number "
+        "of seeds; mIoU over the classes that occur, on all original points. Published figures are of real scans and "
+        "the full-size teachers; beside made scenes they only orient.",
+    )
+
+
+def _vocabularies(done: "room.Reproduction") -> Table:
+    world = done.world
+    found: list[tuple[Value, ...]] = []
+    for labels in world.labels:
+        lifted = done.cells.value(f"{world.name}/lifted/{labels}") or []
+        models = {"lifted features": [lifted]}
+        models |= {arm: rows_of(done, world.name, arm, labels) for arm in room.MODELS}
+        for model, of_seed in models.items():
+            for readout, rows in lines.by_readout(of_seed).items():
+                if rows[0].get("ensemble") in (None, "unit-average"):
+                    groups = [lines.number(row["by_group"].get(group) for row in rows) for group in _GROUPS]
+                    scores = [lines.number(row[key] for row in rows) for key in ("miou", "macc")]
+                    found.append((labels, model, readout, *scores, *groups, HERE))
+        found += [
+            (labels, row.method, row.readout or "–", row.miou, row.macc, None, None, None, "published")
+            for row in published(None, labels)
+            if row.table in ("zero-shot", "cross-dataset")
+        ]
+    return Table(
+        "vocabularies",
+        "The same students asked with vocabularies of different sizes; nothing is trained again for any of them.",
+        ("label set", "model", "read-out", "mIoU", "mAcc", *_GROUPS, "source"),
+        tuple(found),
+        "Head, common and tail are the groups of ScanNet200's classes.",
+    )
+
+
+_GROUPS = ("head", "common", "tail")
+
+
+def _cross_dataset(done: "room.Reproduction") -> Table | None:
+    if done.other is None:
+        return None
+    found: list[tuple[Value, ...]] = []
+    for trained, scored in ((done.world, done.other), (done.other, done.world)):
+        for labels in scored.labels:
+            for arm in room.MODELS:
+                rows = rows_of(done, trained.name, arm, f"in-{scored.name}-{labels}")
+                for readout, of_readout in lines.by_readout(rows).items():
+                    scores = [lines.number(row[key] for row in of_readout) for key in ("miou", "macc")]
+                    found.append((trained.name, scored.name, labels, arm, readout, *scores, HERE))
+            found += [
+                (row.trained_on, row.evaluated_on, labels, row.method, row.readout, row.miou, row.macc, "published")
+                for row in published("cross-dataset", labels)
+            ]
+    return Table(
+        "cross-dataset",
+        "Students that were trained in one world, and are asked in the other.",
+        ("trained on", "scored in", "label set", "model", "read-out", "mIoU", "mAcc", "source"),
+        tuple(found),
+        "2d3d joins the student with features lifted in the world that it is asked in. Some published lines compare "
+        "one read-out with another; docs/published.csv says which.",
+    )
+
+
+def _ablation(done: "room.Reproduction") -> Table:
+    main = done.world.labels[0]
+    scores = {arm: rows_of(done, "controlled", arm, main) for arm in done.ladder}
+    steps = "as many steps as their recipes say" if done.size.num_ablation is None else f"{done.size.num_ablation} steps"
+    return lines.ablation_table(scores, headroom(done), f"Students of {steps}, scored on {main}.")
+
+
+def headroom(done: "room.Reproduction") -> float | None:
+    """Return what linear probes find more in all lifted features than in those of the teacher with words, mIoU."""
+    rows = done.cells.value(f"{done.world.name}/lifted/linear-probe")
+    if not rows:
+        return None
+    of = {row["readout"]: row["miou"] for row in rows}
+    words = of.get(f"probe: lifted {done.world.stand_in[LSEG]}")
+    together = of.get("probe: lifted, concatenated")
+    return None if words is None or together is None else together - words
+
+
+def _linear_probe(done: "room.Reproduction") -> Table:
+    world = done.world
+    found: list[tuple[Value, ...]] = []
+    seen = set[str]()
+    for arm in (OURS, BASE):
+        for readout, rows in lines.by_readout(rows_of(done, world.name, arm, "linear-probe")).items():
+            scores = [lines.number(row[key] for row in rows) for key in ("miou", "macc")]
+            if "lifted" not in readout and not (readout.startswith("control") and readout in seen):
+                seen.add(readout)
+                found.append((arm, readout, *scores, HERE))
+    for row in done.cells.value(f"{world.name}/lifted/linear-probe") or []:
+        found.append(("lifted features", lines.readout_of(row), lines.number([row["miou"]]), lines.number([row["macc"]]), HERE))
+    supervised = rows_of(done, world.name, room.SUPERVISED, world.labels[0])
+    for readout, rows in lines.by_readout(supervised).items():
+        scores = [lines.number(row[key] for row in rows) for key in ("miou", "macc")]
+        found.append((room.SUPERVISED, readout, *scores, HERE))
+    found += [(row.method, row.readout, row.miou, row.macc, "published") for row in published("linear-probe", None)]
+    return Table(
+        "linear-probe",
+        "What a linear map, trained with labels, finds in frozen features: of all heads of a student together, of each "
+        "head, and of the lifted features.",
+        ("model", "probe", "mIoU", "mAcc", "source"),
+        tuple(found),
+        "The control learned from labels that were shuffled among its samples.",
+    )
+
+
+def _geometry(done: "room.Reproduction") -> Table:
+    world = done.world
+    found: list[tuple[Value, ...]] = []
+    for model, of_seed in (
+        ("lifted features", [done.cells.value(f"{world.name}/lifted/geometry")]),
+        *((arm, rows_of(done, world.name, arm, "geometry")) for arm in (OURS, BASE)),
+    ):
+        grouped: dict[tuple[str, str, str], list[Row]] = {}
+        for row in (row for rows in of_seed for row in rows or ()):
+            if model == "lifted features" or "lifted" not in row["readout"]:
+                grouped.setdefault((row["target"], row["readout"], row["unit"]), []).append(row)
+        for (target, readout, unit), rows in grouped.items():
+            errors = [lines.number((row[key] for row in rows), 2) for key in ("error", "control")]
+            found.append((model, target, readout, *errors, unit))
+    return Table(
+        "geometry",
+        "How well a linear map reads surface normals and depth off frozen features, beside the mean as its control; "
+        "smaller is better.",
+        ("model", "target", "probe", "error", "control", "unit"),
+        tuple(found),
+    )
+
+
+def _trust(done: "room.Reproduction") -> Table:
+    world, main = done.world, done.world.labels[0]
+    found: list[tuple[Value, ...]] = []
+    models = {"lifted features": [done.cells.value(f"{world.name}/lifted/{main}")]}
+    models |= {arm: rows_of(done, world.name, arm, main) for arm in room.MODELS}
+    for model, of_seed in models.items():
+        for readout, rows in lines.by_readout(of_seed).items():
+            trusts = [row["trust"] for row in rows if row.get("trust")]
+            if trusts:
+                found.append((model, readout, *(lines.number((one[key] for one in trusts), d) for key, d in _TRUST)))
+    return Table(
+        "trust",
+        "Does a model know where it is wrong? Share of wrong points among the half, 80 % and 90 % that it is surest of; "
+        "how well its confidence sorts wrong from right; and how far confidence is from the share that is right.",
+        ("model", "read-out", "error, %", "at 50 %", "at 80 %", "at 90 %", "AURC", "AUROC of errors", "calibration error"),
+        tuple(found),
+    )
+
+
+_TRUST = (("error", 1), ("error_50", 1), ("error_80", 1), ("error_90", 1), ("aurc", 2), ("auroc", 3), ("ece", 1))
+
+
+def make_claims(done: "room.Reproduction") -> list[Claim]:
+    """Judge the claims of the paper that the cells can tell about."""
+    found: list[Claim] = []
+    main = done.world.labels[0]
+    if "ablation" in done.asked:
+        miou = {arm: miou_of(rows_of(done, "controlled", arm, main)) for arm in done.ladder}
+
+        def gain(arm: str, other: str = BASE) -> list[float]:
+            return differences(miou.get(arm, {}), miou.get(other, {}))
+
+        known = headroom(done)
+        for text, arm, oracle, shuffled in (
+            ("three teachers beat LSeg alone, in the paper's way", PAPERS_WAY, "oracle", "shuffled"),
+            ("three teachers beat LSeg alone, conditioned", OURS, "conditioned, oracle", "conditioned, shuffled"),
+        ):
+            found.append(claim(text, gain(arm), oracle=gain(oracle), shuffled=gain(shuffled), headroom=known))
+        found.append(claim("learned noise levels beat equal weights", gain("all + sigma", "all, equal")))
+        found.append(claim("demeaning helps", gain(PAPERS_WAY, "all + sigma")))
+    if {"zero-shot", "vocabularies"} & set(done.asked):
+        rows = rows_of(done, done.world.name, PAPERS_WAY, main)
+        found.append(claim("2D3D beats 3D", differences(miou_of(rows, "2d3d"), miou_of(rows))))
+    if done.other is not None:
+        what = f"in-{done.other.name}-{done.other.labels[0]}"
+        ours, base = (miou_of(rows_of(done, done.world.name, arm, what)) for arm in (PAPERS_WAY, BASE))
+        text = f"the gain of three teachers transfers to {done.other.name}"
+        found.append(claim(text, differences(ours, base), headroom=headroom(done)))
+    if "linear-probe" in done.asked:
+        found += _probe_claims(done)
+    if "geometry" in done.asked:
+        found += _geometry_claims(done)
+    return found
+
+
+def _probe_claims(done: "room.Reproduction") -> list[Claim]:
+    of_seed = []
+    for seed in done.seeds:
+        ours, base = (done.cells.value(f"{done.world.name}/{arm}-{seed}/linear-probe") or () for arm in (OURS, BASE))
+        of = {row["readout"]: row["miou"] for row in ours}
+        heads = [miou for readout, miou in of.items() if readout.startswith("probe: head")]
+        alone = [row["miou"] for row in base if row["readout"].startswith("probe: head")]
+        if "probe: concatenated" in of and heads and alone:
+            of_seed.append((of["probe: concatenated"], max(heads), alone[0]))
+    return [
+        claim("the probe of all heads beats that of the best head", [one - best for one, best, _ in of_seed]),
+        claim("the probe of all heads beats that of LSeg's student", [one - base for one, _, base in of_seed]),
+    ]
+
+
+def _geometry_claims(done: "room.Reproduction") -> list[Claim]:
+    rows = done.cells.value(f"{done.world.name}/lifted/geometry") or []
+    found = []
+    for target in dict.fromkeys(row["target"] for row in rows):
+        error = {row["readout"]: row for row in rows if row["target"] == target}
+        words, dino = (error.get(f"probe: lifted {done.world.stand_in[role]}") for role in (LSEG, DINO))
+        if words and dino:
+            text = f"DINOv2 knows {target} better than LSeg ({words['unit']})"
+            found.append(claim(text, [words["error"] - dino["error"]]))
+    return found
+
+
+def _costs(done: "room.Reproduction") -> Table:
+    """Return what each group of cells cost."""
+    groups: dict[str, list[Any]] = {}
+    for name, result in done.cells.results.items():
+        place, _, rest = name.partition("/")
+        what = "training" if "/" not in rest else rest.partition("/")[2]
+        groups.setdefault(f"{place}: {what}", []).append(result)
+    total = sum(result.seconds for of in groups.values() for result in of) or 1
+    found = []
+    for name, of in sorted(groups.items(), key=lambda group: -sum(result.seconds for result in group[1])):
+        seconds = sum(result.seconds for result in of)
+        found.append((name, len(of), seconds, 100 * seconds / total, max(result.peak_rss_mb for result in of)))
+    return Table(
+        "costs",
+        "What the cells cost, each in a process of its own; kept ones cost nothing the second time.",
+        ("cells", "number", "seconds", "share, %", "peak memory, MB"),
+        tuple(found),
+        "Lifting is not among them. " + "; ".join(f"{row['name']}: {row['seconds']:.0f} s" for row in done.stages.rows),
+    )
+
+
+def _scenes(rows: Sequence[Row]) -> str:
+    return f"Scored on {rows[0]['scenes']}." if rows else ""
+
+
+def _seeds(done: "room.Reproduction") -> str:
+    return f"{done.num_seeds} seed{'s' * (done.num_seeds > 1)}"
+
+
+def write_results(done: "room.Reproduction", tables: Sequence[Table], figures: Mapping[str, str]) -> Path:
+    """Write tables as CSV, LaTeX and JSON, and the page.
+
+    Args:
+        done: What was reproduced.
+        tables: Its tables.
+        figures: Captions of pictures, by their files in the folder.
+
+    Returns:
+        The page.
+    """
+    settings = {
+        "world": done.world.name,
+        "seeds": done.num_seeds,
+        "size": vars(done.size),
+        "failures": done.cells.failures,
+        "stages": done.stages.rows,
+    }
+    write_tables(tables, done.out, results=settings)
+    templates = [Path(__file__).parent, Path(__file__).parents[1]]
+    environment = Environment(loader=FileSystemLoader(templates), autoescape=True, trim_blocks=True)
+    page = environment.get_template("reproduce.html.j2").render(done=done, tables=tables, figures=figures)
+    write_text(done.out / "report.html", page)
+    return done.out / "report.html"
+
+
