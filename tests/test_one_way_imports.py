@@ -76,6 +76,7 @@ ROOMS = (
     "history",
     "pictures",
     "finds",
+    "tables",
     "report",
     "answers",
     "recipes",
