@@ -77,6 +77,7 @@ ROOMS = (
     "pictures",
     "finds",
     "tables",
+    "figures",
     "report",
     "answers",
     "recipes",
