@@ -76,6 +76,8 @@ ROOMS = (
     "history",
     "pictures",
     "finds",
+    "tables",
+    "figures",
     "report",
     "answers",
     "recipes",
