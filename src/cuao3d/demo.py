@@ -25,7 +25,7 @@ from cuao3d.labels import label_set
 from cuao3d.metrics import Row
 from cuao3d.pipeline import evaluate, fit_student, fuse
 from cuao3d.predictor import Predictor
-from cuao3d.probe import score, supervise
+from cuao3d.supervise import score, supervise
 from cuao3d.progress import OnStep, Stages, machine, training_bars, waiting
 from cuao3d.readers import Dataset, open_dataset
 from cuao3d.report import Gallery, Heat, write_report

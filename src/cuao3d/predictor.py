@@ -93,7 +93,7 @@ class Predictor:
         cards = {name: read.teachers.get(name) or cards.get(name) or TeacherCard(widths[name]) for name in widths}
         chosen, spec, encoder = _choose(cards, where, teacher, text)
         if opened is not None:
-            _check_voxels(read.voxel_size, opened)
+            check_voxels(read.voxel_size, opened)
             _compare_cards(chosen, read.teachers.get(chosen), opened)
         student = read.student.eval().to(device)
         limits = _limits(chosen, cards[chosen], read.vocabulary)
@@ -207,14 +207,28 @@ def describe(
         device: Where the student is.
         wanted: Which points to describe; None: all, so that M = N.
     """
+    return describe_by_heads(student, points, [head], voxel_size, device, wanted=wanted)[head]
+
+
+@torch.no_grad()
+def describe_by_heads(
+    student: Student,
+    points: Float[Tensor, "N 3"],
+    heads: Sequence[str],
+    voxel_size: float,
+    device: str = "cpu",
+    *,
+    wanted: Int64[Tensor, "M"] | None = None,
+) -> dict[str, Float[Tensor, "M _"]]:
+    """Describe points by several heads of a student, which runs once; otherwise as `describe`."""
     voxels = voxelize(points, voxel_size)
     coords = functional.pad(voxels.coordinates, (1, 0)).to(device)
     was_training = student.training
     student.eval()
-    features: Tensor = student(coords, torch.ones(len(coords), 3, device=device), heads=[head])[head]
+    features = student(coords, torch.ones(len(coords), 3, device=device), heads=heads)
     student.train(was_training)
-    voxel = voxels.voxel_of_point if wanted is None else voxels.voxel_of_point[wanted]
-    return features[voxel.to(device)]
+    voxel = (voxels.voxel_of_point if wanted is None else voxels.voxel_of_point[wanted]).to(device)
+    return {head: features[head][voxel] for head in heads}
 
 
 def student_features(student: Student, store: Store, *, head: str, voxel_size: float, device: str = "cpu") -> Predict:
@@ -230,7 +244,7 @@ def student_features(student: Student, store: Store, *, head: str, voxel_size: f
     Raises:
         InputError: The voxels are finer than the store's cells, or the student has no such head.
     """
-    _check_voxels(voxel_size, store)
+    check_voxels(voxel_size, store)
     if head not in student.heads:
         raise InputError(f"The student has no head {head!r}; it has {sorted(student.heads)}.")
     return lambda scene: _describe_samples(student, scene, head, voxel_size, device)
@@ -243,7 +257,8 @@ def _describe_samples(
     return describe(student, scene.points, head, voxel_size, device, wanted=scene.index_of_sample)
 
 
-def _check_voxels(voxel_size: float, store: Store) -> None:
+def check_voxels(voxel_size: float, store: Store) -> None:
+    """Raise InputError where a student's voxels are finer than the cells of a store, whose scenes it shall describe."""
     if voxel_size < store.cell:
         raise InputError(
             f"The student's voxels of {voxel_size:g} m are finer than the cells of {store.path}, {store.cell:g} m. "

@@ -11,7 +11,7 @@ from cuao3d.augment import Augmentation
 from cuao3d.batches import Batches, TrainingScene
 from cuao3d.fusion import Samples, Visibility
 from cuao3d.labels import label_set
-from cuao3d.probe import HEAD, SuperviseConfig, class_weights, majority_class, score, supervise
+from cuao3d.supervise import HEAD, SuperviseConfig, class_weights, majority_class, score, supervise
 from cuao3d.scene import Scene
 from cuao3d.store import Store
 from cuao3d.student import Norm, Student
@@ -90,8 +90,8 @@ def test_the_bound_learns_the_label_of_each_samples_own_point_weighed_by_its_cla
         student.heads[HEAD].weight.data.zero_()
         return student
 
-    monkeypatch.setattr("cuao3d.probe.Batches", Spy)
-    monkeypatch.setattr("cuao3d.probe.make_student", blindfolded)
+    monkeypatch.setattr("cuao3d.supervise.Batches", Spy)
+    monkeypatch.setattr("cuao3d.supervise.make_student", blindfolded)
     run = supervise(store, replace(CONFIG, num_steps=2, learning_rate=1e-12), tmp_path / "run")
     assert shown["few"].targets[0].tolist() == [0] * 10
     assert shown["many"].targets[0].tolist() == [1] * 40
