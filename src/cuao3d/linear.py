@@ -1,6 +1,5 @@
 """Linear maps from features to classes or to numbers, fitted to convergence, or as the paper trains its probes."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -140,9 +139,7 @@ def fit_as_paper(
     return LinearMap(weight.detach(), bias.detach().masked_fill(absent, -torch.inf), steps, None)
 
 
-def fit_values(
-    features: Float[Tensor, "R C"], values: Float[Tensor, "R D"], *, decay: float = DECAY
-) -> LinearMap:
+def fit_values(features: Float[Tensor, "R C"], values: Float[Tensor, "R D"], *, decay: float = DECAY) -> LinearMap:
     """Fit a linear map to numbers by least squares on standardised features (ridge regression), in closed form.
 
     It minimises the mean of `|x_i W - v_i|^2` plus `decay |W|^2`, the mean of the values being left free.

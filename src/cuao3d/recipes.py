@@ -7,8 +7,8 @@ from typing import Any
 from cuao3d.augment import Augmentation
 from cuao3d.distill import DistillConfig
 from cuao3d.objective import LossKind, NormalizerKind
-from cuao3d.supervise import SuperviseConfig
 from cuao3d.store import TeacherCard
+from cuao3d.supervise import SuperviseConfig
 from cuao3d.teachers import known_card
 
 Teachers = Mapping[str, TeacherCard]

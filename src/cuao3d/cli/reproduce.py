@@ -55,7 +55,9 @@ def reproduce(
         raise InputError(f"There is no table {unknown[0]!r}; choose from {', '.join(TABLES)}.")
     chosen = WORLDS[world]
     if chosen.is_made and (data or transfer or teachers):
-        raise InputError(f"{world} are made here, with teachers of their own; leave out --data, --transfer, --teachers.")
+        raise InputError(
+            f"{world} are made here, with teachers of their own; leave out --data, --transfer, --teachers."
+        )
     if teachers:
         chosen = replace(chosen, stand_in=dict(zip(ROLES, split_names(teachers), strict=False)))
     size = QUICK if quick else Size() if chosen.is_made else Size(num_steps=None, num_ablation=None)

@@ -12,7 +12,6 @@ from cuao3d.published import published
 from cuao3d.reproduce import tables as lines
 from cuao3d.reproduce.arms import BASE, DINO, LSEG, OURS, PAPERS_WAY
 from cuao3d.reproduce.tables import Claim, Row, claim, differences, miou_of
-from cuao3d.reproduce.worlds import World
 from cuao3d.tables import Table, Value, write_tables
 
 HERE = "here"
@@ -120,7 +119,9 @@ def _cross_dataset(done: "room.Reproduction") -> Table | None:
 def _ablation(done: "room.Reproduction") -> Table:
     main = done.world.labels[0]
     scores = {arm: rows_of(done, "controlled", arm, main) for arm in done.ladder}
-    steps = "as many steps as their recipes say" if done.size.num_ablation is None else f"{done.size.num_ablation} steps"
+    steps = (
+        "as many steps as their recipes say" if done.size.num_ablation is None else f"{done.size.num_ablation} steps"
+    )
     return lines.ablation_table(scores, headroom(done), f"Students of {steps}, scored on {main}.")
 
 
@@ -146,7 +147,9 @@ def _linear_probe(done: "room.Reproduction") -> Table:
                 seen.add(readout)
                 found.append((arm, readout, *scores, HERE))
     for row in done.cells.value(f"{world.name}/lifted/linear-probe") or []:
-        found.append(("lifted features", lines.readout_of(row), lines.number([row["miou"]]), lines.number([row["macc"]]), HERE))
+        found.append(
+            ("lifted features", lines.readout_of(row), lines.number([row["miou"]]), lines.number([row["macc"]]), HERE)
+        )
     supervised = rows_of(done, world.name, room.SUPERVISED, world.labels[0])
     for readout, rows in lines.by_readout(supervised).items():
         scores = [lines.number(row[key] for row in rows) for key in ("miou", "macc")]
@@ -197,9 +200,19 @@ def _trust(done: "room.Reproduction") -> Table:
                 found.append((model, readout, *(lines.number((one[key] for one in trusts), d) for key, d in _TRUST)))
     return Table(
         "trust",
-        "Does a model know where it is wrong? Share of wrong points among the half, 80 % and 90 % that it is surest of; "
-        "how well its confidence sorts wrong from right; and how far confidence is from the share that is right.",
-        ("model", "read-out", "error, %", "at 50 %", "at 80 %", "at 90 %", "AURC", "AUROC of errors", "calibration error"),
+        "Does a model know where it is wrong? Share of wrong points among those that it is surest of; how well "
+        "its confidence sorts wrong from right; and how far confidence is from the share that is right.",
+        (
+            "model",
+            "read-out",
+            "error, %",
+            "at 50 %",
+            "at 80 %",
+            "at 90 %",
+            "AURC",
+            "AUROC of errors",
+            "calibration error",
+        ),
         tuple(found),
     )
 
@@ -320,5 +333,3 @@ def write_results(done: "room.Reproduction", tables: Sequence[Table], figures: M
     page = environment.get_template("reproduce.html.j2").render(done=done, tables=tables, figures=figures)
     write_text(done.out / "report.html", page)
     return done.out / "report.html"
-
-

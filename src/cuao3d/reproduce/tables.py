@@ -6,7 +6,7 @@ from typing import Any
 
 from cuao3d.metrics import mean_interval
 from cuao3d.reproduce.arms import ARMS, BASE
-from cuao3d.reproduce.claims import Verdict, judge
+from cuao3d.reproduce.claims import MIN_HEADROOM, Verdict, judge
 from cuao3d.tables import Cell as Number
 from cuao3d.tables import Table, Value
 
@@ -145,9 +145,9 @@ def claims_table(claims: Sequence[Claim]) -> Table:
         "What the paper claims, what was found here, and whether this data could have shown it.",
         ("claim", "gain", "controls", "verdict", "because"),
         tuple(lines),
-        "A gain is a mean over seeds, of the same scenes, with its 95 % interval. A claim that further teachers help is "
-        "not decidable where a perfect teacher brings nothing that can be measured, or where all teachers together know "
-        "less than 5 mIoU more than LSeg by a linear probe with labels.",
+        "A gain is a mean over seeds, of the same scenes, with its 95 % interval. That further teachers help is not "
+        "decidable where a perfect teacher brings nothing that can be measured, or where all teachers together know less "
+        f"than {MIN_HEADROOM:g} mIoU more than LSeg by a linear probe with labels.",
     )
 
 
@@ -162,5 +162,3 @@ def claim(text: str, gains: Sequence[float], **controls: Any) -> Claim:
     """Judge a claim; the controls are those of `judge`."""
     beside = {what: tuple(controls[what]) for what in ("oracle", "shuffled") if controls.get(what)}
     return Claim(text, tuple(gains), judge(gains, **controls), beside)
-
-

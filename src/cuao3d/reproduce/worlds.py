@@ -11,7 +11,7 @@ from cuao3d.distill import DistillConfig
 from cuao3d.errors import InputError
 from cuao3d.pipeline import fuse
 from cuao3d.readers import Dataset, open_dataset
-from cuao3d.reproduce.arms import ARMS, BASE, MINI, PAPERS_WAY, ROLES, VIT
+from cuao3d.reproduce.arms import ARMS, BASE, MINI, PAPERS_WAY, ROLES
 from cuao3d.scene import Split
 from cuao3d.schema import Count
 from cuao3d.store import Store, TeacherCard
@@ -103,7 +103,9 @@ class Protocol:
 
 PROTOCOLS = {
     "paper": Protocol({}, official=False, recipe="paper"),
-    "released": Protocol({"lseg": "mirror=sum", "dinov2": "normalisation=clip"}, official=True, recipe="released-code", train_mode=True),
+    "released": Protocol(
+        {"lseg": "mirror=sum", "dinov2": "normalisation=clip"}, official=True, recipe="released-code", train_mode=True
+    ),
 }
 """The pipeline as the paper describes it and as the released code does it, as far as docs/differences.md says how."""
 
@@ -131,13 +133,13 @@ def make_store(
         return Store.open(data), None
     if world.is_made:
         make = Rooms if world.name == "rooms" else Houses
-        ranges = {
+        ranges: dict[Split, range] = {
             "train": range(FIRST_TRAIN, FIRST_TRAIN + size.num_train),
             world.split: range(FIRST_TEST, FIRST_TEST + size.num_test),
         }
         finest = world.labels[0] if world.name == "rooms" else world.labels[-1]
-        parts = [make(seeds, split=split, num_views=size.num_views, label_set=finest) for split, seeds in ranges.items()]  # type: ignore[arg-type]
-        dataset: Dataset = Together(parts)
+        how: dict[str, Any] = {"num_views": size.num_views, "label_set": finest}
+        dataset: Dataset = Together([make(seeds, split=split, **how) for split, seeds in ranges.items()])
     elif data is None:
         raise InputError(f"{world.name} is no made world; say where it lies: cuao3d reproduce {world.name} --data PATH")
     else:
@@ -178,4 +180,3 @@ def supervised_config(world: World, num_steps: int | None, seed: int) -> Supervi
     """Return how the upper bound is trained; the arguments are those of `config_of`."""
     config = recipes.mini_supervised(seed=seed) if world.is_made else recipes.supervised(seed=seed)
     return config if num_steps is None else replace(config, num_steps=num_steps)
-
