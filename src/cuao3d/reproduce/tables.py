@@ -146,8 +146,8 @@ def claims_table(claims: Sequence[Claim]) -> Table:
         ("claim", "gain", "controls", "verdict", "because"),
         tuple(lines),
         "A gain is a mean over seeds, of the same scenes, with its 95 % interval. That further teachers help is not "
-        "decidable where a perfect teacher brings nothing that can be measured, or where all teachers together know less "
-        f"than {MIN_HEADROOM:g} mIoU more than LSeg by a linear probe with labels.",
+        "decidable where a perfect teacher brings nothing that can be measured, or where all teachers know less "
+        f"than {MIN_HEADROOM:g} mIoU more together than LSeg by a linear probe with labels.",
     )
 
 
