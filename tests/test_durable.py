@@ -22,9 +22,9 @@ from cuao3d.errors import DiskFullError, InputError
 from cuao3d.files import write_json, write_tensors, write_text, write_whole
 from cuao3d.imported import import_features
 from cuao3d.pipeline import fuse
-from cuao3d.supervise import SuperviseConfig, supervise
 from cuao3d.readers import open_dataset
 from cuao3d.run import CHECKPOINT
+from cuao3d.supervise import SuperviseConfig, supervise
 from make_fixture_openscene import write_processed
 
 WRITERS = {

@@ -12,8 +12,8 @@ from cuao3d.cli import COMMANDS
 from cuao3d.demo import DemoConfig
 from cuao3d.distill import DistillConfig
 from cuao3d.errors import InputError
-from cuao3d.supervise import SuperviseConfig
 from cuao3d.schema import Count, Fraction, Range, check_settings, fit, parse
+from cuao3d.supervise import SuperviseConfig
 from test_cli import says
 
 

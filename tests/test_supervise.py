@@ -11,10 +11,10 @@ from cuao3d.augment import Augmentation
 from cuao3d.batches import Batches, TrainingScene
 from cuao3d.fusion import Samples, Visibility
 from cuao3d.labels import label_set
-from cuao3d.supervise import HEAD, SuperviseConfig, class_weights, majority_class, score, supervise
 from cuao3d.scene import Scene
 from cuao3d.store import Store
 from cuao3d.student import Norm, Student
+from cuao3d.supervise import HEAD, SuperviseConfig, class_weights, majority_class, score, supervise
 from cuao3d.training import make_student
 
 CONFIG = SuperviseConfig(

@@ -25,7 +25,6 @@ from cuao3d.labels import label_set
 from cuao3d.metrics import Row
 from cuao3d.pipeline import evaluate, fit_student, fuse
 from cuao3d.predictor import Predictor
-from cuao3d.supervise import score, supervise
 from cuao3d.progress import OnStep, Stages, machine, training_bars, waiting
 from cuao3d.readers import Dataset, open_dataset
 from cuao3d.report import Gallery, Heat, write_report
@@ -33,6 +32,7 @@ from cuao3d.scene import Scene, Source, Split
 from cuao3d.schema import Count, check_settings
 from cuao3d.store import Setting, Store, StoredScene
 from cuao3d.store.sources import source_of
+from cuao3d.supervise import score, supervise
 from cuao3d.teachers import load_teacher
 from cuao3d.training import TrainConfig
 from cuao3d.workers import side_by_side
