@@ -3,8 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
@@ -25,7 +24,7 @@ from cuao3d.metrics import Row
 from cuao3d.objective import find_loss
 from cuao3d.photographs import Album
 from cuao3d.predictor import Predictor
-from cuao3d.progress import OnCount, OnStep
+from cuao3d.progress import OnCount, OnStep, telling
 from cuao3d.query import scores
 from cuao3d.readers import Dataset
 from cuao3d.retrieval import Queries, Tally
@@ -159,7 +158,7 @@ def evaluate(
     readouts: tuple[Readout, ...] = ("fused",)
     if student:
         readouts = ("distilled", "2d3d") if predictor.teacher in store.teachers else ("distilled",)
-    with _telling(progress, f"evaluating {model if student else 'lifted features'}") as told:
+    with telling(progress, f"evaluating {model if student else 'lifted features'}") as told:
         return zero_shot(
             store,
             classes,
@@ -215,20 +214,9 @@ def fit_student(store: Store, run: Path, *, labels: str, split: Split, where: st
     return peaks
 
 
-@contextmanager
-def _telling(progress: OnCount | None, what: str) -> Iterator[OnCount]:
-    """Yield what is told of progress; a progress bar unless given."""
-    if progress is not None:
-        yield progress
-        return
-    with progress_bar() as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
 def compare_teachers(store: Store, teachers: Sequence[str] = ()) -> list[Comparison]:
     """Compare the teachers of a store; see `compare`."""
-    with _telling(None, "comparing") as told:
+    with telling(None, "comparing") as told:
         return compare(store, teachers, progress=told)
 
 

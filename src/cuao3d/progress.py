@@ -86,6 +86,22 @@ def waiting(title: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def telling(progress: OnCount | None, title: str) -> Iterator[OnCount]:
+    """Yield what is told of progress; a progress bar unless given.
+
+    Args:
+        progress: What is told, if it is given.
+        title: What is being done, for the bar.
+    """
+    if progress is not None:
+        yield progress
+        return
+    with progress_bar() as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def peak_memory(whose: int = resource.RUSAGE_SELF) -> float:
     """Return the peak memory of a process so far, megabytes.
 

@@ -257,11 +257,15 @@ def check_apart(store: Store, names: Sequence[str], path: Path) -> None:
     file = (path.parent if path.name == STUDENT else path) / "config.json"
     learned = _scenes_of(file) if file.is_file() else ()
     if both := [name for name in names if name in learned]:
-        shown = ", ".join(both[:3]) + (f" and {len(both) - 3} more" if len(both) > 3 else "")
         raise InputError(
-            f"{path} has learned from {shown} of {store.path}, so a score there says nothing. Choose another --split, "
-            "or give scenes that only share a name another one."
+            f"{path} has learned from {some_of(both)} of {store.path}, so a score there says nothing. Choose "
+            "another --split, or give scenes that only share a name another one."
         )
+
+
+def some_of(names: Sequence[str]) -> str:
+    """Name some scenes, and say how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _scenes_of(file: Path) -> tuple[str, ...]:

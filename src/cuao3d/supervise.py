@@ -156,11 +156,21 @@ def score(
 def score_held_out(store: Store, run: Path, *, labels: str, split: Split | None, **options: Any) -> Row:
     """Score a supervised student as `score` does, on scenes that it has not learned from.
 
+    Args:
+        store: Scenes with labels.
+        run: Folder of a finished run of `supervise`.
+        labels: The label set that it learned.
+        split: Split to evaluate; None for all scenes.
+        options: Further arguments of `score`.
+
+    Returns:
+        A row of metrics; its dataset is the store unless given.
+
     Raises:
         InputError: It has learned from one of them; the message names it.
     """
     check_apart(store, store.names(split), run)
-    return score(store, run, labels=labels, split=split, **options)
+    return score(store, run, labels=labels, split=split, **{"dataset": store.path.name} | options)
 
 
 def as_vocabulary(classes: LabelSet) -> Vocabulary:

@@ -1,4 +1,4 @@
-"""The command line: `cuao3d demo | check | fuse | distill | evaluate | query | compare | import | store | weights`."""
+"""The command line: `cuao3d demo | check | fuse | distill | supervise | evaluate | probe | query | compare | ...`."""
 
 import inspect
 import io
@@ -22,9 +22,11 @@ from cuao3d.cli.demo import configurable_demo, demo
 from cuao3d.cli.distill import configurable_distill, distill
 from cuao3d.cli.evaluate import evaluate
 from cuao3d.cli.fuse import fuse
+from cuao3d.cli.probe import probe
 from cuao3d.cli.query import query
 from cuao3d.cli.settings import bound, check_options, refuse_unknown_options
 from cuao3d.cli.store import store
+from cuao3d.cli.supervise import configurable_supervise, supervise
 from cuao3d.cli.takeover import import_official
 from cuao3d.cli.weights import weights
 from cuao3d.console import note, note_block, tell, visible
@@ -35,7 +37,9 @@ COMMANDS: dict[str, Any] = {
     "check": check,
     "fuse": fuse,
     "distill": distill,
+    "supervise": supervise,
     "evaluate": evaluate,
+    "probe": probe,
     "query": query,
     "compare": compare,
     "import": import_official,
@@ -43,13 +47,18 @@ COMMANDS: dict[str, Any] = {
     "weights": weights,
 }
 
-CONFIGURABLE: dict[str, Callable[[list[str]], Any]] = {"demo": configurable_demo, "distill": configurable_distill}
+CONFIGURABLE: dict[str, Callable[[list[str]], Any]] = {
+    "demo": configurable_demo,
+    "distill": configurable_distill,
+    "supervise": configurable_supervise,
+}
 """Commands with a configuration: what makes them, from what was typed, with an option for each of its settings."""
 
 AFTER_STOP = {
     "demo": "Finished rooms and students are kept; the same command goes on from there.",
     "fuse": "Finished scenes are kept; the same command goes on with the next one.",
     "distill": "With --resume auto, the default, the same command goes on from the last checkpoint, if it saved one.",
+    "supervise": "With --resume auto, the default, the same command goes on from the last checkpoint, if it saved one.",
     "import": "Finished scenes are kept; the same command goes on with the next one.",
     "weights": "Files that arrived whole are kept; the same command fetches the others.",
 }

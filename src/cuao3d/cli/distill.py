@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional, Suppress
 
-from cuao3d.cli.settings import flag_of, join_options, typed_option, with_config
+from cuao3d.cli.settings import flag_of, join_options
 from cuao3d.cli.shared import check_device, note_missing, split_names
-from cuao3d.console import note
+from cuao3d.cli.training import configurable, configure, train_shown
 from cuao3d.errors import InputError
 from cuao3d.schema import CountOrZero, Length, Seed
 
@@ -55,6 +55,7 @@ def distill(
         config: Every setting of the training. What is not given is the recipe's; --help shows that of the recipe that
             it is given.
     """
+    from cuao3d import distill as room
     from cuao3d.ranks import joined
     from cuao3d.store import Store
 
@@ -68,7 +69,9 @@ def distill(
     settings = join_options(config or {}, options)
     opened = Store.open(store)
     with joined(device) as own:
-        _distill(opened, _configure(opened, recipe, config_file, settings), out, resume, own)
+        config = _configure(opened, recipe, config_file, settings)
+        learned = ", ".join(config.teachers)
+        train_shown(room.distill, opened, config, out, resume, own, title="distilling", learned=learned)
     return note_missing(opened.missing())
 
 
@@ -76,33 +79,8 @@ def configurable_distill(arguments: list[str]) -> Callable[..., int]:
     """Return the command with an option for each setting; the defaults are those of the recipe or file it is given."""
     from cuao3d import recipes
     from cuao3d.distill import DistillConfig
-    from cuao3d.run import read_config
 
-    file, recipe = typed_option(arguments, "--config-file"), typed_option(arguments, "--recipe")
-    if file is not None and recipe is not None:
-        raise InputError("--recipe and --config-file both say where to start; give one of them.")
-    if file is not None:
-        return with_config(distill, read_config(Path(file), DistillConfig), arguments)
-    return with_config(distill, recipes.RECIPES.get(recipe or "mini", recipes.mini)(), arguments)
-
-
-def _distill(store: "Store", config: "DistillConfig", out: Path, resume: str, device: str) -> None:
-    """Distil; the first process says how it goes and draws the losses."""
-    from cuao3d import distill as room
-    from cuao3d.history import draw_history, read_history
-    from cuao3d.progress import Stages, training_bars
-    from cuao3d.ranks import rank
-
-    if rank() > 0:
-        room.distill(store, config, out, resume=resume, device=device)
-        return
-    with Stages()("distilling") as said, training_bars(["distilling"]) as (on_step,):
-        room.distill(store, config, out, resume=resume, device=device, on_step=on_step)
-        history, picture = read_history(out), out / "training.png"
-        if history.steps:
-            draw_history(history, picture)
-        course = f"losses and rates in {picture}" if history.steps else "no step was taken"
-        said.append(f"{', '.join(config.teachers)} into {out}; {course}")
+    return configurable(distill, recipes.RECIPES, DistillConfig, arguments)
 
 
 def _configure(store: "Store", recipe: str, file: Path | None, settings: dict[str, Any]) -> "DistillConfig":
@@ -111,11 +89,8 @@ def _configure(store: "Store", recipe: str, file: Path | None, settings: dict[st
     Raises:
         InputError: The store lacks a teacher, or a setting has no effect.
     """
-    from dataclasses import replace
-
     from cuao3d import recipes
     from cuao3d.distill import DistillConfig, idle_settings
-    from cuao3d.ranks import rank
     from cuao3d.run import read_config
     from cuao3d.teachers import canonical
 
@@ -137,17 +112,7 @@ def _configure(store: "Store", recipe: str, file: Path | None, settings: dict[st
         )
     cards = {name: store.teachers[name] for name in names}
     start = recipes.RECIPES[recipe](teachers=cards) if file is None else recipes.with_teachers(start, cards)
-    if "voxel_size" not in settings and start.voxel_size < store.cell:
-        if rank() == 0:
-            source = f"the recipe {recipe!r}" if file is None else str(file)
-            note(
-                f"Voxels of {store.cell:g} m, the cells of {store.path}, instead of the {start.voxel_size:g} m of "
-                f"{source}: those need smaller cells (cuao3d fuse --cell)."
-            )
-        start = replace(start, voxel_size=store.cell)
-    if "num_epochs" in settings and "num_steps" not in settings:
-        start = replace(start, num_steps=None)
-    config = replace(start, **settings)
+    config = configure(start, settings, store, f"the recipe {recipe!r}" if file is None else str(file))
     for setting, reason in idle_settings(config, cards).items():
         if setting in settings:
             raise InputError(f"{flag_of(setting)} has no effect {reason}.")

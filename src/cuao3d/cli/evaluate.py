@@ -2,12 +2,16 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
 from cuao3d.cli.shared import check_device, note_missing, print_rows
 from cuao3d.console import tell
+
+if TYPE_CHECKING:
+    from cuao3d.scene import Split
+    from cuao3d.store import Store
 
 
 def evaluate(
@@ -40,10 +44,13 @@ def evaluate(
     from cuao3d.predictor import Predictor
     from cuao3d.progress import waiting
     from cuao3d.store import Store
+    from cuao3d.supervise import is_supervised
 
     check_device(device)
     check_output(json)
     opened = Store.open(store)
+    if run and is_supervised(run):
+        return _evaluate_supervised(opened, run, labels, None if split == "all" else split, seen, device, json)
     with waiting("opening the predictor"):
         predictor = Predictor.open(opened, run=run, teacher=teacher, text=text, device=device)
     rows = pipeline.evaluate(
@@ -59,3 +66,21 @@ def evaluate(
     if json:
         write_json(json, {"rows": [asdict(row) for row in rows]})
     return note_missing(rows[0].missing)
+
+
+def _evaluate_supervised(
+    store: "Store", run: Path, labels: str, split: "Split | None", seen: bool, device: str, json: Path | None
+) -> int:
+    """Score a run of `cuao3d supervise`, which answers by classes and not by words."""
+    from cuao3d.files import write_json
+    from cuao3d.progress import telling
+    from cuao3d.supervise import score_held_out
+
+    with telling(None, "evaluating the upper bound") as told:
+        row = asdict(
+            score_held_out(store, run, labels=labels, split=split, seen_only=seen, device=device, progress=told)
+        )
+    print_rows([row])
+    if json:
+        write_json(json, {"rows": [row]})
+    return note_missing(row["missing"])
