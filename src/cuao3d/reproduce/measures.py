@@ -11,13 +11,14 @@ from cuao3d import pipeline
 from cuao3d.distill import DistillConfig, distill
 from cuao3d.files import sha256_of
 from cuao3d.predictor import Predictor
+from cuao3d.probe import probe, probe_geometry
 from cuao3d.progress import OnStep
 from cuao3d.reproduce.cells import Cell
 from cuao3d.run import STUDENT
 from cuao3d.scene import Split
 from cuao3d.store import Store
 from cuao3d.store.plan import manifest_sha256
-from cuao3d.supervise import SuperviseConfig, supervise
+from cuao3d.supervise import SuperviseConfig, score, supervise
 
 SECONDS_PER_STEP, SECONDS_PER_SCENE = 0.4, 1.5
 """About what a step and the scoring of a scene take; the time left is estimated by them."""
@@ -136,6 +137,7 @@ def _probe(name: str, place: Place, run: Mapping[str, Any] | None, labels: str, 
 def _run_probe(
     store: Path, run: Path | None, labels: str, split: Split, what: str, on_step: OnStep
 ) -> list[dict[str, Any]]:
-    options = {"labels": labels} if what == "probe" else {}
-    rows = getattr(pipeline, what)(Store.open(store), run, split=split, **options)
+    options: dict[str, Any] = {"split": split, "teachers": None if run is None else ()}  # lifted ones by themselves
+    opened = Store.open(store)
+    rows = probe(opened, run, labels=labels, **options) if what == "probe" else probe_geometry(opened, run, **options)
     return [asdict(row) for row in rows]

@@ -132,7 +132,7 @@ def headroom(done: "room.Reproduction") -> float | None:
         return None
     of = {row["readout"]: row["miou"] for row in rows}
     words = of.get(f"probe: lifted {done.world.stand_in[LSEG]}")
-    together = of.get("probe: lifted, concatenated")
+    together = of.get("probe: lifted concatenated")
     return None if words is None or together is None else together - words
 
 
@@ -167,24 +167,27 @@ def _linear_probe(done: "room.Reproduction") -> Table:
 
 def _geometry(done: "room.Reproduction") -> Table:
     world = done.world
-    found: list[tuple[Value, ...]] = []
-    for model, of_seed in (
-        ("lifted features", [done.cells.value(f"{world.name}/lifted/geometry")]),
-        *((arm, rows_of(done, world.name, arm, "geometry")) for arm in (OURS, BASE)),
-    ):
-        grouped: dict[tuple[str, str, str], list[Row]] = {}
+    of_model = {"lifted features": [done.cells.value(f"{world.name}/lifted/geometry")]}
+    of_model |= {arm: rows_of(done, world.name, arm, "geometry") for arm in (OURS, BASE)}
+    errors: dict[tuple[str, str], dict[str, list[float]]] = {}
+    units: dict[str, str] = {}
+    for model, of_seed in of_model.items():
         for row in (row for rows in of_seed for row in rows or ()):
-            if model == "lifted features" or "lifted" not in row["readout"]:
-                grouped.setdefault((row["target"], row["readout"], row["unit"]), []).append(row)
-        for (target, readout, unit), rows in grouped.items():
-            errors = [lines.number((row[key] for row in rows), 2) for key in ("error", "control")]
-            found.append((model, target, readout, *errors, unit))
+            units[row["quantity"]] = row["unit"]
+            is_control = row["readout"].startswith("control")
+            if model == "lifted features" or not is_control:
+                whose = "control" if is_control else model
+                errors.setdefault((whose, row["readout"]), {}).setdefault(row["quantity"], []).append(row["error"])
+    order = sorted(errors, key=lambda line: line[0] != "control")
+    found = [(*line, *(lines.number(errors[line].get(quantity, ()), 2) for quantity in units)) for line in order]
     return Table(
         "geometry",
-        "How well a linear map reads surface normals and depth off frozen features, beside the mean as its control; "
-        "smaller is better.",
-        ("model", "target", "probe", "error", "control", "unit"),
+        "How well a linear map reads the direction of a surface, its height, and depth off frozen features; smaller is "
+        "better.",
+        ("model", "probe", *(f"{quantity}, {unit}" for quantity, unit in units.items())),
         tuple(found),
+        "Mean absolute error; of normals the mean angle. The controls see no feature: the mean and the median of what "
+        "the probes learn from, and a probe of the place in the image.",
     )
 
 
@@ -271,12 +274,11 @@ def _probe_claims(done: "room.Reproduction") -> list[Claim]:
 def _geometry_claims(done: "room.Reproduction") -> list[Claim]:
     rows = done.cells.value(f"{done.world.name}/lifted/geometry") or []
     found = []
-    for target in dict.fromkeys(row["target"] for row in rows):
-        error = {row["readout"]: row for row in rows if row["target"] == target}
+    for quantity, unit in {row["quantity"]: row["unit"] for row in rows}.items():
+        error = {row["readout"]: row["error"] for row in rows if row["quantity"] == quantity}
         words, dino = (error.get(f"probe: lifted {done.world.stand_in[role]}") for role in (LSEG, DINO))
-        if words and dino:
-            text = f"DINOv2 knows {target} better than LSeg ({words['unit']})"
-            found.append(claim(text, [words["error"] - dino["error"]]))
+        if words is not None and dino is not None:
+            found.append(claim(f"DINOv2 knows {quantity} better than LSeg (less error, {unit})", [words - dino]))
     return found
 
 

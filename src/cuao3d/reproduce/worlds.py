@@ -179,4 +179,5 @@ def config_of(
 def supervised_config(world: World, num_steps: int | None, seed: int) -> SuperviseConfig:
     """Return how the upper bound is trained; the arguments are those of `config_of`."""
     config = recipes.mini_supervised(seed=seed) if world.is_made else recipes.supervised(seed=seed)
+    config = replace(config, label_set=world.labels[0])
     return config if num_steps is None else replace(config, num_steps=num_steps)
