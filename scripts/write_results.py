@@ -1,7 +1,9 @@
 """Write docs/results.md from the results of demos.
 
 for seed in 0 1 2; do cuao3d demo --seed $seed --out demo-$seed; cuao3d demo --full --seed $seed --out full-$seed; done
-python scripts/write_results.py --demos demo-0 demo-1 demo-2 --fulls full-0 full-1 full-2 --curve ablation/rooms/runs
+cuao3d reproduce rooms --out reproduction
+python scripts/write_results.py --demos demo-0 demo-1 demo-2 --fulls full-0 full-1 full-2 --curve ablation/rooms/runs \
+    --reproductions reproduction
 
 The curve is that of the arm "LSeg only" of scripts/ablate.py.
 """
@@ -19,6 +21,7 @@ import scipy.stats
 import tyro
 
 from cuao3d.demo import SHIPPED_STUDENT
+from cuao3d.tables import read_tables
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -31,6 +34,7 @@ def main(
     fulls: tuple[Path, ...] = (),
     before: tuple[Path, ...] = (),
     curve: Path | None = None,
+    reproductions: tuple[Path, ...] = (),
     out: Path = Path("docs/results.md"),
     note: str = "",
 ) -> None:
@@ -41,6 +45,7 @@ def main(
         fulls: Folders of full demos.
         before: Folders of demos of an earlier version, for comparison.
         curve: Folder of runs of scripts/ablate.py, whose first arm shows how scores grow with steps.
+        reproductions: Folders of `cuao3d reproduce`, whose tables are shown.
         out: Page to write.
         note: Sentence about how they were run.
     """
@@ -66,6 +71,8 @@ def main(
         _figure(groups["full"], out.parent / "images" / "sigma.png")
         lines += ["## Noise levels", "", "![Learned noise levels over the steps](images/sigma.png)", ""]
     lines += _curve(curve) if curve else []
+    for folder in reproductions:
+        lines += _reproduced(folder)
     lines += _published()
     out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -175,6 +182,18 @@ def _curve(folder: Path) -> list[str]:
             f"| {row['taught']:.1f} | {both['miou']:.1f} | {_asked(row)} |"
         )
     return [*lines, ""]
+
+
+def _reproduced(folder: Path) -> list[str]:
+    """Return the tables of a reproduction."""
+    about = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    sizes = ", ".join(f"{name.removeprefix('num_')} {count}" for name, count in about["size"].items())
+    lines = [f"## `cuao3d reproduce {about['world']}`", "", f"{about['date']}, {about['machine']}; {sizes}.", ""]
+    for table in read_tables(folder):
+        rows = [table.columns, ["---" for _ in table.columns], *table.texts]
+        lines += [f"**{table.name}.** {table.caption} {table.note}".strip(), ""]
+        lines += [*(f"| {' | '.join(text.replace('|', '/') for text in row)} |" for row in rows), ""]
+    return lines
 
 
 def _asked(row: dict[str, Any]) -> str:

@@ -1,6 +1,8 @@
 """What is made of the cells: tables, claims, costs, figures, and the page that holds them."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -311,13 +313,13 @@ def _seeds(done: "room.Reproduction") -> str:
     return f"{done.num_seeds} seed{'s' * (done.num_seeds > 1)}"
 
 
-def write_results(done: "room.Reproduction", tables: Sequence[Table], figures: Mapping[str, str]) -> Path:
+def write_results(done: "room.Reproduction", tables: Sequence[Table], figures: Sequence[Picture]) -> Path:
     """Write tables as CSV, LaTeX and JSON, and the page.
 
     Args:
         done: What was reproduced.
         tables: Its tables.
-        figures: Captions of pictures, by their files in the folder.
+        figures: Its pictures.
 
     Returns:
         The page.
@@ -325,13 +327,18 @@ def write_results(done: "room.Reproduction", tables: Sequence[Table], figures: M
     settings = {
         "world": done.world.name,
         "seeds": done.num_seeds,
-        "size": vars(done.size),
+        "size": asdict(done.size),
+        "protocol": asdict(done.protocol),
         "failures": done.cells.failures,
+        "machine": machine(),
+        "date": time.strftime("%Y-%m-%d"),
         "stages": done.stages.rows,
     }
     write_tables(tables, done.out, results=settings)
     templates = [Path(__file__).parent, Path(__file__).parents[1]]
     environment = Environment(loader=FileSystemLoader(templates), autoescape=True, trim_blocks=True)
-    page = environment.get_template("reproduce.html.j2").render(done=done, tables=tables, figures=figures)
+    page = environment.get_template("reproduce.html.j2").render(
+        done=done, tables=tables, figures=figures, is_quick=done.size == QUICK, version=__version__, **settings
+    )
     write_text(done.out / "report.html", page)
     return done.out / "report.html"
