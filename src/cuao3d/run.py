@@ -63,6 +63,7 @@ class _Settings(TypedDict):
     """What is read of a finished run's `config.json`."""
 
     config: _Common
+    scenes_sha256: NotRequired[dict[str, str]]
 
 
 class _Scenes(TypedDict):
@@ -100,6 +101,8 @@ class Run:
     """Label set that it was trained on, if it was supervised."""
     vocabulary: Vocabulary | None
     """Words that it was trained with; None where they are not known."""
+    scenes: tuple[str, ...] | None = None
+    """Names of the scenes that it was trained on, those held out among them; None where the file does not tell."""
 
 
 def begin_run(
@@ -215,7 +218,8 @@ def load_run(path: Path) -> Run:
             f"{path / 'config.json'} states; {_CURE}."
         )
     vocabulary = student.vocabulary or _vocabulary_of(settings["config"])
-    return Run(student, voxel_size, summary["teachers"], summary.get("label_set"), vocabulary)
+    scenes = tuple(settings["scenes_sha256"]) if "scenes_sha256" in settings else None
+    return Run(student, voxel_size, summary["teachers"], summary.get("label_set"), vocabulary, scenes)
 
 
 def load_student(path: Path) -> Run:

@@ -113,7 +113,13 @@ def label_set(name: str | Path) -> LabelSet:
 
 
 def convert(labels: Int64[Tensor, "N"], source: LabelSet, target: LabelSet) -> Int64[Tensor, "N"]:
-    """Convert labels of one set into another, class by class through NYU40.
+    """Convert labels of one set into another: through their ids where the sets nest, else class by class through NYU40.
+
+    Sets nest where each class of the target is one of the source, with the same id and name: matterport40 and 80 in
+    160. A point takes the class that most of its faces have, and the coarser set counts faces of all other classes
+    together, as none. So labels converted to it are those read in it, but for points where three classes meet: one that
+    the target has may win against each of the others alone, and not against them together. Such a point keeps its class
+    here, and has none where it is read in the coarser set.
 
     Args:
         labels: Ids of the source.
@@ -121,14 +127,17 @@ def convert(labels: Int64[Tensor, "N"], source: LabelSet, target: LabelSet) -> I
         target: The set that they are wanted in.
 
     Returns:
-        Ids of the target. 255 where no class of the target covers the label's class: the class has no NYU40 id, or the
-        target has none of its ids, or only some of them, or has them in different classes.
+        Ids of the target. 255 where no class of the target covers the label's class: the target is nested and lacks it;
+        or the class has no NYU40 id, or the target has none of its ids, or only some of them, or has them in different
+        classes.
 
     Raises:
         InputError: A set has no NYU40 ids, or the target is finer than NYU40: several of its classes have the same id.
     """
     if (source.ids, source.names) == (target.ids, target.names):
         return labels
+    if set(zip(target.ids, target.names, strict=True)) <= set(zip(source.ids, source.names, strict=True)):
+        return torch.where(target.classes(labels) == UNLABELLED, UNLABELLED, labels)
     cannot = f"Labels of {source.name} cannot be converted to {target.name}"
     covered_by_source, covered_by_target = source.nyu40 or (), target.nyu40 or ()
     for name, covered in ((source.name, covered_by_source), (target.name, covered_by_target)):
