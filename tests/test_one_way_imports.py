@@ -82,6 +82,7 @@ ROOMS = (
     "answers",
     "recipes",
     "pipeline",
+    "own_report",
     "demo",
     "cli",
     "__main__",

@@ -1,4 +1,4 @@
-"""The command line: `cuao3d demo | check | fuse | distill | evaluate | query | compare | import | store | weights`."""
+"""The command line: `cuao3d demo | check | fuse | distill | evaluate | query | compare | report | import | ...`."""
 
 import inspect
 import io
@@ -23,6 +23,7 @@ from cuao3d.cli.distill import configurable_distill, distill
 from cuao3d.cli.evaluate import evaluate
 from cuao3d.cli.fuse import fuse
 from cuao3d.cli.query import query
+from cuao3d.cli.report import report
 from cuao3d.cli.settings import bound, check_options, refuse_unknown_options
 from cuao3d.cli.store import store
 from cuao3d.cli.takeover import import_official
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Any] = {
     "evaluate": evaluate,
     "query": query,
     "compare": compare,
+    "report": report,
     "import": import_official,
     "store": store,
     "weights": weights,
