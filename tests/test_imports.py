@@ -22,7 +22,9 @@ DRAWING = {
     "figures/segments.py",
     "figures/histograms.py",
     "figures/views.py",
+    "figures/training.py",
     "figures/sides.py",
+    "own_report/pictures.py",
 }
 """Files that draw; others import them where a page or a picture is asked for."""
 

@@ -88,6 +88,7 @@ ROOMS = (
     "answers",
     "recipes",
     "pipeline",
+    "own_report",
     "demo",
     "reproduce",
     "cli",

@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """The command line: `cuao3d demo | check | fuse | distill | supervise | evaluate | probe | query | compare | ...`."""
+=======
+"""The command line: `cuao3d demo | check | fuse | distill | evaluate | query | compare | report | import | ...`."""
+>>>>>>> h23-figures
 
 import inspect
 import io
@@ -24,6 +28,7 @@ from cuao3d.cli.evaluate import evaluate
 from cuao3d.cli.fuse import fuse
 from cuao3d.cli.probe import probe
 from cuao3d.cli.query import query
+from cuao3d.cli.report import report
 from cuao3d.cli.settings import bound, check_options, refuse_unknown_options
 from cuao3d.cli.store import store
 from cuao3d.cli.supervise import configurable_supervise, supervise
@@ -42,6 +47,7 @@ COMMANDS: dict[str, Any] = {
     "probe": probe,
     "query": query,
     "compare": compare,
+    "report": report,
     "import": import_official,
     "store": store,
     "weights": weights,

@@ -153,7 +153,7 @@ def choose_object(
     disagreement: Float[Tensor, "S"],
     background: Bool[Tensor, "K"],
 ) -> Bool[Tensor, "S"]:
-    """Choose the object whose views disagree most: of all connected parts of one class, that of the highest mean.
+    """Choose the object whose views disagree most: the connected part of a class with the highest sum of disagreement.
 
     Args:
         points: World positions of the samples, metres.
@@ -171,9 +171,9 @@ def choose_object(
         part = parts(points[index])
         for number in range(int(part.max()) + 1):
             of_part = index[part == number]
-            mean = (not bool(background[row]), float(disagreement[of_part].mean()))
-            if mean[1] > 0 and mean > highest:
-                best, highest = torch.zeros(len(points), dtype=torch.bool), mean
+            total = (not bool(background[row]), float(disagreement[of_part].sum()))
+            if total[1] > 0 and total > highest:
+                best, highest = torch.zeros(len(points), dtype=torch.bool), total
                 best[of_part] = True
     return best
 
@@ -202,14 +202,14 @@ def crops(scene: Scene, stored: StoredScene, ambiguity: Ambiguity, of_object: Bo
 
 
 def _crop(frame: Frame, points: Tensor, vote: Vote) -> Crop:
-    """Cut the surroundings of some samples out of a view: nearly twice as large as what they span."""
+    """Cut a square out of a view, nearly twice as large as what some samples span, as far as the view reaches."""
     camera, image = frame.camera, frame.read_image()
     pixels, _ = project(points[vote.sample], camera)
-    middle = (pixels.amin(dim=0) + pixels.amax(dim=0)) / 2
-    half = float((pixels.amax(dim=0) - pixels.amin(dim=0)).max().clamp(min=32) * 0.9)
-    low = (middle - half).round().long().clamp(min=0)
-    high = (middle + half).round().long().minimum(torch.tensor([camera.width, camera.height]))
-    cutout = image[:, low[1] : high[1], low[0] : high[0]]
+    bounds = torch.tensor([camera.width, camera.height])
+    span = float((pixels.amax(dim=0) - pixels.amin(dim=0)).max())
+    side = torch.tensor(round(max(1.8 * span, 0.2 * camera.width))).minimum(bounds.min())
+    low = ((pixels.amin(dim=0) + pixels.amax(dim=0) - side) / 2).round().long().clamp(min=0).minimum(bounds - side)
+    cutout = image[:, low[1] : low[1] + side, low[0] : low[0] + side]
     shown = (cutout.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     return Crop(frame.name, np.ascontiguousarray(shown), pixels - low, vote.classes)
 

@@ -105,9 +105,9 @@ def draw_panels(title: str, panels: Sequence[Panel], *, legend: Legend = ()) -> 
     return figure
 
 
-def grid(num_panels: int) -> tuple[int, int]:
-    """Return how many panels stand side by side, at most `ACROSS`, and in how many bands; the bands are about full."""
-    bands = math.ceil(num_panels / ACROSS)
+def grid(num_panels: int, most: int = ACROSS) -> tuple[int, int]:
+    """Return how many panels, of at least one, stand side by side and in how many bands; the bands are about full."""
+    bands = math.ceil(num_panels / most)
     return math.ceil(num_panels / bands), bands
 
 
@@ -152,7 +152,7 @@ def entitle(axis: Any, title: str, note: str = "") -> None:
     axis.set_title(cut(title, 34), fontsize=NAME, loc="left", pad=18 if note else 6, parse_math=False)
     if note:
         place = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, 4), "textcoords": "offset points"}
-        axis.annotate(cut(note, 48), **place, fontsize=TEXT - 1, color="#555555", parse_math=False)
+        axis.annotate(cut(note, 60), **place, fontsize=TEXT - 1, color="#555555", parse_math=False)
 
 
 def write_words(axis: Any, words: str) -> None:

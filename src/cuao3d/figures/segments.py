@@ -25,6 +25,7 @@ from cuao3d.figures.panels import (
     draw_panels,
     draw_words,
     entitle,
+    grid,
     write_words,
 )
 from cuao3d.history import PALETTE

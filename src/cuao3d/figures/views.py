@@ -88,7 +88,7 @@ def draw_disagreement(
     """
     looks = looks or Looks(scene)
     has_labels = is_wrong is not None and is_labelled is not None and bool(is_labelled.any())
-    figure = begin_figure(title, (3 if has_labels else 2) * WIDTH, HEIGHT + 0.9)
+    figure = begin_figure(title, (3 if has_labels else 2) * WIDTH, HEIGHT + 0.8)
     axes = figure.subplots(1, 3 if has_labels else 2)
     known, of_point = ~ambiguity.disagreement.isnan(), scene.sample_of_point
     if not known.any():
@@ -100,9 +100,8 @@ def draw_disagreement(
         axis.set_axis_off()
     axes[0].imshow(corner)
     entitle(axes[0], "Disagreement between views", "light grey: fewer than two views")
-    bar = figure.colorbar(
-        ScalarMappable(Normalize(0, 1), MAP), ax=axes[0], location="bottom", shrink=0.8, aspect=30, pad=0.03
-    )
+    place = axes[0].inset_axes((0.1, -0.08, 0.8, 0.05))
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), MAP), cax=place, orientation="horizontal")
     bar.set_label("chance that two views name it differently", fontsize=TEXT)
     bar.ax.tick_params(labelsize=TEXT - 1)
     if not has_labels:
