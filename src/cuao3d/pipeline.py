@@ -227,7 +227,7 @@ def vote(
     vectors = class_vectors(predictor.encoder, classes)
     how: dict[str, Any] = {"name": store.path.name, "split": split, "seen_only": seen_only}
     of_teacher = replace(predictor.told, student=Told.student)
-    with _telling(progress, "voting") as told:
+    with telling(progress, "voting") as told:
         return score_voting(store, data, teacher, classes, vectors, **how, told=of_teacher, progress=told)
 
 

@@ -13,6 +13,7 @@ from cuao3d.errors import InputError, UserError
 from cuao3d.evaluate import labels_of
 from cuao3d.labels import LabelSet
 from cuao3d.predictor import Predictor, student_features
+from cuao3d.readers import Dataset
 from cuao3d.run import Run, load_student
 from cuao3d.scene import Split
 from cuao3d.store import Store, StoredScene
@@ -58,7 +59,8 @@ class Case:
     """Split that is scored; None for all scenes."""
     classes: LabelSet
     run: Path | None
-    data: Path | None
+    data: Path | Dataset | None
+    """What the store was made from: its folder, or opened."""
     student: Run | None
     lifted: Predictor | None
     ours: Predictor | None
@@ -79,7 +81,9 @@ class Case:
             self.written.left_out.append((name, str(error)))
 
 
-def open_case(store: Store, run: Path | None, data: Path | None, labels: str | None, scene: str | None) -> Case:
+def open_case(
+    store: Store, run: Path | None, data: Path | Dataset | None, labels: str | None, scene: str | None
+) -> Case:
     """Open what the page is made from; what cannot be opened, though it was named, is an error."""
     from cuao3d.figures.panels import Looks
 

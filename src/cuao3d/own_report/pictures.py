@@ -85,16 +85,16 @@ def disagreement(case: Case) -> Section | None:
     return None
 
 
-def _study(case: Case, data: Path) -> Section:
+def _study(case: Case, data: Path | Dataset) -> Section:
     """Let every view of the scene name its points; see `figures.ambiguity`."""
     lifted, stored = case.lifted, case.scene
     if lifted is None:
         raise InputError("No teacher of the store has a text encoder, so its views name nothing.")
     options: dict[str, Any] = {key: case.store.settings[key] for key in READING if key in case.store.settings}
-    dataset = open_dataset(data, **options)
+    dataset = open_dataset(data, **options) if isinstance(data, Path) else data
     if stored.name not in dataset.names:
         raise InputError(
-            f"{data} holds no scene {stored.name}, only {', '.join(dataset.names[:3])}. Give its own data."
+            f"The data hold no scene {stored.name}, only {', '.join(dataset.names[:3])}. Give its own data."
         )
     scene = dataset[dataset.names.index(stored.name)]
     scene = upright_scene(scene) if case.store.settings.get("upright", True) else scene

@@ -14,7 +14,7 @@ from cuao3d.readers import Dataset
 from cuao3d.reproduce.arms import ARMS, BASE, OURS, PAPERS_WAY, VIT
 from cuao3d.reproduce.cells import Cell, Cells
 from cuao3d.reproduce.controls import add_controls
-from cuao3d.reproduce.measures import Place, geometry, probing, scoring, training, upper_bound
+from cuao3d.reproduce.measures import Place, geometry, probing, scoring, training, upper_bound, voting
 from cuao3d.reproduce.worlds import (
     OTHER,
     WORLDS,
@@ -147,24 +147,28 @@ class Reproduction:
         if {"zero-shot", "vocabularies", "trust", "cross-dataset", "linear-probe"} & set(self.asked):
             for one in labels:
                 yield scoring(f"{world.name}/lifted/{one}", place, None, labels=one, split=world.split)
-                for arm, seed, run in self._trained(world.name, MODELS):
+                for arm, seed, run in self.trained(world.name, MODELS):
                     name = f"{world.name}/{arm}-{seed}/{one}"
                     yield scoring(name, place, run, labels=one, split=world.split, ensemble=RULES)
         if "zero-shot" in self.asked:
-            for arm, seed, run in self._trained(world.name, MODELS):
+            dataset = self.datasets[world.name]
+            if dataset is not None:  # of a store that was given, the photographs are not at hand
+                name = f"{world.name}/voting/{main}"
+                yield voting(name, place, dataset, labels=main, split=world.split)
+            for arm, seed, run in self.trained(world.name, MODELS):
                 name = f"{world.name}/{arm}-{seed}/{main}-{PASSES}-passes"
                 train_mode = self.protocol.train_mode
                 yield scoring(
                     name, place, run, labels=main, split=world.split, num_passes=PASSES, train_mode=train_mode
                 )
         if {"zero-shot", "linear-probe"} & set(self.asked):
-            for arm, seed, run in self._trained(world.name, (SUPERVISED,)):
+            for arm, seed, run in self.trained(world.name, (SUPERVISED,)):
                 yield upper_bound(f"{world.name}/{arm}-{seed}/{main}", place, run, labels=main, split=world.split)
         if self.other is not None:
             yield from self._transfers(world, self.other, MODELS)
             yield from self._transfers(self.other, world, (BASE, OURS))
         if "ablation" in self.asked:
-            for arm, seed, run in self._trained("controlled", self.ladder):
+            for arm, seed, run in self.trained("controlled", self.ladder):
                 name = f"controlled/{arm}-{seed}/{main}"
                 yield scoring(name, self.places["controlled"], run, labels=main, split=world.split)
         yield from self._probes(main)
@@ -172,7 +176,7 @@ class Reproduction:
     def _transfers(self, trained: World, scored: World, arms: Sequence[str]) -> Iterator[Cell]:
         """Yield the scores of students of one world in another."""
         for one in scored.labels:
-            for arm, seed, run in self._trained(trained.name, arms):
+            for arm, seed, run in self.trained(trained.name, arms):
                 name = f"{trained.name}/{arm}-{seed}/in-{scored.name}-{one}"
                 yield scoring(name, self.places[scored.name], run, labels=one, split=scored.split, allow_overlap=True)
 
@@ -182,11 +186,11 @@ class Reproduction:
         for table, probe in (("linear-probe", probing), ("geometry", geometry)):
             if table in self.asked:
                 yield probe(f"{world.name}/lifted/{table}", place, None, labels=labels, split=world.split)
-                for arm, seed, run in self._trained(world.name, (BASE, OURS)):
+                for arm, seed, run in self.trained(world.name, (BASE, OURS)):
                     name = f"{world.name}/{arm}-{seed}/{table}"
                     yield probe(name, place, run, labels=labels, split=world.split)
 
-    def _trained(self, where: str, arms: Sequence[str]) -> Iterator[tuple[str, int, Mapping[str, str]]]:
+    def trained(self, where: str, arms: Sequence[str]) -> Iterator[tuple[str, int, Mapping[str, str]]]:
         """Yield the students that were trained on a store: arm, seed, and the value of their cell."""
         for arm in arms:
             for seed in self.seeds:

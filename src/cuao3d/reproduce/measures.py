@@ -13,6 +13,7 @@ from cuao3d.files import sha256_of
 from cuao3d.predictor import Predictor
 from cuao3d.probe import probe, probe_geometry
 from cuao3d.progress import OnStep
+from cuao3d.readers import Dataset
 from cuao3d.reproduce.cells import Cell
 from cuao3d.run import STUDENT
 from cuao3d.scene import Split
@@ -104,6 +105,20 @@ def _score(
 
 def _count(on_step: OnStep, done: int, total: int) -> None:
     on_step(done, total, "")
+
+
+def voting(name: str, place: Place, dataset: Dataset | Path, *, labels: str, split: Split) -> Cell:
+    """Return the cell that scores the majority over single views; `dataset` is what the store was lifted from."""
+    needs = {"store": place.sha256, "labels": labels, "split": split, "what": "voting"}
+    make = partial(_vote, place.path, dataset, labels, split)
+    return Cell(name, make, needs, 4 * SECONDS_PER_SCENE * place.num_scenes)
+
+
+def _vote(store: Path, dataset: Dataset | Path, labels: str, split: Split, on_step: OnStep) -> list[dict[str, Any]]:
+    opened = Store.open(store)
+    say = partial(_count, on_step)
+    row = pipeline.vote(opened, Predictor.open(opened), dataset, labels=labels, split=split, progress=say)
+    return [asdict(row)]
 
 
 def upper_bound(name: str, place: Place, run: Mapping[str, Any], *, labels: str, split: Split) -> Cell:

@@ -1,19 +1,29 @@
 """What is made of the cells: tables, claims, costs, figures, and the page that holds them."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
+from cuao3d import __version__
 from cuao3d import reproduce as room
+from cuao3d.console import note
+from cuao3d.figures.panels import as_uri
+from cuao3d.figures.sides import draw_sides
 from cuao3d.files import write_text
+from cuao3d.own_report.case import Case, Section, open_case
+from cuao3d.own_report.pictures import disagreement, histograms, segments
+from cuao3d.own_report.pictures import training as training_of
+from cuao3d.predictor import Predictor
+from cuao3d.progress import machine, waiting
 from cuao3d.published import published
 from cuao3d.reproduce import tables as lines
 from cuao3d.reproduce.arms import BASE, DINO, LSEG, OURS, PAPERS_WAY
 from cuao3d.reproduce.tables import Claim, Row, claim, differences, miou_of
+from cuao3d.reproduce.worlds import QUICK
 from cuao3d.tables import Table, Value, write_tables
 
 HERE = "here"
@@ -46,6 +56,7 @@ def _zero_shot(done: "room.Reproduction") -> Table:
     lifted = done.cells.value(f"{world.name}/lifted/{main}") or []
     found: list[tuple[Value, ...]] = lines.controls_lines(lifted, HERE)
     found += lines.score_lines("lifted features", [lifted], HERE)
+    found += lines.score_lines("lifted features", [done.cells.value(f"{world.name}/voting/{main}")], HERE)
     for arm in room.MODELS:
         found += lines.score_lines(arm, rows_of(done, world.name, arm, main), HERE)
         found += lines.score_lines(arm, rows_of(done, world.name, arm, f"{main}-{room.PASSES}-passes"), HERE)
@@ -313,13 +324,36 @@ def _seeds(done: "room.Reproduction") -> str:
     return f"{done.num_seeds} seed{'s' * (done.num_seeds > 1)}"
 
 
-def write_results(done: "room.Reproduction", tables: Sequence[Table], figures: Sequence[Picture]) -> Path:
+def draw_figures(done: "room.Reproduction") -> list[Section]:
+    """Draw the figures of the talk for the first scene that is scored, with the students of the first seed."""
+    world, store = done.world, done.stores[done.world.name]
+    runs = {arm: Path(value["run"]) for arm, seed, value in done.trained(world.name, room.MODELS) if seed == 0}
+    with waiting("drawing"):
+        case = open_case(store, runs.get(OURS), done.datasets[world.name], world.labels[0], None)
+        sections = (_sides(done, case, runs), segments(case), disagreement(case), histograms(case), training_of(case))
+    for name, reason in case.written.left_out:
+        note(f"{name}: {reason}", head="left out")
+    return [section for section in sections if section is not None]
+
+
+def _sides(done: "room.Reproduction", case: Case, runs: Mapping[str, Path]) -> Section:
+    """Show input, truth, lifted features and the students side by side."""
+    predictors = {"Lifted features": case.lifted}
+    predictors |= {arm: Predictor.open(case.store, run=run) for arm, run in runs.items()}
+    predictions = {name: one.segment(case.scene, case.classes) for name, one in predictors.items() if one}
+    title = f"{case.scene.name}: input, truth, and what each point is taken for"
+    figure = draw_sides(case.scene, case.classes, predictions, title, labels=case.labels, looks=case.looks)
+    about = "Above: a look into the scene from one of its corners, without ceiling and front walls. Below: from above."
+    return Section("Input, truth, baseline, ours", about, figures=((title, as_uri(figure)),))
+
+
+def write_results(done: "room.Reproduction", tables: Sequence[Table], sections: Sequence[Section]) -> Path:
     """Write tables as CSV, LaTeX and JSON, and the page.
 
     Args:
         done: What was reproduced.
         tables: Its tables.
-        figures: Its pictures.
+        sections: Its figures.
 
     Returns:
         The page.
@@ -332,13 +366,13 @@ def write_results(done: "room.Reproduction", tables: Sequence[Table], figures: S
         "failures": done.cells.failures,
         "machine": machine(),
         "date": time.strftime("%Y-%m-%d"),
-        "stages": done.stages.rows,
+        "version": __version__,
     }
-    write_tables(tables, done.out, results=settings)
+    write_tables(tables, done.out, results=settings | {"stages": done.stages.rows})
     templates = [Path(__file__).parent, Path(__file__).parents[1]]
     environment = Environment(loader=FileSystemLoader(templates), autoescape=True, trim_blocks=True)
     page = environment.get_template("reproduce.html.j2").render(
-        done=done, tables=tables, figures=figures, is_quick=done.size == QUICK, version=__version__, **settings
+        done=done, tables=tables, sections=sections, is_quick=done.size == QUICK, **settings
     )
     write_text(done.out / "report.html", page)
     return done.out / "report.html"
