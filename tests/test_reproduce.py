@@ -5,10 +5,14 @@ from functools import partial
 
 import pytest
 
+from conftest import make_synthetic_scene
+from cuao3d.cli import main
 from cuao3d.errors import DiskFullError, InputError
 from cuao3d.reproduce.arms import ARMS, MINI
 from cuao3d.reproduce.cells import Cell, Cells
 from cuao3d.reproduce.claims import HELD, NOT_HELD, OPEN, bounds, judge
+from cuao3d.tables import read_tables
+from make_fixture_scannet import write_scan
 
 
 def counted(calls, value, on_step):
@@ -96,3 +100,34 @@ def test_an_arm_gets_the_teachers_that_stand_for_its_own():
     assert ARMS["conditioned, shuffled"].names(MINI) == ("mini-lseg", "shuffled-mini-dino", "shuffled-mini-diffusion")
     assert ARMS["conditioned, oracle"].names(MINI) == ("mini-lseg", "oracle")
     assert ARMS["conditioned"].names({}) == ("lseg", "dinov2", "stable_diffusion")
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """A miniature ScanNet: a scan of its training list and one of its validation list."""
+    folder = tmp_path_factory.mktemp("scannet")
+    for name in ("scene0000_00", "scene0568_00"):
+        write_scan(make_synthetic_scene(), folder / "scans" / name, color="png")
+    return folder
+
+
+def reproduced(folder, data, *options):
+    """Run the command with one small teacher and one step; return its tables and the lines of the cells' files."""
+    arguments = ["reproduce", "scannet", "--data", str(data), "--teachers", "mini-lseg", "--steps", "1"]
+    code = main([*arguments, "--tables", "zero-shot", "--out", str(folder), "--workers", "1", *options])
+    return code, {table.name: table for table in read_tables(folder)}
+
+
+def test_a_dataset_of_ones_own_gets_the_tables_with_the_published_rows_and_further_seeds_add(scans, tmp_path):
+    code, tables = reproduced(tmp_path / "out", scans)
+    assert code == 0
+    (ours,) = (row for row in tables["zero-shot"].rows if row[:2] == ("LSeg only", "distilled"))
+    assert ours[2].n == 1
+    assert any(row[0] == "CUA-O3D" and row[2] == 55.3 for row in tables["zero-shot"].rows)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").rglob("*.json")}
+    code, tables = reproduced(tmp_path / "out", scans, "--seeds", "2")
+    (both,) = (row for row in tables["zero-shot"].rows if row[:2] == ("LSeg only", "distilled"))
+    assert (both[2].n, both[2].half_width is not None) == (2, True)
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    for file in ("report.html", "results.json", "zero-shot.csv", "zero-shot.tex"):
+        assert (tmp_path / "out" / file).stat().st_size > 0

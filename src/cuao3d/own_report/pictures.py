@@ -17,7 +17,7 @@ from cuao3d.history import read_history
 from cuao3d.metrics import background_of
 from cuao3d.own_report.case import Case, Section
 from cuao3d.predictor import student_features
-from cuao3d.readers import open_dataset
+from cuao3d.readers import Dataset, open_dataset
 from cuao3d.scene import UNLABELLED, Split
 from cuao3d.store import Store
 from cuao3d.teachers import TeacherSpec, cards_of, load_teacher

@@ -105,6 +105,10 @@ class Reproduction:
                 )
                 said.append(f"{store.count_of_scenes()}, teachers {', '.join(store.teachers) or 'none'}")
             self.stores[world.name], self.places[world.name] = store, Place.of(store, world.split)
+            if world is self.world:
+                self.world = world.named_by(store)
+            else:
+                self.other = world.named_by(store)
         if "ablation" in self.asked:
             lifted = self.stores[self.world.name]
             key = self.places[self.world.name].sha256[:8]
