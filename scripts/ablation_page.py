@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import scipy.stats
 
 from cuao3d import recipes
+from cuao3d.metrics import mean_interval
 from cuao3d.progress import machine
 
 matplotlib.use("Agg")
@@ -188,13 +188,15 @@ def draw(picture: Path, worlds: Sequence[World]) -> None:
 
 def bounds(values: Sequence[float]) -> tuple[float, float]:
     """Return the 95 % interval of a mean (Student's t)."""
-    half = scipy.stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return statistics.mean(values) - half, statistics.mean(values) + half
+    mean, half = mean_interval(values)
+    assert half is not None
+    return mean - half, mean + half
 
 
 def interval(values: Sequence[float], sign: bool = False) -> str:
     """Format a mean and the half width of its 95 % interval."""
     if not values:
         return ""
-    mean = f"{statistics.mean(values):+.1f}" if sign else f"{statistics.mean(values):.1f}"
-    return mean if len(values) < 2 else f"{mean} ± {bounds(values)[1] - statistics.mean(values):.1f}"
+    mean, half = mean_interval(values)
+    shown = f"{mean:+.1f}" if sign else f"{mean:.1f}"
+    return shown if half is None else f"{shown} ± {half:.1f}"
