@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib
 
 from cuao3d import recipes
+from cuao3d.metrics import mean_interval
 from cuao3d.progress import machine
 from cuao3d.reproduce.arms import BASE
 from cuao3d.reproduce.claims import MIN_HEADROOM, OPEN, bounds, judge
@@ -179,5 +180,6 @@ def interval(values: Sequence[float], sign: bool = False) -> str:
     """Format a mean and the half width of its 95 % interval."""
     if not values:
         return ""
-    mean = f"{statistics.mean(values):+.1f}" if sign else f"{statistics.mean(values):.1f}"
-    return mean if len(values) < 2 else f"{mean} ± {bounds(values)[1] - statistics.mean(values):.1f}"
+    mean, half = mean_interval(values)
+    shown = f"{mean:+.1f}" if sign else f"{mean:.1f}"
+    return shown if half is None else f"{shown} ± {half:.1f}"

@@ -8,7 +8,6 @@ python scripts/write_results.py --demos demo-0 demo-1 demo-2 --fulls full-0 full
 The curve is that of the arm "LSeg only" of scripts/ablate.py.
 """
 
-import csv
 import json
 import math
 import statistics
@@ -17,16 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import scipy.stats
 import tyro
 
 from cuao3d.demo import SHIPPED_STUDENT
+from cuao3d.metrics import mean_interval
+from cuao3d.published import published
 from cuao3d.tables import read_tables
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-
-PUBLISHED = Path(__file__).parent.parent / "docs" / "published.csv"
 
 
 def main(
@@ -215,10 +213,10 @@ def _by_seen(rows: list[dict[str, Any]], key: str) -> str:
 
 def _verdict(gains: list[float]) -> str:
     """State whether the paper's claim that further teachers help holds at 95 % confidence."""
-    if len(gains) < 2:
+    mean, half = mean_interval(gains)
+    if half is None:
         return "One seed allows no conclusion."
-    half = float(scipy.stats.t.ppf(0.975, len(gains) - 1)) * statistics.stdev(gains) / len(gains) ** 0.5
-    found = "does too" if _mean(gains) > half else "loses by them" if _mean(gains) < -half else "shows no difference"
+    found = "does too" if mean > half else "loses by them" if mean < -half else "shows no difference"
     return f"The paper's student gains from the other teachers; ours {found} (95 %: ± {half:.1f})."
 
 
@@ -273,21 +271,17 @@ def _figure(results: list[dict[str, Any]], path: Path) -> None:
 
 def _published() -> list[str]:
     """Return a section with published figures, which are measured on other data."""
-    with PUBLISHED.open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["table"] == "zero-shot" and row["readout"]]
+    rows = [row for row in published("zero-shot") if row.readout]
     lines = [
         "## Published figures, for orientation",
         "",
-        "These are for ScanNet and Matterport3D with the full-size teachers (`docs/published.csv`). The rooms above",
-        "are smaller and simpler, so the figures are not comparable.",
+        "These are for ScanNet and Matterport3D with the full-size teachers (`src/cuao3d/published.csv`). The rooms",
+        "above are smaller and simpler, so the figures are not comparable.",
         "",
         "| method | read-out | data | mIoU | mAcc |",
         "|---|---|---|---|---|",
     ]
-    return lines + [
-        f"| {row['method']} | {row['readout']} | {row['evaluated_on']} | {row['miou']} | {row['macc']} |"
-        for row in rows
-    ]
+    return lines + [f"| {row.method} | {row.readout} | {row.evaluated_on} | {row.miou} | {row.macc} |" for row in rows]
 
 
 def _read(path: Path) -> dict[str, Any]:

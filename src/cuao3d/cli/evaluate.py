@@ -70,6 +70,11 @@ def evaluate(
         return _evaluate_supervised(opened, run, labels, None if split == "all" else split, seen, device, json)
     with waiting("opening the predictor"):
         predictor = Predictor.open(opened, run=run, teacher=teacher, text=text, device=device)
+    if run and predictor.teacher not in opened.teachers:
+        lacks = f"{store} has no features of {predictor.teacher}, so 2D3D cannot be scored."
+        if given["--ensemble"]:
+            raise InputError(f"{lacks} Lift them first (cuao3d fuse --teachers), or leave out --ensemble.")
+        note(lacks)
     scored = None if split == "all" else split
     rows = pipeline.evaluate(
         opened,
@@ -88,8 +93,6 @@ def evaluate(
     tell(predictor.about)
     if run and predictor.trained_on is None:
         note(f"{run} does not tell which scenes its student was trained on; they may be among those scored.")
-    if run and predictor.teacher not in opened.teachers:
-        note(f"{store} has no features of {predictor.teacher}, so 2D3D is not scored.")
     print_rows([asdict(row) for row in rows])
     if json:
         write_json(json, {"rows": [asdict(row) for row in rows]})

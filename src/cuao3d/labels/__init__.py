@@ -116,10 +116,10 @@ def convert(labels: Int64[Tensor, "N"], source: LabelSet, target: LabelSet) -> I
     """Convert labels of one set into another: through their ids where the sets nest, else class by class through NYU40.
 
     Sets nest where each class of the target is one of the source, with the same id and name: matterport40 and 80 in
-    160. A point takes the class that most of its faces have, and the coarser set counts faces of all other classes
-    together, as none. So labels converted to it are those read in it, but for points where three classes meet: one that
-    the target has may win against each of the others alone, and not against them together. Such a point keeps its class
-    here, and has none where it is read in the coarser set.
+    160. Labels converted so are those read in the target, but for points on the border of two classes or more. A point
+    takes the class that most of its faces have; read in the coarser set, faces of all classes that it lacks count
+    together, as none, and none comes first in a tie. A class that does not outnumber them together, but none of them
+    outnumbers, keeps the point here and loses it there.
 
     Args:
         labels: Ids of the source.

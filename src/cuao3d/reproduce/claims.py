@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cuao3d.metrics import mean_interval
+
 HELD, NOT_HELD, OPEN = "held", "not held", "not decidable here"
 
 MIN_HEADROOM = 5.0
@@ -24,12 +26,8 @@ class Verdict:
 
 def bounds(values: Sequence[float]) -> tuple[float, float]:
     """Return the 95 % interval of a mean by Student's t; minus and plus infinity for fewer than two values."""
-    if len(values) < 2:
-        return -math.inf, math.inf
-    import scipy.stats
-
-    half = scipy.stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return statistics.mean(values) - half, statistics.mean(values) + half
+    mean, half = mean_interval(values)
+    return (-math.inf, math.inf) if half is None else (mean - half, mean + half)
 
 
 def judge(
