@@ -107,8 +107,8 @@ def _whole(rows: Sequence[Row]) -> Table:
         ),
         "Percent. mIoU, mAcc: mean over the classes that occur of overlap (IoU) and of the share found; a point "
         "without a prediction is wrong. f-mIoU: the same without wall, floor, ceiling and other. Official mIoU: over "
-        "all classes, as the released code divides. Controls, mIoU: by chance, the same answers shuffled among the points; "
-        "most frequent, everything called the most frequent class.",
+        "all classes, as the released code divides. Controls, mIoU: by chance, the same answers shuffled among the "
+        "points; most frequent, everything called the most frequent class.",
     )
 
 
@@ -144,8 +144,8 @@ def _questions(asked: Sequence[tuple[Row, str, Retrieval]]) -> Table:
             for row, kind, found in asked
         ),
         "Percent. Precision: average precision of the ranked points. AUROC: chance that a scene that holds the "
-        "thing answers more strongly than one that does not; 50 says nothing. Wrongly: verdicts on things that are there, "
-        "and on things that are not.",
+        "thing answers more strongly than one that does not; 50 says nothing. Wrongly: verdicts on things that are "
+        "there, and on things that are not.",
     )
 
 
