@@ -27,6 +27,13 @@ PLAIN_FACTORS = (*(10.0**power for power in range(-4, 5)), 0.25, 4.0, 0.2, 5.0, 
 DEPTH_UNITS = ("millimetres", "1/5000 m", "metres")
 """Units in which depth is taken by the readers."""
 
+KNOWN_FACTORS = tuple(
+    factor
+    for read_as in DEPTH_UNITS
+    for per_metre in UNITS.values()
+    for factor in (UNITS[read_as] / per_metre, per_metre / UNITS[read_as])
+)
+"""Factors between the units that depth is taken in and all others."""
 
 PLAUSIBLE_DEPTH = (0.2, 20.0)
 """Median depth of a room, metres: outside of it the unit is wrong."""
@@ -42,8 +49,7 @@ def round_factor(factor: float) -> float:
     whole = round(large / magnitude) * magnitude
     if abs(large / whole - 1) < EXACT:
         return float(f"{whole if factor >= 1 else 1 / whole:.12g}")
-    units = [to / by for by in UNITS.values() for to in (UNITS[name] for name in DEPTH_UNITS)]
-    near = min((known for known in (*units, *(1 / unit for unit in units))), key=lambda known: abs(factor / known - 1))
+    near = min(KNOWN_FACTORS, key=lambda known: abs(factor / known - 1))
     return float(f"{near:.6g}") if abs(factor / near - 1) < EXACT else float(f"{factor:.3g}")
 
 
