@@ -167,6 +167,17 @@ def test_the_factor_between_depth_and_positions_is_fitted(factor: float, of: flo
     assert fit_scale(views, AS_GIVEN) == pytest.approx(factor / of, rel=0.012)
 
 
+@pytest.mark.parametrize("factor", [3.90625, 4.0])
+def test_known_units_that_lie_close_together_are_told_apart(factor: float, room: Scene):
+    assert fit_scale(read_views(with_depth(room, 1 / factor)).views, AS_GIVEN) == factor
+
+
+@pytest.mark.data
+def test_a_plain_factor_is_taken_where_few_noisy_views_fit_a_range_of_them(lounge: Scene):
+    few = replace(lounge, frames=lounge.frames[:3])  # 3.6 to 4.0 fit alike
+    assert fit_scale(read_views(with_depth(few, 0.25)).views, AS_GIVEN) == 4
+
+
 def test_factors_get_their_round_names():
     assert round_factor(0.2503) == 0.25
     assert round_factor(1009.0) == 1000.0

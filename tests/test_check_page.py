@@ -155,15 +155,17 @@ def test_what_no_options_can_say_is_refused(tmp_path: Path):
 
 
 def test_an_estimate_by_hand(synthetic_scene: Scene, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cost, "peak_memory", lambda: 500.0)  # megabytes: this process with the larger teacher
+    monkeypatch.setattr(cost, "peak_memory", lambda: 500.0)  # megabytes; of no teacher that was measured
     # 441 + 144 points, a cell each; half of them seen, 100 + 200 channels: 2 bytes each on disk, 4 more while lifted.
-    teachers = [Prospect("a", 100, 0.5, 1.0), Prospect("b", 200, 1.3, 2.0)]
+    teachers = [Prospect("a", 100, 0.5, 1.0, 0.9), Prospect("b", 200, 1.3, 2.0, 1.7)]
     found = estimate(synthetic_scene, teachers, cell=0.01, seen=0.5)
     assert found.gigabytes == pytest.approx((585 / 2 * 300 * 2 + 585 * 28) / 1e9)
-    assert found.memory == pytest.approx((585 / 2 * 300 * 6 + 585 * 28) / 1e9 + 0.5 + 1)
+    assert found.memory == pytest.approx((585 / 2 * 300 * 6 + 585 * 28) / 1e9 + 1.7 + 1)  # the second one held 1.7 GB
     assert found.hours == pytest.approx(2 * 1.8 / 3600)
-    unknown = replace(teachers[0], seconds_per_view=None)
-    assert estimate(synthetic_scene, [unknown, teachers[1]], cell=0.01, seen=0.5).hours is None
+    unknown = [replace(teacher, seconds_per_view=None, memory=None) for teacher in teachers]
+    assert estimate(synthetic_scene, [unknown[0], teachers[1]], cell=0.01, seen=0.5).hours is None
+    neither = estimate(synthetic_scene, unknown, cell=0.01, seen=0.5).memory
+    assert neither == pytest.approx((585 / 2 * 300 * 6 + 585 * 28) / 1e9 + 0.5 + 3)
 
 
 def test_teachers_that_are_here_are_measured(room_folder: Path):
@@ -172,6 +174,9 @@ def test_teachers_that_are_here_are_measured(room_folder: Path):
     assert (here.num_channels, absent.num_channels, absent.seconds_per_view) == (160, 512, None)
     assert here.seconds_per_view is not None
     assert 0 < here.seconds_per_view < 30
+    assert here.memory is not None
+    assert here.memory > 0.1
+    assert absent.memory is None
     with pytest.raises(ValueError, match="Unknown teacher 'lsg'"):
         prospects(["lsg"], scene, cell=0.1)
 

@@ -114,6 +114,16 @@ def test_a_file_that_is_no_video_is_one_clear_line(content: bytes, tmp_path: Pat
         extract_frames(tmp_path / "gone.mp4", [0])
 
 
+def test_a_video_whose_codec_is_not_known_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUAO3D_CACHE", str(tmp_path / "cache"))
+    write_video(video := tmp_path / "rgb.mp4", [50])
+    video.write_bytes(video.read_bytes().replace(b"mp4v", b"zzzz").replace(b"esds", b"free"))
+    with pytest.raises(
+        ValueError, match=r"\(no decoder is here\): .*its codec is not known\. Convert it \(ffmpeg -i rgb"
+    ):
+        extract_frames(video, [0])
+
+
 def test_the_intrinsics_of_a_row_count_for_its_frame(capture: Path):
     first, one, two = (capture / "odometry.csv").read_text().splitlines()
     lines = [f"{first}, fx, fy, cx, cy, distortion_center_x", f"{one}, 50, 51, 30, 20, ", f"{two}, , , , , "]

@@ -4,7 +4,7 @@ import platform
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -109,6 +109,12 @@ def peak_memory(whose: int = resource.RUSAGE_SELF) -> float:
         whose: This process, or `resource.RUSAGE_CHILDREN`: the largest of its child processes that have ended.
     """
     return resource.getrusage(whose).ru_maxrss / (2**20 if platform.system() == "Darwin" else 2**10)
+
+
+def forget_peak() -> None:
+    """Let the peak memory of this process begin anew with what it holds, where the system can: on Linux."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _move(progress: Progress, task: TaskID, done: int, total: int, line: str) -> None:

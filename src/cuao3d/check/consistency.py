@@ -139,7 +139,9 @@ def measure_readings(views: list[View], camera: Camera) -> dict[Reading, Consist
         if likeliest_reading(found) is AS_GIVEN:
             readings = (*POSE_READINGS, *RARER_POSE_READINGS)
             scores = {reading: rough_scale(views, reading, num_pixels=ROUGHLY).score for reading in readings}
-            _add_scaled(found, views, sorted(readings, key=lambda reading: scores[reading])[-NUM_SCALED:])
+            best = sorted(readings, key=lambda reading: scores[reading])[-NUM_SCALED:]
+            _add_scaled(found, views, best)
+            found |= {with_rays(reading): measure_consistency(views, with_rays(reading)) for reading in best}
     likeliest = likeliest_reading(found)
     if not likeliest.along_rays and (rays := with_rays(likeliest)) not in found:
         found[rays] = measure_consistency(views, rays)
@@ -165,21 +167,28 @@ def land(
 
 
 def likeliest_reading(consistency: dict[Reading, Consistency]) -> Reading:
-    """Return the reading under which most pixels agree, if it is consistent and clearly better than as given."""
+    """Return the consistent reading under which most pixels agree, if they are clearly more than as given."""
     given = consistency[AS_GIVEN]
-    apart = [reading for reading in consistency if reading is ALONG_RAYS or not reading.along_rays]
-    best = max(apart, key=lambda reading: consistency[reading].agreement)
-    found = consistency[best]
-    clear = found.agreement >= ENOUGH and found.agreement > BETTER * given.agreement
-    if not (clear and _is_consistent(found)):
-        best, found = AS_GIVEN, given
-    rays = consistency.get(with_rays(best), found)  # most pixels agree roughly either way
-    is_clearer = rays.num_tight >= max(ENOUGH, CLEARER * found.num_tight) and rays.agreement > found.agreement
-    return with_rays(best) if is_clearer and _is_consistent(rays) else best
+    rays_of = {with_rays(reading): found for reading, found in consistency.items()}
+    told = [
+        reading
+        for reading, found in consistency.items()
+        if _is_consistent(found)
+        and (reading not in rays_of or reading == ALONG_RAYS or _is_closer(found, rays_of[reading]))
+    ]
+    best = max(told, key=lambda reading: consistency[reading].agreement, default=AS_GIVEN)
+    if consistency[best].agreement > BETTER * given.agreement:
+        return best
+    return ALONG_RAYS if ALONG_RAYS in told and _is_closer(consistency[ALONG_RAYS], given) else AS_GIVEN
+
+
+def _is_closer(rays: Consistency, other: Consistency) -> bool:
+    """Say whether depth fits better along rays; most pixels agree roughly either way."""
+    return rays.num_tight >= max(ENOUGH, CLEARER * other.num_tight) and rays.agreement > other.agreement
 
 
 def _is_consistent(found: Consistency) -> bool:
-    return found.consistent >= CONSISTENT and found.num_pairs >= PAIRS
+    return found.agreement >= ENOUGH and found.consistent >= CONSISTENT and found.num_pairs >= PAIRS
 
 
 def joined_views(views: list[View], found: Consistency) -> tuple[Tensor, list[int]]:

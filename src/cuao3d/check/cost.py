@@ -7,8 +7,9 @@ from typing import Any
 
 from cuao3d.download import CARDS
 from cuao3d.fusion import lift_measured, sample_cells, see
+from cuao3d.memory import give_back
 from cuao3d.names import match_name
-from cuao3d.progress import peak_memory
+from cuao3d.progress import forget_peak, peak_memory
 from cuao3d.scene import Scene
 from cuao3d.teachers import TeacherSpec, load_teacher, parse_teacher
 
@@ -29,6 +30,8 @@ class Prospect:
     """Measured on a view of the capture; None where its weights are not here."""
     gigabytes: float
     """Of its weights in memory, about."""
+    memory: float | None = None
+    """Gigabytes that this process held at most while it lifted a view; None where it did not."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,8 @@ class Estimate:
     gigabytes: float
     """In the store."""
     memory: float
-    """Gigabytes held at a time: what the check itself held with one teacher, the other teachers' weights, and all
-    features of the scene."""
+    """Gigabytes held at a time: what this process held while a teacher lifted a view, the other teachers' weights, and
+    all features of the scene."""
 
 
 def prospects(specs: Sequence[TeacherSpec | str], scene: Scene, *, cell: float) -> list[Prospect]:
@@ -72,12 +75,15 @@ def estimate(scene: Scene, teachers: Sequence[Prospect], *, cell: float, seen: f
     features = num_seen * sum(teacher.num_channels for teacher in teachers)
     seconds = [teacher.seconds_per_view for teacher in teachers if teacher.seconds_per_view is not None]
     cloud = BYTES_OF_POINT * len(scene.points)
-    held = max((teacher.gigabytes for teacher in teachers if teacher.seconds_per_view is not None), default=0.0)
-    weights = sum(teacher.gigabytes for teacher in teachers) - held  # the largest that was measured counts already
+    held, of_held = max(
+        ((teacher.memory, teacher.gigabytes) for teacher in teachers if teacher.memory is not None),
+        default=(peak_memory() / 1e3, 0.0),
+    )
+    weights = sum(teacher.gigabytes for teacher in teachers) - of_held
     return Estimate(
         sum(seconds) * len(scene.frames) / 3600 if len(seconds) == len(teachers) else None,
         (features * BYTES_STORED + cloud) / 1e9,
-        peak_memory() / 1e3 + weights + (features * (BYTES_STORED + BYTES_LIFTED) + cloud) / 1e9,
+        held + weights + (features * (BYTES_STORED + BYTES_LIFTED) + cloud) / 1e9,
     )
 
 
@@ -85,13 +91,16 @@ def _prospect(spec: TeacherSpec, scene: Scene, cell: float) -> Prospect:
     name = spec.name
     card = CARDS.get(match_name(name, CARDS))
     gigabytes = card.megabytes / 1000 if card else 0.0
+    give_back()
+    forget_peak()  # what checking took is no part of lifting
     try:
         teacher: Any = load_teacher(spec)
     except (FileNotFoundError, ImportError):
         if card is None or spec.weights:
             raise
         return Prospect(name, card.num_channels, None, gigabytes)
-    return Prospect(teacher.name, teacher.num_channels, _seconds_per_view(scene, teacher, cell), gigabytes)
+    seconds = _seconds_per_view(scene, teacher, cell)
+    return Prospect(teacher.name, teacher.num_channels, seconds, gigabytes, peak_memory() / 1e3)
 
 
 def _seconds_per_view(scene: Scene, teacher: Any, cell: float) -> float | None:

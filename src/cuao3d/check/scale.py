@@ -13,7 +13,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from cuao3d.check.readings import Reading
-from cuao3d.check.units import PLAIN_FACTORS, known_factor, round_factor
+from cuao3d.check.units import KNOWN_FACTORS, PLAIN_FACTORS, round_factor
 from cuao3d.check.views import View
 
 DECADES, STEP = 4, 1.08
@@ -28,8 +28,14 @@ TOLERANCE = 0.05
 TIGHT = 0.02
 """... and by at most this where the factor is refined."""
 
-UNSURE, AS_GOOD = 1.25, 0.95
-"""Depth of few or noisy views fits a range of factors: a plain one within this of the best is taken if it scores so."""
+UNSURE = 1.25
+"""Depth of few or noisy views fits a range of factors: a plain one within this of the best is taken ..."""
+
+AS_GOOD = 2.0
+"""... if it scores less by at most so many standard deviations of a count as large as the best score, ..."""
+
+ALIKE = 0.96
+"""... and at least this part of what any known factor near it scores: 1/256 m is not 0.25 mm."""
 
 NUM_PIXELS = 6000
 """Pixels that are moved, of all pairs together."""
@@ -71,12 +77,18 @@ def fit_scale(views: list[View], reading: Reading) -> float:
         scores = _score(moved, seen, scales, tolerance)
         high = scales[scores >= 0.98 * scores.max()] if scores.any() else scales[count : count + 1]
         best = float(high.log().mean().exp())
-    if (known := known_factor(best)) is not None:
-        return known
-    plain = [factor for factor in PLAIN_FACTORS if 1 / UNSURE < factor / best < UNSURE]
-    reached = _score(moved, seen, torch.tensor([best, *plain], dtype=torch.float64), TOLERANCE)
-    good = reached[1:] >= AS_GOOD * reached[0]
-    return plain[int(good.nonzero()[0])] if good.any() else round_factor(best)
+    return _plain(moved, seen, best) or round_factor(best)
+
+
+def _plain(moved: Moved, seen: "_Seen", best: float) -> float | None:
+    """Return the plain factor that fits as well as the best one does, if there is one."""
+    plain, known = (
+        [factor for factor in factors if 1 / UNSURE < factor / best < UNSURE]
+        for factors in (PLAIN_FACTORS, KNOWN_FACTORS)
+    )
+    score, *scores = _score(moved, seen, torch.tensor([best, *plain, *known], dtype=torch.float64), TIGHT).tolist()
+    least = max(score - AS_GOOD * math.sqrt(score), ALIKE * max(scores, default=0.0))
+    return next((factor for factor, its in zip(plain, scores, strict=False) if its >= least), None)
 
 
 class Rough(NamedTuple):

@@ -27,6 +27,13 @@ PLAIN_FACTORS = (*(10.0**power for power in range(-4, 5)), 0.25, 4.0, 0.2, 5.0, 
 DEPTH_UNITS = ("millimetres", "1/5000 m", "metres")
 """Units in which depth is taken by the readers."""
 
+KNOWN_FACTORS = tuple(
+    factor
+    for read_as in DEPTH_UNITS
+    for per_metre in UNITS.values()
+    for factor in (UNITS[read_as] / per_metre, per_metre / UNITS[read_as])
+)
+"""Factors between the units that depth is taken in and all others."""
 
 PLAUSIBLE_DEPTH = (0.2, 20.0)
 """Median depth of a room, metres: outside of it the unit is wrong."""
@@ -36,21 +43,14 @@ USUAL_DEPTH = 2.0
 
 
 def round_factor(factor: float) -> float:
-    """Return the known factor near a factor; else three digits of it."""
-    known = known_factor(factor)
-    return float(f"{factor:.3g}") if known is None else known
-
-
-def known_factor(factor: float) -> float | None:
-    """Return the whole factor, or that between known units, which is within `EXACT` of a factor; None if none is."""
+    """Return the round factor, or that between known units, which is within `EXACT` of a factor; else three digits."""
     large = max(factor, 1 / factor)
     magnitude = 10 ** math.floor(math.log10(large) + 1e-9)
     whole = round(large / magnitude) * magnitude
     if abs(large / whole - 1) < EXACT:
         return float(f"{whole if factor >= 1 else 1 / whole:.12g}")
-    units = [to / by for by in UNITS.values() for to in (UNITS[name] for name in DEPTH_UNITS)]
-    near = min((known for known in (*units, *(1 / unit for unit in units))), key=lambda known: abs(factor / known - 1))
-    return float(f"{near:.6g}") if abs(factor / near - 1) < EXACT else None
+    near = min(KNOWN_FACTORS, key=lambda known: abs(factor / known - 1))
+    return float(f"{near:.6g}") if abs(factor / near - 1) < EXACT else float(f"{factor:.3g}")
 
 
 def unit_of_depth(factor: float) -> str:

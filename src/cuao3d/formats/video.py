@@ -138,6 +138,8 @@ def _stored(video: Path, wanted: set[int]) -> Iterator[tuple[int, int, NDArray[n
 def _stream(container: Any, video: Path) -> Any:
     """Return the first track of pictures, if they are not too large to be decoded."""
     stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise LookupError("no decoder is here")
     width, height = stream.codec_context.width, stream.codec_context.height
     if min(width, height) < 2 or width * height > MAX_PIXELS:
         raise InputError(f"{video} is {width} x {height}; expected 2 x 2 to {MAX_PIXELS >> 20} million pixels.")
