@@ -215,9 +215,9 @@ class Lessons:
     @property
     def about(self) -> str:
         """One line on the samples."""
-        num_scenes = int(self.scene_of_row[-1]) + 1
-        of = "" if len(self.targets) == self.num_usable else f" of {self.num_usable:,}, drawn at random,"
-        return f"Each probe learns from {len(self.targets):,}{of} samples of {num_scenes} training scenes."
+        num_rows, num_scenes = len(self.targets), int(self.scene_of_row[-1]) + 1
+        drawn = "" if num_rows == self.num_usable else f", drawn at random from {self.num_usable:,}"
+        return f"each probe learns from {num_rows:,} samples of {num_scenes} training scenes{drawn}"
 
 
 def is_lifted(readout: str) -> bool:

@@ -16,7 +16,7 @@ from cuao3d.labels import LabelSet
 from cuao3d.metrics import Row, make_row
 from cuao3d.predictor import student_features
 from cuao3d.progress import OnCount, OnStep
-from cuao3d.run import Run, begin_run, check_apart, check_finished, finish_run, load_run, load_student, only_writer
+from cuao3d.run import Run, begin_run, check_apart, check_finished, finish_run, load_student, only_writer
 from cuao3d.scene import UNLABELLED, Split
 from cuao3d.store import Store, StoredScene
 from cuao3d.student import Student
@@ -130,7 +130,7 @@ def score(
         NotFoundError: There is no finished run.
         InputError: The run is not one of `supervise`, or learned other classes than those of the label set.
     """
-    loaded = load_run(run)
+    loaded = load_student(run)
     classes = _learned_classes(store, run, loaded, labels)
     predict = student_features(loaded.student.to(device), store, head=HEAD, voxel_size=loaded.voxel_size, device=device)
     counted = count(
@@ -186,7 +186,7 @@ def _learned_classes(store: Store, run: Path, loaded: Run, labels: str | None) -
     """
     if loaded.label_set is None:
         raise InputError(
-            f"{run} is a distilled student; the upper bound needs a run of labels: cuao3d supervise STORE --out RUN."
+            f"{run} is no run of labels, which the upper bound needs; make one: cuao3d supervise STORE --out RUN."
         )
     asked = None if labels is None else store.label_set(labels)
     if asked is not None and asked.name != loaded.label_set:

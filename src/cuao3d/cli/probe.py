@@ -118,7 +118,7 @@ def _print_surfaces(rows: "Sequence[SurfaceRow]") -> None:
         forms = [".1f" if KINDS[quantity].unit == "degrees" else ".3f" for quantity in quantities]
         cells = ("-" if error is None else format(error, form) for error, form in zip(shown, forms, strict=True))
         lines.append((model, readout, *cells))
-    titles = [f"{quantity}, {KINDS[quantity].unit}" for quantity in quantities]
+    titles = [f"{quantity}, {'°' if KINDS[quantity].unit == 'degrees' else 'm'}" for quantity in quantities]
     tell_table(("model", "read-out", *titles), lines, num_names=2)
     for quantity in quantities:
         number = next(row.num_samples for row in rows if row.quantity == quantity)

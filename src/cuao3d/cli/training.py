@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from cuao3d.store import Store
     from cuao3d.training import TrainConfig
 
-Config = TypeVar("Config", bound="TrainConfig")
+Config = TypeVar("Config")
+"""A `TrainConfig`, which is known only once a stage is imported."""
 
 
 def configurable(
@@ -42,7 +43,7 @@ def configurable(
     return with_config(command, recipes.get(recipe or "mini", recipes["mini"])(), arguments)
 
 
-def configure(start: Config, settings: dict[str, Any], store: "Store", source: str) -> Config:
+def configure(start: Any, settings: dict[str, Any], store: "Store", source: str) -> Any:
     """Change the settings that were typed; voxels become no finer than a store's cells unless they were typed.
 
     Args:
