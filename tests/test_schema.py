@@ -104,7 +104,7 @@ def test_settings_out_of_range_are_named(settings, message):
         check_settings(settings)
 
 
-@pytest.mark.parametrize("recipe", [*recipes.RECIPES.values(), recipes.mini_supervised])
+@pytest.mark.parametrize("recipe", [*recipes.RECIPES.values(), *recipes.SUPERVISED_RECIPES.values()])
 def test_recipes_are_in_range_and_are_checked_like_what_is_typed(recipe):
     recipe().validate()
     with pytest.raises(InputError, match=r"--config.seed is -1"):
@@ -134,6 +134,8 @@ NUMBERS = {
     "fuse": ("--cell", "--batch-size", "--workers", "--tolerance", "--every"),
     "check": ("--cell", "--tolerance", "--every"),
     "distill": ("--voxel-size", "--steps", "--seed"),
+    "supervise": ("--voxel-size", "--steps", "--seed"),
+    "probe": ("--samples", "--seed"),
     "demo": ("--seed",),
     "import": ("--cell",),
 }

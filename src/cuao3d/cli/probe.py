@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
@@ -29,7 +29,7 @@ def probe(
     baseline: Path | None = None,
     bound: Path | None = None,
     teachers: str | None = None,
-    optimiser: Literal["converged", "paper"] = "converged",
+    optimiser: Literal["converged", "paper"] | None = None,
     samples: Count = 30_000,
     seed: Seed = 0,
     seen: bool = False,
@@ -49,7 +49,8 @@ def probe(
         bound: A run of `cuao3d supervise`, whose score is added.
         teachers: Teachers of the store whose lifted features are probed, separated by commas; all unless given; "none"
             for none.
-        optimiser: "converged" fits until the loss cannot fall further; "paper" is the paper's: Adam, 20 epochs.
+        optimiser: "converged", unless given, fits until the loss cannot fall further; "paper" is the paper's: Adam, 20
+            epochs.
         samples: Samples that a probe learns from at most, drawn at random.
         seed: Decides which; and the order of the paper's optimiser.
         seen: Score only points whose sample some view saw.
@@ -63,33 +64,25 @@ def probe(
     check_device(device)
     check_output(json)
     opened = Store.open(store)
-    part = None if split == "all" else split
-    named = None if teachers is None else () if teachers == "none" else tuple(split_names(teachers))
-    if not geometry:
-        rows = room.probe(
-            opened,
-            run,
-            labels=labels or "scannet20",
-            split=part,
-            baseline=baseline,
-            bound=bound,
-            teachers=named,
-            optimiser=optimiser,
-            most=samples,
-            seed=seed,
-            seen_only=seen,
-            device=device,
-        )
-        found = [asdict(row) for row in rows]
-        print_rows([{key: row[key] for key in row if key not in OF_WORDS} for row in found])
-    else:
-        _check_idle({"--labels": labels, "--bound": bound, "--seen": seen or None})
-        _check_idle({"--optimiser": None if optimiser == "converged" else optimiser})
-        surfaces = room.probe_geometry(
-            opened, run, split=part, baseline=baseline, teachers=named, most=samples, seed=seed, device=device
-        )
+    of_both: dict[str, Any] = {
+        "split": None if split == "all" else split,
+        "baseline": baseline,
+        "teachers": None if teachers is None else () if teachers == "none" else tuple(split_names(teachers)),
+        "most": samples,
+        "seed": seed,
+        "device": device,
+    }
+    of_labels = {"--labels": labels, "--bound": bound, "--seen": seen or None, "--optimiser": optimiser}
+    if geometry:
+        _check_idle(of_labels)
+        surfaces = room.probe_geometry(opened, run, **of_both)
         found = [asdict(row) for row in surfaces]
         _print_surfaces(surfaces)
+    else:
+        how: dict[str, Any] = {"labels": labels or "scannet20", "bound": bound, "seen_only": seen}
+        how |= {"optimiser": optimiser or "converged"}
+        found = [asdict(row) for row in room.probe(opened, run, **of_both, **how)]
+        print_rows([{key: row[key] for key in row if key not in OF_WORDS} for row in found])
     if json:
         write_json(json, {"rows": found})
     return note_missing(found[0]["missing"] if found else {})
