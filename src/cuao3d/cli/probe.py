@@ -1,6 +1,6 @@
 """`cuao3d probe`: linear probes of frozen features."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -40,17 +40,14 @@ def probe(
 
     Args:
         store: Folder of the store; probes learn from its scenes of the split train.
-        run: Folder of a distilled run, or a student's .safetensors: its heads are probed, each alone, side by side and
-            averaged. Unless given, only lifted features are.
+        run: Folder of a distilled run, or a student's .safetensors; without it only lifted features are probed.
         labels: Label set to learn and to score in, its name or a CSV of your own; scannet20 unless given.
         split: Split to evaluate: scenes that neither probes nor students learned from.
         geometry: Probe surface normals, height and depth instead of labels.
         baseline: Another student to compare with, such as one of a single teacher.
         bound: A run of `cuao3d supervise`, whose score is added.
-        teachers: Teachers of the store whose lifted features are probed, separated by commas; all unless given; "none"
-            for none.
-        optimiser: "converged", unless given, fits until the loss cannot fall further; "paper" is the paper's: Adam, 20
-            epochs.
+        teachers: Teachers of the store whose lifted features are probed, separated by commas, or "none"; else all.
+        optimiser: "paper" is the paper's, Adam for 20 epochs; "converged", the default, fits until no loss is to gain.
         samples: Samples that a probe learns from at most, drawn at random.
         seed: Decides which; and the order of the paper's optimiser.
         seen: Score only points whose sample some view saw.
@@ -72,23 +69,21 @@ def probe(
         "seed": seed,
         "device": device,
     }
-    of_labels = {"--labels": labels, "--bound": bound, "--seen": seen or None, "--optimiser": optimiser}
     if geometry:
-        _check_idle(of_labels)
+        _check_idle({"--labels": labels, "--bound": bound, "--seen": seen or None, "--optimiser": optimiser})
         surfaces = room.probe_geometry(opened, run, **of_both)
         found = [asdict(row) for row in surfaces]
         _print_surfaces(surfaces)
     else:
-        how: dict[str, Any] = {"labels": labels or "scannet20", "bound": bound, "seen_only": seen}
-        how |= {"optimiser": optimiser or "converged"}
-        found = [asdict(row) for row in room.probe(opened, run, **of_both, **how)]
+        how: dict[str, Any] = {"bound": bound, "seen_only": seen, "optimiser": optimiser or "converged"}
+        found = [asdict(row) for row in room.probe(opened, run, labels=labels or "scannet20", **of_both, **how)]
         print_rows([{key: row[key] for key in row if key not in OF_WORDS} for row in found])
     if json:
         write_json(json, {"rows": found})
     return note_missing(found[0]["missing"] if found else {})
 
 
-def _check_idle(options: dict[str, object]) -> None:
+def _check_idle(options: Mapping[str, object]) -> None:
     """Refuse options that have no effect on geometry.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from cuao3d.cli.settings import typed_option, with_config
 from cuao3d.console import note
@@ -12,14 +12,11 @@ if TYPE_CHECKING:
     from cuao3d.store import Store
     from cuao3d.training import TrainConfig
 
-Config = TypeVar("Config")
-"""A `TrainConfig`, which is known only once a stage is imported."""
-
 
 def configurable(
     command: Callable[..., int],
-    recipes: Mapping[str, Callable[..., Config]],
-    kind: type[Config],
+    recipes: Mapping[str, Callable[..., Any]],
+    kind: Any,
     arguments: list[str],
 ) -> Callable[..., int]:
     """Return a command with an option for each setting; the defaults are those of the recipe or file it is given.
