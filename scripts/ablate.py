@@ -28,33 +28,10 @@ from cuao3d.files import write_json
 from cuao3d.predictor import Predictor
 from cuao3d.probe import probe
 from cuao3d.progress import OnStep, training_bars
+from cuao3d.reproduce.arms import ARMS, LSEG, MINI
 from cuao3d.scene import Split
 from cuao3d.store import Store
 from cuao3d.workers import side_by_side
-
-LSEG, VIT, DINO, DIFFUSION = recipes.SMALL_TEACHERS
-PAPERS = (LSEG, DINO, DIFFUSION)
-SHUFFLED = (LSEG, *(f"shuffled-{name}" for name in PAPERS[1:]))
-COSINE, PLAIN, DEMEANED = ("cosine", "cosine"), ("cosine", "l1", "cosine"), ("cosine", "l1", "demeaned-cosine")
-ARMS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
-    "LSeg only": ((LSEG,), {}),
-    "conditioned": (PAPERS, {}),
-    "all + sigma + demean": (PAPERS, {"losses": DEMEANED, "normalizers": ()}),
-    "all + sigma": (PAPERS, {"losses": PLAIN, "normalizers": ()}),
-    "all, equal": (PAPERS, {"losses": PLAIN, "normalizers": (), "weighting": "equal"}),
-    "conditioned, shuffled": (SHUFFLED, {}),
-    "conditioned, oracle": ((LSEG, "oracle"), {}),
-    "conditioned, + ViT": ((*PAPERS, VIT), {}),
-    "+ ViT": ((LSEG, VIT), {"losses": COSINE, "normalizers": (), "weighting": "equal"}),
-    "+ DINOv2": ((LSEG, DINO), {"losses": PLAIN[:2], "normalizers": (), "weighting": "equal"}),
-    "+ SD": ((LSEG, DIFFUSION), {"losses": PLAIN[::2], "normalizers": (), "weighting": "equal"}),
-    "shuffled": (SHUFFLED, {"losses": DEMEANED, "normalizers": ()}),
-    "oracle": ((LSEG, "oracle"), {"losses": COSINE, "normalizers": (), "weighting": "equal"}),
-    "random weights": (PAPERS, {"losses": DEMEANED, "normalizers": (), "weighting": "random"}),
-    "free weights": (PAPERS, {"losses": DEMEANED, "normalizers": (), "weighting": "free"}),
-}
-"""Rows of the tables, the most important first: teachers, and what differs from `recipes.mini`, which standardises the
-features of teachers without words, compares all by cosine, and weights by sigma."""
 
 TUNING_SEED = 100
 FACTOR = 2.0
@@ -145,11 +122,11 @@ class Arm:
         ]
 
     def _job(self, name: str, rate: float, steps: int, seed: int, split: Split) -> Job:
-        teachers, changes = ARMS[self.name]
-        cards = {teacher: card for teacher, card in Store.open(self.store).teachers.items() if teacher in teachers}
-        config = recipes.mini(teachers={teacher: cards[teacher] for teacher in teachers}, num_steps=steps, seed=seed)
+        arm, cards = ARMS[self.name], Store.open(self.store).teachers
+        teachers = {teacher: cards[teacher] for teacher in arm.names(MINI)}
+        config = recipes.mini(teachers=teachers, num_steps=steps, seed=seed)
         keep = round((1 - COOLDOWN) * self.lengths[0])  # divides the beginning of every cool-down
-        config = replace(config, learning_rate=rate, schedule="cooldown", keep_every=keep, **changes)
+        config = replace(config, learning_rate=rate, schedule="cooldown", keep_every=keep, **arm.changes)
         return Job(self.out / f"{list(ARMS).index(self.name):02d}-{name}", self.store, config, split)
 
 
@@ -219,7 +196,8 @@ def headroom(folder: Path) -> float:
         store = Store.open(folder / "store")
         rows = probe(store, labels="made100", split="test", teachers=tuple(recipes.SMALL_TEACHERS))
         found = {row.readout: row.miou for row in rows}
-        write_json(file, {"all": found["probe: lifted concatenated"], "language": found[f"probe: lifted {LSEG}"]})
+        language = found[f"probe: lifted {MINI[LSEG]}"]
+        write_json(file, {"all": found["probe: lifted concatenated"], "language": language})
     probes = json.loads(file.read_text(encoding="utf-8"))
     return float(probes["all"] - probes["language"])
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import scipy.stats
 
 from cuao3d import recipes
+from cuao3d.metrics import mean_interval
 from cuao3d.progress import machine
+from cuao3d.reproduce.arms import BASE
+from cuao3d.reproduce.claims import MIN_HEADROOM, OPEN, bounds, judge
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -24,7 +26,6 @@ CONTROLS = {
 }
 """For arms with further teachers: the arm with a perfect one, and the arm with those that know nothing."""
 
-BASE = "LSeg only"
 CLAIMS = {
     "Three teachers beat LSeg alone, in the paper's way": ("all + sigma + demean", BASE),
     "Three teachers beat LSeg alone, conditioned": ("conditioned", BASE),
@@ -34,9 +35,6 @@ CLAIMS = {
     "Conditioning helps": ("conditioned", "all + sigma + demean"),
 }
 """Each claim: the arm that is said to be better, and the other."""
-
-MIN_HEADROOM = 5.0
-"""Least headroom, mIoU, with which a world can tell whether further teachers help."""
 
 ABOUT = """\
 Written by `python scripts/ablate.py` on {date}, {machine}; one core per run. Voxels of {voxel:g} cm, two scenes per
@@ -148,22 +146,14 @@ def _claim(world: World, claim: str, arm: str, other: str) -> str:
     if not done:
         return f"- {claim}: not run."
     steps = done[-1]
-    low, high = bounds(world.apart(arm, other, steps))
-    oracle, shuffled = CONTROLS.get(arm, ("", ""))
-    beside = [
-        f"{what} {interval(world.apart(control, BASE, steps), sign=True)}"
-        for what, control in (("oracle", oracle), ("shuffled", shuffled))
-        if world.apart(control, BASE, steps)
-    ]
-    verdict = "held" if low > 0 else "not held"
-    if other == BASE and verdict == "not held":
-        gain = world.apart(oracle, BASE, steps)
-        if len(gain) < 2 or bounds(gain)[0] <= 0:
-            verdict = "not decidable here: a perfect teacher brings nothing that can be measured either"
-        elif world.headroom < MIN_HEADROOM:
-            verdict = "not decidable here: the teachers know too little more than LSeg"
-    shown = interval(world.apart(arm, other, steps), sign=True)
-    return f"- {claim}: {shown} after {steps} steps ({'; '.join([*beside, f'at most {high:+.1f}'])}). **{verdict}**"
+    gains, about_teachers = world.apart(arm, other, steps), other == BASE
+    oracle, shuffled = (world.apart(control, BASE, steps) for control in CONTROLS.get(arm, ("", "")))
+    controls = {"oracle": oracle, "shuffled": shuffled}
+    beside = [f"{what} {interval(values, sign=True)}" for what, values in controls.items() if values]
+    found = judge(gains, **(controls | {"headroom": world.headroom} if about_teachers else {}))
+    beside += [f"at most {bounds(gains)[1]:+.1f}"]
+    verdict = found.word if found.word != OPEN else f"{found.word}: {found.why}"
+    return f"- {claim}: {interval(gains, sign=True)} after {steps} steps ({'; '.join(beside)}). **{verdict}**"
 
 
 def draw(picture: Path, worlds: Sequence[World]) -> None:
@@ -186,15 +176,10 @@ def draw(picture: Path, worlds: Sequence[World]) -> None:
     plt.close(figure)
 
 
-def bounds(values: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % interval of a mean (Student's t)."""
-    half = scipy.stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return statistics.mean(values) - half, statistics.mean(values) + half
-
-
 def interval(values: Sequence[float], sign: bool = False) -> str:
     """Format a mean and the half width of its 95 % interval."""
     if not values:
         return ""
-    mean = f"{statistics.mean(values):+.1f}" if sign else f"{statistics.mean(values):.1f}"
-    return mean if len(values) < 2 else f"{mean} ± {bounds(values)[1] - statistics.mean(values):.1f}"
+    mean, half = mean_interval(values)
+    shown = f"{mean:+.1f}" if sign else f"{mean:.1f}"
+    return shown if half is None else f"{shown} ± {half:.1f}"

@@ -317,6 +317,7 @@ MISTAKES = {
         lambda scene, seed: with_poses(scene, lambda pose: torch.linalg.inv(pose @ OPENGL)),
     ),
     "depth x 10": Mistake("depth x 0.1", lambda scene, seed: with_depth(scene, 10)),
+    "depth x 1000": Mistake("depth x 0.001", lambda scene, seed: with_depth(scene, 1000)),
     "depth x 0.25": Mistake("depth x 4", lambda scene, seed: with_depth(scene, 0.25)),
     "inverted, depth x 10": Mistake(
         "inverse poses, depth x 0.1",
@@ -367,3 +368,25 @@ MISTAKES = {
     "cloud in another frame": Mistake("cloud in another world", with_cloud_elsewhere),
     "two lenses": Mistake("colours of another lens", with_two_lenses),
 }
+
+PAIRS = {
+    ("poses inverted", "depth x 1000"): ("inverse poses, depth x 0.001",),
+    ("positions in feet", "poses inverted"): ("inverse poses, poses in another unit",),
+    ("ROS axes", "depth in 1/6553.5 m"): ("ROS axes, depth x 0.15259",),
+    ("positions without a unit", "transposed rotations"): ("transposed rotations, poses in another unit",),
+    ("quaternions w first", "depth x 10"): ("quaternions w first, depth x 0.1",),
+    ("OpenGL axes", "depth along rays"): ("OpenGL axes, depth along rays",),
+    ("poses inverted", "depth along rays"): ("inverse poses, depth along rays",),
+    ("OpenGL axes", "colours moved by 8 pixels"): ("OpenGL axes", "colours off depth"),
+    ("poses inverted", "photographs upside down"): ("inverse poses", "photographs upside down"),
+    ("depth x 0.25", "photographs of the next frames"): ("depth x 4", "colours of another frame"),
+    ("two lenses", "depth x 10"): ("depth x 0.1", "colours of another lens"),
+    ("two lenses", "OpenGL axes"): ("OpenGL axes", "colours of another lens"),
+}
+"""Two mistakes, planted one after the other, and the causes that `check` should name."""
+
+
+def with_both(names: tuple[str, str]) -> Callable[[Scene, int], Scene]:
+    """Return what plants two mistakes, the first one first."""
+    one, other = (MISTAKES[name].plant for name in names)
+    return lambda scene, seed: other(one(scene, seed), seed)

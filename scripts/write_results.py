@@ -1,12 +1,13 @@
 """Write docs/results.md from the results of demos.
 
 for seed in 0 1 2; do cuao3d demo --seed $seed --out demo-$seed; cuao3d demo --full --seed $seed --out full-$seed; done
-python scripts/write_results.py --demos demo-0 demo-1 demo-2 --fulls full-0 full-1 full-2 --curve ablation/rooms/runs
+cuao3d reproduce rooms --out reproduction
+python scripts/write_results.py --demos demo-0 demo-1 demo-2 --fulls full-0 full-1 full-2 --curve ablation/rooms/runs \
+    --reproductions reproduction
 
 The curve is that of the arm "LSeg only" of scripts/ablate.py.
 """
 
-import csv
 import json
 import math
 import statistics
@@ -15,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import scipy.stats
 import tyro
 
 from cuao3d.demo import SHIPPED_STUDENT
+from cuao3d.metrics import mean_interval
+from cuao3d.published import published
+from cuao3d.tables import read_tables
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-
-PUBLISHED = Path(__file__).parent.parent / "docs" / "published.csv"
 
 
 def main(
@@ -31,6 +32,7 @@ def main(
     fulls: tuple[Path, ...] = (),
     before: tuple[Path, ...] = (),
     curve: Path | None = None,
+    reproductions: tuple[Path, ...] = (),
     out: Path = Path("docs/results.md"),
     note: str = "",
 ) -> None:
@@ -41,6 +43,7 @@ def main(
         fulls: Folders of full demos.
         before: Folders of demos of an earlier version, for comparison.
         curve: Folder of runs of scripts/ablate.py, whose first arm shows how scores grow with steps.
+        reproductions: Folders of `cuao3d reproduce`, whose tables are shown.
         out: Page to write.
         note: Sentence about how they were run.
     """
@@ -66,6 +69,8 @@ def main(
         _figure(groups["full"], out.parent / "images" / "sigma.png")
         lines += ["## Noise levels", "", "![Learned noise levels over the steps](images/sigma.png)", ""]
     lines += _curve(curve) if curve else []
+    for folder in reproductions:
+        lines += _reproduced(folder)
     lines += _published()
     out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -177,6 +182,18 @@ def _curve(folder: Path) -> list[str]:
     return [*lines, ""]
 
 
+def _reproduced(folder: Path) -> list[str]:
+    """Return the tables of a reproduction."""
+    about = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    sizes = ", ".join(f"{name.removeprefix('num_')} {count}" for name, count in about["size"].items())
+    lines = [f"## `cuao3d reproduce {about['world']}`", "", f"{about['date']}, {about['machine']}; {sizes}.", ""]
+    for table in read_tables(folder):
+        rows = [table.columns, ["---" for _ in table.columns], *table.texts]
+        lines += [f"**{table.name}.** {table.caption} {table.note}".strip(), ""]
+        lines += [*(f"| {' | '.join(text.replace('|', '/') for text in row)} |" for row in rows), ""]
+    return lines
+
+
 def _asked(row: dict[str, Any]) -> str:
     """Return average precision and AUROC of synonyms, and of questions."""
     return " | ".join(f"{row[kind]['ap']:.1f}, {row[kind]['auroc']:.2f}" for kind in ("synonyms", "questions"))
@@ -196,10 +213,10 @@ def _by_seen(rows: list[dict[str, Any]], key: str) -> str:
 
 def _verdict(gains: list[float]) -> str:
     """State whether the paper's claim that further teachers help holds at 95 % confidence."""
-    if len(gains) < 2:
+    mean, half = mean_interval(gains)
+    if half is None:
         return "One seed allows no conclusion."
-    half = float(scipy.stats.t.ppf(0.975, len(gains) - 1)) * statistics.stdev(gains) / len(gains) ** 0.5
-    found = "does too" if _mean(gains) > half else "loses by them" if _mean(gains) < -half else "shows no difference"
+    found = "does too" if mean > half else "loses by them" if mean < -half else "shows no difference"
     return f"The paper's student gains from the other teachers; ours {found} (95 %: ± {half:.1f})."
 
 
@@ -254,21 +271,17 @@ def _figure(results: list[dict[str, Any]], path: Path) -> None:
 
 def _published() -> list[str]:
     """Return a section with published figures, which are measured on other data."""
-    with PUBLISHED.open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["table"] == "zero-shot" and row["readout"]]
+    rows = [row for row in published("zero-shot") if row.readout]
     lines = [
         "## Published figures, for orientation",
         "",
-        "These are for ScanNet and Matterport3D with the full-size teachers (`docs/published.csv`). The rooms above",
-        "are smaller and simpler, so the figures are not comparable.",
+        "These are for ScanNet and Matterport3D with the full-size teachers (`src/cuao3d/published.csv`). The rooms",
+        "above are smaller and simpler, so the figures are not comparable.",
         "",
         "| method | read-out | data | mIoU | mAcc |",
         "|---|---|---|---|---|",
     ]
-    return lines + [
-        f"| {row['method']} | {row['readout']} | {row['evaluated_on']} | {row['miou']} | {row['macc']} |"
-        for row in rows
-    ]
+    return lines + [f"| {row.method} | {row.readout} | {row.evaluated_on} | {row.miou} | {row.macc} |" for row in rows]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -4,13 +4,14 @@ import pytest
 import torch
 
 import ablation_page
-from ablate import ARMS, Arm, Job
+from ablate import Arm, Job
 from ablation_page import World, write_page
-from ablation_store import add_controls
 from conftest import ColorTeacher
 from cuao3d.files import write_json
 from cuao3d.pipeline import fuse
 from cuao3d.readers import open_dataset
+from cuao3d.reproduce.arms import ARMS
+from cuao3d.reproduce.controls import add_controls
 from cuao3d.store import Store
 
 LENGTHS = (500, 1000)
@@ -52,7 +53,7 @@ def test_a_claim_stands_only_beside_a_perfect_teacher_that_gains(tmp_path):
     blind = scored(**arms | {"conditioned": 18.0, "conditioned, oracle": 20.0})
     assert verdict(page_of(tmp_path, blind), CLAIM).startswith("not decidable here: a perfect teacher")
     low = page_of(tmp_path, scored(**arms | {"conditioned": 18.0}), headroom=4.9)
-    assert verdict(low, CLAIM).startswith("not decidable here: the teachers know")
+    assert verdict(low, CLAIM).startswith("not decidable here: the teachers know only 4.9")
     assert "Sigma beats equal weights: not run" in page
 
 
@@ -107,4 +108,4 @@ def test_controls_know_nothing_or_everything(tmp_path, room_folder):
         oracle = scene.features("oracle").float()
         for label in labels.unique():
             assert len(oracle[labels == label].unique(dim=0)) == 1
-    assert all(set(teachers) & set(ARMS["LSeg only"][0]) for teachers, _ in ARMS.values())
+    assert all(set(arm.teachers) & set(ARMS["LSeg only"].teachers) for arm in ARMS.values())

@@ -13,11 +13,20 @@ import torch
 from conftest import camera_at
 from cuao3d.check import check
 from cuao3d.check.cloud import share_beside, views_of_cells
-from cuao3d.check.consistency import Consistency
+from cuao3d.check.consistency import Consistency, likeliest_reading
 from cuao3d.check.frames import stray_frames
 from cuao3d.check.layers import lay
 from cuao3d.check.options import capture_options
-from cuao3d.check.readings import AS_GIVEN, POSE_READINGS, RARER_POSE_READINGS, reading_named, with_depth_scale
+from cuao3d.check.readings import (
+    ALONG_RAYS,
+    AS_GIVEN,
+    POSE_READINGS,
+    RARER_POSE_READINGS,
+    Reading,
+    reading_named,
+    with_depth_scale,
+    with_rays,
+)
 from cuao3d.check.scale import fit_scale
 from cuao3d.check.units import are_positions_off, round_factor, unit_of_depth, unit_of_positions
 from cuao3d.check.views import read_views
@@ -28,7 +37,9 @@ from cuao3d.scene import Scene
 from cuao3d.worlds.rooms import make_room
 from planted import (
     MISTAKES,
+    PAIRS,
     lens_of_seed,
+    with_both,
     with_depth,
     with_poses,
     with_positions,
@@ -75,6 +86,34 @@ def test_mistakes_beyond_the_usual_ones_are_named(mistake: str, room: Scene):
     report = check(plant(room, 1))
     assert report.causes == (cause,), report.reasons
     assert (report.verdict, report.exit_code) == ("probably wrong", 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", PAIRS)
+def test_two_mistakes_at_once_are_both_named(pair: tuple[str, str], room: Scene):
+    report = check(with_both(pair)(room, 1))
+    assert report.causes == PAIRS[pair], report.reasons
+
+
+def test_depth_along_rays_is_told_from_the_pixels_that_agree_closely_whatever_else_is_wrong():
+    def found(agreeing: int, tight: int) -> Consistency:
+        whole = torch.full((3, 3), agreeing).fill_diagonal_(0)
+        return Consistency(whole, whole, torch.zeros_like(whole), torch.full((3, 3), tight).fill_diagonal_(0), 0.01)
+
+    inverse = POSE_READINGS[0]
+    both = with_rays(inverse)
+    assert (both.name, both.options) == (
+        "inverse poses, depth along rays",
+        {"pose": "camera_from_world", "depth_along": "rays"},
+    )
+    measured: dict[Reading, Consistency] = {AS_GIVEN: found(100, 40), ALONG_RAYS: found(90, 60)}
+    assert likeliest_reading(measured) is AS_GIVEN  # fewer agree
+    measured[ALONG_RAYS] = found(101, 60)
+    assert likeliest_reading(measured) == ALONG_RAYS
+    measured |= {inverse: found(200, 100), both: found(400, 119)}
+    assert likeliest_reading(measured) is inverse  # many more agree roughly, but not closely
+    measured[both] = found(201, 121)
+    assert likeliest_reading(measured) == both
 
 
 def test_two_lenses_are_named_with_ratio_and_shift(room: Scene):
@@ -157,6 +196,10 @@ def test_each_reading_undoes_what_its_options_say_and_is_found_by_its_name():
         scaled = with_depth_scale(reading, 0.15259)
         found = reading_named(scaled.name, camera)
         assert (found.name, found.depth_scale, found.options) == (scaled.name, 0.15259, scaled.options)
+        along = reading_named(with_rays(scaled).name, camera)
+        assert (along.name, along.depth_scale, along.along_rays) == (f"{scaled.name}, depth along rays", 0.15259, True)
+        assert along.options == {**scaled.options, "depth_along": "rays"}
+    assert reading_named("depth along rays", camera) == ALONG_RAYS
 
 
 def test_a_cloud_in_another_frame_is_found_though_views_see_some_of_it(room: Scene):

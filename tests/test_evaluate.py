@@ -1,19 +1,25 @@
 """Facts about scores and read-outs."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics as sklearn
 from torch.nn import functional
 
-from conftest import PICTURE, PICTURE_COLOR, WALL, WALL_COLOR, ColorTeacher
-from cuao3d.evaluate import _ensemble, count, zero_shot
+from conftest import PICTURE, PICTURE_COLOR, WALL, WALL_COLOR, ColorTeacher, ToyWords
+from cuao3d.cli.shared import print_rows, readout_of
+from cuao3d.errors import InputError
+from cuao3d.evaluate import _check_readouts, _ensemble, check_overlap, count, zero_shot
 from cuao3d.fusion import lift, sample_cells, see
 from cuao3d.labels import label_set
-from cuao3d.metrics import chance, confusion_matrix, constant, make_row, measure
-from cuao3d.predictor import student_features
-from cuao3d.query import classify
+from cuao3d.metrics import chance, confusion_matrix, constant, group_means, make_row, mean_interval, measure
+from cuao3d.predictor import TURNED, Passes, Predictor, student_features
+from cuao3d.query import classify, scores
 from cuao3d.store import Store, TeacherCard
 from cuao3d.student import Student
 from cuao3d.vocabulary import Told, Vocabulary
@@ -52,6 +58,44 @@ def test_points_without_a_prediction_are_treated_as_officially(golden):
     official = measure(confusion, policy="official")
     assert official.miou_all == pytest.approx(golden["metric_nofeature_official_miou"].item(), abs=1e-12)
     assert official.macc_all == pytest.approx(golden["metric_nofeature_official_macc"].item(), abs=1e-12)
+
+
+@settings(max_examples=10)
+@given(st.integers(2, 6), st.integers(0, 2**32 - 1))
+def test_scores_are_those_of_scikit_learn(num_classes, seed):
+    rng = np.random.default_rng(seed)
+    labels, predicted = rng.integers(0, num_classes, (2, 30)), rng.integers(0, num_classes, 30)
+    labels = labels.min(axis=0)  # some classes are rare, or absent
+    labels[rng.random(30) < 0.2] = 255
+    labels[0] = 0  # one is scored
+    scored = labels != 255
+    confusion = confusion_matrix(torch.from_numpy(predicted), torch.from_numpy(labels), num_classes)
+    classes = np.arange(num_classes)
+    expected = sklearn.confusion_matrix(labels[scored], predicted[scored], labels=classes)
+    assert torch.equal(confusion[:-1], torch.from_numpy(expected).T)
+    measured, present = measure(confusion), np.isin(classes, labels)
+    iou = sklearn.jaccard_score(labels[scored], predicted[scored], labels=classes, average=None, zero_division=0)
+    recall = sklearn.recall_score(labels[scored], predicted[scored], labels=classes, average=None, zero_division=0)
+    assert measured.miou == pytest.approx(iou[present].mean())
+    assert measured.macc == pytest.approx(recall[present].mean())
+    assert (measured.miou_all, measured.macc_all) == pytest.approx((iou.mean(), recall.mean()))
+
+
+def test_the_mean_of_seeds_and_its_interval_by_hand():
+    mean, half = mean_interval([1.0, 2.0, 3.0])
+    assert (mean, half) == pytest.approx((2, 4.302653 / 3**0.5))  # Student's t, two degrees of freedom
+    assert mean_interval([1.5]) == (1.5, None)
+    assert math.isnan(mean_interval([])[0])
+
+
+def test_groups_of_scannet200_have_means_of_their_own():
+    classes = label_set("scannet200")
+    head, tail = classes.groups.index("head"), classes.groups.index("tail")
+    labels, predicted = torch.tensor([head] * 4 + [tail] * 2), torch.tensor([head] * 3 + [tail] * 3)
+    means = group_means(measure(confusion_matrix(predicted, labels, 200)), classes)
+    assert (means["head"], means["tail"]) == pytest.approx((75, 100 * 2 / 3))
+    assert math.isnan(means["common"])
+    assert group_means(measure(confusion_matrix(predicted, predicted, 200)), SCANNET20) == {}
 
 
 def test_scores_by_hand():
@@ -274,6 +318,100 @@ def test_2d3d_ensembles_by_hand(synthetic_store, ensemble, lifted, expected):
     predicted = classify(_ensemble(scene, "color", described, vectors, ensemble))
     assert predicted.tolist() == [expected, PICTURE]  # the unseen point is the student's alone
     assert described.tolist()[0] == pytest.approx([0.0, 0.6, 0.1])
+
+
+def test_all_rules_of_2d3d_at_once_are_those_of_each_alone(synthetic_store, color_vectors, capsys):
+    generator = torch.Generator().manual_seed(0)
+    described = torch.randn(len(synthetic_store["synthetic"].num_views), 3, generator=generator)
+    rules = ("unit-average", "surer", "average")
+
+    def rows(readouts, ensemble):
+        how = {"teacher": "color", "split": None, "predict": lambda scene: described, "model": "noise"}
+        return zero_shot(synthetic_store, SCANNET20, color_vectors, readouts=readouts, ensemble=ensemble, **how)
+
+    fused, *joined = rows(("fused", "2d3d"), rules)
+    assert (fused.ensemble, *(row.ensemble for row in joined)) == (None, *rules)
+    assert joined == [row for rule in rules for row in rows(("2d3d",), rule)]
+    assert len({row.miou for row in joined}) == 3
+    print_rows([asdict(row) for row in (fused, *joined)])
+    told = capsys.readouterr().out
+    assert all(f"2d3d, {rule}, 1x" in told for rule in rules)
+    with pytest.raises(InputError, match="Unknown rule of 2d3d 'surest'"):
+        _check_readouts(("2d3d",), ("surest",), has_student=True)
+
+
+class Wavy(Student):
+    """Toy student: the feature of a voxel is a wave of its place."""
+
+    def __init__(self):
+        super().__init__({"color": 3}, "MinkUNet14Mini")
+
+    def forward(self, coords, feats, heads=None):
+        return {"color": torch.sin(coords[:, 1:].float())}
+
+
+def wavy_predictor():
+    return Predictor("color", "", ToyWords(3), Wavy(), voxel_size=0.1)
+
+
+def test_five_passes_are_five_single_ones_summed(synthetic_store, color_vectors):
+    passes = wavy_predictor().passes(5)
+    scene = synthetic_store["synthetic"]
+    summed = sum(scores(predict(scene), color_vectors) for predict in passes.predicts)
+    fused = scores(scene.features("color"), color_vectors)
+    joined = sum(
+        (scores(predict(scene), color_vectors) + scene.spread(fused)).div(2) for predict in passes.predicts
+    ).where(scene.seen[:, None], summed)
+    how = {"teacher": "color", "split": None, "predict": passes, "readouts": ("distilled", "2d3d")}
+    rows = zero_shot(synthetic_store, SCANNET20, color_vectors, **how)
+    counted = count(synthetic_store, SCANNET20, lambda scene: {"distilled": summed, "2d3d": joined}, split=None)
+    for row in rows:
+        alone = make_row(counted, SCANNET20, model="", readout=row.readout, dataset="", split="all")
+        assert (row.passes, row.iou) == (5, pytest.approx(alone.iou))
+    singles = [predict(scene) for predict in passes.predicts]
+    assert not any(torch.equal(singles[0], other) for other in singles[1:])
+    assert all(torch.equal(one, predict(scene)) for one, predict in zip(singles, passes.predicts, strict=True))
+    assert not torch.equal(singles[0], passes.predicts[0](replace(scene, name="another")))
+
+
+def test_a_pass_moves_a_scene_as_officially():
+    # FusedFeatureLoader of OpenScene: rotation by pi / 64 about x and y and pi about z, scale 0.9 to 1.1; no flips.
+    assert (TURNED.rotation, TURNED.tilt, TURNED.scale) == (180, pytest.approx(math.degrees(math.pi / 64)), 0.1)
+    assert (TURNED.flip, TURNED.elastic, TURNED.shift) == (False, False, False)
+
+
+def test_a_single_pass_is_plain(synthetic_store):
+    predictor, scene = wavy_predictor(), synthetic_store["synthetic"]
+    assert torch.equal(predictor.passes().predicts[0](scene), predictor.features(scene))
+    with pytest.raises(InputError, match="lifted features have none"):
+        Predictor("color", "", ToyWords(3)).passes(5)
+    with pytest.raises(InputError, match="0 passes"):
+        predictor.passes(0)
+
+
+def test_train_mode_normalises_by_the_scene_and_leaves_no_trace(synthetic_store, color_vectors):
+    scene = synthetic_store["synthetic"]
+    student = Student({"color": 3}, "MinkUNet14Mini").eval()
+    predictor = Predictor("color", "", ToyWords(3), student, voxel_size=0.25)
+    before = {name: buffer.clone() for name, buffer in student.named_buffers()}
+    (predict,) = predictor.passes(train_mode=True).predicts
+    described = predict(scene)
+    assert all(torch.equal(before[name], buffer) for name, buffer in student.named_buffers())
+    assert not student.training
+    assert not torch.allclose(described, predictor.features(scene))  # by the running statistics, 0 and 1 so far
+    passes = Passes((lambda scene: described,), train_mode=True)
+    how = {"teacher": "color", "split": None, "readouts": ("fused", "distilled")}
+    rows = zero_shot(synthetic_store, SCANNET20, color_vectors, predict=passes, **how)
+    assert [row.train_mode for row in rows] == [False, True]
+    assert readout_of(asdict(rows[1])) == "distilled, 1x, train mode"
+
+
+def test_scenes_that_the_student_was_trained_on_are_refused_by_name(synthetic_store):
+    assert check_overlap(synthetic_store, "train", ["another"]) == ()
+    with pytest.raises(InputError, match=r"trained on 1 of the scenes that it is to be scored on: synthetic\. Choose"):
+        check_overlap(synthetic_store, None, ["another", "synthetic"])
+    assert check_overlap(synthetic_store, "train", ["synthetic"], allowed=True) == ("synthetic",)
+    assert check_overlap(synthetic_store, "val", ["synthetic"]) == ()
 
 
 class ByHeight(Student):

@@ -61,7 +61,9 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", PRINTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "08_own_loss")) for name in PRINTS]
+)
 def test_examples_run(name: str, run):
     assert re.search(PRINTS[name], run(name))
 

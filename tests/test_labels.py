@@ -5,6 +5,7 @@ import torch
 
 from cuao3d.errors import InputError
 from cuao3d.labels import LABEL_SETS, convert, label_set
+from cuao3d.readers.splits import categories
 
 SCANNET20 = (
     "wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture", "counter",
@@ -64,6 +65,32 @@ def test_labels_are_said_in_another_set():
 def test_a_finer_set_is_no_target():
     with pytest.raises(InputError, match=r"scannet20 cannot be converted to scannet200: \d+ of its classes"):
         convert(torch.arange(20), label_set("scannet20"), label_set("scannet200"))
+
+
+@pytest.mark.parametrize("name", ["matterport40", "matterport80"])
+def test_matterports_sets_nest_by_their_ids(name):
+    fine, coarse = label_set("matterport160"), label_set(name)
+    assert (coarse.ids, coarse.names) == (fine.ids[: len(coarse)], fine.names[: len(coarse)])
+    labels = torch.tensor([*fine.ids, 255, -1])
+    assert convert(labels, fine, coarse).tolist() == [
+        *coarse.ids, *[255] * (160 - len(coarse)), 255, 255
+    ]  # fmt: skip
+    with pytest.raises(InputError, match=f"{name} cannot be converted to matterport160: \\d+ of its classes"):
+        convert(labels, coarse, fine)
+
+
+def test_what_matterport21_loses_by_way_of_160():
+    # Of the 1,659 categories 14 are "other" in 21 classes and none of the 160; no other class of the 21 loses any.
+    fine, coarse = label_set("matterport160"), label_set("matterport21")
+    covered = {nyu40: id_ for id_, (nyu40,) in zip(coarse.ids, coarse.nyu40, strict=True)}
+    in_fine = dict(zip(fine.names, convert(torch.tensor(fine.ids), fine, coarse).tolist(), strict=True))
+    lost = []
+    for row in categories("matterport"):
+        direct = covered.get(int(row["nyu40id"] or 0), 255)
+        if (by_way := in_fine.get(row["nyuClass"], 255)) != direct:
+            assert by_way == 255
+            lost.append(coarse.names[coarse.ids.index(direct)])
+    assert lost == ["other"] * 14
 
 
 def own_set(tmp_path, *lines, name="own.csv"):

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from cuao3d.formats.ply import Mesh, read_mesh
 from cuao3d.geometry import visible_points
-from cuao3d.labels import label_set
+from cuao3d.labels import convert, label_set
 from cuao3d.readers import open_dataset
 from cuao3d.readers.matterport import Matterport, majority
 from cuao3d.readers.splits import categories, scenes, split_of
@@ -217,6 +219,37 @@ def test_every_class_of_every_set_has_a_category():
         # The first so many distinct names, in the order of the table, without "void" and "unknown".
         named = dict.fromkeys(row["nyuClass"] for row in rows if row["nyuClass"] not in ("", "void", "unknown"))
         assert label_set(name).names == tuple(named)[: len(label_set(name))]
+
+
+@pytest.mark.parametrize("name", ["matterport40", "matterport80"])
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=5, deadline=None)
+def test_labels_of_160_classes_become_those_of_fewer(name: str, seed: int):
+    """Converted labels are those read in a coarser set, and know a class where it does not outnumber all others."""
+    rng = np.random.default_rng(seed)
+    fine, coarse = label_set("matterport160"), label_set(name)
+    classes = rng.choice([0, 1, 2, 39, 40, 79, 80, 159, 255], 60)
+    triangles = rng.integers(0, 30, (60, 3))
+    converted = convert(torch.from_numpy(majority(triangles, classes, 30)), fine, coarse).numpy()
+    direct = majority(triangles, np.where(np.isin(classes, coarse.ids), classes, 255), 30)
+    assert (converted == direct)[direct != 255].all()
+    for vertex in np.flatnonzero(converted != direct):
+        votes = Counter(classes[(triangles == vertex).nonzero()[0]].tolist())
+        others = {label: count for label, count in votes.items() if label not in coarse.ids}
+        assert max(others.values()) <= votes[converted[vertex]] <= sum(others.values())
+
+
+def test_a_building_read_in_160_classes_is_the_one_read_in_fewer(building: Path):
+    path = building / "region_segmentations" / "region0.ply"
+    mesh = read_mesh(path)
+    rng = np.random.default_rng(0)
+    numbers = rng.integers(-1, 1660, 40).astype(np.int32)
+    write_mesh(path, Mesh(mesh.vertices, np.arange(120).reshape(40, 3), {"category_id": numbers}))
+    fine = Matterport(building, annotations="matterport160")[0].labels
+    for name in ("matterport40", "matterport80"):
+        coarse = Matterport(building, annotations=name)[0].labels
+        assert convert(fine, label_set("matterport160"), label_set(name)).equal(coarse)
+        assert coarse.unique().numel() > 2
 
 
 def test_the_official_lists_are_whole():

@@ -7,6 +7,7 @@ import torch
 
 from cuao3d import labels, recipes
 from cuao3d.cli import main
+from cuao3d.distill import distill
 from cuao3d.fusion import Samples, Visibility
 from cuao3d.labels import label_set
 from cuao3d.probe import CONSTANT, SHUFFLED, learn, probe, probe_geometry, surface_error
@@ -203,11 +204,16 @@ def test_the_commands_train_and_score_and_print(store, run, tmp_path, capsys):
 
 
 def test_scenes_that_were_learned_from_are_not_scored(store, run, bound, tmp_path, capsys):
-    says(capsys, ["probe", store.path, "--split", "train"], "learn from a, b,", "--split val or test")
-    says(capsys, ["probe", store.path, "--split", "all"], "learn from a, b,")
+    says(capsys, ["probe", store.path, "--split", "train"], "Probes learn from a, b, so", "another --split")
+    says(capsys, ["probe", store.path, "--split", "all", "--geometry"], "Probes learn from a, b, so")
     other = make_store(tmp_path / "other", splits={"b": "val", "x": "train"})
-    says(capsys, ["probe", other.path, "--bound", bound], f"{bound} has learned from b of {other.path}")
-    says(capsys, ["evaluate", other.path, "--run", bound], f"{bound} has learned from b of {other.path}")
+    says(capsys, ["probe", other.path, "--bound", bound], "The student of --bound has learned from b, so")
+    says(capsys, ["evaluate", other.path, "--run", bound], "was trained on 1 of the scenes", ": b.", "--allow-overlap")
+    assert main(["evaluate", str(other.path), "--run", str(bound), "--allow-overlap"]) == 0
+    distilled = distill(other, replace(recipes.mini(teachers=TEACHERS, num_steps=0), voxel_size=0.1), tmp_path / "run")
+    again = make_store(tmp_path / "again", splits={"b": "train", "x": "val"})
+    says(capsys, ["probe", again.path, "--run", distilled], "The student of --run has learned from x, so")
+    says(capsys, ["probe", again.path, "--baseline", distilled], "The student of --baseline has learned from x, so")
 
 
 def test_what_cannot_be_probed_is_said_in_a_line(store, run, bound, tmp_path, capsys):
@@ -216,6 +222,7 @@ def test_what_cannot_be_probed_is_said_in_a_line(store, run, bound, tmp_path, ca
     says(capsys, ["probe", path, "--bound", run], "is no run of labels", "cuao3d supervise STORE")
     says(capsys, ["probe", path, "--bound", bound, "--labels", "nyu40"], "has learned the classes of scannet20")
     says(capsys, ["evaluate", path, "--run", bound, "--labels", "nyu40"], "--labels scannet20")
+    says(capsys, ["evaluate", path, "--run", bound, "--passes", "5"], "--passes has no effect on", "trained on labels")
     says(capsys, ["probe", path, "--split", "test"], "no finished scene in the split test", "another --split")
     says(capsys, ["probe", path, "--teachers", "dinov2"], "no features of dinov2, only of clear, blind")
     says(capsys, ["probe", path, "--teachers", "none"], "name a student to probe: --run RUN")

@@ -15,9 +15,6 @@ from cuao3d.report import (
     Cloud,
     Gallery,
     Heat,
-    _alike,
-    clusters,
-    pca_colors,
     write_report,
 )
 from cuao3d.retrieval import QueryScore, Retrieval
@@ -90,7 +87,7 @@ def test_the_page_says_what_there_is(tmp_path, gallery, results):
     page = _page(tmp_path, results, replace(gallery, history=replace(gallery.history, trunk=trunk)))
     assert page.count("data:image/svg+xml") == 4 + 3
     assert "Cosine with the total gradient" in page
-    assert re.search(r"background: #f28e2b.></i>word loss</li>", page), "the second colour"
+    assert re.search(r"background: #e69f00.></i>word loss</li>", page), "the second colour"
     for words in ("something green", "not in this scene — kitchen", "Voxels of 5 cm, coarser than the paper", "17.2"):
         assert words in page
     assert "mIoU 100 in this scene" in page, "the truth as prediction"
@@ -147,35 +144,6 @@ def test_heat_glows_and_cold_is_grey():
     colors = heat_colors(torch.tensor([0.0, 1.0]), torch.tensor([[1.0, 0, 0], [1.0, 0, 0]]))
     assert colors[0].amax() - colors[0].amin() < 1e-6
     assert colors[1].amax() - colors[1].amin() > 0.3
-
-
-def test_separate_groups_are_separate_segments_the_largest_first():
-    generator = torch.Generator().manual_seed(0)
-    kind = torch.tensor([0] * 30 + [1] * 60 + [2] * 10)
-    features = torch.eye(3, 40)[kind] + 0.01 * torch.randn(100, 40, generator=generator)
-    assert clusters(features, 3).tolist() == [1] * 30 + [0] * 60 + [2] * 10
-    assert torch.equal(clusters(features, 3, seed=5), clusters(features, 3, seed=5))
-
-
-def test_like_segments_have_like_numbers():
-    first = torch.tensor([0, 0, 0, 1, 1, 2, -1])
-    second = torch.tensor([2, 2, 2, 0, 0, 1, 1])
-    assert _alike(second, first).tolist() == [0, 0, 0, 1, 1, 2, 2]
-    assert _alike(first, second).tolist() == [2, 2, 2, 0, 0, 1, -1]
-
-
-def test_principal_colors_follow_what_varies_most():
-    # A ramp along one direction of 8 channels: red runs from dark to bright, or back.
-    features = torch.linspace(0, 1, 200)[:, None] * torch.tensor([3.0, 1, 0, 0, 0, 0, 0, 0])
-    red = pca_colors(features)[:, 0]
-    assert red.amin() == pytest.approx(0.08)
-    assert red.amax() == pytest.approx(0.95)
-    assert (red.diff() >= 0).all()
-
-
-def test_features_narrower_than_colors_are_drawn_too():
-    assert pca_colors(torch.rand(30, 2)).shape == (30, 3)
-    assert clusters(torch.rand(5, 2), 12).amax() < 5
 
 
 def _page(folder: Path, results: dict, gallery: Gallery) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -254,9 +255,9 @@ def test_what_breaks_its_promise_ends_the_lifting_at_its_first_view(tmp_path, ow
     [RuntimeError("no\x1b[31m"), KeyError("k"), MemoryError(), SystemExit(0), OSError(5, "I/O error"), StopIteration()],
 )
 @pytest.mark.parametrize("batched", [True, False])
-def test_whatever_a_teacher_raises_costs_its_scene_alone(tmp_path, own, capsys, error, batched):
+def test_whatever_a_teacher_raises_costs_its_scene_alone(tmp_path, own, scan, capsys, error, batched):
     for name in ("a", "b"):
-        write_capture(replace(make_room(0, num_views=1), name=name), tmp_path / "scans" / name)
+        shutil.copytree(scan, tmp_path / "scans" / name)
     teacher = load_teacher(own(PLAIN + "    seen = 0\n"))
 
     def describe(self, image):

@@ -94,7 +94,7 @@ def test_an_unknown_camera_says_what_to_write(capture: Path):
     ("file", "row", "text", "cause"),
     [
         ("groundtruth.txt", 1, "{time} nan 0 0 0 0 0 1", "the pose is lost"),
-        ("groundtruth.txt", 1, "{time} 0 0 0 0 0 0 0", "its quaternion in groundtruth.txt has length 0, not 1"),
+        ("groundtruth.txt", 1, "{time} 0 0 0 0 0 0 0", "groundtruth.txt: its quaternion has length 0, not 1"),
         ("groundtruth.txt", 1, "{time} 0 0 0 0 0 0 1.2", "length 1.2"),
         ("rgb.txt", 2, "{time} rgb/gone.png", "gone.png is missing"),
         ("depth.txt", 1, "{time} depth/gone.png", "gone.png is missing"),

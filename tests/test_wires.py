@@ -180,7 +180,7 @@ def test_scores_of_the_command_by_hand(tmp_path, classes, background):
     assert row["coverage"] == pytest.approx(100 * (1 - 2 / num_points))
 
 
-def test_2d3d_joins_unit_features_unless_told(tmp_path):
+def test_2d3d_joins_unit_features_unless_told(tmp_path, capsys):
     """The student says (wall 0, picture 0.6, sofa 0.1) everywhere: as a unit, picture 0.986 and sofa 0.164."""
     wall, picture, sofa = (one_hot(name, "scannet20") for name in ("wall", "picture", "sofa"))
     planned = [
@@ -199,11 +199,26 @@ def test_2d3d_joins_unit_features_unless_told(tmp_path):
     student.voxel_size, student.teachers = 0.05, {"words": asdict(store.teachers["words"])}
     file = tmp_path / "constant.safetensors"
     student.save(file)
-    assert main(["evaluate", str(store.path), "--run", str(file), "--json", str(tmp_path / "rows.json")]) == 0
+    command = ["evaluate", str(store.path), "--run", str(file), "--json", str(tmp_path / "rows.json")]
+    assert main(command) == 0
     distilled, joined = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert (distilled["readout"], joined["readout"]) == ("distilled", "2d3d")
     assert distilled["iou"] == pytest.approx({"wall": 0, "picture": 75})
     assert joined["iou"] == pytest.approx({"wall": 100, "picture": 100})
+    told = capsys.readouterr()
+    assert "2d3d, unit-average, 1x" in told.out
+    assert "does not tell which scenes its student was trained on" in told.err
+
+    assert main([*command, "--ensemble", "surer", "average", "--passes", "2"]) == 0
+    _, surer, average = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [(row["ensemble"], row["passes"]) for row in (surer, average)] == [("surer", 2), ("average", 2)]
+    # Picture, wall, wall, picture; then wall, picture, wall, picture: right / (labelled + called - right).
+    assert surer["iou"] == pytest.approx({"wall": 100 / 2, "picture": 100 * 2 / 3})
+    assert average["iou"] == pytest.approx({"wall": 0, "picture": 100 / 4})
+    assert "2d3d, average, 2x" in capsys.readouterr().out
+    for option in (["--passes", "5"], ["--ensemble", "surer"], ["--train-mode"]):
+        assert main(["evaluate", str(store.path), *option]) == 2
+        assert f"{option[0]} is about a student; name one: --run RUN." in capsys.readouterr().err
 
 
 TEACHER = """

@@ -3,7 +3,7 @@
 `docs/method.md` says where scores and read-outs differ from those of the released code.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Literal, get_args
@@ -23,8 +23,9 @@ from cuao3d.metrics import (
     classify_foreground,
     confusion_matrix,
     make_row,
+    way_of,
 )
-from cuao3d.predictor import Predict
+from cuao3d.predictor import Passes, Predict
 from cuao3d.progress import OnCount
 from cuao3d.query import classify, scores
 from cuao3d.retrieval import Queries, Tally
@@ -52,18 +53,21 @@ def zero_shot(
     *,
     teacher: str,
     readouts: Iterable[Readout] = ("fused",),
-    predict: Predict | None = None,
+    predict: Predict | Passes | None = None,
     model: str = "none",
     dataset: str = "",
     split: Split | None = "val",
-    ensemble: Ensemble = "unit-average",
+    ensemble: Ensemble | Sequence[Ensemble] = "unit-average",
     seen_only: bool = False,
     told: Told = NOTHING_TOLD,
     queries: Queries | None = None,
     calibration: Calibration | None = None,
+    trained_on: Sequence[str] = (),
     progress: OnCount | None = None,
 ) -> tuple[Row, ...]:
-    """Segment the scenes of a store by the names of the classes, in a single pass without augmentation.
+    """Segment the scenes of a store by the names of the classes.
+
+    A single pass is plain, without augmentation. Of several the scores are summed, and divided by their number.
 
     Args:
         store: Scenes with labels.
@@ -71,39 +75,51 @@ def zero_shot(
         class_vectors: Unit vector of each class, in the teacher's text space.
         teacher: Teacher whose lifted features the `fused` read-out uses.
         readouts: Read-outs to score. All but `fused` need `predict`.
-        predict: The student's features; see `student_features`.
+        predict: The student's features; see `student_features`, and `Predictor.passes` for several passes.
         model: Name of the student, for the rows.
         dataset: Name of the dataset, for the rows.
         split: Split to evaluate; None for all scenes.
-        ensemble: How `2d3d` combines features.
+        ensemble: How `2d3d` combines features; several rules give a row each, for the cost of one.
         seen_only: Score only points whose sample at least one view sees.
         told: Words that the student and the teacher were trained with.
         queries: Synonyms and questions of the classes, to be scored in the same pass.
         calibration: Relevance at which verdicts change: of the student if there is one, else of the lifted features.
+        trained_on: Scenes that are scored though the student was trained on them; its rows name them.
         progress: Called after each scene.
 
+    Returns:
+        A row for each read-out, and for each rule of 2d3d, in order.
+
     Raises:
-        InputError: A read-out lacks its student, or no scene of the split has labels.
+        InputError: A read-out lacks its student, there is no such rule, or no scene of the split has labels.
     """
-    _check_readouts(readouts := tuple(readouts), has_student=predict is not None)
+    rules: tuple[Ensemble, ...] = (ensemble,) if isinstance(ensemble, str) else tuple(ensemble)
+    _check_readouts(readouts := tuple(readouts), rules, has_student=predict is not None)
+    ways = [(readout, rule) for readout in readouts for rule in (rules if readout == "2d3d" else (None,))]
+    passes = predict if isinstance(predict, Passes) else Passes((predict,) if predict else ())
     tally = None if queries is None else Tally(queries)
+    texts = [class_vectors] if tally is None else [class_vectors, tally.queries.questions.texts]
 
     def score_classes(scene: StoredScene) -> dict[str, Tensor]:
-        described = None if predict is None or set(readouts) == {"fused"} else predict(scene)
-        score = partial(_scores, readouts, scene, teacher, described, ensemble)
+        of_classes, *asked = _scores(ways, scene, teacher, passes, texts)
         if tally is not None:
             labels = labels_of(scene, classes, seen_only=seen_only)
-            tally.add(score(tally.queries.questions.texts), scene.seen, scene.sample_of_point, labels)
-        return score(class_vectors)
+            tally.add(asked[0], scene.seen, scene.sample_of_point, labels)
+        return of_classes
 
     counted = count(store, classes, score_classes, split=split, seen_only=seen_only, progress=progress)
     row = partial(make_row, counted, classes, dataset=dataset, split=split or "all", seen_only=seen_only)
     rows = []
-    for readout in readouts:
-        who, words = ("none", replace(told, student=NOTHING_TOLD.student)) if readout == "fused" else (model, told)
+    for readout, rule in ways:
         judged = readout == ("fused" if predict is None else "distilled")
-        found = {} if tally is None else tally.results(readout, words, calibration if judged else None)
-        rows.append(row(model=who, readout=readout, told=words, retrieval=found))
+        words = replace(told, student=NOTHING_TOLD.student) if readout == "fused" else told
+        found = {} if tally is None else tally.results(way_of(readout, rule), words, calibration if judged else None)
+        row_of = partial(row, readout=readout, told=words, retrieval=found)
+        if readout == "fused":
+            rows.append(row_of(model="none"))
+            continue
+        how = {"passes": len(passes.predicts), "train_mode": passes.train_mode, "trained_on": trained_on}
+        rows.append(row_of(model=model, ensemble=rule, **how))
     return tuple(rows)
 
 
@@ -177,11 +193,37 @@ def labels_of(scene: StoredScene, classes: LabelSet, *, seen_only: bool = False)
     return labels.where(scene.seen[scene.sample_of_point], UNLABELLED) if seen_only else labels
 
 
-def _check_readouts(readouts: tuple[str, ...], *, has_student: bool) -> None:
-    """Raise InputError for an unknown read-out, or one that lacks its student."""
-    unknown = [readout for readout in readouts if readout not in get_args(Readout)]
-    if unknown:
-        raise InputError(f"Unknown read-out {unknown[0]!r}; choose from {get_args(Readout)}.")
+def check_overlap(
+    store: Store, split: Split | None, trained_on: Sequence[str], *, allowed: bool = False
+) -> tuple[str, ...]:
+    """Return which scenes of a split a student was trained on.
+
+    Args:
+        store: The scenes.
+        split: Split to evaluate; None for all scenes.
+        trained_on: Names of the student's training scenes.
+        allowed: Whether such scenes may be scored.
+
+    Raises:
+        InputError: There are such scenes, and they may not be scored.
+    """
+    known = frozenset(trained_on)
+    seen = tuple(name for name in store.names(split) if name in known)
+    if seen and not allowed:
+        some = ", ".join(seen[:5]) + (f" and {len(seen) - 5} more" if len(seen) > 5 else "")
+        raise InputError(
+            f"The student was trained on {len(seen)} of the scenes that it is to be scored on: {some}. Choose another "
+            "split or store; --allow-overlap scores them all the same, as where other scenes have these names."
+        )
+    return seen
+
+
+def _check_readouts(readouts: tuple[str, ...], rules: tuple[str, ...], *, has_student: bool) -> None:
+    """Raise InputError for an unknown read-out or rule, or a read-out that lacks its student."""
+    for what, names, known in (("read-out", readouts, Readout), ("rule of 2d3d", rules, Ensemble)):
+        unknown = [name for name in names if name not in get_args(known)]
+        if unknown:
+            raise InputError(f"Unknown {what} {unknown[0]!r}; choose from {get_args(known)}.")
     if not has_student and set(readouts) != {"fused"}:
         raise InputError("The distilled and 2d3d read-outs need a student; without a run only fused can be evaluated.")
 
@@ -200,23 +242,31 @@ def _compare(
 
 
 def _scores(
-    readouts: tuple[Readout, ...],
+    ways: Sequence[tuple[Readout, Ensemble | None]],
     scene: StoredScene,
     teacher: str,
-    described: Tensor | None,
-    ensemble: Ensemble,
-    vectors: Tensor,
-) -> dict[str, Tensor]:
-    """Score texts at each sample (S, K) by each read-out; 0 where it has no feature."""
-    found = {}
-    for readout in readouts:
-        if readout == "fused" or described is None:
-            found["fused"] = scene.spread(scores(scene.features(teacher), vectors))
-        elif readout == "distilled":
-            found["distilled"] = scores(described, vectors)
-        else:
-            found["2d3d"] = _ensemble(scene, teacher, described, vectors, ensemble)
+    passes: Passes,
+    texts: Sequence[Tensor],
+) -> list[dict[str, Tensor]]:
+    """Score each group of texts at each sample (S, K) by each read-out; 0 where it has no feature."""
+    found: list[dict[str, Tensor]] = [{} for _ in texts]
+    if ("fused", None) in ways:
+        for group, vectors in zip(found, texts, strict=True):
+            group["fused"] = scene.spread(scores(scene.features(teacher), vectors))
+    of_student = [way for way in ways if way != ("fused", None)]
+    for predict in passes.predicts if of_student else ():
+        described = predict(scene)
+        for group, vectors in zip(found, texts, strict=True):
+            for readout, rule in of_student:
+                one = _of_pass(scene, teacher, described, vectors, rule) / len(passes.predicts)
+                key = way_of(readout, rule)
+                group[key] = group[key] + one if key in group else one
     return found
+
+
+def _of_pass(scene: StoredScene, teacher: str, described: Tensor, vectors: Tensor, rule: Ensemble | None) -> Tensor:
+    """Score texts at each sample (S, K) by what a pass says of it, alone or together with its lifted feature."""
+    return scores(described, vectors) if rule is None else _ensemble(scene, teacher, described, vectors, rule)
 
 
 def _ensemble(scene: StoredScene, teacher: str, described: Tensor, class_vectors: Tensor, ensemble: Ensemble) -> Tensor:

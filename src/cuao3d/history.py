@@ -16,10 +16,10 @@ from cuao3d.run import whole_lines
 from cuao3d.schema import CountOrZero, fit, parse
 
 PALETTE = (
-    "#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#b07aa1", "#edc948", "#76b7b2", "#9c755f", "#ff9da7", "#2f4b7c",
-    "#a5c663", "#7a5195", "#00a5a8", "#d4a6c8", "#8c2d04", "#5f6b6d",
+    "#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#4d4d4d", "#f0e442", "#9c755f", "#ff9da7",
+    "#2f4b7c", "#a5c663", "#7a5195", "#00a5a8", "#8c2d04", "#b0b7bb",
 )  # fmt: skip
-"""Colours of segments and of lines."""
+"""Colours of segments and of lines; the first eight are those of Okabe and Ito (2008), which everybody tells apart."""
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -55,7 +56,7 @@ class Row:
     model: str
     """Name of the student; "none" for lifted features."""
     readout: str
-    """fused, distilled or 2d3d; supervised for the upper bound."""
+    """fused, distilled or 2d3d; voting for the majority over views; supervised for the upper bound."""
     dataset: str
     """Name of the dataset."""
     label_set: str
@@ -97,6 +98,17 @@ class Row:
     """The same for the teacher that names the classes."""
     retrieval: dict[str, Retrieval]
     """How well `synonyms` and `questions` of the label set find the points of their classes; of those that it has."""
+    ensemble: str | None = None
+    """The rule by which 2d3d combines features; None for other read-outs."""
+    passes: int = 1
+    """Passes whose scores are summed. 1: a plain one without augmentation; 5: five, each under its own rotation."""
+    train_mode: bool = False
+    """Whether batch norm ran in train mode, on the statistics of the scene itself."""
+    by_group: dict[str, float] = field(default_factory=dict)
+    """Mean IoU of the present classes of each group (ScanNet200: head, common, tail), strict; NaN where none is
+    present. Empty where the label set has no groups."""
+    trained_on: tuple[str, ...] = ()
+    """Scenes that the student was trained on, by their names, and that are scored all the same."""
 
 
 @dataclass(frozen=True)
@@ -191,6 +203,32 @@ def named_iou(metrics: Metrics, classes: LabelSet) -> dict[str, float]:
     return {name: 100 * iou for name, iou in zip(classes.names, metrics.iou, strict=True) if not math.isnan(iou)}
 
 
+def group_means(metrics: Metrics, classes: LabelSet) -> dict[str, float]:
+    """Return the mean IoU of the present classes of each group, percent; NaN where none is; empty without groups."""
+    of_group: dict[str, list[float]] = {group: [] for group in classes.groups or () if group}
+    for group, iou in zip(classes.groups or (), metrics.iou, strict=False):
+        if group and not math.isnan(iou):
+            of_group[group].append(100 * iou)
+    return {group: statistics.fmean(ious) if ious else math.nan for group, ious in of_group.items()}
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean of some seeds' scores, and the half width of its 95 % interval by Student's t.
+
+    Args:
+        values: A score for each seed.
+
+    Returns:
+        The mean, NaN of none; and half the width, None where fewer than two seeds tell nothing of their spread.
+    """
+    if len(values) < 2:
+        return (values[0] if values else math.nan), None
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+    return statistics.fmean(values), half
+
+
 def chance(confusion: Int64[Tensor, "rows K"]) -> Float[Tensor, "rows K"]:
     """Return the expected confusion matrix of the same predictions shuffled among the points."""
     counts = confusion.double()
@@ -216,6 +254,10 @@ def make_row(
     seen_only: bool = False,
     told: Told = NOTHING_TOLD,
     retrieval: Mapping[str, Retrieval] | None = None,
+    ensemble: str | None = None,
+    passes: int = 1,
+    train_mode: bool = False,
+    trained_on: Sequence[str] = (),
 ) -> Row:
     """Turn the confusion matrices of a read-out into a row of a results table, in percent.
 
@@ -229,8 +271,13 @@ def make_row(
         seen_only: Whether only points were scored whose sample a view sees.
         told: Words that the student and the teacher were trained with.
         retrieval: How well synonyms and questions do.
+        ensemble: The rule by which 2d3d combines features.
+        passes: Passes whose scores were summed.
+        train_mode: Whether batch norm ran in train mode.
+        trained_on: Scenes that are scored though the student was trained on them.
     """
-    confusion = counted.confusions[readout]
+    way = way_of(readout, ensemble)
+    confusion = counted.confusions[way]
     strict = measure(confusion, background=background_of(classes))
     official = measure(confusion, policy="official")
     num_points = int(confusion.sum())
@@ -246,7 +293,7 @@ def make_row(
         missing=dict(counted.missing),
         miou=100 * strict.miou,
         macc=100 * strict.macc,
-        fmiou=100 * measure(counted.foreground[readout]).miou,
+        fmiou=100 * measure(counted.foreground[way]).miou,
         foreground_miou=100 * strict.foreground_miou,
         miou_official=100 * official.miou_all,
         macc_official=100 * official.macc_all,
@@ -258,4 +305,14 @@ def make_row(
         by_student=by_seen(iou, classes, told.student),
         by_teacher=by_seen(iou, classes, told.teacher),
         retrieval=dict(retrieval or {}),
+        ensemble=ensemble,
+        passes=passes,
+        train_mode=train_mode,
+        by_group=group_means(strict, classes),
+        trained_on=tuple(trained_on),
     )
+
+
+def way_of(readout: str, ensemble: str | None = None) -> str:
+    """Return the key of a read-out in `Counted`; each rule of 2d3d has its own."""
+    return readout if ensemble is None else f"{readout}, {ensemble}"

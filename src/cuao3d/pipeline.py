@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from cuao3d.compare import Comparison, compare
 from cuao3d.console import note, progress_bar
 from cuao3d.durable import locked
 from cuao3d.errors import DiskFullError, InputError, TeacherError, UserError
-from cuao3d.evaluate import Readout, labels_of, zero_shot
+from cuao3d.evaluate import Ensemble, Readout, check_overlap, labels_of, zero_shot
 from cuao3d.fusion import Lifted, Visibility, image_quarters, lift_measured, sample_cells, see
 from cuao3d.imported import imported_card
 from cuao3d.memory import give_back
@@ -26,7 +27,7 @@ from cuao3d.photographs import Album
 from cuao3d.predictor import Predictor
 from cuao3d.progress import OnCount, OnStep, telling
 from cuao3d.query import scores
-from cuao3d.readers import Dataset
+from cuao3d.readers import Dataset, open_dataset
 from cuao3d.retrieval import Queries, Tally
 from cuao3d.run import keep_calibration
 from cuao3d.scene import Scene, Source, Split
@@ -39,6 +40,8 @@ from cuao3d.teachers import Teacher, cards_of, known_card
 from cuao3d.teachers.views import BATCH
 from cuao3d.text import class_vectors, load_text_encoder
 from cuao3d.verdicts import Peaks, fit_verdicts
+from cuao3d.vocabulary import Told
+from cuao3d.voting import lifting_teacher, score_voting
 from cuao3d.workers import side_by_side
 
 
@@ -133,6 +136,10 @@ def evaluate(
     model: str = "student",
     dataset: str = "",
     seen_only: bool = False,
+    ensemble: Ensemble | Sequence[Ensemble] = "unit-average",
+    num_passes: int = 1,
+    train_mode: bool = False,
+    allow_overlap: bool = False,
     progress: OnCount | None = None,
 ) -> tuple[Row, ...]:
     """Score a store's lifted features or, with a student, `distilled` and `2d3d`; see `zero_shot`.
@@ -145,16 +152,22 @@ def evaluate(
         model: Name of the student, for the rows.
         dataset: Name of the dataset, for the rows; the store's unless given.
         seen_only: Score only points whose sample at least one view sees.
+        ensemble: How `2d3d` combines features; several rules give a row each.
+        num_passes: Passes of the student whose scores are summed; see `Predictor.passes`.
+        train_mode: Run its batch norm in train mode, likewise.
+        allow_overlap: Score scenes too that the student was trained on; the rows name them.
         progress: Told after each scene, instead of a progress bar.
 
     Returns:
-        A row for `fused`, or for `distilled` and `2d3d`; scores are percentages.
+        A row for `fused`, or for `distilled` and each rule of `2d3d`; scores are percentages.
 
     Raises:
-        InputError: There is no such label set, no scene of the split has labels, or they cannot be converted.
+        InputError: There is no such label set, no scene of the split has labels, they cannot be converted, or the
+            student was trained on a scene of the split.
     """
     classes = store.label_set(labels)
     student = predictor.student is not None
+    trained_on = check_overlap(store, split, predictor.trained_on or (), allowed=allow_overlap)
     readouts: tuple[Readout, ...] = ("fused",)
     if student:
         readouts = ("distilled", "2d3d") if predictor.teacher in store.teachers else ("distilled",)
@@ -165,7 +178,9 @@ def evaluate(
             class_vectors(predictor.encoder, classes),
             teacher=predictor.teacher,
             readouts=readouts,
-            predict=predictor.features if student else None,
+            predict=predictor.passes(num_passes, train_mode=train_mode) if student else None,
+            ensemble=ensemble,
+            trained_on=trained_on,
             model=model,
             dataset=dataset or store.path.name,
             split=split,
@@ -175,6 +190,45 @@ def evaluate(
             calibration=predictor.calibration,
             progress=told,
         )
+
+
+def vote(
+    store: Store,
+    predictor: Predictor,
+    data: Dataset | Path,
+    *,
+    labels: str = "scannet20",
+    split: Split | None = "val",
+    seen_only: bool = False,
+    device: str = "cpu",
+    progress: OnCount | None = None,
+) -> Row:
+    """Score the majority over views, each of which names the classes of its pixels; see `score_voting`.
+
+    Args:
+        store: Scenes with labels.
+        predictor: Its teacher looks at the images once more, with the options that the store records.
+        data: What the store was lifted from; a folder is read as it was then.
+        labels: Name of a label set in the package or the store, or the path of a CSV.
+        split: Split to evaluate; None for all scenes.
+        seen_only: Score only points whose sample at least one view sees.
+        device: Where the teacher runs.
+        progress: Told after each scene, instead of a progress bar.
+
+    Raises:
+        InputError: The store was not lifted by this teacher, or from other data, or no scene of the split has labels.
+    """
+    classes, teacher = store.label_set(labels), lifting_teacher(store, predictor.teacher, device=device)
+    if isinstance(data, Path):
+        reading: dict[str, Any] = {
+            key: store.settings[key] for key in ("tolerance", "every", "official") if key in store.settings
+        }
+        data = open_dataset(data, **reading)
+    vectors = class_vectors(predictor.encoder, classes)
+    how: dict[str, Any] = {"name": store.path.name, "split": split, "seen_only": seen_only}
+    of_teacher = replace(predictor.told, student=Told.student)
+    with telling(progress, "voting") as told:
+        return score_voting(store, data, teacher, classes, vectors, **how, told=of_teacher, progress=told)
 
 
 def ask_everything(store: Store, predictor: Predictor, *, labels: str, split: Split) -> dict[str, Peaks]:

@@ -1,9 +1,11 @@
 """A predictor: opened once from a store, a student or both, then asked about any number of scenes."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from cuao3d.augment import Augmentation, augment
+from cuao3d.batches import generator_of
 from cuao3d.errors import InputError, UnseenError
 from cuao3d.geometry import voxelize
 from cuao3d.labels import LabelSet
@@ -25,6 +29,19 @@ from cuao3d.vocabulary import Told, Vocabulary
 
 Predict = Callable[[StoredScene], Float[Tensor, "S C"]]
 """Describes every sample of a scene."""
+
+TURNED = Augmentation(flip=False, rotation=180.0, tilt=180 / 64, scale=0.1, shift=False)
+"""How the official evaluation moves a scene anew in each of its passes: the bounds of its voxeliser."""
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Ways to describe the same scenes, whose scores are summed."""
+
+    predicts: tuple[Predict, ...]
+    """One a pass."""
+    train_mode: bool = False
+    """Whether batch norm runs in train mode in them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +66,8 @@ class Predictor:
     """Names of the classes that the teacher can tell apart; none if it is not limited to classes."""
     told: Told = field(default_factory=Told)
     """Words that the student and the teacher were trained with."""
+    trained_on: tuple[str, ...] | None = None
+    """Names of the scenes that the student was trained on; None where its file does not tell, or without one."""
     _questions: dict[tuple[str, ...], Questions] = field(default_factory=dict, repr=False)
 
     @staticmethod
@@ -98,6 +117,7 @@ class Predictor:
         student = read.student.eval().to(device)
         limits = _limits(chosen, cards[chosen], read.vocabulary)
         limits["calibration"] = student.calibration or limits["calibration"]
+        limits["trained_on"] = read.scenes
         return Predictor(chosen, spec, encoder, student, read.voxel_size, device, **limits)
 
     @property
@@ -126,6 +146,35 @@ class Predictor:
         if self.student is None:
             return scene.spread(scene.features(self.teacher).float())
         return _describe_samples(self.student, scene, self.teacher, self.voxel_size, self.device)
+
+    def passes(self, num_passes: int = 1, *, train_mode: bool = False, seed: int = 0) -> Passes:
+        """Return how the student describes scenes in several passes.
+
+        A single pass is plain: the scene stays as it is. Several move it anew each (`TURNED`), as the official
+        evaluation does, and so put every sample into other voxels.
+
+        Args:
+            num_passes: How many.
+            train_mode: Run batch norm in train mode, on the statistics of the scene, as the released code validates.
+            seed: Seed of the movements; those of a scene depend on its name and the pass alone.
+
+        Raises:
+            InputError: There is no student, or no pass.
+        """
+        if (student := self.student) is None:
+            raise InputError("Passes are those of a student; lifted features have none. Give a run: --run RUN")
+        if num_passes < 1:
+            raise InputError(f"{num_passes} passes describe nothing; choose 1, or 5 as officially.")
+
+        def predict(index: int, scene: StoredScene) -> Tensor:
+            points: Tensor = scene.points
+            if num_passes > 1:
+                generator = generator_of(seed, index, zlib.crc32(scene.name.encode()))
+                points = augment(points, TURNED, 0, generator)
+            how = partial(describe, student, points, self.teacher, self.voxel_size, self.device)
+            return how(wanted=scene.index_of_sample, train_mode=train_mode)
+
+        return Passes(tuple(partial(predict, index) for index in range(num_passes)), train_mode)
 
     def known(self, scene: StoredScene) -> Bool[Tensor, "S"]:
         """Return which samples have a feature: those that a view saw or, with a student, all of them.
@@ -196,6 +245,7 @@ def describe(
     device: str = "cpu",
     *,
     wanted: Int64[Tensor, "M"] | None = None,
+    train_mode: bool = False,
 ) -> Float[Tensor, "M C"]:
     """Describe points by a student's head: each gets the feature of its voxel.
 
@@ -206,8 +256,10 @@ def describe(
         voxel_size: Edge of a voxel, metres: the one that the student was trained with.
         device: Where the student is.
         wanted: Which points to describe; None: all, so that M = N.
+        train_mode: Normalise by the statistics of these voxels instead of those of the run.
     """
-    return describe_by_heads(student, points, [head], voxel_size, device, wanted=wanted)[head]
+    found = describe_by_heads(student, points, [head], voxel_size, device, wanted=wanted, train_mode=train_mode)
+    return found[head]
 
 
 @torch.no_grad()
@@ -219,16 +271,30 @@ def describe_by_heads(
     device: str = "cpu",
     *,
     wanted: Int64[Tensor, "M"] | None = None,
+    train_mode: bool = False,
 ) -> dict[str, Float[Tensor, "M _"]]:
     """Describe points by several heads of a student, which runs once; otherwise as `describe`."""
     voxels = voxelize(points, voxel_size)
     coords = functional.pad(voxels.coordinates, (1, 0)).to(device)
-    was_training = student.training
-    student.eval()
-    features = student(coords, torch.ones(len(coords), 3, device=device), heads=heads)
-    student.train(was_training)
+    with _mode(student, train_mode=train_mode):
+        features = student(coords, torch.ones(len(coords), 3, device=device), heads=heads)
     voxel = (voxels.voxel_of_point if wanted is None else voxels.voxel_of_point[wanted]).to(device)
     return {head: features[head][voxel] for head in heads}
+
+
+@contextmanager
+def _mode(student: Student, *, train_mode: bool) -> Iterator[None]:
+    """Run a student in a mode; it, and the running statistics of its batch norm, are left as they were."""
+    was_training = student.training
+    kept = {name: buffer.clone() for name, buffer in student.named_buffers()} if train_mode else {}
+    student.train(train_mode)
+    try:
+        yield
+    finally:
+        student.train(was_training)
+        for name, buffer in student.named_buffers():
+            if name in kept:
+                buffer.copy_(kept[name])
 
 
 def student_features(student: Student, store: Store, *, head: str, voxel_size: float, device: str = "cpu") -> Predict:

@@ -23,8 +23,8 @@ from cuao3d.progress import OnCount, telling
 from cuao3d.scene import UNLABELLED, Split
 from cuao3d.store import Store, StoredScene
 from cuao3d.store.roll import count_of
-from cuao3d.subjects import LIFTED, MOST_SAMPLES, Lessons, Subjects, is_lifted
-from cuao3d.supervise import as_vocabulary, score_held_out
+from cuao3d.subjects import LIFTED, MOST_SAMPLES, Lessons, Subjects, is_lifted, refuse_overlap
+from cuao3d.supervise import as_vocabulary, score
 from cuao3d.surfaces import KINDS, Quantity, surfaces
 from cuao3d.vocabulary import Told
 
@@ -77,10 +77,12 @@ def probe(
             does not fit the store.
     """
     subjects = Subjects.open(store, run, baseline=baseline, teachers=teachers, device=device)
-    subjects.check_split(split, (run, baseline, bound))
+    subjects.check_split(split)
     name, classes = store.path.name, store.label_set(labels)
     how: dict[str, Any] = {"split": split, "dataset": name, "seen_only": seen_only}
-    ceiling = () if bound is None else (score_held_out(store, bound, labels=labels, device=device, **how),)
+    ceiling = () if bound is None else (score(store, bound, labels=labels, device=device, **how),)
+    for row in ceiling:
+        refuse_overlap("The student of --bound has learned", row.trained_on)
     probes = learn(subjects, classes, optimiser=optimiser, most=most, seed=seed)
     for line in probes.about:
         note(line)
@@ -301,7 +303,7 @@ def probe_geometry(
         InputError: Scenes to be scored were learned from, or a run does not fit the store.
     """
     subjects = Subjects.open(store, run, baseline=baseline, teachers=teachers, device=device)
-    subjects.check_split(split, (run, baseline))
+    subjects.check_split(split)
     rows: list[SurfaceRow] = []
     jobs = [(subjects, False)] + ([(subjects.only_lifted(), True)] if subjects.lifted else [])
     for ours, of_view in jobs:

@@ -13,12 +13,10 @@ import torch
 from jaxtyping import Bool, Float, Int64, UInt8
 from jinja2 import Environment, FileSystemLoader
 from matplotlib.figure import Figure
-from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
-from torch.nn import functional
 
 from cuao3d.colors import NOTHING, class_colors, heat_colors
+from cuao3d.figures.segments import alike, clusters, palette, pca_colors, spread
 from cuao3d.files import write_text
 from cuao3d.finds import Finds, layout
 from cuao3d.formats.images import as_pixels, jpeg
@@ -36,9 +34,6 @@ SIZE = (640, 480)
 
 PAPER_VOXEL = 0.02
 """Edge of the paper's voxels, metres."""
-
-NUM_PRINCIPAL = 32
-"""Principal directions of features in which they are clustered."""
 
 READOUTS = {
     "fused": ("Fused", "lifted 2D features"),
@@ -147,25 +142,6 @@ def write_report(path: Path | str, results: Mapping[str, Any], gallery: Gallery)
     write_text(path, page)
 
 
-def clusters(features: Float[Tensor, "V C"], num_clusters: int = 12, *, seed: int = 0) -> Int64[Tensor, "V"]:
-    """Group features by K-Means of their directions in their leading principal subspace; segment 0 is the largest."""
-    projected = functional.normalize(_principal(features, NUM_PRINCIPAL), dim=1).numpy()
-    k = min(num_clusters, len(projected))
-    sample = projected[:: max(1, len(projected) // 20_000)]
-    means = MiniBatchKMeans(k, batch_size=4096, n_init=3, random_state=seed).fit(sample)
-    of_row = torch.from_numpy(means.predict(projected)).long()
-    by_size = torch.bincount(of_row, minlength=k).argsort(descending=True, stable=True)
-    return by_size.argsort()[of_row]
-
-
-def pca_colors(features: Float[Tensor, "V C"]) -> Float[Tensor, "V 3"]:
-    """Colour features by their three leading principal components, each stretched over its middle 96 %."""
-    components = functional.pad(_principal(features, 3), (0, max(0, 3 - features.shape[1])))[:, :3]
-    ordered = components.sort(dim=0).values
-    low, high = ordered[int(0.02 * (len(ordered) - 1))], ordered[int(0.98 * (len(ordered) - 1))]
-    return 0.08 + 0.87 * ((components - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
-
-
 class _Painter:
     """Draws the pictures of a gallery as (name, note, image) triples; each cloud is put in view once."""
 
@@ -216,43 +192,11 @@ class _Painter:
         pictures: list[tuple[str, str, str]] = []
         first: Tensor | None = None
         for name, (features, row_of_point) in self.gallery.segments.items():
-            segment = _spread(clusters(features, seed=seed), row_of_point, -1)
-            segment, first = (segment, segment) if first is None else (_alike(segment, first), first)
-            principal = _spread(pca_colors(features), row_of_point, NOTHING)
-            pictures.append((name, self.draw(_palette()[segment]), self.draw(principal)))
+            segment = spread(clusters(features, seed=seed), row_of_point, -1)
+            segment, first = (segment, segment) if first is None else (alike(segment, first), first)
+            principal = spread(pca_colors(features), row_of_point, NOTHING)
+            pictures.append((name, self.draw(palette()[segment]), self.draw(principal)))
         return pictures
-
-
-def _principal(features: Tensor, num_components: int) -> Float[Tensor, "V K"]:
-    """Project features on the principal directions of a thousand of them, spread evenly over the rows."""
-    sample = features[:: max(1, len(features) // 1024)].float()
-    mean = sample.mean(dim=0)
-    directions = torch.linalg.svd(sample - mean, full_matrices=False).Vh[:num_components].T
-    largest = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True))
-    directions = directions * torch.where(largest < 0, -1.0, 1.0)
-    return torch.cat([(rows.float() - mean) @ directions for rows in torch.split(features, 1 << 14)])
-
-
-def _spread(of_row: Tensor, row_of_point: Tensor, nothing: float) -> Tensor:
-    """Give each point the value of its row, or `nothing`."""
-    values = of_row[row_of_point.clamp(min=0)]
-    values[row_of_point < 0] = nothing
-    return values
-
-
-def _alike(segment: Tensor, other: Tensor) -> Tensor:
-    """Renumber the segments of points as those of another segmentation that they overlap most."""
-    both = (segment >= 0) & (other >= 0)
-    size = int(max(segment.max(), other.max())) + 1
-    overlap = torch.bincount(segment[both] * size + other[both], minlength=size * size).reshape(size, size)
-    renumbered = torch.from_numpy(linear_sum_assignment(overlap.numpy(), maximize=True)[1])
-    return torch.where(segment >= 0, renumbered[segment], -1)
-
-
-def _palette() -> Float[Tensor, "K 3"]:
-    """Return the colours of segments; the last, -1, stands for none."""
-    colors = [[int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)] for color in PALETTE]
-    return torch.tensor([*colors, [NOTHING] * 3])
 
 
 def _jpeg_uri(image: UInt8[np.ndarray, "H W 3"]) -> str:

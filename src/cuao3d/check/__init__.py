@@ -94,7 +94,7 @@ def check(scene: Scene) -> Report:
     if likeliest is AS_GIVEN:
         likeliest = settled_by_cloud(cells, views, consistency)
     measurements = _measure(scene, camera, views, consistency, likeliest, cells) | {"num_left_out": len(left_out)}
-    findings = [*lost_frames(scene, read), *_misfits(scene, views, cells, consistency, likeliest, measurements)]
+    findings = [*lost_frames(scene, read), *_misfits(scene, camera, views, cells, consistency, likeliest, measurements)]
     remarks = [
         *map(str, left_out),
         *untested(consistency, likeliest),
@@ -122,6 +122,7 @@ def _verdict(findings: Sequence[Finding]) -> CaptureVerdict:
 
 def _misfits(
     scene: Scene,
+    camera: Camera,
     views: list[View],
     cells: Cells,
     consistency: dict[Reading, Consistency],
@@ -129,7 +130,6 @@ def _misfits(
     measurements: dict[str, Any],
 ) -> list[Finding]:
     """List what does not fit together: views, cloud, colours, up."""
-    camera = next(frame.camera for frame in scene.frames if frame.name == views[0].name)
     median = measurements["depth"]["median"]
     explained = odd_intrinsics(camera, consistency, likeliest) or misfit(consistency, likeliest, median, cells, views)
     if not explained and (doubt := contradiction(consistency[AS_GIVEN], None)):

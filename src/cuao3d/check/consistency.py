@@ -22,6 +22,7 @@ from cuao3d.check.readings import (
     Reading,
     readings_of,
     with_depth_scale,
+    with_rays,
 )
 from cuao3d.check.scale import fit_scale, rough_scale
 from cuao3d.check.views import View, num_probes
@@ -139,6 +140,9 @@ def measure_readings(views: list[View], camera: Camera) -> dict[Reading, Consist
             readings = (*POSE_READINGS, *RARER_POSE_READINGS)
             scores = {reading: rough_scale(views, reading, num_pixels=ROUGHLY).score for reading in readings}
             _add_scaled(found, views, sorted(readings, key=lambda reading: scores[reading])[-NUM_SCALED:])
+    likeliest = likeliest_reading(found)
+    if not likeliest.along_rays and (rays := with_rays(likeliest)) not in found:
+        found[rays] = measure_consistency(views, rays)
     return found
 
 
@@ -162,14 +166,20 @@ def land(
 
 def likeliest_reading(consistency: dict[Reading, Consistency]) -> Reading:
     """Return the reading under which most pixels agree, if it is consistent and clearly better than as given."""
-    best = max(consistency, key=lambda reading: consistency[reading].agreement)
-    found, given = consistency[best], consistency[AS_GIVEN]
+    given = consistency[AS_GIVEN]
+    apart = [reading for reading in consistency if reading is ALONG_RAYS or not reading.along_rays]
+    best = max(apart, key=lambda reading: consistency[reading].agreement)
+    found = consistency[best]
     clear = found.agreement >= ENOUGH and found.agreement > BETTER * given.agreement
-    if clear and found.consistent >= CONSISTENT and found.num_pairs >= PAIRS:
-        return best
-    rays = consistency.get(ALONG_RAYS, given)  # most pixels agree roughly either way
-    is_clearer = rays.num_tight >= max(ENOUGH, CLEARER * given.num_tight) and rays.agreement > given.agreement
-    return ALONG_RAYS if is_clearer and rays.consistent >= CONSISTENT and rays.num_pairs >= PAIRS else AS_GIVEN
+    if not (clear and _is_consistent(found)):
+        best, found = AS_GIVEN, given
+    rays = consistency.get(with_rays(best), found)  # most pixels agree roughly either way
+    is_clearer = rays.num_tight >= max(ENOUGH, CLEARER * found.num_tight) and rays.agreement > found.agreement
+    return with_rays(best) if is_clearer and _is_consistent(rays) else best
+
+
+def _is_consistent(found: Consistency) -> bool:
+    return found.consistent >= CONSISTENT and found.num_pairs >= PAIRS
 
 
 def joined_views(views: list[View], found: Consistency) -> tuple[Tensor, list[int]]:

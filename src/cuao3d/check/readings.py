@@ -132,13 +132,25 @@ RARER_POSE_READINGS = (
 )
 """Tried where views contradict each other and no usual mistake explains it."""
 
-ALONG_RAYS = Reading(
-    "depth along rays",
-    "Depth looks measured along the rays, as distance from the camera: divide it by the length of each pixel's ray "
-    "(x, y, 1).",
-    along_rays=True,
-    options={"depth_along": "rays"},
-)
+
+def with_rays(reading: Reading) -> Reading:
+    """Return a reading under which depth is also measured along rays."""
+    name = "depth along rays"
+    finding = (
+        "Depth looks measured along the rays, as distance from the camera: divide it by the length of each pixel's "
+        "ray (x, y, 1)."
+    )
+    return replace(
+        reading,
+        name=name if reading is AS_GIVEN else f"{reading.name}, {name}",
+        finding=f"{reading.finding} {finding}".strip(),
+        along_rays=True,
+        options={**reading.options, "depth_along": "rays"},
+        unscaled=with_rays(reading.unscaled) if reading.unscaled is not None else None,
+    )
+
+
+ALONG_RAYS = with_rays(AS_GIVEN)
 SWAPPED_FOCAL = Reading(
     "swapped focal lengths",
     "fx and fy look exchanged.",
@@ -180,7 +192,10 @@ def reading_named(name: str, camera: Camera) -> Reading:
     known = {reading.name: reading for reading in (*readings_of(camera), *RARER_POSE_READINGS)}
     if name in known:
         return known[name]
-    parts = re.fullmatch(r"(?:(.*), )?depth x (\S+)", name)
+    rest = name.removesuffix(f", {ALONG_RAYS.name}")
+    if rest != name:
+        return with_rays(reading_named(rest, camera))
+    parts = re.fullmatch(r"(?:(.*), )?depth x ([^\s,]+)", name)
     assert parts is not None
     return with_depth_scale(known[parts[1] or AS_GIVEN.name], float(parts[2]))
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from cuao3d.check.readings import Reading
-from cuao3d.check.units import PLAIN_FACTORS, round_factor
+from cuao3d.check.units import PLAIN_FACTORS, known_factor, round_factor
 from cuao3d.check.views import View
 
 DECADES, STEP = 4, 1.08
@@ -71,6 +71,8 @@ def fit_scale(views: list[View], reading: Reading) -> float:
         scores = _score(moved, seen, scales, tolerance)
         high = scales[scores >= 0.98 * scores.max()] if scores.any() else scales[count : count + 1]
         best = float(high.log().mean().exp())
+    if (known := known_factor(best)) is not None:
+        return known
     plain = [factor for factor in PLAIN_FACTORS if 1 / UNSURE < factor / best < UNSURE]
     reached = _score(moved, seen, torch.tensor([best, *plain], dtype=torch.float64), TOLERANCE)
     good = reached[1:] >= AS_GOOD * reached[0]

@@ -36,7 +36,13 @@ USUAL_DEPTH = 2.0
 
 
 def round_factor(factor: float) -> float:
-    """Return the round factor, or that between known units, which is within `EXACT` of a factor; else three digits."""
+    """Return the known factor near a factor; else three digits of it."""
+    known = known_factor(factor)
+    return float(f"{factor:.3g}") if known is None else known
+
+
+def known_factor(factor: float) -> float | None:
+    """Return the whole factor, or that between known units, which is within `EXACT` of a factor; None if none is."""
     large = max(factor, 1 / factor)
     magnitude = 10 ** math.floor(math.log10(large) + 1e-9)
     whole = round(large / magnitude) * magnitude
@@ -44,7 +50,7 @@ def round_factor(factor: float) -> float:
         return float(f"{whole if factor >= 1 else 1 / whole:.12g}")
     units = [to / by for by in UNITS.values() for to in (UNITS[name] for name in DEPTH_UNITS)]
     near = min((known for known in (*units, *(1 / unit for unit in units))), key=lambda known: abs(factor / known - 1))
-    return float(f"{near:.6g}") if abs(factor / near - 1) < EXACT else float(f"{factor:.3g}")
+    return float(f"{near:.6g}") if abs(factor / near - 1) < EXACT else None
 
 
 def unit_of_depth(factor: float) -> str:

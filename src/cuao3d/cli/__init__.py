@@ -1,4 +1,4 @@
-"""The command line: `cuao3d demo | check | fuse | distill | supervise | evaluate | probe | query | compare | ...`."""
+"""The command line: `cuao3d demo | check | fuse | distill | evaluate | probe | query | report | reproduce | ...`."""
 
 import inspect
 import io
@@ -24,6 +24,8 @@ from cuao3d.cli.evaluate import evaluate
 from cuao3d.cli.fuse import fuse
 from cuao3d.cli.probe import probe
 from cuao3d.cli.query import query
+from cuao3d.cli.report import report
+from cuao3d.cli.reproduce import reproduce
 from cuao3d.cli.settings import bound, check_options, refuse_unknown_options
 from cuao3d.cli.store import store
 from cuao3d.cli.supervise import configurable_supervise, supervise
@@ -42,6 +44,8 @@ COMMANDS: dict[str, Any] = {
     "probe": probe,
     "query": query,
     "compare": compare,
+    "report": report,
+    "reproduce": reproduce,
     "import": import_official,
     "store": store,
     "weights": weights,
@@ -60,6 +64,7 @@ AFTER_STOP = {
     "distill": "With --resume auto, the default, the same command goes on from the last checkpoint, if it saved one.",
     "supervise": "With --resume auto, the default, the same command goes on from the last checkpoint, if it saved one.",
     "import": "Finished scenes are kept; the same command goes on with the next one.",
+    "reproduce": "Finished scenes, students and cells are kept; the same command goes on with the next ones.",
     "weights": "Files that arrived whole are kept; the same command fetches the others.",
 }
 """What is true of a command that was interrupted; those that are not here start over."""

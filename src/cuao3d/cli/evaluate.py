@@ -2,15 +2,16 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
 from cuao3d.cli.shared import check_device, note_missing, print_rows
-from cuao3d.console import tell
+from cuao3d.console import note, tell
+from cuao3d.errors import InputError
+from cuao3d.schema import Count
 
 if TYPE_CHECKING:
-    from cuao3d.scene import Split
     from cuao3d.store import Store
 
 
@@ -23,6 +24,11 @@ def evaluate(
     teacher: str | None = None,
     text: str | None = None,
     seen: bool = False,
+    ensemble: tuple[Literal["unit-average", "surer", "average"], ...] = ("unit-average",),
+    passes: Count = 1,
+    train_mode: bool = False,
+    voting: Path | None = None,
+    allow_overlap: bool = False,
     device: str = "cpu",
     json: Path | None = None,
 ) -> int:
@@ -36,7 +42,14 @@ def evaluate(
         teacher: Which teacher names the classes, where several have a text encoder; the first unless given.
         text: Text encoder for the names, such as table:FILE for vectors of your own; the teacher's unless given.
         seen: Score only points whose sample some view saw.
-        device: Where the student runs, such as cuda.
+        ensemble: How 2D3D joins the lifted feature and the student's: the mean of both unit vectors; the surer one, as
+            OpenScene does; or the average of the raw ones, as the released CUA-O3D. Several give a row each.
+        passes: Passes of the student whose scores are summed; 5 as officially, each under a rotation of its own.
+        train_mode: Run batch norm on the statistics of each scene, as the released code does in validation.
+        voting: Also score the majority over views, each of which names the classes of its pixels. It needs the data
+            that the store was lifted from; give its folder.
+        allow_overlap: Score scenes too that the student was trained on.
+        device: Where the student and, for --voting, the teacher run, such as cuda.
         json: Also write the rows here.
     """
     from cuao3d import pipeline
@@ -48,38 +61,56 @@ def evaluate(
 
     check_device(device)
     check_output(json)
+    given = {"--ensemble": ensemble != ("unit-average",), "--passes": passes > 1, "--train-mode": train_mode}
+    if run is None and (of_student := [name for name, is_given in given.items() if is_given]):
+        raise InputError(f"{of_student[0]} is about a student; name one: --run RUN. Lifted features have none.")
     opened = Store.open(store)
     if run and is_supervised(run):
-        return _evaluate_supervised(opened, run, labels, None if split == "all" else split, seen, device, json)
+        given |= {"--teacher": teacher is not None, "--text": text is not None, "--voting": voting is not None}
+        if idle := [name for name, is_given in given.items() if is_given]:
+            raise InputError(f"{idle[0]} has no effect on {run}, which was trained on labels; leave it out.")
+        scored = None if split == "all" else split
+        options: dict[str, Any] = {"split": scored, "seen_only": seen, "allow_overlap": allow_overlap}
+        return _evaluate_supervised(opened, run, json, labels=labels, device=device, **options)
     with waiting("opening the predictor"):
         predictor = Predictor.open(opened, run=run, teacher=teacher, text=text, device=device)
+    if run and predictor.teacher not in opened.teachers:
+        lacks = f"{store} has no features of {predictor.teacher}, so 2D3D cannot be scored."
+        if given["--ensemble"]:
+            raise InputError(f"{lacks} Lift them first (cuao3d fuse --teachers), or leave out --ensemble.")
+        note(lacks)
+    scored = None if split == "all" else split
     rows = pipeline.evaluate(
         opened,
         predictor,
         labels=labels,
-        split=None if split == "all" else split,
+        split=scored,
         model=run.stem if run else "none",
         seen_only=seen,
+        ensemble=ensemble,
+        num_passes=passes,
+        train_mode=train_mode,
+        allow_overlap=allow_overlap,
     )
+    if voting:
+        rows += (pipeline.vote(opened, predictor, voting, labels=labels, split=scored, seen_only=seen, device=device),)
     tell(predictor.about)
+    if run and predictor.trained_on is None:
+        note(f"{run} does not tell which scenes its student was trained on; they may be among those scored.")
     print_rows([asdict(row) for row in rows])
     if json:
         write_json(json, {"rows": [asdict(row) for row in rows]})
     return note_missing(rows[0].missing)
 
 
-def _evaluate_supervised(
-    store: "Store", run: Path, labels: str, split: "Split | None", seen: bool, device: str, json: Path | None
-) -> int:
+def _evaluate_supervised(store: "Store", run: Path, json: Path | None, **options: Any) -> int:
     """Score a run of `cuao3d supervise`, which answers by classes and not by words."""
     from cuao3d.files import write_json
     from cuao3d.progress import telling
-    from cuao3d.supervise import score_held_out
+    from cuao3d.supervise import score
 
     with telling(None, "evaluating the upper bound") as told:
-        row = asdict(
-            score_held_out(store, run, labels=labels, split=split, seen_only=seen, device=device, progress=told)
-        )
+        row = asdict(score(store, run, dataset=store.path.name, progress=told, **options))
     print_rows([row])
     if json:
         write_json(json, {"rows": [row]})

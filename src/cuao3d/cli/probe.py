@@ -61,14 +61,9 @@ def probe(
     check_device(device)
     check_output(json)
     opened = Store.open(store)
-    of_both: dict[str, Any] = {
-        "split": None if split == "all" else split,
-        "baseline": baseline,
-        "teachers": None if teachers is None else () if teachers == "none" else tuple(split_names(teachers)),
-        "most": samples,
-        "seed": seed,
-        "device": device,
-    }
+    of_both: dict[str, Any] = {"baseline": baseline, "most": samples, "seed": seed, "device": device}
+    of_both["split"] = None if split == "all" else split
+    of_both["teachers"] = None if teachers is None else () if teachers == "none" else tuple(split_names(teachers))
     if geometry:
         _check_idle({"--labels": labels, "--bound": bound, "--seen": seen or None, "--optimiser": optimiser})
         surfaces = room.probe_geometry(opened, run, **of_both)

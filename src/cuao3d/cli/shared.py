@@ -1,5 +1,6 @@
 """What several commands share: names and options as they are typed, tables as they are printed."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,10 +45,33 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
     lines = []
     for row in rows:
         scores = [f"{row[key]:.1f}" for key in ("miou", "macc", "fmiou", "miou_official")]
-        lines.append((row["model"], row["readout"], row["split"], *scores, row["scenes"]))
+        lines.append((row["model"], readout_of(row), row["split"], *scores, row["scenes"]))
     tell_table(("model", "read-out", "split", "mIoU", "mAcc", "f-mIoU", "official mIoU", "scenes"), lines, num_names=3)
+    for scenes in dict.fromkeys(tuple(row.get("trained_on", ())) for row in rows if row.get("trained_on")):
+        tell(f"the student was trained on {len(scenes)} of the scenes: {', '.join(scenes)}")
+    _print_by_group(rows)
     _print_by_seen(rows)
     _print_retrieval(rows)
+
+
+def readout_of(row: dict[str, Any]) -> str:
+    """Return the read-out of a row with all that names it: its rule, its passes and the mode of its batch norm."""
+    parts = [row["readout"], row.get("ensemble")]
+    parts += [] if row["readout"] in ("fused", "voting") else [f"{row.get('passes', 1)}x"]
+    parts += ["train mode"] if row.get("train_mode") else []
+    return ", ".join(part for part in parts if part)
+
+
+def _print_by_group(rows: list[dict[str, Any]]) -> None:
+    """Print the mIoU of each group of classes, such as head, common and tail, where the label set has groups."""
+    groups = list(dict.fromkeys(group for row in rows for group in row.get("by_group", {})))
+    lines = []
+    for row in (row for row in rows if row.get("by_group")):
+        means = [row["by_group"].get(group, math.nan) for group in groups]
+        scores = ["-" if math.isnan(mean) else f"{mean:.1f}" for mean in means]
+        lines.append((row["model"], readout_of(row), row["split"], *scores))
+    if lines:
+        tell_table(("model", "read-out", "split", *(f"{group} mIoU" for group in groups)), lines, num_names=3)
 
 
 def _print_retrieval(rows: list[dict[str, Any]]) -> None:
@@ -59,13 +83,13 @@ def _print_retrieval(rows: list[dict[str, Any]]) -> None:
         for kind, found in row.get("retrieval", {}).items():
             shares = [(found["false_absent"], "there is called absent"), (found["false_here"], "absent is called here")]
             said = [f"{share:.1f} % of what is {how}" for share, how in shares if share is not None]
-            wrong += [f"verdicts of {row['model']}, {row['readout']}, {kind}: {', '.join(said)}"] if said else []
+            wrong += [f"verdicts of {row['model']}, {readout_of(row)}, {kind}: {', '.join(said)}"] if said else []
             scores = [(found["ap"], ".1f"), (found["ap_shuffled"], ".1f"), (found["auroc"], ".2f")]
             shown = ["-" if score is None else format(score, form) for score, form in scores]
             marks = ([query[mark] for query in found["queries"]] for mark in ("is_seen", "is_known"))
             counts = ["not known" if None in held else f"{sum(held)} of {len(held)}" for held in marks]
             shown += [str(found["num_present"]), str(found["num_absent"]), *counts]
-            lines.append((row["model"], row["readout"], kind, *shown))
+            lines.append((row["model"], readout_of(row), kind, *shown))
             unreadable |= dict.fromkeys(found["unreadable"])
     if lines:
         titles = ("AP", "AP, shuffled", "AUROC", "present", "absent", "student's words", "teacher's words")
@@ -86,7 +110,7 @@ def _print_by_seen(rows: list[dict[str, Any]]) -> None:
         for who, divided in divisions(row):
             means = [divided[key] for key in ("miou_seen", "miou_unseen", "harmonic")]
             scores = ["-" if mean is None else f"{mean:.1f}" for mean in means]
-            lines.append((row["model"], row["readout"], f"{who}: {divided['vocabulary']}", *scores))
+            lines.append((row["model"], readout_of(row), f"{who}: {divided['vocabulary']}", *scores))
             named[f"{who} ({divided['vocabulary']})"] = divided
     if lines:
         tell_table(("model", "read-out", "trained with", "seen mIoU", "unseen mIoU", "harmonic"), lines, num_names=3)

@@ -113,7 +113,13 @@ def label_set(name: str | Path) -> LabelSet:
 
 
 def convert(labels: Int64[Tensor, "N"], source: LabelSet, target: LabelSet) -> Int64[Tensor, "N"]:
-    """Convert labels of one set into another, class by class through NYU40.
+    """Convert labels of one set into another: through their ids where the sets nest, else class by class through NYU40.
+
+    Sets nest where each class of the target is one of the source, with the same id and name: matterport40 and 80 in
+    160. Labels converted so are those read in the target, but for points on the border of two classes or more. A point
+    takes the class that most of its faces have; read in the coarser set, faces of all classes that it lacks count
+    together, as none, and none comes first in a tie. A class that does not outnumber them together, but none of them
+    outnumbers, keeps the point here and loses it there.
 
     Args:
         labels: Ids of the source.
@@ -121,14 +127,17 @@ def convert(labels: Int64[Tensor, "N"], source: LabelSet, target: LabelSet) -> I
         target: The set that they are wanted in.
 
     Returns:
-        Ids of the target. 255 where no class of the target covers the label's class: the class has no NYU40 id, or the
-        target has none of its ids, or only some of them, or has them in different classes.
+        Ids of the target. 255 where no class of the target covers the label's class: the target is nested and lacks it;
+        or the class has no NYU40 id, or the target has none of its ids, or only some of them, or has them in different
+        classes.
 
     Raises:
         InputError: A set has no NYU40 ids, or the target is finer than NYU40: several of its classes have the same id.
     """
     if (source.ids, source.names) == (target.ids, target.names):
         return labels
+    if set(zip(target.ids, target.names, strict=True)) <= set(zip(source.ids, source.names, strict=True)):
+        return torch.where(target.classes(labels) == UNLABELLED, UNLABELLED, labels)
     cannot = f"Labels of {source.name} cannot be converted to {target.name}"
     covered_by_source, covered_by_target = source.nyu40 or (), target.nyu40 or ()
     for name, covered in ((source.name, covered_by_source), (target.name, covered_by_target)):

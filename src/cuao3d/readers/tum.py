@@ -5,10 +5,9 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float64
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from cuao3d.errors import InputError, NotFoundError, PoseError, UserError
+from cuao3d.errors import InputError, NotFoundError, UserError
 from cuao3d.formats.entries import (
     inside,
     nearest_in_time,
@@ -19,6 +18,7 @@ from cuao3d.formats.entries import (
 )
 from cuao3d.formats.images import image_size, open_frame, usual_size
 from cuao3d.formats.lens import Lens
+from cuao3d.formats.poses import from_quaternion
 from cuao3d.readers.capture import ANY_IMAGE, Captures, build_scene, open_frames
 from cuao3d.scene import Frame, Scene
 
@@ -27,9 +27,6 @@ DEPTH_UNIT = 1 / 5000
 
 WITHIN = 0.02
 """How far colour, depth and pose of a frame may lie apart, seconds."""
-
-UNIT_LENGTH = 0.05
-"""How far the length of a quaternion may be from 1; those of the dataset have four decimals."""
 
 COLORS, DEPTHS, POSES, CAMERA = "rgb.txt", "depth.txt", "groundtruth.txt", "camera.txt"
 
@@ -83,8 +80,9 @@ class Tum(Captures):
         }
 
         def open_one(name: str) -> Frame:
-            color, depth, pose = complete[name]
-            return open_frame(name, _pose(pose), color=color, lens=lens, depth=depth, depth_unit=DEPTH_UNIT)
+            color, depth, row = complete[name]
+            pose = from_quaternion(row[3:], row[:3], POSES)
+            return open_frame(name, pose, color=color, lens=lens, depth=depth, depth_unit=DEPTH_UNIT)
 
         frames, problems = open_frames(complete, open_one)
         without = [path.name for path in colors if path.name not in complete]
@@ -119,14 +117,3 @@ def _read_lens(folder: Path, colors: list[Path]) -> Lens:
         f"The camera of {folder} is not known: its name holds no freiburg1, 2 or 3. Write fx fy cx cy, in pixels, to "
         f"{CAMERA} there (525 525 319.5 239.5 is a Kinect's default)."
     )
-
-
-def _pose(row: Float64[Tensor, "7"]) -> Float64[Tensor, "4 4"]:
-    """Return the pose of a row tx ty tz qx qy qz qw."""
-    length = row[3:].norm().item()
-    if abs(length - 1) > UNIT_LENGTH:  # not true of NaN, which is named later
-        raise PoseError(f"its quaternion in {POSES} has length {length:.3g}, not 1; correct it, or remove the frame.")
-    pose = torch.eye(4, dtype=torch.float64)
-    pose[:3, :3] = torch.from_numpy(Rotation.from_quat(row[3:].numpy()).as_matrix())  # x y z w; of any length
-    pose[:3, 3] = row[:3]
-    return pose

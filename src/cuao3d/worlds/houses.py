@@ -17,7 +17,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from cuao3d.errors import InputError
-from cuao3d.labels import LabelSet, convert
+from cuao3d.labels import convert
 from cuao3d.labels import label_set as labels_of
 from cuao3d.readers import matterport
 from cuao3d.scene import UNLABELLED, Camera, Scene, Source, Split
@@ -312,18 +312,10 @@ def _translate(labels: Int64[Tensor, "N"], name: str) -> Int64[Tensor, "N"]:
     if name == "made100":
         return labels
     made, fine, target = (labels_of(one) for one in ("made100", "matterport160", name))
-    of_fine = _by_name(labels, [kinds()[kind].matterport160 for kind in made.names], fine)
-    if name in ("matterport21", "nyu40"):
-        return convert(of_fine, fine, target)
-    return _by_name(of_fine, fine.names, target)
-
-
-def _by_name(labels: Int64[Tensor, "N"], names: Sequence[str], target: LabelSet) -> Int64[Tensor, "N"]:
-    """Translate labels that are rows of `names` into the ids of the same names."""
-    id_of_name = dict(zip(target.names, target.ids, strict=True))
+    id_of_name = dict(zip(fine.names, fine.ids, strict=True))
     table = torch.full((UNLABELLED + 1,), UNLABELLED)
-    table[: len(names)] = torch.tensor([id_of_name.get(name, UNLABELLED) for name in names])
-    return table[labels]
+    table[: len(made)] = torch.tensor([id_of_name.get(kinds()[kind].matterport160, UNLABELLED) for kind in made.names])
+    return convert(table[labels], fine, target)
 
 
 def _check_label_set(name: str) -> None:

@@ -1,0 +1,133 @@
+"""Facts about reproduction: cells are computed once, claims are judged beside their controls."""
+
+import json
+from functools import partial
+
+import pytest
+
+from conftest import make_synthetic_scene
+from cuao3d.cli import main
+from cuao3d.errors import DiskFullError, InputError
+from cuao3d.reproduce.arms import ARMS, MINI
+from cuao3d.reproduce.cells import Cell, Cells
+from cuao3d.reproduce.claims import HELD, NOT_HELD, OPEN, bounds, judge
+from cuao3d.tables import read_tables
+from make_fixture_scannet import write_scan
+
+
+def counted(calls, value, on_step):
+    calls.append(value)
+    return value
+
+
+def fail(error, on_step):
+    raise error
+
+
+def filled(folder, *cells):
+    kept = Cells(folder)
+    kept.fill(cells, "testing", 1)
+    return kept
+
+
+def test_a_cell_is_computed_once_and_anew_when_what_it_depends_on_is_new(tmp_path):
+    calls = []
+    cell = partial(Cell, "rooms/a-0", partial(counted, calls, 7))
+    assert filled(tmp_path, cell({"store": "x"})).value("rooms/a-0") == 7
+    assert filled(tmp_path, cell({"store": "x"})).value("rooms/a-0") == 7
+    assert calls == [7]
+    filled(tmp_path, cell({"store": "y"}))
+    assert calls == [7, 7]
+
+
+def test_a_cell_of_another_version_is_computed_anew(tmp_path, monkeypatch):
+    calls = []
+    cell = Cell("a", partial(counted, calls, 1))
+    filled(tmp_path, cell)
+    monkeypatch.setattr("cuao3d.reproduce.cells.__version__", "0.0.0")
+    filled(tmp_path, cell)
+    assert len(calls) == 2
+
+
+def test_a_cell_that_fails_costs_itself_alone_and_is_tried_again(tmp_path):
+    calls = []
+    good, bad = Cell("good", partial(counted, calls, 1)), Cell("bad", partial(fail, InputError("no labels")))
+    kept = filled(tmp_path, bad, good)
+    assert (kept.value("good"), kept.value("bad"), kept.failures) == (1, None, {"bad": "no labels"})
+    mended = filled(tmp_path, Cell("bad", partial(counted, calls, 2)), good)
+    assert (mended.value("bad"), mended.failures, calls) == (2, {}, [1, 2])
+
+
+def test_a_full_disk_ends_it_all(tmp_path):
+    with pytest.raises(DiskFullError):
+        filled(tmp_path, Cell("a", partial(fail, DiskFullError("full"))))
+
+
+def test_a_damaged_cell_is_computed_anew(tmp_path):
+    calls = []
+    cell = Cell("a", partial(counted, calls, 1))
+    filled(tmp_path, cell)
+    (tmp_path / "a.json").write_text('{"key": ')
+    assert filled(tmp_path, cell).value("a") == 1
+    assert len(calls) == 2
+    assert json.loads((tmp_path / "a.json").read_text())["value"] == 1
+
+
+def test_bounds_are_those_of_student():
+    assert bounds([1.0, 2.0, 3.0]) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-3)  # 4.303 / sqrt(3)
+    assert bounds([1.0]) == (-float("inf"), float("inf"))
+
+
+@pytest.mark.parametrize(
+    ("gains", "controls", "word"),
+    [
+        ((), {}, OPEN),
+        ((3.0,), {}, OPEN),
+        ((3.0, 3.1, 3.2), {}, HELD),
+        ((3.0, 3.1, 3.2), {"shuffled": (4.0, 4.0, 4.0)}, NOT_HELD),
+        ((3.0, 3.1, 3.2), {"shuffled": (0.0, 0.1, 0.0), "oracle": (9.0, 9.1, 9.0), "headroom": 2.0}, HELD),
+        ((-1.0, 0.0, 1.0), {}, NOT_HELD),
+        ((-1.0, 0.0, 1.0), {"oracle": (-1.0, 0.0, 1.0)}, OPEN),
+        ((-1.0, 0.0, 1.0), {"oracle": (5.0, 5.1, 5.2), "headroom": 4.9}, OPEN),
+        ((-1.0, 0.0, 1.0), {"oracle": (5.0, 5.1, 5.2), "headroom": 5.1}, NOT_HELD),
+    ],
+)
+def test_a_claim_is_judged_beside_its_controls(gains, controls, word):
+    assert judge(gains, **controls).word == word
+
+
+def test_an_arm_gets_the_teachers_that_stand_for_its_own():
+    assert ARMS["conditioned, shuffled"].names(MINI) == ("mini-lseg", "shuffled-mini-dino", "shuffled-mini-diffusion")
+    assert ARMS["conditioned, oracle"].names(MINI) == ("mini-lseg", "oracle")
+    assert ARMS["conditioned"].names({}) == ("lseg", "dinov2", "stable_diffusion")
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    """A miniature ScanNet: a scan of its training list and one of its validation list."""
+    folder = tmp_path_factory.mktemp("scannet")
+    for name in ("scene0000_00", "scene0568_00"):
+        write_scan(make_synthetic_scene(), folder / "scans" / name, color="png")
+    return folder
+
+
+def reproduced(folder, data, *options):
+    """Run the command with one small teacher and one step; return its tables and the lines of the cells' files."""
+    arguments = ["reproduce", "scannet", "--data", str(data), "--teachers", "mini-lseg", "--steps", "1"]
+    code = main([*arguments, "--tables", "zero-shot", "--out", str(folder), "--workers", "1", *options])
+    return code, {table.name: table for table in read_tables(folder)}
+
+
+def test_a_dataset_of_ones_own_gets_the_tables_with_the_published_rows_and_further_seeds_add(scans, tmp_path):
+    code, tables = reproduced(tmp_path / "out", scans)
+    assert code == 0
+    (ours,) = (row for row in tables["zero-shot"].rows if row[:2] == ("LSeg only", "distilled"))
+    assert ours[2].n == 1
+    assert any(row[0] == "CUA-O3D" and row[2] == 55.3 for row in tables["zero-shot"].rows)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").rglob("*.json")}
+    code, tables = reproduced(tmp_path / "out", scans, "--seeds", "2")
+    (both,) = (row for row in tables["zero-shot"].rows if row[:2] == ("LSeg only", "distilled"))
+    assert (both[2].n, both[2].half_width is not None) == (2, True)
+    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    for file in ("report.html", "results.json", "zero-shot.csv", "zero-shot.tex"):
+        assert (tmp_path / "out" / file).stat().st_size > 0
