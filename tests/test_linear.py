@@ -28,7 +28,7 @@ def root_weights(classes):
 
 
 @given(seed=st.integers(0, 999))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_a_converged_fit_is_within_its_bound_of_scikit_learns(seed):
     from sklearn.linear_model import LogisticRegression
 
@@ -93,7 +93,7 @@ def test_the_papers_fit_is_a_linear_layer_after_its_epochs():
 
 
 @given(seed=st.integers(0, 999))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_least_squares_equal_scikit_learns(seed):
     from sklearn.linear_model import Ridge
 

@@ -80,14 +80,20 @@ def probe(
     subjects.check_split(split)
     name, classes = store.path.name, store.label_set(labels)
     how: dict[str, Any] = {"split": split, "dataset": name, "seen_only": seen_only}
-    ceiling = () if bound is None else (score(store, bound, labels=labels, device=device, **how),)
-    for row in ceiling:
-        refuse_overlap("The student of --bound has learned", row.trained_on)
+    ceiling = () if bound is None else (_score_bound(store, bound, labels, device, how),)
     probes = learn(subjects, classes, optimiser=optimiser, most=most, seed=seed)
     for line in probes.about:
         note(line)
     with telling(None, "scoring probes") as told:
         return probes.score(**how, progress=told) + ceiling
+
+
+def _score_bound(store: Store, bound: Path, labels: str, device: str, how: Mapping[str, Any]) -> Row:
+    """Score the upper bound; before anything else, so that one that does not fit is refused at once."""
+    with telling(None, "scoring the upper bound") as told:
+        row = score(store, bound, labels=labels, device=device, progress=told, **how)
+    refuse_overlap("The student of --bound has learned", row.trained_on)
+    return row
 
 
 @dataclass(frozen=True, eq=False)
