@@ -23,10 +23,10 @@ import tyro
 from ablation_page import World, write_page
 from cuao3d import pipeline, recipes
 from cuao3d.checkpoints import COOLDOWN, kept_name
-from cuao3d.compare import probe_together
 from cuao3d.distill import DistillConfig, distill
 from cuao3d.files import write_json
 from cuao3d.predictor import Predictor
+from cuao3d.probe import probe
 from cuao3d.progress import OnStep, training_bars
 from cuao3d.reproduce.arms import ARMS, LSEG, MINI
 from cuao3d.scene import Split
@@ -194,8 +194,10 @@ def headroom(folder: Path) -> float:
     file = folder / "headroom.json"
     if not file.is_file():
         store = Store.open(folder / "store")
-        probes = [probe_together(store, teachers) or 0.0 for teachers in (tuple(recipes.SMALL_TEACHERS), (MINI[LSEG],))]
-        write_json(file, {"all": probes[0], "language": probes[1]})
+        rows = probe(store, labels="made100", split="test", teachers=tuple(recipes.SMALL_TEACHERS))
+        found = {row.readout: row.miou for row in rows}
+        language = found[f"probe: lifted {MINI[LSEG]}"]
+        write_json(file, {"all": found["probe: lifted concatenated"], "language": language})
     probes = json.loads(file.read_text(encoding="utf-8"))
     return float(probes["all"] - probes["language"])
 

@@ -21,13 +21,13 @@ import torch
 import tyro
 
 from cuao3d import recipes
-from cuao3d.compare import probe_together
 from cuao3d.console import note, tell, tell_table
 from cuao3d.demo import Together
 from cuao3d.evaluate import zero_shot
 from cuao3d.labels import label_set
 from cuao3d.objective import best_constant, fit_normalizer
 from cuao3d.pipeline import fuse
+from cuao3d.probe import CONSTANT, SHUFFLED, probe
 from cuao3d.store import Store
 from cuao3d.teachers import load_teacher
 from cuao3d.text import class_vectors, load_text_encoder
@@ -44,6 +44,9 @@ MIN_SHARE = 0.02
 """Least loss of the best constant output, as a share of that of zeros, of the targets that a student learns."""
 
 LANGUAGE = "mini-lseg"
+
+FURTHER = {"all together": "lifted concatenated", "shuffled labels": SHUFFLED, "one class": CONSTANT}
+"""Rows beneath those of the teachers: the probe of all features side by side, and the controls."""
 
 TITLES = ("teacher", "zero-shot", "probe", "constant, raw", "constant, standardised", "cosine to the mean")
 
@@ -113,10 +116,11 @@ def measure(store: Store, world: str) -> tuple[float, list[str]]:
     classes = label_set(LABELS[world])
     vectors = class_vectors(load_text_encoder(store.teachers[LANGUAGE].text or ""), classes)
     (scored,) = zero_shot(store, classes, vectors, teacher=LANGUAGE)
-    failures, probes = [], {}
+    found = {row.readout.removeprefix("probe: "): row.miou for row in probe(store, labels=classes.name)}
+    probes = {name: found[f"lifted {name}"] for name in store.teachers}
+    failures = []
     for name, card in store.teachers.items():
         features = sampled(store, name)
-        probes[name] = probe_together(store, (name,)) or 0.0
         plain = best_constant(features, card.loss).share
         standard = fit_normalizer("standardize", [features])
         conditioned = best_constant(features, "cosine", standard).share
@@ -126,9 +130,9 @@ def measure(store: Store, world: str) -> tuple[float, list[str]]:
         mean = torch.nn.functional.cosine_similarity(features, features.mean(0, keepdim=True)).mean().item()
         shown = f"{scored.miou:.1f}" if name == LANGUAGE else ""
         rows.append((name, shown, f"{probes[name]:.1f}", f"{plain:.3f}", f"{conditioned:.3f}", f"{mean:.2f}"))
-    together = probe_together(store, tuple(store.teachers)) or 0.0
+    together = found["lifted concatenated"]
     headroom = together - probes[LANGUAGE]
-    rows.append(("all together", "", f"{together:.1f}", "", "", ""))
+    rows += [(name, "", f"{found[of]:.1f}", "", "", "") for name, of in FURTHER.items()]
     tell(f"{world}, {len(classes)} classes: {scored.scenes} scored")
     tell_table(TITLES, rows)
     for name, score in probes.items():

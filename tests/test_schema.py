@@ -104,7 +104,7 @@ def test_settings_out_of_range_are_named(settings, message):
         check_settings(settings)
 
 
-@pytest.mark.parametrize("recipe", [*recipes.RECIPES.values(), recipes.mini_supervised])
+@pytest.mark.parametrize("recipe", [*recipes.RECIPES.values(), *recipes.SUPERVISED_RECIPES.values()])
 def test_recipes_are_in_range_and_are_checked_like_what_is_typed(recipe):
     recipe().validate()
     with pytest.raises(InputError, match=r"--config.seed is -1"):
@@ -134,6 +134,8 @@ NUMBERS = {
     "fuse": ("--cell", "--batch-size", "--workers", "--tolerance", "--every"),
     "check": ("--cell", "--tolerance", "--every"),
     "distill": ("--voxel-size", "--steps", "--seed"),
+    "supervise": ("--voxel-size", "--steps", "--seed"),
+    "probe": ("--samples", "--seed"),
     "demo": ("--seed",),
     "import": ("--cell",),
 }
@@ -151,7 +153,7 @@ def test_numbers_out_of_range_are_refused_by_name(command, option, tmp_path, cap
     is_float = option in ("--cell", "--tolerance", "--voxel-size")
     for value in ("-5", "-1", "99999999999999", *(("nan", "inf", "-inf", "0", "-0.05", "1e300") if is_float else ())):
         places = [] if command == "demo" else [tmp_path / "nowhere"]
-        out = [] if command == "check" else ["--out", tmp_path / "out"]
+        out = [] if command in ("check", "probe") else ["--out", tmp_path / "out"]
         says(capsys, [command, *places, *out, f"{option}={value}"], f"{option} is {float(value):g}; expected a number ")
     assert not (tmp_path / "out").exists()
 

@@ -1,7 +1,7 @@
 """Comparison of teachers on a store: time, size, agreement between views and, where there are labels, mIoU."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cuao3d.errors import InputError
 from cuao3d.labels import LabelSet, label_set
+from cuao3d.linear import fit_classes
 from cuao3d.metrics import Metrics, confusion_matrix, measure, named_iou
 from cuao3d.progress import OnCount
 from cuao3d.query import classify, scores
@@ -25,9 +26,6 @@ BLOCK = 1.0
 
 MOST_ROWS = 30_000
 """Samples that a probe learns from, at most."""
-
-DECAY, ITERATIONS = 1e-2, 60
-"""Penalty of the probe's weights on standardised inputs, and its steps of L-BFGS."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Comparison:
 def compare(store: Store, teachers: Sequence[str] = (), *, progress: OnCount | None = None) -> list[Comparison]:
     """Compare the teachers of a store. Scores are on the original points, those without features count as wrong.
 
-    The probe is a linear map from standardised features to the classes, fitted by cross-entropy (L-BFGS). It learns
+    The probe is a linear map from standardised features to the classes, fitted by `linear.fit_classes`. It learns
     from the training scenes and is scored on the others; where only one of the two has labels, each scene is cut into
     blocks of a metre, and it learns from every other one.
 
@@ -89,7 +87,7 @@ def compare(store: Store, teachers: Sequence[str] = (), *, progress: OnCount | N
         agreements = [about.agreement for about in lifting if about.agreement is not None]
         card = store.teachers[name]
         zero_shot = _zero_shot(labelled, name, classes, card) if classes and card.text else None
-        probed = _probe(labelled, (name,), classes) if classes else (None, None)
+        probed = _probe(labelled, name, classes) if classes else (None, None)
         rows.append(
             Comparison(
                 teacher=name,
@@ -185,27 +183,8 @@ def _zero_shot(
     return 100 * metrics.miou, by_seen(named_iou(metrics, classes), classes, vocabulary)
 
 
-def probe_together(store: Store, teachers: Sequence[str]) -> float | None:
-    """Score a linear probe of the features of several teachers side by side, as `compare` does each of them.
-
-    Args:
-        store: Scenes that were lifted.
-        teachers: Names of teachers of the store.
-
-    Returns:
-        Its mIoU, percent; None without labels to learn from.
-    """
-    _, labelled = _open_scenes(store, teachers)
-    classes = _classes(labelled)
-    return _probe(labelled, tuple(teachers), classes)[0] if classes else None
-
-
-def _probe(labelled: Sequence[_Labelled], teachers: tuple[str, ...], classes: LabelSet) -> tuple[float | None, Any]:
+def _probe(labelled: Sequence[_Labelled], teacher: str, classes: LabelSet) -> tuple[float | None, Any]:
     """Return the score of a linear probe, and what it is of; None and None where it has no label to learn from."""
-
-    def described(scene: _Labelled, rows: Tensor | slice) -> Tensor:
-        return torch.cat([scene.features[teacher][rows].float() for teacher in teachers], dim=1)
-
     by_scene = len({scene.is_train for scene in labelled}) == 2
     share = max(1, MOST_ROWS // len(labelled))
     features, targets = [], []
@@ -214,45 +193,15 @@ def _probe(labelled: Sequence[_Labelled], teachers: tuple[str, ...], classes: La
         learned = torch.full_like(scene.held_out, scene.is_train) if by_scene else ~scene.held_out
         rows = torch.nonzero(learned & (of_seen != UNLABELLED)).squeeze(1)
         rows = rows[:: max(1, len(rows) // share)]
-        features.append(described(scene, rows))
+        features.append(scene.features[teacher][rows].float())
         targets.append(of_seen[rows])
     if not sum(map(len, targets)):
         return None, None
-    predict = _fit(torch.cat(features), torch.cat(targets), len(classes))
+    linear = fit_classes(torch.cat(features), torch.cat(targets), len(classes))
     scored = (scene for scene in labelled if not (by_scene and scene.is_train))
-    predicted = ((scene, predict(described(scene, slice(None)))) for scene in scored)
+    predicted = ((scene, linear(scene.features[teacher]).argmax(dim=1)) for scene in scored)
     score = _miou(predicted, classes, in_blocks=not by_scene)
     return score, None if score is None else "other scenes" if by_scene else "other blocks"
-
-
-def _fit(features: Float[Tensor, "R C"], targets: Int64[Tensor, "R"], num_classes: int) -> Callable[[Tensor], Tensor]:
-    """Fit a linear map from features to classes by their cross-entropy, where a class counts as its square root."""
-    mean, deviation = features.mean(dim=0), features.std(dim=0).clamp(min=1e-6)
-    inputs = torch.nn.functional.pad((features - mean) / deviation, (0, 1), value=1.0)
-    counts = torch.bincount(targets, minlength=num_classes)
-    weights = counts[targets].float().rsqrt()
-    weights /= weights.sum()
-    solution = torch.zeros(inputs.shape[1], num_classes, requires_grad=True)
-    optimizer = torch.optim.LBFGS([solution], max_iter=ITERATIONS, history_size=10, line_search_fn="strong_wolfe")
-
-    def loss() -> float:
-        optimizer.zero_grad()
-        entropy = torch.nn.functional.cross_entropy(inputs @ solution, targets, reduction="none")
-        value = (entropy * weights).sum() + DECAY / 2 * solution[:-1].square().sum()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value.item()
-
-    with torch.enable_grad():
-        optimizer.step(loss)  # type: ignore[no-untyped-call]
-    solution = solution.detach()
-    absent = torch.where(counts == 0, -torch.inf, 0.0)
-
-    def predict(described: Tensor) -> Tensor:
-        scaled = torch.nn.functional.pad((described - mean) / deviation, (0, 1), value=1.0)
-        classes: Tensor = (scaled @ solution + absent).argmax(dim=1)
-        return classes
-
-    return predict
 
 
 def _miou(

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cuao3d.console import note
+from cuao3d.errors import InputError
 from cuao3d.evaluate import count, labels_of
 from cuao3d.labels import LabelSet
 from cuao3d.linear import TOLERANCE, LinearMap, Optimiser, fit_as_paper, fit_classes, fit_values
@@ -22,8 +23,8 @@ from cuao3d.progress import OnCount, telling
 from cuao3d.scene import UNLABELLED, Split
 from cuao3d.store import Store, StoredScene
 from cuao3d.store.roll import count_of
-from cuao3d.subjects import LIFTED, MOST_SAMPLES, Lessons, Subjects, is_lifted
-from cuao3d.supervise import as_vocabulary, score_held_out
+from cuao3d.subjects import LIFTED, MOST_SAMPLES, Lessons, Subjects, is_lifted, refuse_overlap
+from cuao3d.supervise import as_vocabulary, score
 from cuao3d.surfaces import KINDS, Quantity, surfaces
 from cuao3d.vocabulary import Told
 
@@ -76,15 +77,23 @@ def probe(
             does not fit the store.
     """
     subjects = Subjects.open(store, run, baseline=baseline, teachers=teachers, device=device)
-    subjects.check_split(split, (run, baseline, bound))
+    subjects.check_split(split)
     name, classes = store.path.name, store.label_set(labels)
     how: dict[str, Any] = {"split": split, "dataset": name, "seen_only": seen_only}
+    ceiling = () if bound is None else (_score_bound(store, bound, labels, device, how),)
     probes = learn(subjects, classes, optimiser=optimiser, most=most, seed=seed)
     for line in probes.about:
         note(line)
     with telling(None, "scoring probes") as told:
-        rows = probes.score(**how, progress=told)
-    return rows + (() if bound is None else (score_held_out(store, bound, labels=labels, device=device, **how),))
+        return probes.score(**how, progress=told) + ceiling
+
+
+def _score_bound(store: Store, bound: Path, labels: str, device: str, how: Mapping[str, Any]) -> Row:
+    """Score the upper bound; before anything else, so that one that does not fit is refused at once."""
+    with telling(None, "scoring the upper bound") as told:
+        row = score(store, bound, labels=labels, device=device, progress=told, **how)
+    refuse_overlap("The student of --bound has learned", row.trained_on)
+    return row
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +194,7 @@ def learn(
             told(done, len(jobs))
     counts = torch.bincount(lessons.targets, minlength=len(classes))
     absent = [name for name, number in zip(classes.names, counts.tolist(), strict=True) if not number]
-    never = (f"No training sample shows {', '.join(absent)}: no probe predicts these.",) if absent else ()
+    never = (f"no training sample shows {', '.join(absent)}: no probe predicts these",) if absent else ()
     about = (lessons.about, _convergence(maps), *never)
     return Probes(subjects, classes, maps, counts / counts.sum(), about)
 
@@ -227,13 +236,17 @@ def _convergence(maps: Mapping[str, LinearMap]) -> str:
     gaps = {readout: linear.gap for readout, linear in maps.items() if linear.gap is not None}
     steps = max(linear.steps for linear in maps.values())
     if not gaps:
-        return f"The paper's optimiser took {steps} steps of four scenes; it stops there, converged or not."
+        return f"the paper's optimiser took {steps} steps of four scenes; it stops there, converged or not"
     late = [f"{_title(readout)} ({gap:.1e})" for readout, gap in gaps.items() if gap > TOLERANCE]
     if late:
-        return f"Not converged after {steps} steps, by the bound on the loss to be gained (nats): {', '.join(late)}."
+        return f"not converged after {steps} steps, by the bound on the loss to be gained (nats): {', '.join(late)}"
     return (
-        f"Converged after at most {steps} steps: no training loss can fall by more than {max(gaps.values()):.1e} nats."
+        f"converged after at most {steps} steps: no training loss can fall by more than {max(gaps.values()):.1e} nats"
     )
+
+
+WHAT = {False: "a view", True: "a single view for certain"}
+"""What samples need for the quantities of a place, and for those of a view."""
 
 
 @dataclass(frozen=True)
@@ -293,20 +306,22 @@ def probe_geometry(
         The rows, quantity by quantity, controls last.
 
     Raises:
-        InputError: Scenes to be scored were learned from, a run does not fit the store, or no sample is known to be
-            seen by one view alone.
+        InputError: Scenes to be scored were learned from, or a run does not fit the store.
     """
     subjects = Subjects.open(store, run, baseline=baseline, teachers=teachers, device=device)
-    subjects.check_split(split, (run, baseline))
+    subjects.check_split(split)
     rows: list[SurfaceRow] = []
     jobs = [(subjects, False)] + ([(subjects.only_lifted(), True)] if subjects.lifted else [])
     for ours, of_view in jobs:
         quantities = tuple(quantity for quantity, kind in KINDS.items() if kind.of_view == of_view)
         kind = " and ".join(quantities)
-        with telling(None, f"describing training scenes for {kind}") as told:
-            take = partial(_take_surfaces, quantities=quantities, store=store)
-            what = " or ".join(quantities) + (" that a single view is certain to see" if of_view else "")
-            lessons = ours.gather(take, what=what, most=most, seed=seed, progress=told)
+        try:
+            with telling(None, f"describing training scenes for {kind}") as told:
+                take = partial(_take_surfaces, quantities=quantities, store=store)
+                lessons = ours.gather(take, what=WHAT[of_view], most=most, seed=seed, progress=told)
+        except InputError as error:
+            note(f"{kind}: left out. {error}")
+            continue
         fits = _fit_surfaces(ours, lessons, quantities)
         note(f"{kind}: {lessons.about}")
         if left_out := [quantity for quantity in quantities if quantity not in fits]:

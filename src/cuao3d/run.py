@@ -66,12 +66,6 @@ class _Settings(TypedDict):
     scenes_sha256: NotRequired[dict[str, str]]
 
 
-class _Scenes(TypedDict):
-    """What is read of a run's `config.json` to know its scenes."""
-
-    scenes_sha256: NotRequired[dict[str, str]]
-
-
 class _Summary(TypedDict):
     """What is read of a `run.json`."""
 
@@ -245,37 +239,6 @@ def load_student(path: Path) -> Run:
         )
     cards = fit({**student.teachers}, dict[str, TeacherCard], f"The teachers of {path}")
     return Run(student, student.voxel_size, cards, None, student.vocabulary)
-
-
-def check_apart(store: Store, names: Sequence[str], path: Path) -> None:
-    """Refuse to evaluate on scenes that a run has learned from, by their names; what is no run folder tells of none.
-
-    Args:
-        store: Whose scenes are to be evaluated.
-        names: Which of them.
-        path: Folder of a run, or a student's `.safetensors`.
-
-    Raises:
-        InputError: It has learned from some of them; the message names them.
-    """
-    file = (path.parent if path.name == STUDENT else path) / "config.json"
-    learned = _scenes_of(file) if file.is_file() else ()
-    if both := [name for name in names if name in learned]:
-        raise InputError(
-            f"{path} has learned from {some_of(both)} of {store.path}, so a score there says nothing. Choose "
-            "another --split, or give scenes that only share a name another one."
-        )
-
-
-def some_of(names: Sequence[str]) -> str:
-    """Name some scenes, and say how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _scenes_of(file: Path) -> tuple[str, ...]:
-    """Return the names of the scenes that a run has learned from, by its `config.json`."""
-    scenes: _Scenes = fit(read_json(file, _CURE), _Scenes, str(file), _CURE)
-    return tuple(scenes.get("scenes_sha256", ()))
 
 
 def keep_calibration(path: Path, calibration: Calibration) -> None:

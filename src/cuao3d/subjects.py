@@ -9,11 +9,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from cuao3d.errors import InputError
+from cuao3d.evaluate import check_overlap
 from cuao3d.linear import LinearMap
 from cuao3d.memory import give_back
 from cuao3d.predictor import check_voxels, describe_by_heads
 from cuao3d.progress import OnCount
-from cuao3d.run import Run, check_apart, load_student, some_of
+from cuao3d.run import Run, load_student
 from cuao3d.scene import Split
 from cuao3d.store import Store, StoredScene
 from cuao3d.teachers import canonical
@@ -94,8 +95,8 @@ class Subjects:
         """The read-out on which the control learns shuffled labels: the first, the concatenated one if there is any."""
         return next(iter(self.parts))
 
-    def check_split(self, split: Split | None, paths: Sequence[Path | None]) -> None:
-        """Refuse to score where the probes or one of the students learn; `paths` are those of their runs.
+    def check_split(self, split: Split | None) -> None:
+        """Refuse to score where the probes or one of the students have learned.
 
         Raises:
             InputError: There are no training scenes, no scenes of the split, or scenes that were learned from.
@@ -106,12 +107,10 @@ class Subjects:
             raise InputError(f"{where} train, which probes learn from; to compare teachers without: cuao3d compare.")
         if not scored:
             raise InputError(f"{where} {split}, which probes are scored on; choose another --split.")
-        if both := [name for name in scored if name in learned]:
-            raise InputError(
-                f"Probes learn from {some_of(both)}, so they cannot be scored there; choose --split val or test."
-            )
-        for path in filter(None, paths):
-            check_apart(self.store, scored, path)
+        refuse_overlap("Probes learn", check_overlap(self.store, split, learned, allowed=True))
+        for prefix, student in self.students.items():
+            who = f"The student of --{'run' if prefix == 'head' else prefix} has learned"
+            refuse_overlap(who, check_overlap(self.store, split, student.scenes or (), allowed=True))
 
     def describe(self, scene: StoredScene, samples: Int64[Tensor, "M"]) -> dict[str, Float[Tensor, "M _"]]:
         """Describe samples of a scene by each of the features, in fp32; students are in evaluation mode.
@@ -215,9 +214,24 @@ class Lessons:
     @property
     def about(self) -> str:
         """One line on the samples."""
-        num_scenes = int(self.scene_of_row[-1]) + 1
-        of = "" if len(self.targets) == self.num_usable else f" of {self.num_usable:,}, drawn at random,"
-        return f"Each probe learns from {len(self.targets):,}{of} samples of {num_scenes} training scenes."
+        num_rows, num_scenes = len(self.targets), int(self.scene_of_row[-1]) + 1
+        drawn = "" if num_rows == self.num_usable else f", drawn at random from {self.num_usable:,}"
+        return f"each probe learns from {num_rows:,} samples of {num_scenes} training scenes{drawn}"
+
+
+def refuse_overlap(who: str, seen: Sequence[str]) -> None:
+    """Refuse to score scenes that were learned from.
+
+    Args:
+        who: Who has learned from them, to begin a sentence.
+        seen: Their names; none if there are none.
+
+    Raises:
+        InputError: There are such scenes.
+    """
+    if seen:
+        some = ", ".join(seen[:3]) + (f" and {len(seen) - 3} more" if len(seen) > 3 else "")
+        raise InputError(f"{who} from {some}, so a score there says nothing of others; choose another --split.")
 
 
 def is_lifted(readout: str) -> bool:

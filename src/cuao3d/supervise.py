@@ -11,12 +11,12 @@ from torch.nn import functional
 
 from cuao3d.batches import Batch, Batches, TrainingScene, hold_out
 from cuao3d.errors import InputError
-from cuao3d.evaluate import count, labels_of
+from cuao3d.evaluate import check_overlap, count, labels_of
 from cuao3d.labels import LabelSet
 from cuao3d.metrics import Row, make_row
 from cuao3d.predictor import student_features
 from cuao3d.progress import OnCount, OnStep
-from cuao3d.run import Run, begin_run, check_apart, check_finished, finish_run, load_run, load_student, only_writer
+from cuao3d.run import Run, begin_run, check_finished, finish_run, load_student, only_writer
 from cuao3d.scene import UNLABELLED, Split
 from cuao3d.store import Store, StoredScene
 from cuao3d.student import Student
@@ -108,6 +108,7 @@ def score(
     dataset: str = "",
     split: Split | None = "val",
     seen_only: bool = False,
+    allow_overlap: bool = True,
     device: str = "cpu",
     progress: OnCount | None = None,
 ) -> Row:
@@ -120,6 +121,7 @@ def score(
         dataset: Name of the dataset, for the row.
         split: Split to evaluate; None for all scenes.
         seen_only: Score only points whose sample at least one view sees.
+        allow_overlap: Score scenes too that the student was trained on; the row names them.
         device: Device to run on.
         progress: Told after each scene.
 
@@ -128,10 +130,12 @@ def score(
 
     Raises:
         NotFoundError: There is no finished run.
-        InputError: The run is not one of `supervise`, or learned other classes than those of the label set.
+        InputError: The run is not one of `supervise`, learned other classes than those of the label set, or was trained
+            on a scene of the split.
     """
-    loaded = load_run(run)
+    loaded = load_student(run)
     classes = _learned_classes(store, run, loaded, labels)
+    trained_on = check_overlap(store, split, loaded.scenes or (), allowed=allow_overlap)
     predict = student_features(loaded.student.to(device), store, head=HEAD, voxel_size=loaded.voxel_size, device=device)
     counted = count(
         store,
@@ -150,27 +154,8 @@ def score(
         split=split or "all",
         seen_only=seen_only,
         told=Told(as_vocabulary(classes)),
+        trained_on=trained_on,
     )
-
-
-def score_held_out(store: Store, run: Path, *, labels: str, split: Split | None, **options: Any) -> Row:
-    """Score a supervised student as `score` does, on scenes that it has not learned from.
-
-    Args:
-        store: Scenes with labels.
-        run: Folder of a finished run of `supervise`.
-        labels: The label set that it learned.
-        split: Split to evaluate; None for all scenes.
-        options: Further arguments of `score`.
-
-    Returns:
-        A row of metrics; its dataset is the store unless given.
-
-    Raises:
-        InputError: It has learned from one of them; the message names it.
-    """
-    check_apart(store, store.names(split), run)
-    return score(store, run, labels=labels, split=split, **{"dataset": store.path.name} | options)
 
 
 def as_vocabulary(classes: LabelSet) -> Vocabulary:
@@ -186,7 +171,7 @@ def _learned_classes(store: Store, run: Path, loaded: Run, labels: str | None) -
     """
     if loaded.label_set is None:
         raise InputError(
-            f"{run} is a distilled student; the upper bound needs a run of labels: cuao3d supervise STORE --out RUN."
+            f"{run} is no run of labels, which the upper bound needs; make one: cuao3d supervise STORE --out RUN."
         )
     asked = None if labels is None else store.label_set(labels)
     if asked is not None and asked.name != loaded.label_set:

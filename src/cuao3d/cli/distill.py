@@ -112,7 +112,7 @@ def _configure(store: "Store", recipe: str, file: Path | None, settings: dict[st
         )
     cards = {name: store.teachers[name] for name in names}
     start = recipes.RECIPES[recipe](teachers=cards) if file is None else recipes.with_teachers(start, cards)
-    config = configure(start, settings, store, f"the recipe {recipe!r}" if file is None else str(file))
+    config: DistillConfig = configure(start, settings, store, f"the recipe {recipe!r}" if file is None else str(file))
     for setting, reason in idle_settings(config, cards).items():
         if setting in settings:
             raise InputError(f"{flag_of(setting)} has no effect {reason}.")

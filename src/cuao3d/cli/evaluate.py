@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
@@ -12,7 +12,6 @@ from cuao3d.errors import InputError
 from cuao3d.schema import Count
 
 if TYPE_CHECKING:
-    from cuao3d.scene import Split
     from cuao3d.store import Store
 
 
@@ -67,7 +66,12 @@ def evaluate(
         raise InputError(f"{of_student[0]} is about a student; name one: --run RUN. Lifted features have none.")
     opened = Store.open(store)
     if run and is_supervised(run):
-        return _evaluate_supervised(opened, run, labels, None if split == "all" else split, seen, device, json)
+        given |= {"--teacher": teacher is not None, "--text": text is not None, "--voting": voting is not None}
+        if idle := [name for name, is_given in given.items() if is_given]:
+            raise InputError(f"{idle[0]} has no effect on {run}, which was trained on labels; leave it out.")
+        scored = None if split == "all" else split
+        options: dict[str, Any] = {"split": scored, "seen_only": seen, "allow_overlap": allow_overlap}
+        return _evaluate_supervised(opened, run, json, labels=labels, device=device, **options)
     with waiting("opening the predictor"):
         predictor = Predictor.open(opened, run=run, teacher=teacher, text=text, device=device)
     if run and predictor.teacher not in opened.teachers:
@@ -99,18 +103,14 @@ def evaluate(
     return note_missing(rows[0].missing)
 
 
-def _evaluate_supervised(
-    store: "Store", run: Path, labels: str, split: "Split | None", seen: bool, device: str, json: Path | None
-) -> int:
+def _evaluate_supervised(store: "Store", run: Path, json: Path | None, **options: Any) -> int:
     """Score a run of `cuao3d supervise`, which answers by classes and not by words."""
     from cuao3d.files import write_json
     from cuao3d.progress import telling
-    from cuao3d.supervise import score_held_out
+    from cuao3d.supervise import score
 
     with telling(None, "evaluating the upper bound") as told:
-        row = asdict(
-            score_held_out(store, run, labels=labels, split=split, seen_only=seen, device=device, progress=told)
-        )
+        row = asdict(score(store, run, dataset=store.path.name, progress=told, **options))
     print_rows([row])
     if json:
         write_json(json, {"rows": [row]})

@@ -1,9 +1,9 @@
 """`cuao3d probe`: linear probes of frozen features."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
@@ -29,7 +29,7 @@ def probe(
     baseline: Path | None = None,
     bound: Path | None = None,
     teachers: str | None = None,
-    optimiser: Literal["converged", "paper"] = "converged",
+    optimiser: Literal["converged", "paper"] | None = None,
     samples: Count = 30_000,
     seed: Seed = 0,
     seen: bool = False,
@@ -40,16 +40,14 @@ def probe(
 
     Args:
         store: Folder of the store; probes learn from its scenes of the split train.
-        run: Folder of a distilled run, or a student's .safetensors: its heads are probed, each alone, side by side and
-            averaged. Unless given, only lifted features are.
+        run: Folder of a distilled run, or a student's .safetensors; without it only lifted features are probed.
         labels: Label set to learn and to score in, its name or a CSV of your own; scannet20 unless given.
         split: Split to evaluate: scenes that neither probes nor students learned from.
         geometry: Probe surface normals, height and depth instead of labels.
         baseline: Another student to compare with, such as one of a single teacher.
         bound: A run of `cuao3d supervise`, whose score is added.
-        teachers: Teachers of the store whose lifted features are probed, separated by commas; all unless given; "none"
-            for none.
-        optimiser: "converged" fits until the loss cannot fall further; "paper" is the paper's: Adam, 20 epochs.
+        teachers: Teachers of the store whose lifted features are probed, separated by commas, or "none"; else all.
+        optimiser: "paper" is the paper's, Adam for 20 epochs; "converged", the default, fits until no loss is to gain.
         samples: Samples that a probe learns from at most, drawn at random.
         seed: Decides which; and the order of the paper's optimiser.
         seen: Score only points whose sample some view saw.
@@ -63,39 +61,24 @@ def probe(
     check_device(device)
     check_output(json)
     opened = Store.open(store)
-    part = None if split == "all" else split
-    named = None if teachers is None else () if teachers == "none" else tuple(split_names(teachers))
-    if not geometry:
-        rows = room.probe(
-            opened,
-            run,
-            labels=labels or "scannet20",
-            split=part,
-            baseline=baseline,
-            bound=bound,
-            teachers=named,
-            optimiser=optimiser,
-            most=samples,
-            seed=seed,
-            seen_only=seen,
-            device=device,
-        )
-        found = [asdict(row) for row in rows]
-        print_rows([{key: row[key] for key in row if key not in OF_WORDS} for row in found])
-    else:
-        _check_idle({"--labels": labels, "--bound": bound, "--seen": seen or None})
-        _check_idle({"--optimiser": None if optimiser == "converged" else optimiser})
-        surfaces = room.probe_geometry(
-            opened, run, split=part, baseline=baseline, teachers=named, most=samples, seed=seed, device=device
-        )
+    of_both: dict[str, Any] = {"baseline": baseline, "most": samples, "seed": seed, "device": device}
+    of_both["split"] = None if split == "all" else split
+    of_both["teachers"] = None if teachers is None else () if teachers == "none" else tuple(split_names(teachers))
+    if geometry:
+        _check_idle({"--labels": labels, "--bound": bound, "--seen": seen or None, "--optimiser": optimiser})
+        surfaces = room.probe_geometry(opened, run, **of_both)
         found = [asdict(row) for row in surfaces]
         _print_surfaces(surfaces)
+    else:
+        how: dict[str, Any] = {"bound": bound, "seen_only": seen, "optimiser": optimiser or "converged"}
+        found = [asdict(row) for row in room.probe(opened, run, labels=labels or "scannet20", **of_both, **how)]
+        print_rows([{key: row[key] for key in row if key not in OF_WORDS} for row in found])
     if json:
         write_json(json, {"rows": found})
     return note_missing(found[0]["missing"] if found else {})
 
 
-def _check_idle(options: dict[str, object]) -> None:
+def _check_idle(options: Mapping[str, object]) -> None:
     """Refuse options that have no effect on geometry.
 
     Raises:
@@ -118,7 +101,7 @@ def _print_surfaces(rows: "Sequence[SurfaceRow]") -> None:
         forms = [".1f" if KINDS[quantity].unit == "degrees" else ".3f" for quantity in quantities]
         cells = ("-" if error is None else format(error, form) for error, form in zip(shown, forms, strict=True))
         lines.append((model, readout, *cells))
-    titles = [f"{quantity}, {KINDS[quantity].unit}" for quantity in quantities]
+    titles = [f"{quantity}, {'°' if KINDS[quantity].unit == 'degrees' else 'm'}" for quantity in quantities]
     tell_table(("model", "read-out", *titles), lines, num_names=2)
     for quantity in quantities:
         number = next(row.num_samples for row in rows if row.quantity == quantity)

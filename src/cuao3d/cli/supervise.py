@@ -30,7 +30,7 @@ def supervise(
 ) -> int:
     """Train the student's network on the labels of a store's training scenes: the upper bound of what is distilled.
 
-    Score it with `cuao3d evaluate STORE --run RUN --labels SET`.
+    Score it with `cuao3d evaluate`.
 
     Args:
         store: Folder of the store.

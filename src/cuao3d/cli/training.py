@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from cuao3d.cli.settings import typed_option, with_config
 from cuao3d.console import note
@@ -12,13 +12,11 @@ if TYPE_CHECKING:
     from cuao3d.store import Store
     from cuao3d.training import TrainConfig
 
-Config = TypeVar("Config", bound="TrainConfig")
-
 
 def configurable(
     command: Callable[..., int],
-    recipes: Mapping[str, Callable[..., Config]],
-    kind: type[Config],
+    recipes: Mapping[str, Callable[..., Any]],
+    kind: Any,
     arguments: list[str],
 ) -> Callable[..., int]:
     """Return a command with an option for each setting; the defaults are those of the recipe or file it is given.
@@ -42,7 +40,7 @@ def configurable(
     return with_config(command, recipes.get(recipe or "mini", recipes["mini"])(), arguments)
 
 
-def configure(start: Config, settings: dict[str, Any], store: "Store", source: str) -> Config:
+def configure(start: Any, settings: dict[str, Any], store: "Store", source: str) -> Any:
     """Change the settings that were typed; voxels become no finer than a store's cells unless they were typed.
 
     Args:
