@@ -114,7 +114,7 @@ def _study(case: Case, data: Path) -> Section:
     )
     about = (
         f"Every photograph is shown to {lifted.teacher} by itself and names the points that it sees. Where the names "
-        "differ, the network is unsure. The object is the one with most disputed points."
+        "differ, the network is unsure. The object is the one that is disputed most."
     )
     if labels is None:
         about += " There are no labels, so disagreement cannot be compared with errors."
