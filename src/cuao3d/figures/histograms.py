@@ -39,7 +39,7 @@ class Histogram:
     """Mean of all values; NaN of none."""
     deviation: float
     """Their standard deviation."""
-    edges: Float64[Tensor, "B+1"]
+    edges: Float64[Tensor, "edges"]
     """Edges of the bins; the middle 98 % of the values lie between the outermost."""
     share: Float64[Tensor, "B"]
     """Share of the values in each bin, 0 to 1."""
