@@ -153,7 +153,11 @@ def choose_object(
     disagreement: Float[Tensor, "S"],
     background: Bool[Tensor, "K"],
 ) -> Bool[Tensor, "S"]:
-    """Choose the object whose views disagree most: the connected part of a class with the highest sum of disagreement.
+    """Choose the object whose views disagree most, of all connected parts of one class.
+
+    What counts is the mean disagreement times the root of the number of samples: neither a speck wins, nor a large
+    thing that nearly all views agree on.
+
 
     Args:
         points: World positions of the samples, metres.
@@ -171,7 +175,7 @@ def choose_object(
         part = parts(points[index])
         for number in range(int(part.max()) + 1):
             of_part = index[part == number]
-            total = (not bool(background[row]), float(disagreement[of_part].sum()))
+            total = (not bool(background[row]), float(disagreement[of_part].sum()) / math.sqrt(len(of_part)))
             if total[1] > 0 and total > highest:
                 best, highest = torch.zeros(len(points), dtype=torch.bool), total
                 best[of_part] = True

@@ -39,8 +39,8 @@ class Histogram:
     """Mean of all values; NaN of none."""
     deviation: float
     """Their standard deviation."""
-    edges: Float64[Tensor, "E"]
-    """Edges of the bins, one more than these; the middle 98 % of the values lie between the outermost."""
+    edges: Float64[Tensor, "edges"]
+    """Edges of the bins; the middle 98 % of the values lie between the outermost."""
     share: Float64[Tensor, "B"]
     """Share of the values in each bin, 0 to 1."""
     centred: Float64[Tensor, "B"]

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from torch import Tensor
 
@@ -89,6 +90,7 @@ def draw_panels(title: str, panels: Sequence[Panel], *, legend: Legend = ()) -> 
     if not panels:
         return draw_words(title, "There is nothing to show.")
     (across, bands), deep = grid(len(panels)), max(len(panel.pictures) for panel in panels)
+    has_notes = any(panel.note for panel in panels)
     figure = begin_figure(title, across * WIDTH, bands * (deep * HEIGHT + 0.5), legend=legend)
     axes = figure.subplots(bands * deep, across, squeeze=False)
     for axis in axes.flat:
@@ -101,7 +103,7 @@ def draw_panels(title: str, panels: Sequence[Panel], *, legend: Legend = ()) -> 
                 write_words(axis, picture)
             else:
                 axis.imshow(picture)
-        entitle(axes[band * deep, column], panel.title, panel.note)
+        entitle(axes[band * deep, column], panel.title, panel.note or (" " if has_notes else ""))
     return figure
 
 
@@ -125,7 +127,7 @@ def begin_figure(title: str, width: float, height: float, *, legend: Legend = ()
     names = [cut(text) for text, _ in legend]
     across = max(1, min(len(names), int(width / (0.5 + max(map(len, names)) * TEXT / 130)))) if names else 1
     height += 0.3 * len(lines) + 0.21 * math.ceil(len(names) / across)
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=ConstrainedLayoutEngine(h_pad=0.07, w_pad=0.05))
     figure.suptitle("\n".join(lines), fontsize=TITLE, fontweight="bold", x=0.01, ha="left", parse_math=False)
     if names:
         patches = [

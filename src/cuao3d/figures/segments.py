@@ -163,7 +163,9 @@ def clusters(features: Float[Tensor, "V C"], num_clusters: int = 12, *, seed: in
 def embed(
     features: Float[Tensor, "R C"], num_dims: int = 2, *, seed: int = 0
 ) -> tuple[Float[Tensor, "R D"], Literal["UMAP", "PCA"]]:
-    """Lay features out by UMAP (McInnes et al., 2018), or by their principal components where it is not installed.
+    """Lay the directions of features, as `clusters` groups them, out by UMAP (McInnes et al., 2018).
+
+    Their principal components do instead where the package umap-learn is not installed, or for very few rows.
 
     Args:
         features: Rows of features.
@@ -173,14 +175,14 @@ def embed(
     Returns:
         Where each row lies, in no unit, and how that was found.
     """
+    directions = functional.normalize(principal(features, NUM_PRINCIPAL), dim=1)
     try:
         from umap import UMAP
     except ImportError:
-        return _padded(principal(features, num_dims), num_dims), "PCA"
-    if len(features) <= NEIGHBOURS:
-        return _padded(principal(features, num_dims), num_dims), "PCA"
-    directions = functional.normalize(principal(features, NUM_PRINCIPAL), dim=1).numpy()
-    laid_out = UMAP(n_components=num_dims, n_neighbors=NEIGHBOURS, random_state=seed).fit_transform(directions)
+        UMAP = None
+    if UMAP is None or len(features) <= NEIGHBOURS:
+        return _padded(principal(directions, num_dims), num_dims), "PCA"
+    laid_out = UMAP(n_components=num_dims, n_neighbors=NEIGHBOURS, random_state=seed).fit_transform(directions.numpy())
     return torch.as_tensor(laid_out).float(), "UMAP"
 
 

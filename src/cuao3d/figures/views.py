@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -20,6 +21,7 @@ from cuao3d.figures.panels import (
     TEXT,
     WIDTH,
     Looks,
+    Picture,
     begin_figure,
     class_legend,
     draw_words,
@@ -98,20 +100,18 @@ def draw_disagreement(
     corner, above = looks(shades[of_point])
     for axis in axes[:2]:
         axis.set_axis_off()
-    axes[0].imshow(corner)
-    entitle(axes[0], "Disagreement between views", "light grey: fewer than two views")
-    place = axes[0].inset_axes((0.1, -0.08, 0.8, 0.05))
-    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), MAP), cax=place, orientation="horizontal")
-    bar.set_label("chance that two views name it differently", fontsize=TEXT)
-    bar.ax.tick_params(labelsize=TEXT - 1)
+        axis.set_anchor("N")
+    axes[0].imshow(_with_room(corner))
+    entitle(axes[0], "Disagreement between views", "chance that two views name it differently")
+    _draw_scale(figure, axes[0])
     if not has_labels:
-        axes[1].imshow(above)
-        entitle(axes[1], "The same from above")
+        axes[1].imshow(_with_room(above))
+        entitle(axes[1], "The same from above", "light grey: seen by fewer than two views")
         return figure
     assert is_wrong is not None
     assert is_labelled is not None
-    axes[1].imshow(looks(_error_colors(is_wrong, is_labelled)[of_point])[0])
-    entitle(axes[1], "Errors of all views together", "orange: wrong; blue-grey: right; grey: no label")
+    axes[1].imshow(_with_room(looks(_error_colors(is_wrong, is_labelled)[of_point])[0]))
+    entitle(axes[1], "Errors of all views together", "orange: wrong; blue: right; grey: no label")
     _draw_bars(axes[2], ambiguity.disagreement[is_labelled], is_wrong[is_labelled])
     return figure
 
@@ -129,6 +129,18 @@ def errors_by_disagreement(
     groups = [("none", values == 0)]
     groups += [(f"{low:g}–{high:g}", (values > low) & (values <= high)) for low, high in pairwise(EDGES)]
     return [(name, int(group.sum()), float(wrong[group].mean())) for name, group in groups if group.any()]
+
+
+def _with_room(picture: Picture) -> UInt8[np.ndarray, "h W 3"]:
+    """Add white below a picture, for the scale."""
+    return np.pad(picture, ((0, len(picture) // 5), (0, 0), (0, 0)), constant_values=255)
+
+
+def _draw_scale(figure: Figure, axis: Any) -> None:
+    """Say below a picture what its colours mean."""
+    place = axis.inset_axes((0.15, 0.11, 0.7, 0.04))
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), MAP), cax=place, orientation="horizontal")
+    bar.ax.tick_params(labelsize=TEXT - 1)
 
 
 def _draw_bars(axis: Axes, disagreement: Tensor, is_wrong: Tensor) -> None:
@@ -166,4 +178,5 @@ def _said(crop: Crop, label_set: LabelSet) -> str:
     rows, counts = torch.unique(crop.classes, return_counts=True)
     order = counts.argsort(descending=True, stable=True)[:2]
     total = max(len(crop.classes), 1)
-    return ", ".join(f"{names[int(rows[one])]} {100 * int(counts[one]) / total:.0f} %" for one in order)
+    shares = {names[int(rows[one])]: 100 * int(counts[one]) / total for one in order}
+    return ", ".join(f"{name} {share:.0f} %" for name, share in shares.items() if share >= 1)

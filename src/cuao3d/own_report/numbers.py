@@ -121,6 +121,7 @@ def _seen_and_unseen(rows: Sequence[Row]) -> Table:
             (_who(row), who, about["vocabulary"], about["miou_seen"], about["miou_unseen"], about["harmonic"])
             for row in rows
             for who, about in divisions(asdict(row))
+            if (row.readout, who) != ("fused", "student")
         ),
         "Percent; – where there is no such name, or the words are not known.",
     )
@@ -144,8 +145,8 @@ def _questions(asked: Sequence[tuple[Row, str, Retrieval]]) -> Table:
             for row, kind, found in asked
         ),
         "Percent. Precision: average precision of the ranked points. AUROC: chance that a scene that holds the "
-        "thing answers more strongly than one that does not; 50 says nothing. Wrongly: verdicts on things that are "
-        "there, and on things that are not.",
+        "thing answers more strongly than one that does not; 50 says nothing. Wrongly: verdicts on what is there, "
+        "and on what is not.",
     )
 
 

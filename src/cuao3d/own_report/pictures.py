@@ -104,8 +104,8 @@ def _study(case: Case, data: Path | Dataset) -> Section:
     of_sample = predicted if labels is None else labels
     chosen = choose_object(stored.sample_points, of_sample, found.disagreement, background_of(case.classes))
     name = case.classes.names[int(of_sample[chosen][0])] if chosen.any() else ""
-    by = "label" if labels is not None else "most views together"
-    title = f"One object ({name} by the {by}), as single photographs show it" if name else "No object is disputed"
+    by = "says its label" if labels is not None else "say all views together"
+    title = f"One object ({name}, {by}), as single photographs show it" if name else "No object is disputed"
     wrong = {} if labels is None else {"is_wrong": predicted != labels, "is_labelled": labels != UNLABELLED}
     whole = "Where the views of the scene disagree"
     pictures = (
@@ -114,7 +114,7 @@ def _study(case: Case, data: Path | Dataset) -> Section:
     )
     about = (
         f"Every photograph is shown to {lifted.teacher} by itself and names the points that it sees. Where the names "
-        "differ, the network is unsure. The object is the one with most disputed points."
+        "differ, the network is unsure. The object is the one that is disputed most."
     )
     if labels is None:
         about += " There are no labels, so disagreement cannot be compared with errors."
