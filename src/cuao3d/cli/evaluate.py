@@ -1,8 +1,9 @@
 """`cuao3d evaluate`: score zero-shot segmentation."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
@@ -10,6 +11,10 @@ from cuao3d.cli.shared import check_device, note_missing, print_rows
 from cuao3d.console import note, tell
 from cuao3d.errors import InputError
 from cuao3d.schema import Count
+
+if TYPE_CHECKING:
+    from cuao3d.predictor import Predictor
+    from cuao3d.store import Store
 
 
 def evaluate(
@@ -51,42 +56,42 @@ def evaluate(
     """
     from cuao3d import pipeline
     from cuao3d.files import check_output, write_json
-    from cuao3d.predictor import Predictor
-    from cuao3d.progress import waiting
-    from cuao3d.store import Store
 
     check_device(device)
     check_output(json)
     given = {"--ensemble": ensemble != ("unit-average",), "--passes": passes > 1, "--train-mode": train_mode}
-    if run is None and (of_student := [name for name, is_given in given.items() if is_given]):
-        raise InputError(f"{of_student[0]} is about a student; name one: --run RUN. Lifted features have none.")
-    opened = Store.open(store)
-    with waiting("opening the predictor"):
-        predictor = Predictor.open(opened, run=run, teacher=teacher, text=text, device=device)
-    if run and predictor.teacher not in opened.teachers:
-        lacks = f"{store} has no features of {predictor.teacher}, so 2D3D cannot be scored."
-        if given["--ensemble"]:
-            raise InputError(f"{lacks} Lift them first (cuao3d fuse --teachers), or leave out --ensemble.")
-        note(lacks)
-    scored = None if split == "all" else split
-    rows = pipeline.evaluate(
-        opened,
-        predictor,
-        labels=labels,
-        split=scored,
-        model=run.stem if run else "none",
-        seen_only=seen,
-        ensemble=ensemble,
-        num_passes=passes,
-        train_mode=train_mode,
-        allow_overlap=allow_overlap,
-    )
+    opened, predictor = _open(store, run, teacher, text, device, given)
+    where: dict[str, Any] = {"labels": labels, "split": None if split == "all" else split, "seen_only": seen}
+    how: dict[str, Any] = {"ensemble": ensemble, "num_passes": passes, "train_mode": train_mode}
+    model = run.stem if run else "none"
+    rows = pipeline.evaluate(opened, predictor, model=model, allow_overlap=allow_overlap, **where, **how)
     if voting:
-        rows += (pipeline.vote(opened, predictor, voting, labels=labels, split=scored, seen_only=seen, device=device),)
+        rows += (pipeline.vote(opened, predictor, voting, device=device, **where),)
     tell(predictor.about)
-    if run and predictor.trained_on is None:
-        note(f"{run} does not tell which scenes its student was trained on; they may be among those scored.")
     print_rows([asdict(row) for row in rows])
     if json:
         write_json(json, {"rows": [asdict(row) for row in rows]})
     return note_missing(rows[0].missing)
+
+
+def _open(
+    path: Path, run: Path | None, teacher: str | None, text: str | None, device: str, given: Mapping[str, bool]
+) -> tuple["Store", "Predictor"]:
+    """Open a store and what segments its scenes; refuse options that were given and do not fit."""
+    from cuao3d.predictor import Predictor
+    from cuao3d.progress import waiting
+    from cuao3d.store import Store
+
+    if run is None and (of_student := [name for name, is_given in given.items() if is_given]):
+        raise InputError(f"{of_student[0]} is about a student; name one: --run RUN. Lifted features have none.")
+    store = Store.open(path)
+    with waiting("opening the predictor"):
+        predictor = Predictor.open(store, run=run, teacher=teacher, text=text, device=device)
+    if run and predictor.trained_on is None:
+        note(f"{run} does not tell which scenes its student was trained on; they may be among those scored.")
+    if run and predictor.teacher not in store.teachers:
+        lacks = f"{store.path} has no features of {predictor.teacher}, so 2D3D cannot be scored."
+        if given["--ensemble"]:
+            raise InputError(f"{lacks} Lift them first (cuao3d fuse --teachers), or leave out --ensemble.")
+        note(lacks)
+    return store, predictor
