@@ -14,7 +14,7 @@ from torch.nn import functional
 from conftest import PICTURE, PICTURE_COLOR, WALL, WALL_COLOR, ColorTeacher, ToyWords
 from cuao3d.cli.shared import print_rows, readout_of
 from cuao3d.errors import InputError
-from cuao3d.evaluate import _check_readouts, _ensemble, check_overlap, count, zero_shot
+from cuao3d.evaluate import _ensemble, _ways, check_overlap, count, zero_shot
 from cuao3d.fusion import lift, sample_cells, see
 from cuao3d.labels import label_set
 from cuao3d.metrics import chance, confusion_matrix, constant, group_means, make_row, mean_interval, measure
@@ -337,7 +337,7 @@ def test_all_rules_of_2d3d_at_once_are_those_of_each_alone(synthetic_store, colo
     told = capsys.readouterr().out
     assert all(f"2d3d, {rule}, 1x" in told for rule in rules)
     with pytest.raises(InputError, match="Unknown rule of 2d3d 'surest'"):
-        _check_readouts(("2d3d",), ("surest",), has_student=True)
+        _ways(("2d3d",), ("surest",), True)
 
 
 class Wavy(Student):

@@ -6,7 +6,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from jaxtyping import Float, Int64
@@ -39,6 +39,9 @@ Ensemble = Literal["unit-average", "surer", "average"]
 """How 2D and 3D features are combined: the mean of both after normalisation (ours), the feature with the higher score
 (OpenScene), or the plain mean (the released code; a cosine loss leaves the length of the student's features free)."""
 
+Way = tuple[Readout, Ensemble | None]
+"""A read-out, and for 2d3d its rule."""
+
 NO_LABELS = "without labels"
 """Why a scene that is there is not scored."""
 
@@ -65,9 +68,7 @@ def zero_shot(
     trained_on: Sequence[str] = (),
     progress: OnCount | None = None,
 ) -> tuple[Row, ...]:
-    """Segment the scenes of a store by the names of the classes.
-
-    A single pass is plain, without augmentation. Of several the scores are summed, and divided by their number.
+    """Segment the scenes of a store by the names of the classes; return a row for each read-out and rule of 2d3d.
 
     Args:
         store: Scenes with labels.
@@ -75,11 +76,11 @@ def zero_shot(
         class_vectors: Unit vector of each class, in the teacher's text space.
         teacher: Teacher whose lifted features the `fused` read-out uses.
         readouts: Read-outs to score. All but `fused` need `predict`.
-        predict: The student's features; see `student_features`, and `Predictor.passes` for several passes.
+        predict: The student's features; see `student_features`. Scores of several `Predictor.passes` are summed.
         model: Name of the student, for the rows.
         dataset: Name of the dataset, for the rows.
         split: Split to evaluate; None for all scenes.
-        ensemble: How `2d3d` combines features; several rules give a row each, for the cost of one.
+        ensemble: How `2d3d` combines features; several rules cost as much as one.
         seen_only: Score only points whose sample at least one view sees.
         told: Words that the student and the teacher were trained with.
         queries: Synonyms and questions of the classes, to be scored in the same pass.
@@ -87,15 +88,10 @@ def zero_shot(
         trained_on: Scenes that are scored though the student was trained on them; its rows name them.
         progress: Called after each scene.
 
-    Returns:
-        A row for each read-out, and for each rule of 2d3d, in order.
-
     Raises:
         InputError: A read-out lacks its student, there is no such rule, or no scene of the split has labels.
     """
-    rules: tuple[Ensemble, ...] = (ensemble,) if isinstance(ensemble, str) else tuple(ensemble)
-    _check_readouts(readouts := tuple(readouts), rules, has_student=predict is not None)
-    ways = [(readout, rule) for readout in readouts for rule in (rules if readout == "2d3d" else (None,))]
+    ways = _ways(tuple(readouts), (ensemble,) if isinstance(ensemble, str) else tuple(ensemble), predict is not None)
     passes = predict if isinstance(predict, Passes) else Passes((predict,) if predict else ())
     tally = None if queries is None else Tally(queries)
     texts = [class_vectors] if tally is None else [class_vectors, tally.queries.questions.texts]
@@ -103,24 +99,16 @@ def zero_shot(
     def score_classes(scene: StoredScene) -> dict[str, Tensor]:
         of_classes, *asked = _scores(ways, scene, teacher, passes, texts)
         if tally is not None:
-            labels = labels_of(scene, classes, seen_only=seen_only)
-            tally.add(asked[0], scene.seen, scene.sample_of_point, labels)
+            tally.add(asked[0], scene.seen, scene.sample_of_point, labels_of(scene, classes, seen_only=seen_only))
         return of_classes
 
     counted = count(store, classes, score_classes, split=split, seen_only=seen_only, progress=progress)
     row = partial(make_row, counted, classes, dataset=dataset, split=split or "all", seen_only=seen_only)
-    rows = []
-    for readout, rule in ways:
-        judged = readout == ("fused" if predict is None else "distilled")
-        words = replace(told, student=NOTHING_TOLD.student) if readout == "fused" else told
-        found = {} if tally is None else tally.results(way_of(readout, rule), words, calibration if judged else None)
-        row_of = partial(row, readout=readout, told=words, retrieval=found)
-        if readout == "fused":
-            rows.append(row_of(model="none"))
-            continue
-        how = {"passes": len(passes.predicts), "train_mode": passes.train_mode, "trained_on": trained_on}
-        rows.append(row_of(model=model, ensemble=rule, **how))
-    return tuple(rows)
+    student = {"model": model, "passes": len(passes.predicts), "train_mode": passes.train_mode}
+    student |= {"trained_on": trained_on, "told": told}
+    lifted = {"model": "none", "told": replace(told, student=NOTHING_TOLD.student)}
+    judge = {"fused" if predict is None else "distilled": calibration}
+    return tuple(_row(row, way, lifted if way[0] == "fused" else student, tally, judge.get(way[0])) for way in ways)
 
 
 def count(
@@ -218,14 +206,25 @@ def check_overlap(
     return seen
 
 
-def _check_readouts(readouts: tuple[str, ...], rules: tuple[str, ...], *, has_student: bool) -> None:
-    """Raise InputError for an unknown read-out or rule, or a read-out that lacks its student."""
+def _ways(readouts: tuple[str, ...], rules: tuple[str, ...], has_student: bool) -> list[Way]:
+    """Pair each read-out with its rules; raise InputError if one is unknown, or a read-out lacks its student."""
     for what, names, known in (("read-out", readouts, Readout), ("rule of 2d3d", rules, Ensemble)):
         unknown = [name for name in names if name not in get_args(known)]
         if unknown:
             raise InputError(f"Unknown {what} {unknown[0]!r}; choose from {get_args(known)}.")
     if not has_student and set(readouts) != {"fused"}:
         raise InputError("The distilled and 2d3d read-outs need a student; without a run only fused can be evaluated.")
+    pairs = [(readout, rule) for readout in readouts for rule in (rules if readout == "2d3d" else (None,))]
+    return cast(list[Way], pairs)
+
+
+def _row(
+    row: Callable[..., Row], way: Way, about: Mapping[str, Any], tally: Tally | None, calibration: Calibration | None
+) -> Row:
+    """Make the row of a read-out, with how well synonyms and questions do by it."""
+    readout, rule = way
+    retrieval = None if tally is None else tally.results(way_of(readout, rule), about["told"], calibration)
+    return row(readout=readout, ensemble=rule, retrieval=retrieval, **about)
 
 
 def _compare(
@@ -242,7 +241,7 @@ def _compare(
 
 
 def _scores(
-    ways: Sequence[tuple[Readout, Ensemble | None]],
+    ways: Sequence[Way],
     scene: StoredScene,
     teacher: str,
     passes: Passes,

@@ -7,7 +7,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -276,11 +276,8 @@ def make_row(
         train_mode: Whether batch norm ran in train mode.
         trained_on: Scenes that are scored though the student was trained on them.
     """
-    way = way_of(readout, ensemble)
-    confusion = counted.confusions[way]
+    confusion = counted.confusions[way := way_of(readout, ensemble)]
     strict = measure(confusion, background=background_of(classes))
-    official = measure(confusion, policy="official")
-    num_points = int(confusion.sum())
     iou = named_iou(strict, classes)
     return Row(
         model=model,
@@ -291,16 +288,8 @@ def make_row(
         points="seen" if seen_only else "all",
         scenes=count_of(counted.num_scenes, counted.missing),
         missing=dict(counted.missing),
-        miou=100 * strict.miou,
-        macc=100 * strict.macc,
         fmiou=100 * measure(counted.foreground[way]).miou,
-        foreground_miou=100 * strict.foreground_miou,
-        miou_official=100 * official.miou_all,
-        macc_official=100 * official.macc_all,
-        num_points=num_points,
-        coverage=100 * (1 - int(confusion[-1].sum()) / max(num_points, 1)),
-        chance_miou=100 * measure(chance(confusion)).miou,
-        constant_miou=100 * measure(constant(confusion)).miou,
+        **_percentages(confusion, strict),
         iou=iou,
         by_student=by_seen(iou, classes, told.student),
         by_teacher=by_seen(iou, classes, told.teacher),
@@ -311,6 +300,22 @@ def make_row(
         by_group=group_means(strict, classes),
         trained_on=tuple(trained_on),
     )
+
+
+def _percentages(confusion: Int64[Tensor, "rows K"], strict: Metrics) -> dict[str, Any]:
+    """Return the columns of a row that are counted over all classes."""
+    official, num_points = measure(confusion, policy="official"), int(confusion.sum())
+    return {
+        "miou": 100 * strict.miou,
+        "macc": 100 * strict.macc,
+        "foreground_miou": 100 * strict.foreground_miou,
+        "miou_official": 100 * official.miou_all,
+        "macc_official": 100 * official.macc_all,
+        "num_points": num_points,
+        "coverage": 100 * (1 - int(confusion[-1].sum()) / max(num_points, 1)),
+        "chance_miou": 100 * measure(chance(confusion)).miou,
+        "constant_miou": 100 * measure(constant(confusion)).miou,
+    }
 
 
 def way_of(readout: str, ensemble: str | None = None) -> str:

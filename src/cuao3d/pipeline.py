@@ -153,8 +153,8 @@ def evaluate(
         dataset: Name of the dataset, for the rows; the store's unless given.
         seen_only: Score only points whose sample at least one view sees.
         ensemble: How `2d3d` combines features; several rules give a row each.
-        num_passes: Passes of the student whose scores are summed; see `Predictor.passes`.
-        train_mode: Run its batch norm in train mode, likewise.
+        num_passes: Passes of the student whose scores are summed; see `Predictor.passes`, also for `train_mode`.
+        train_mode: Run its batch norm in train mode.
         allow_overlap: Score scenes too that the student was trained on; the rows name them.
         progress: Told after each scene, instead of a progress bar.
 
@@ -165,19 +165,16 @@ def evaluate(
         InputError: There is no such label set, no scene of the split has labels, they cannot be converted, or the
             student was trained on a scene of the split.
     """
-    classes = store.label_set(labels)
-    student = predictor.student is not None
+    classes, student = store.label_set(labels), predictor.student is not None
     trained_on = check_overlap(store, split, predictor.trained_on or (), allowed=allow_overlap)
-    readouts: tuple[Readout, ...] = ("fused",)
-    if student:
-        readouts = ("distilled", "2d3d") if predictor.teacher in store.teachers else ("distilled",)
+    readouts: tuple[Readout, ...] = ("distilled", "2d3d") if predictor.teacher in store.teachers else ("distilled",)
     with telling(progress, f"evaluating {model if student else 'lifted features'}") as told:
         return zero_shot(
             store,
             classes,
             class_vectors(predictor.encoder, classes),
             teacher=predictor.teacher,
-            readouts=readouts,
+            readouts=readouts if student else ("fused",),
             predict=predictor.passes(num_passes, train_mode=train_mode) if student else None,
             ensemble=ensemble,
             trained_on=trained_on,

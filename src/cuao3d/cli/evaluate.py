@@ -1,5 +1,6 @@
 """`cuao3d evaluate`: score zero-shot segmentation."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +13,7 @@ from cuao3d.errors import InputError
 from cuao3d.schema import Count
 
 if TYPE_CHECKING:
+    from cuao3d.predictor import Predictor
     from cuao3d.store import Store
 
 
@@ -54,64 +56,64 @@ def evaluate(
     """
     from cuao3d import pipeline
     from cuao3d.files import check_output, write_json
-    from cuao3d.predictor import Predictor
-    from cuao3d.progress import waiting
-    from cuao3d.store import Store
     from cuao3d.supervise import is_supervised
 
     check_device(device)
     check_output(json)
     given = {"--ensemble": ensemble != ("unit-average",), "--passes": passes > 1, "--train-mode": train_mode}
-    if run is None and (of_student := [name for name, is_given in given.items() if is_given]):
-        raise InputError(f"{of_student[0]} is about a student; name one: --run RUN. Lifted features have none.")
-    opened = Store.open(store)
+    where: dict[str, Any] = {"labels": labels, "split": None if split == "all" else split, "seen_only": seen}
     if run and is_supervised(run):
         given |= {"--teacher": teacher is not None, "--text": text is not None, "--voting": voting is not None}
-        if idle := [name for name, is_given in given.items() if is_given]:
-            raise InputError(f"{idle[0]} has no effect on {run}, which was trained on labels; leave it out.")
-        scored = None if split == "all" else split
-        options: dict[str, Any] = {"split": scored, "seen_only": seen, "allow_overlap": allow_overlap}
-        return _evaluate_supervised(opened, run, json, labels=labels, device=device, **options)
-    with waiting("opening the predictor"):
-        predictor = Predictor.open(opened, run=run, teacher=teacher, text=text, device=device)
-    if run and predictor.teacher not in opened.teachers:
-        lacks = f"{store} has no features of {predictor.teacher}, so 2D3D cannot be scored."
-        if given["--ensemble"]:
-            raise InputError(f"{lacks} Lift them first (cuao3d fuse --teachers), or leave out --ensemble.")
-        note(lacks)
-    scored = None if split == "all" else split
-    rows = pipeline.evaluate(
-        opened,
-        predictor,
-        labels=labels,
-        split=scored,
-        model=run.stem if run else "none",
-        seen_only=seen,
-        ensemble=ensemble,
-        num_passes=passes,
-        train_mode=train_mode,
-        allow_overlap=allow_overlap,
-    )
+        return _evaluate_supervised(store, run, json, given, device=device, allow_overlap=allow_overlap, **where)
+    opened, predictor = _open(store, run, teacher, text, device, given)
+    how: dict[str, Any] = {"ensemble": ensemble, "num_passes": passes, "train_mode": train_mode}
+    model = run.stem if run else "none"
+    rows = pipeline.evaluate(opened, predictor, model=model, allow_overlap=allow_overlap, **where, **how)
     if voting:
-        rows += (pipeline.vote(opened, predictor, voting, labels=labels, split=scored, seen_only=seen, device=device),)
+        rows += (pipeline.vote(opened, predictor, voting, device=device, **where),)
     tell(predictor.about)
-    if run and predictor.trained_on is None:
-        note(f"{run} does not tell which scenes its student was trained on; they may be among those scored.")
     print_rows([asdict(row) for row in rows])
     if json:
         write_json(json, {"rows": [asdict(row) for row in rows]})
     return note_missing(rows[0].missing)
 
 
-def _evaluate_supervised(store: "Store", run: Path, json: Path | None, **options: Any) -> int:
-    """Score a run of `cuao3d supervise`, which answers by classes and not by words."""
+def _evaluate_supervised(path: Path, run: Path, json: Path | None, given: Mapping[str, bool], **options: Any) -> int:
+    """Score a run of `cuao3d supervise`, which answers by classes and not by words; refuse options about words."""
     from cuao3d.files import write_json
     from cuao3d.progress import telling
+    from cuao3d.store import Store
     from cuao3d.supervise import score
 
+    if idle := [name for name, is_given in given.items() if is_given]:
+        raise InputError(f"{idle[0]} has no effect on {run}, which was trained on labels; leave it out.")
+    store = Store.open(path)
     with telling(None, "evaluating the upper bound") as told:
         row = asdict(score(store, run, dataset=store.path.name, progress=told, **options))
     print_rows([row])
     if json:
         write_json(json, {"rows": [row]})
     return note_missing(row["missing"])
+
+
+def _open(
+    path: Path, run: Path | None, teacher: str | None, text: str | None, device: str, given: Mapping[str, bool]
+) -> tuple["Store", "Predictor"]:
+    """Open a store and what segments its scenes; refuse options that were given and do not fit."""
+    from cuao3d.predictor import Predictor
+    from cuao3d.progress import waiting
+    from cuao3d.store import Store
+
+    if run is None and (of_student := [name for name, is_given in given.items() if is_given]):
+        raise InputError(f"{of_student[0]} is about a student; name one: --run RUN. Lifted features have none.")
+    store = Store.open(path)
+    with waiting("opening the predictor"):
+        predictor = Predictor.open(store, run=run, teacher=teacher, text=text, device=device)
+    if run and predictor.trained_on is None:
+        note(f"{run} does not tell which scenes its student was trained on; they may be among those scored.")
+    if run and predictor.teacher not in store.teachers:
+        lacks = f"{store.path} has no features of {predictor.teacher}, so 2D3D cannot be scored."
+        if given["--ensemble"]:
+            raise InputError(f"{lacks} Lift them first (cuao3d fuse --teachers), or leave out --ensemble.")
+        note(lacks)
+    return store, predictor

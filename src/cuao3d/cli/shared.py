@@ -62,6 +62,12 @@ def readout_of(row: dict[str, Any]) -> str:
     return ", ".join(part for part in parts if part)
 
 
+def _short_names(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the read-out of each row, with what else names it only where the model has two of that read-out."""
+    of_model = [(row["model"], row["readout"]) for row in rows]
+    return [readout_of(row) if of_model.count(pair) > 1 else pair[1] for row, pair in zip(rows, of_model, strict=True)]
+
+
 def _print_by_group(rows: list[dict[str, Any]]) -> None:
     """Print the mIoU of each group of classes, such as head, common and tail, where the label set has groups."""
     groups = list(dict.fromkeys(group for row in rows for group in row.get("by_group", {})))
@@ -79,17 +85,17 @@ def _print_retrieval(rows: list[dict[str, Any]]) -> None:
     lines: list[tuple[str, ...]] = []
     unreadable: dict[str, None] = {}
     wrong = []
-    for row in rows:
+    for row, readout in zip(rows, _short_names(rows), strict=True):
         for kind, found in row.get("retrieval", {}).items():
             shares = [(found["false_absent"], "there is called absent"), (found["false_here"], "absent is called here")]
             said = [f"{share:.1f} % of what is {how}" for share, how in shares if share is not None]
-            wrong += [f"verdicts of {row['model']}, {readout_of(row)}, {kind}: {', '.join(said)}"] if said else []
+            wrong += [f"verdicts of {row['model']}, {readout}, {kind}: {', '.join(said)}"] if said else []
             scores = [(found["ap"], ".1f"), (found["ap_shuffled"], ".1f"), (found["auroc"], ".2f")]
             shown = ["-" if score is None else format(score, form) for score, form in scores]
             marks = ([query[mark] for query in found["queries"]] for mark in ("is_seen", "is_known"))
             counts = ["not known" if None in held else f"{sum(held)} of {len(held)}" for held in marks]
             shown += [str(found["num_present"]), str(found["num_absent"]), *counts]
-            lines.append((row["model"], readout_of(row), kind, *shown))
+            lines.append((row["model"], readout, kind, *shown))
             unreadable |= dict.fromkeys(found["unreadable"])
     if lines:
         titles = ("AP", "AP, shuffled", "AUROC", "present", "absent", "student's words", "teacher's words")
@@ -106,11 +112,11 @@ def _print_by_seen(rows: list[dict[str, Any]]) -> None:
 
     lines: list[tuple[str, ...]] = []
     named: dict[str, Any] = {}
-    for row in rows:
+    for row, readout in zip(rows, _short_names(rows), strict=True):
         for who, divided in divisions(row):
             means = [divided[key] for key in ("miou_seen", "miou_unseen", "harmonic")]
             scores = ["-" if mean is None else f"{mean:.1f}" for mean in means]
-            lines.append((row["model"], readout_of(row), f"{who}: {divided['vocabulary']}", *scores))
+            lines.append((row["model"], readout, f"{who}: {divided['vocabulary']}", *scores))
             named[f"{who} ({divided['vocabulary']})"] = divided
     if lines:
         tell_table(("model", "read-out", "trained with", "seen mIoU", "unseen mIoU", "harmonic"), lines, num_names=3)
