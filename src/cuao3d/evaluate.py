@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from cuao3d.confidence import Ledger, Scored
 from cuao3d.errors import InputError
 from cuao3d.labels import LabelSet, convert, label_set
 from cuao3d.memory import give_back
@@ -61,6 +62,7 @@ def zero_shot(
     told: Told = NOTHING_TOLD,
     queries: Queries | None = None,
     calibration: Calibration | None = None,
+    ledger: Ledger | None = None,
     progress: OnCount | None = None,
 ) -> tuple[Row, ...]:
     """Segment the scenes of a store by the names of the classes, in a single pass without augmentation.
@@ -80,6 +82,7 @@ def zero_shot(
         told: Words that the student and the teacher were trained with.
         queries: Synonyms and questions of the classes, to be scored in the same pass.
         calibration: Relevance at which verdicts change: of the student if there is one, else of the lifted features.
+        ledger: Counts how sure right and wrong labels are; see `Row.trust`.
         progress: Called after each scene.
 
     Raises:
@@ -91,20 +94,17 @@ def zero_shot(
     def score_classes(scene: StoredScene) -> dict[str, Tensor]:
         described = None if predict is None or set(readouts) == {"fused"} else predict(scene)
         score = partial(_scores, readouts, scene, teacher, described, ensemble)
+        found, labels = score(class_vectors), labels_of(scene, classes, seen_only=seen_only)
         if tally is not None:
-            labels = labels_of(scene, classes, seen_only=seen_only)
             tally.add(score(tally.queries.questions.texts), scene.seen, scene.sample_of_point, labels)
-        return score(class_vectors)
+        if ledger is not None:
+            ledger.add(found, Scored.of(scene, teacher, described, class_vectors), labels)
+        return found
 
     counted = count(store, classes, score_classes, split=split, seen_only=seen_only, progress=progress)
     row = partial(make_row, counted, classes, dataset=dataset, split=split or "all", seen_only=seen_only)
-    rows = []
-    for readout in readouts:
-        who, words = ("none", replace(told, student=NOTHING_TOLD.student)) if readout == "fused" else (model, told)
-        judged = readout == ("fused" if predict is None else "distilled")
-        found = {} if tally is None else tally.results(readout, words, calibration if judged else None)
-        rows.append(row(model=who, readout=readout, told=words, retrieval=found))
-    return tuple(rows)
+    calibrations = {"fused" if predict is None else "distilled": calibration}
+    return tuple(_row(row, readout, model, told, tally, calibrations, ledger) for readout in readouts)
 
 
 def count(
@@ -175,6 +175,22 @@ def labels_of(scene: StoredScene, classes: LabelSet, *, seen_only: bool = False)
     assert scene.label_set is not None
     labels = classes.classes(convert(scene.labels, label_set(scene.label_set), classes))
     return labels.where(scene.seen[scene.sample_of_point], UNLABELLED) if seen_only else labels
+
+
+def _row(
+    row: Callable[..., Row],
+    readout: Readout,
+    model: str,
+    told: Told,
+    tally: Tally | None,
+    calibrations: Mapping[str, Calibration | None],
+    ledger: Ledger | None,
+) -> Row:
+    """Make the row of a read-out; `calibrations` has that of the read-out whose verdicts are counted."""
+    who, words = ("none", replace(told, student=NOTHING_TOLD.student)) if readout == "fused" else (model, told)
+    found = {} if tally is None else tally.results(readout, words, calibrations.get(readout))
+    made = row(model=who, readout=readout, told=words, retrieval=found)
+    return made if ledger is None else replace(made, trust=ledger.trust(readout))
 
 
 def _check_readouts(readouts: tuple[str, ...], *, has_student: bool) -> None:

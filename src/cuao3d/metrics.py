@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cuao3d.errors import InputError
 from cuao3d.labels import LabelSet
+from cuao3d.reliability import Trust
 from cuao3d.retrieval import Retrieval
 from cuao3d.scene import UNLABELLED
 from cuao3d.store.roll import count_of
@@ -97,6 +98,8 @@ class Row:
     """The same for the teacher that names the classes."""
     retrieval: dict[str, Retrieval]
     """How well `synonyms` and `questions` of the label set find the points of their classes; of those that it has."""
+    trust: Trust | None = None
+    """How well confidence tells wrong labels; None where that was not asked or no labelled point has a prediction."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """A predictor: opened once from a store, a student or both, then asked about any number of scenes."""
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -12,11 +13,14 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from cuao3d.confidence import UNFITTED, UNSEEN, Fits, Judged, Scored, judge, read_confidence, shipped_confidence
 from cuao3d.errors import InputError, UnseenError
+from cuao3d.files import sha256_of
 from cuao3d.geometry import voxelize
 from cuao3d.labels import LabelSet
 from cuao3d.query import Answer, Questions, ask, classify, scores
-from cuao3d.run import load_student
+from cuao3d.run import load_student, run_folder
+from cuao3d.scene import UNLABELLED
 from cuao3d.store import Store, StoredScene, TeacherCard
 from cuao3d.student import Student
 from cuao3d.teachers import DEFAULT, TEACHERS, Calibration, calibration_of, canonical, class_names_of, vocabulary_of
@@ -49,6 +53,10 @@ class Predictor:
     """Names of the classes that the teacher can tell apart; none if it is not limited to classes."""
     told: Told = field(default_factory=Told)
     """Words that the student and the teacher were trained with."""
+    fits: Mapping[str, Fits] = field(default_factory=dict)
+    """How confidence was fitted, by label set; the one that was fitted last comes first."""
+    fitted_for: Mapping[str, str | None] = field(default_factory=dict)
+    """What of the teacher or the run decides whether a fit holds."""
     _questions: dict[tuple[str, ...], Questions] = field(default_factory=dict, repr=False)
 
     @staticmethod
@@ -87,7 +95,8 @@ class Predictor:
         cards = dict(opened.teachers) if opened is not None else {}
         if run is None:
             chosen, spec, encoder = _choose(cards, where, teacher, text)
-            return Predictor(chosen, spec, encoder, **_limits(chosen, cards[chosen]))
+            limits = _limits(chosen, cards[chosen]) | _fitted(opened, None, chosen, cards[chosen])
+            return Predictor(chosen, spec, encoder, **limits)
         read = load_student(Path(run))
         widths = read.student.num_channels
         cards = {name: read.teachers.get(name) or cards.get(name) or TeacherCard(widths[name]) for name in widths}
@@ -96,7 +105,7 @@ class Predictor:
             _check_voxels(read.voxel_size, opened)
             _compare_cards(chosen, read.teachers.get(chosen), opened)
         student = read.student.eval().to(device)
-        limits = _limits(chosen, cards[chosen], read.vocabulary)
+        limits = _limits(chosen, cards[chosen], read.vocabulary) | _fitted(opened, Path(run), chosen, cards[chosen])
         limits["calibration"] = student.calibration or limits["calibration"]
         return Predictor(chosen, spec, encoder, student, read.voxel_size, device, **limits)
 
@@ -170,19 +179,74 @@ class Predictor:
             for answer in ask(self.features(scene), self._questions[key], seen=known, calibration=self.calibration)
         )
 
-    def segment(self, scene: StoredScene, classes: LabelSet) -> Int64[Tensor, "N"]:
+    def scored(self, scene: StoredScene, vectors: Float[Tensor, "K C"]) -> Scored:
+        """Score classes at the samples of a scene, by the lifted features and the student, as far as they are there.
+
+        Args:
+            scene: A scene of any store whose cells are no coarser than the student's voxels.
+            vectors: Unit vector of each class.
+        """
+        return Scored.of(scene, self.teacher, None if self.student is None else self.features(scene), vectors)
+
+    def judge(self, scene: StoredScene, classes: LabelSet) -> Judged:
+        """Name the class of every point of a scene, and say how sure that is.
+
+        Where a view saw the point, a student is judged together with the lifted features of its teacher, if the store
+        has them: what both say is surer than what one of them says.
+
+        Args:
+            scene: A scene of any store whose cells are no coarser than the student's voxels.
+            classes: The label set. Where nothing was fitted in it, confidence is that of `confidence.UNFITTED`.
+
+        Returns:
+            Class and confidence of each point.
+
+        Raises:
+            InputError: The text encoder does not know a word.
+        """
+        scored = self.scored(scene, class_vectors(self.encoder, classes))
+        readout = "fused" if self.student is None else "distilled"
+        found = judge(readout, scored.readouts()[readout], scored, self.fits.get(classes.name, {}))
+        return Judged(found.classes[scene.sample_of_point], found.confidence[scene.sample_of_point])
+
+    def least_confidence(self, classes: LabelSet, share: float) -> float:
+        """Return the confidence from which on at most a share of the labels is wrong, in 19 of 20 scenes.
+
+        Args:
+            classes: The label set.
+            share: Largest share of wrong labels among those that are kept.
+
+        Returns:
+            The confidence; infinite where no label can be kept.
+
+        Raises:
+            InputError: Nothing was fitted in this label set, or the share is smaller than those that were.
+        """
+        fits = self.fits.get(classes.name, {})
+        names = ("2d",) if self.student is None else ("distilled", UNSEEN)
+        fitted = [fits[name] for name in names if name in fits] or [UNFITTED]
+        least = [one.threshold(share) for one in fitted]
+        return max(math.inf if one is None else one for one in least)
+
+    def segment(self, scene: StoredScene, classes: LabelSet, *, abstain: float | None = None) -> Int64[Tensor, "N"]:
         """Name the class of every point of a scene by the prompts of a label set alone.
 
         Args:
             scene: A scene of any store whose cells are no coarser than the student's voxels.
             classes: The label set.
+            abstain: Withhold labels so that at most this share of the others is wrong, in 19 of 20 scenes like those
+                that the confidence was fitted on; None: withhold none.
 
         Returns:
-            A row of the label set, 0 to K - 1, for each point; 255 where the point has no feature.
+            A row of the label set, 0 to K - 1, for each point; 255 where the point has no feature, or where its label
+            is withheld.
 
         Raises:
-            InputError: The text encoder does not know a word.
+            InputError: The text encoder does not know a word, or nothing was fitted to abstain by.
         """
+        if abstain is not None:
+            least = self.least_confidence(classes, abstain)
+            return (judged := self.judge(scene, classes)).classes.where(judged.confidence >= least, UNLABELLED)
         vectors = class_vectors(self.encoder, classes)
         return classify(scores(self.features(scene), vectors)).cpu()[scene.sample_of_point]
 
@@ -303,6 +367,19 @@ def _limits(teacher: str, card: TeacherCard, vocabulary: Vocabulary | None = Tol
         "classes": class_names_of(sha256),
         "told": Told(vocabulary, vocabulary_of(teacher, sha256)),
     }
+
+
+def _fitted(store: Store | None, run: Path | None, teacher: str, card: TeacherCard) -> dict[str, Any]:
+    """Return what was fitted of confidence: in a run, or for lifted features in the store or with their weights."""
+    of: dict[str, str | None] = {"teacher": teacher, "weights_sha256": card.weights_sha256}
+    if run is None:
+        assert store is not None
+        fits = read_confidence(store.path, of) or shipped_confidence(card.weights_sha256)
+    else:
+        folder = run_folder(run)
+        of |= {"config_sha256": sha256_of(folder / "config.json")} if folder else {}
+        fits = read_confidence(folder, of) if folder else {}
+    return {"fits": fits, "fitted_for": of}
 
 
 def _width(cards: Mapping[str, TeacherCard], name: str) -> int:
