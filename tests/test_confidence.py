@@ -1,5 +1,6 @@
 """How sure labels are: who judges them, what is fitted, and what is withheld."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import torch
 from scipy.spatial.distance import jensenshannon
 from torch.nn.functional import cross_entropy
 
+from cuao3d.cli import main
 from cuao3d.confidence import (
     SHARES,
     UNFITTED,
@@ -22,7 +24,13 @@ from cuao3d.confidence import (
     read_confidence,
     signals,
 )
+from cuao3d.formats.ply import read_ply
+from cuao3d.fusion import Samples, Visibility
+from cuao3d.labels import label_set
+from cuao3d.predictor import Predictor
 from cuao3d.reliability import Levels
+from cuao3d.scene import Scene
+from cuao3d.store import Store, TeacherCard
 
 OF = {"teacher": "color", "weights_sha256": None}
 
@@ -162,3 +170,88 @@ def test_signals_are_high_where_labels_seem_right():
     torch.testing.assert_close(found["margin"], shares[:, 0] - shares[:, 1])
     torch.testing.assert_close(found["entropy"], (shares * shares.log()).sum(dim=1))
     assert "2D-3D divergence" not in signals("fused", replace(scored, in_3d=None), 0.2)
+
+
+# What a person gets: columns, the promise, tables and pictures.
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """A store of 20 scenes of two words, and the toy words in which it is asked; the last scene is of the split val."""
+    torch.save(torch.eye(2), tmp_path / "words.pt")
+    (tmp_path / "words_names.txt").write_text("chair\nrug")
+    (tmp_path / "two.csv").write_text("id,name,r,g,b,prompt\n3,chair,1,2,3,chair\n5,rug,4,5,6,rug\n")
+    text = f"table:{tmp_path / 'words.pt'}"
+    store = Store.create(tmp_path / "store", cell=0.02, teachers={"words": TeacherCard(2, text)})
+    for index in range(20):
+        generator = torch.Generator().manual_seed(index)
+        truth = torch.randint(0, 2, (60,), generator=generator)
+        unsure = 0.75 * torch.rand(60, generator=generator)
+        flipped = torch.rand(60, generator=generator) < unsure - 0.2
+        angle = torch.where((truth == 1) ^ flipped, math.pi / 2 - unsure, unsure)
+        features = torch.stack([angle.cos(), angle.sin()], dim=1)[1:]
+        points = torch.cartesian_prod(torch.arange(6), torch.arange(10), torch.tensor([0])) * 0.05
+        scene = Scene(f"s{index:02}", points, (), labels=3 + 2 * truth, label_set=str(tmp_path / "two.csv"))
+        scene = replace(scene, split="val" if index == 19 else "train")
+        own = torch.arange(60)
+        seen = Visibility((), torch.tensor([0] + [2] * 58 + [1]))
+        apart = {"words": torch.cat([unsure[1:-1], torch.tensor([math.nan])])}
+        store.add_scene(scene, Samples(own, own), seen, {"words": features}, disagreement=apart)
+    return store, str(tmp_path / "two.csv")
+
+
+def test_columns_and_promise_reach_a_person(labelled, tmp_path, capsys):
+    store, labels = labelled
+    out, shown = tmp_path / "out.ply", tmp_path / "out.json"
+    ask = ["query", str(store.path), "chair", "--scene", "s19"]
+    with pytest.raises(ValueError, match="cuao3d store calibrate"):
+        Predictor.open(store).segment(store["s19"], label_set(labels), abstain=0.1)
+    assert main([*ask, "--out", str(out)]) == 0
+    assert "confidence" not in read_ply(out)  # nothing was fitted yet
+    assert read_ply(out)["disagreement"][1:59] == pytest.approx(store["s19"].disagreement("words")[:58].numpy())
+    assert math.isnan(read_ply(out)["disagreement"][0])
+    assert math.isnan(read_ply(out)["disagreement"][59])
+    assert main([*ask, "--out", str(out), "--abstain", "0.1"]) == 2
+    assert main(["store", "calibrate", str(store.path), "--labels", labels, "--split", "train"]) == 0
+    assert main([*ask, "--out", str(out), "--abstain", "0.1"]) == 0
+    assert "in 19 of 20 such scenes" in capsys.readouterr().out
+    judged = Predictor.open(store).judge(store["s19"], label_set(labels), abstain=0.1)
+    columns = read_ply(out)
+    assert columns["confidence"] == pytest.approx(judged.confidence.numpy())
+    assert columns["confidence"][0] == 0
+    kept = columns["label"] != 255
+    assert set(columns["label"][kept]) == {3, 5}
+    assert 10 < kept.sum() < 59
+    assert (columns["label"][kept] != store["s19"].labels.numpy()[kept]).mean() <= 0.1
+    assert columns["confidence"][kept].min() >= columns["confidence"][1:][~kept[1:]].max()
+    assert main([*ask, "--out", str(shown), "--abstain", "0.1"]) == 0
+    written = json.loads(shown.read_text())
+    assert written["confidence"]["labelled"] == pytest.approx(kept.mean(), abs=1e-4)
+    assert written["confidence"]["abstain"] == 0.1
+    for place in written["answers"]["chair"]["places"]:
+        assert 0.5 < place["confidence"] <= 1
+        assert 0 <= place["disagreement"] <= 0.75
+
+
+def test_evaluate_prints_and_draws_how_far_labels_can_be_trusted(labelled, tmp_path, capsys):
+    store, labels = labelled
+    evaluate = ["evaluate", str(store.path), "--labels", labels, "--json", str(tmp_path / "rows.json")]
+    assert main([*evaluate]) == 0
+    assert "not fitted" in capsys.readouterr().out
+    assert main(["store", "calibrate", str(store.path), "--labels", labels, "--split", "train"]) == 0
+    assert main([*evaluate, "--curves", str(tmp_path / "curves.png")]) == 0
+    printed = capsys.readouterr().out
+    assert "AUROC" in printed
+    assert "lifted features of words in 19 scenes" in printed
+    trust = json.loads((tmp_path / "rows.json").read_text())["rows"][0]["trust"]
+    scene, predictor = store["s19"], Predictor.open(store)
+    judged = predictor.judge(scene, label_set(labels))
+    held = judged.classes != 255
+    wrong = judged.classes[held] != label_set(labels).classes(scene.labels)[held]
+    exact = Levels.of(judged.confidence[held], wrong)
+    assert trust["auroc"] == pytest.approx(exact.auroc())
+    assert trust["error_at"]["50"] == pytest.approx(100 * exact.error_at(0.5))
+    assert trust["calibration_error"] == pytest.approx(100 * exact.calibration_error(), abs=0.1)
+    assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert main([*evaluate, "--curves", str(tmp_path / "curves.txt")]) == 2
+    assert ".png" in capsys.readouterr().err

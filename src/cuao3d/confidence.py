@@ -59,7 +59,8 @@ class Fit:
     offset: float = 0.0
     """Added to them."""
     thresholds: tuple[Share | None, ...] = (None,) * len(SHARES)
-    """For each of `SHARES`, the confidence from which on labels are kept; None where no promise can be made."""
+    """For each of `SHARES`, the confidence from which on labels are kept, be it of this judge or of `UNSEEN`; None
+    where no promise can be made."""
     measured_on: str = ""
     """What it was fitted on; empty: on nothing."""
 
@@ -99,7 +100,7 @@ class Judged:
     classes: Int64[Tensor, "S"]
     """Class of each sample, a row of the label set; 255 for none."""
     confidence: Float32[Tensor, "S"]
-    """Estimated chance that it is right; 0 where there is none."""
+    """Estimated chance that it is right, also where it is withheld; 0 where there is none."""
 
 
 class Ledger:
@@ -108,6 +109,7 @@ class Ledger:
     def __init__(self, fits: Fits) -> None:
         self._fits = fits
         self._counts: dict[str, Float64[Tensor, "rows FINE"]] = {}
+        self._measured_on: dict[str, str] = {}
 
     def add(self, found: Mapping[str, Float[Tensor, "S K"]], scored: "Scored", labels: Int64[Tensor, "N"]) -> None:
         """Count the labels of a scene.
@@ -121,6 +123,7 @@ class Ledger:
             judged = judge(readout, own.cpu(), scored, self._fits)
             right, wrong = scored.marks(judged.classes, labels)
             self._count(readout, judged.confidence.double(), right, wrong)
+            self._measured_on[readout] = self._fits.get(_judges(readout, scored)[0][0], UNFITTED).measured_on
 
     def _count(self, readout: str, confidence: Tensor, right: Tensor, wrong: Tensor) -> None:
         odds = confidence.clamp(SMALLEST, 1 - SMALLEST).logit()
@@ -137,7 +140,7 @@ class Ledger:
 
     def trust(self, readout: str) -> Trust | None:
         """Return how well the confidence of a read-out tells its wrong labels; None of no label."""
-        return self.levels(readout).trust(self._fits.get(readout, UNFITTED).measured_on)
+        return self.levels(readout).trust(self._measured_on[readout])
 
 
 @dataclass(frozen=True)
@@ -218,6 +221,25 @@ def judge(readout: str, own: Float[Tensor, "S K"], scored: Scored, fits: Fits) -
     return Judged(classes, confidence.where(classes != UNLABELLED, 0))
 
 
+def withhold(judged: Judged, readout: str, scored: Scored, fits: Fits, share: float) -> Judged:
+    """Withhold labels so that at most a share of the others is wrong, in 19 of 20 scenes (`MISSES`).
+
+    Args:
+        judged: Labels and how sure they are, as of `judge`.
+        readout: Whose labels they are.
+        scored: What judged them.
+        fits: What was fitted for each judge, on scenes like this one.
+        share: Largest share of wrong labels among those that are kept.
+
+    Raises:
+        InputError: Nothing was fitted, or the share is smaller than those that were.
+    """
+    judges = readout if len(found := _judges(readout, scored)) > 1 else found[0][0]
+    least = fits.get(judges, UNFITTED).threshold(share)
+    kept = judged.confidence >= (math.inf if least is None else least)
+    return replace(judged, classes=judged.classes.where(kept, UNLABELLED))
+
+
 def named_odds(cosines: Float[Tensor, "n K"], classes: Int64[Tensor, "n"], temperature: float) -> Float64[Tensor, "n"]:
     """Return the log-odds of the named class: of its share in the softmax of the cosines over a temperature.
 
@@ -296,11 +318,12 @@ def fit_confidence(scenes: Iterable[tuple[Scored, Int64[Tensor, "N"]]], measured
         fits[judges] = _fit(cosines, classes, right, measured_on)
     curves: dict[str, list[Tensor]] = {judges: [] for judges in fits}
     for scored, labels in scenes:
-        for judges, sample, classes, cosines in _cases(scored):
-            fitted = fits[judges]
-            odds = named_odds(cosines[sample], classes[sample], fitted.temperature)
-            right, wrong = (side[sample] for side in scored.marks(classes, labels))
-            curves[judges].append(error_by_level((fitted.slope * odds + fitted.offset).sigmoid(), right, wrong))
+        alone = replace(scored, in_2d=None) if scored.in_3d is not None else scored
+        for judges in fits:
+            one, readout = (alone, "distilled") if judges == UNSEEN else (scored, "fused" if judges == "2d" else judges)
+            if (own := one.readouts().get(readout)) is not None:
+                judged = judge(readout, own, one, fits)
+                curves[judges].append(error_by_level(judged.confidence, *one.marks(judged.classes, labels)))
     return {
         judges: replace(fits[judges], thresholds=tuple(conformal_threshold(errors, share) for share in SHARES))
         for judges, errors in curves.items()

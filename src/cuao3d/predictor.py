@@ -1,6 +1,5 @@
 """A predictor: opened once from a store, a student or both, then asked about any number of scenes."""
 
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -13,14 +12,13 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from cuao3d.confidence import UNFITTED, UNSEEN, Fits, Judged, Scored, judge, read_confidence, shipped_confidence
+from cuao3d.confidence import Fits, Judged, Scored, judge, read_confidence, shipped_confidence, withhold
 from cuao3d.errors import InputError, UnseenError
 from cuao3d.files import sha256_of
 from cuao3d.geometry import voxelize
 from cuao3d.labels import LabelSet
 from cuao3d.query import Answer, Questions, ask, classify, scores
 from cuao3d.run import load_student, run_folder
-from cuao3d.scene import UNLABELLED
 from cuao3d.store import Store, StoredScene, TeacherCard
 from cuao3d.student import Student
 from cuao3d.teachers import DEFAULT, TEACHERS, Calibration, calibration_of, canonical, class_names_of, vocabulary_of
@@ -95,7 +93,7 @@ class Predictor:
         cards = dict(opened.teachers) if opened is not None else {}
         if run is None:
             chosen, spec, encoder = _choose(cards, where, teacher, text)
-            limits = _limits(chosen, cards[chosen]) | _fitted(opened, None, chosen, cards[chosen])
+            limits = _limits(chosen, cards[chosen]) | _fitted(opened, None, chosen, cards[chosen], spec)
             return Predictor(chosen, spec, encoder, **limits)
         read = load_student(Path(run))
         widths = read.student.num_channels
@@ -105,7 +103,8 @@ class Predictor:
             _check_voxels(read.voxel_size, opened)
             _compare_cards(chosen, read.teachers.get(chosen), opened)
         student = read.student.eval().to(device)
-        limits = _limits(chosen, cards[chosen], read.vocabulary) | _fitted(opened, Path(run), chosen, cards[chosen])
+        limits = _limits(chosen, cards[chosen], read.vocabulary)
+        limits |= _fitted(opened, Path(run), chosen, cards[chosen], spec)
         limits["calibration"] = student.calibration or limits["calibration"]
         return Predictor(chosen, spec, encoder, student, read.voxel_size, device, **limits)
 
@@ -188,7 +187,7 @@ class Predictor:
         """
         return Scored.of(scene, self.teacher, None if self.student is None else self.features(scene), vectors)
 
-    def judge(self, scene: StoredScene, classes: LabelSet) -> Judged:
+    def judge(self, scene: StoredScene, classes: LabelSet, *, abstain: float | None = None) -> Judged:
         """Name the class of every point of a scene, and say how sure that is.
 
         Where a view saw the point, a student is judged together with the lifted features of its teacher, if the store
@@ -197,36 +196,22 @@ class Predictor:
         Args:
             scene: A scene of any store whose cells are no coarser than the student's voxels.
             classes: The label set. Where nothing was fitted in it, confidence is that of `confidence.UNFITTED`.
+            abstain: Withhold labels so that at most this share of the others is wrong, in 19 of 20 scenes like those
+                that the confidence was fitted on; None: withhold none.
 
         Returns:
             Class and confidence of each point.
 
         Raises:
-            InputError: The text encoder does not know a word.
+            InputError: The text encoder does not know a word, or nothing was fitted to abstain by.
         """
         scored = self.scored(scene, class_vectors(self.encoder, classes))
         readout = "fused" if self.student is None else "distilled"
-        found = judge(readout, scored.readouts()[readout], scored, self.fits.get(classes.name, {}))
-        return Judged(found.classes[scene.sample_of_point], found.confidence[scene.sample_of_point])
-
-    def least_confidence(self, classes: LabelSet, share: float) -> float:
-        """Return the confidence from which on at most a share of the labels is wrong, in 19 of 20 scenes.
-
-        Args:
-            classes: The label set.
-            share: Largest share of wrong labels among those that are kept.
-
-        Returns:
-            The confidence; infinite where no label can be kept.
-
-        Raises:
-            InputError: Nothing was fitted in this label set, or the share is smaller than those that were.
-        """
         fits = self.fits.get(classes.name, {})
-        names = ("2d",) if self.student is None else ("distilled", UNSEEN)
-        fitted = [fits[name] for name in names if name in fits] or [UNFITTED]
-        least = [one.threshold(share) for one in fitted]
-        return max(math.inf if one is None else one for one in least)
+        found = judge(readout, scored.readouts()[readout], scored, fits)
+        if abstain is not None:
+            found = withhold(found, readout, scored, fits, abstain)
+        return Judged(found.classes[scene.sample_of_point], found.confidence[scene.sample_of_point])
 
     def segment(self, scene: StoredScene, classes: LabelSet, *, abstain: float | None = None) -> Int64[Tensor, "N"]:
         """Name the class of every point of a scene by the prompts of a label set alone.
@@ -234,8 +219,7 @@ class Predictor:
         Args:
             scene: A scene of any store whose cells are no coarser than the student's voxels.
             classes: The label set.
-            abstain: Withhold labels so that at most this share of the others is wrong, in 19 of 20 scenes like those
-                that the confidence was fitted on; None: withhold none.
+            abstain: As of `judge`.
 
         Returns:
             A row of the label set, 0 to K - 1, for each point; 255 where the point has no feature, or where its label
@@ -245,8 +229,7 @@ class Predictor:
             InputError: The text encoder does not know a word, or nothing was fitted to abstain by.
         """
         if abstain is not None:
-            least = self.least_confidence(classes, abstain)
-            return (judged := self.judge(scene, classes)).classes.where(judged.confidence >= least, UNLABELLED)
+            return self.judge(scene, classes, abstain=abstain).classes
         vectors = class_vectors(self.encoder, classes)
         return classify(scores(self.features(scene), vectors)).cpu()[scene.sample_of_point]
 
@@ -369,12 +352,13 @@ def _limits(teacher: str, card: TeacherCard, vocabulary: Vocabulary | None = Tol
     }
 
 
-def _fitted(store: Store | None, run: Path | None, teacher: str, card: TeacherCard) -> dict[str, Any]:
+def _fitted(store: Store | None, run: Path | None, teacher: str, card: TeacherCard, text: str) -> dict[str, Any]:
     """Return what was fitted of confidence: in a run, or for lifted features in the store or with their weights."""
-    of: dict[str, str | None] = {"teacher": teacher, "weights_sha256": card.weights_sha256}
+    of: dict[str, str | None] = {"teacher": teacher, "weights_sha256": card.weights_sha256, "text": text}
     if run is None:
         assert store is not None
-        fits = read_confidence(store.path, of) or shipped_confidence(card.weights_sha256)
+        shipped = shipped_confidence(card.weights_sha256) if text == card.text else {}
+        fits = read_confidence(store.path, of) or shipped
     else:
         folder = run_folder(run)
         of |= {"config_sha256": sha256_of(folder / "config.json")} if folder else {}

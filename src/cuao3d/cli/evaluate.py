@@ -7,6 +7,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from cuao3d.cli.shared import check_device, note_missing, print_rows
+from cuao3d.cli.trust import check_picture, draw_trust, print_trust
 from cuao3d.console import tell
 
 
@@ -21,6 +22,7 @@ def evaluate(
     seen: bool = False,
     device: str = "cpu",
     json: Path | None = None,
+    curves: Path | None = None,
 ) -> int:
     """Segment the scenes of a store by class names alone and score the result: fused, or distilled and 2D3D with --run.
 
@@ -34,6 +36,7 @@ def evaluate(
         seen: Score only points whose sample some view saw.
         device: Where the student runs, such as cuda.
         json: Also write the rows here.
+        curves: Also draw how reliable confidence is, and the errors against the labels kept, here (.png, .pdf, .svg).
     """
     from cuao3d import pipeline
     from cuao3d.files import check_output, write_json
@@ -43,6 +46,8 @@ def evaluate(
 
     check_device(device)
     check_output(json)
+    check_output(curves)
+    check_picture(curves)
     opened = Store.open(store)
     with waiting("opening the predictor"):
         predictor = Predictor.open(opened, run=run, teacher=teacher, text=text, device=device)
@@ -56,6 +61,9 @@ def evaluate(
     )
     tell(predictor.about)
     print_rows([asdict(row) for row in rows])
+    print_trust(rows)
+    if curves:
+        draw_trust(curves, rows)
     if json:
         write_json(json, {"rows": [asdict(row) for row in rows]})
     return note_missing(rows[0].missing)
