@@ -280,3 +280,26 @@ def replace_views(visibility, view):
     num_views = torch.zeros_like(visibility.num_views)
     num_views[view.sample] = 1
     return replace(visibility, views=(view,), num_views=num_views)
+
+
+def test_disagreement_is_what_the_mean_of_a_sample_s_views_lacks(synthetic_scene):
+    visibility = see(synthetic_scene, sample_cells(synthetic_scene.points, 0.05))
+    generator = torch.Generator().manual_seed(0)
+    maps = [(torch.randn(2, 12, 16, generator=generator),) for _ in range(2)]
+    scene = two_views(synthetic_scene)
+    found = lift_measured(scene, visibility, Maps(*maps), mode="bilinear").disagreement
+    per_view = {sample: [] for sample in visibility.seen_samples.tolist()}
+    for view in visibility.views:
+        features = lift(scene, replace_views(visibility, view), Maps(*maps), mode="bilinear")
+        for sample, feature in zip(view.sample.tolist(), features, strict=True):
+            per_view[sample].append(feature.double())
+    for value, seen in zip(found.tolist(), per_view.values(), strict=True):
+        if len(seen) < 2:
+            assert math.isnan(value)
+        else:
+            views = torch.stack(seen)
+            lacking = (views - views.mean(0)).square().sum() / views.square().sum()
+            assert value == pytest.approx(float(lacking), abs=1e-5)
+    assert 0.2 < float(found.nanmean()) < 0.8
+    same = lift_measured(synthetic_scene, visibility, Maps((torch.ones(2, 12, 16),), (torch.ones(2, 12, 16),)))
+    assert float(same.disagreement.nan_to_num().abs().max()) < 1e-5

@@ -48,6 +48,26 @@ def test_what_is_written_is_read(synthetic_scene, tmp_path):
     assert read.features("color") is read.features("color")
 
 
+def test_disagreement_is_kept_in_two_bytes_beside_the_features_and_older_stores_have_none(synthetic_scene, tmp_path):
+    scene = synthetic_scene
+    samples = sample_cells(scene.points, 0.05)
+    visibility = see(scene, samples)
+    features = {"color": lift(scene, visibility, ColorTeacher())}
+    apart = torch.linspace(0, 1, len(visibility.seen_samples))
+    apart[0] = torch.nan
+    old, new = (Store.create(tmp_path / name, cell=0.05, teachers=CARD) for name in ("old", "new"))
+    old.add_scene(scene, samples, visibility, features)
+    new.add_scene(scene, samples, visibility, features, disagreement={"color": apart})
+    assert old["synthetic"].disagreement("color") is None
+    found = new["synthetic"].disagreement("color")
+    torch.testing.assert_close(found, apart, atol=5e-4, rtol=0, equal_nan=True)
+    assert torch.equal(new["synthetic"].features("color"), old["synthetic"].features("color"))
+    sizes = [store["synthetic"].files["color.features.safetensors"]["bytes"] for store in (old, new)]
+    assert 2 * len(apart) <= sizes[1] - sizes[0] <= 2 * len(apart) + 100
+    with pytest.raises(FileNotFoundError, match="no features of teacher 'other'"):
+        new["synthetic"].disagreement("other")
+
+
 def test_problems_of_a_store_that_knows_no_kinds_are_read(synthetic_scene, tmp_path):
     store = Store.create(tmp_path, cell=0.05, teachers=CARD)
     add(store, replace(synthetic_scene, problems=(LOST,)))

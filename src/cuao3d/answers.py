@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +11,18 @@ from torch import Tensor
 
 from cuao3d import __version__
 from cuao3d.colors import heat_colors
+from cuao3d.confidence import UNFITTED, Judged
 from cuao3d.console import note, progress_bar
 from cuao3d.coordinates import as_matrix, describe_place, in_capture, unit_of
-from cuao3d.errors import InputError, UnseenError
+from cuao3d.errors import InputError, NotFoundError, UnseenError
 from cuao3d.files import write_json, write_whole
 from cuao3d.formats.ply import cloud_columns, write_ply
+from cuao3d.labels import LabelSet
 from cuao3d.memory import give_back
 from cuao3d.photographs import outline, read_photographs
 from cuao3d.predictor import Predictor
 from cuao3d.query import MIN_POINTS, Answer, heat, parts
+from cuao3d.scene import UNLABELLED
 from cuao3d.store import Store, StoredScene
 
 if TYPE_CHECKING:
@@ -44,8 +47,39 @@ BEST_SHARE = 4
 small place behind a large one, and pull the centre off the thing."""
 
 
+@dataclass(frozen=True)
+class Sureness:
+    """How sure it is what the points of a scene are."""
+
+    classes: LabelSet
+    """The label set whose classes they are given."""
+    judged: Judged
+    """Class and confidence of each point."""
+    measured_on: str
+    """What the confidence was fitted on."""
+    abstain: float | None
+    """Largest share of wrong labels among those that are not withheld; None: none is withheld."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What is said of it in JSON."""
+        kept = float((self.judged.classes != UNLABELLED).float().mean()) if len(self.judged.classes) else 0.0
+        return {
+            "label_set": self.classes.name,
+            "measured_on": self.measured_on,
+            "abstain": self.abstain,
+            "labelled": round(kept, 4),
+        }
+
+
 def answer(
-    store: Store, predictor: Predictor, words: Sequence[str], out: Path, *, scene: str | None = None
+    store: Store,
+    predictor: Predictor,
+    words: Sequence[str],
+    out: Path,
+    *,
+    scene: str | None = None,
+    abstain: float | None = None,
 ) -> list[str]:
     """Ask a store free-text questions and write the answers of the scene that answers best.
 
@@ -55,18 +89,35 @@ def answer(
         words: The questions.
         out: File to write: `.ply`, the cloud as a heat map; `.json`, the places; `.html`, a page with pictures.
         scene: Name of the scene; unless given, the one that answers best.
+        abstain: Leave points out of the answers whose class is so unsure that more than this share of the classes that
+            are left would be wrong; see `Predictor.judge`.
 
     Returns:
         A line for each question.
 
     Raises:
-        InputError: The ending of the file is none of these, or the store has no scene.
+        InputError: The ending of the file is none of these, the store has no scene, or there is no fit to abstain by.
     """
     if out.suffix not in (".ply", ".json", ".html"):
         raise InputError(f"{out} should end in .ply (a cloud), .json (places) or .html (a page to look at).")
     names = store.names() if scene is None else (scene,)
     if not names:
         raise InputError(f"{store.path} holds no finished scene. Run `cuao3d fuse` again to finish it.")
+    best, answers = _ask_all(store, predictor, words, names)
+    stored = store[best]
+    sure, apart = how_sure(store, predictor, stored, abstain), disagreement_of(predictor, stored)
+    if sure is not None and abstain is not None:
+        kept = sure.judged.classes != UNLABELLED
+        answers = tuple(replace(one, answers=one.answers & kept, _kept={}) for one in answers)
+    _write(out, stored, answers, store, predictor, sure, apart)
+    lines = [f"{best}: {answer.words!r}: {where_is(stored, answer)}" for answer in answers]
+    return [*lines, *([_promise(sure)] if sure is not None and abstain is not None else [])]
+
+
+def _ask_all(
+    store: Store, predictor: Predictor, words: Sequence[str], names: Sequence[str]
+) -> tuple[str, tuple[Answer, ...]]:
+    """Ask scenes; return the name of the one that answers best, and its answers."""
     best, answers, most, unseen = names[0], tuple[Answer, ...](), -math.inf, dict[str, UnseenError]()
     with progress_bar() as bar:
         for name in bar.track(names, description="asking"):
@@ -83,20 +134,78 @@ def answer(
         if len(unseen) == len(names):
             raise unanswered
         note(f"{name}: no view saw anything of it.", head="left out")
-    stored = store[best]
+    return best, answers
+
+
+def _write(
+    out: Path,
+    stored: StoredScene,
+    answers: Sequence[Answer],
+    store: Store,
+    predictor: Predictor,
+    sure: Sureness | None,
+    apart: Tensor | None,
+) -> None:
+    """Write what is asked for; the ending of the file says what."""
     if out.suffix == ".json":
-        write_json(out, _as_json(stored, answers, store, predictor))
+        write_json(out, _as_json(stored, answers, store, predictor, sure, apart))
     elif out.suffix == ".ply":
-        write_cloud(out, in_capture(stored.points, stored.capture_from_world), _colors(stored, answers))
+        columns = {} if apart is None else {"disagreement": apart.numpy()}
+        columns |= {} if sure is None else _sure_columns(sure)
+        write_cloud(out, in_capture(stored.points, stored.capture_from_world), _colors(stored, answers), columns)
     else:
         from cuao3d.report import Gallery, write_report  # a page needs what draws; the other files do not
 
         heats = {answer.words: as_heat(stored, answer) for answer in answers}
         finds = as_finds(stored, answers)
-        gallery = Gallery(best, stored.points, stored.colors, stored.normals, stored.cameras, heats=heats, finds=finds)
+        gallery = Gallery(
+            stored.name,
+            stored.points,
+            stored.colors,
+            stored.normals,
+            stored.cameras,
+            heats=heats,
+            finds=finds,
+            layers=_layers(stored, sure, apart),
+        )
         about = predictor.about if stored.capture_from_world is None else f"{predictor.about} {OF_CAPTURE}"
         write_report(out, {"version": __version__, "answered_by": about}, gallery)
-    return [f"{best}: {answer.words!r}: {where_is(stored, answer)}" for answer in answers]
+
+
+def how_sure(store: Store, predictor: Predictor, scene: StoredScene, abstain: float | None = None) -> Sureness | None:
+    """Say how sure it is what the points of a scene are, in the label set in which that was fitted; None without.
+
+    Args:
+        store: The store of the scene.
+        predictor: Names the classes.
+        scene: The scene.
+        abstain: As of `answer`.
+
+    Raises:
+        InputError: Nothing was fitted to abstain by.
+    """
+    if not predictor.fits:
+        if abstain is not None:
+            UNFITTED.threshold(abstain)
+        return None
+    name, fits = next(iter(predictor.fits.items()))
+    classes = store.label_set(name)
+    judged = predictor.judge(scene, classes, abstain=abstain)
+    return Sureness(classes, judged, next(iter(fits.values())).measured_on, abstain)
+
+
+def disagreement_of(predictor: Predictor, scene: StoredScene) -> Tensor | None:
+    """Return how far the views of each point (N,) disagree, NaN where there are not two; None where it is not kept.
+
+    Args:
+        predictor: Whose teacher's features are looked at.
+        scene: The scene; stores of earlier versions do not have it, nor do those without this teacher.
+    """
+    try:
+        found = scene.disagreement(predictor.teacher)
+    except NotFoundError:
+        return None
+    return None if found is None else scene.spread(found, math.nan)[scene.sample_of_point]
 
 
 def places(scene: StoredScene, answer: Answer) -> list[dict[str, Any]]:
@@ -163,20 +272,70 @@ def as_cloud(scene: StoredScene) -> "Cloud":
     return Cloud(scene.name, scene.points, scene.colors, scene.normals, scene.cameras)
 
 
-def write_cloud(path: Path, points: Tensor, colors: Tensor) -> None:
+def write_cloud(path: Path, points: Tensor, colors: Tensor, more: Mapping[str, Any] | None = None) -> None:
     """Write a coloured cloud (binary PLY), whole or not at all.
 
     Args:
         path: File to write.
         points: Positions (N, 3), metres.
         colors: RGB (N, 3), in [0, 1].
+        more: Further columns (N,), by name.
     """
-    columns = cloud_columns(points, colors)
+    columns = cloud_columns(points, colors) | dict(more or {})
     write_whole(path, lambda temporary: write_ply(temporary, columns))
 
 
-def _as_json(scene: StoredScene, answers: Sequence[Answer], store: Store, predictor: Predictor) -> dict[str, Any]:
+def _sure_columns(sure: Sureness) -> dict[str, Any]:
+    """Return the columns of a cloud: confidence and, where labels are withheld, the label of each point by its id."""
+    columns: dict[str, Any] = {"confidence": sure.judged.confidence.numpy()}
+    if sure.abstain is not None:
+        ids = torch.full((UNLABELLED + 1,), UNLABELLED, dtype=torch.uint8)
+        ids[: len(sure.classes)] = torch.tensor(sure.classes.ids, dtype=torch.uint8)
+        columns["label"] = ids[sure.judged.classes].numpy()
+    return columns
+
+
+def _promise(sure: Sureness) -> str:
+    """Say how many points keep a label, and what is promised of these."""
+    kept, wrong = 100 * sure.about["labelled"], 100 * (sure.abstain or 0)
+    of = f"{sure.classes.name} (fitted on {sure.measured_on})"
+    if not kept:
+        return f"no point keeps a label of {of}: none is so sure that the promise of {wrong:g} % could be kept"
+    promise = f"at most {wrong:g} % of these are wrong, in 19 of 20 such scenes"
+    return f"{kept:.0f} % of the points keep a label of {of}: {promise}"
+
+
+def _layers(scene: StoredScene, sure: Sureness | None, apart: Tensor | None) -> dict[str, "Heat"]:
+    """Return what the page shows beside the answers: how unsure the points are, and where views disagree."""
+    from cuao3d.report import Heat
+
+    layers = {}
+    if sure is not None:
+        what = f"one minus the confidence; classes of {sure.classes.name}, fitted on {sure.measured_on}"
+        labelled = sure.judged.confidence > 0
+        layers["How unsure it is what a point is"] = Heat(1 - sure.judged.confidence, what, seen=labelled)
+    if apart is not None:
+        what = "disagreement between the views of a point; grey: one view or none"
+        layers["Where views disagree"] = Heat(heat(apart.nan_to_num(0)), what)
+    return layers
+
+
+def _mean(values: Tensor) -> float | None:
+    """Return the mean of the values that are there; None of none."""
+    return round(float(values.nanmean()), 4) if bool(values.isfinite().any()) else None
+
+
+def _as_json(
+    scene: StoredScene,
+    answers: Sequence[Answer],
+    store: Store,
+    predictor: Predictor,
+    sure: Sureness | None,
+    apart: Tensor | None,
+) -> dict[str, Any]:
     """Return the answers as JSON."""
+    columns = {"disagreement": apart, "confidence": None if sure is None else sure.judged.confidence}
+    measured = {name: values for name, values in columns.items() if values is not None}
     about = {
         "teacher": predictor.teacher,
         "student": predictor.student is not None,
@@ -189,13 +348,17 @@ def _as_json(scene: StoredScene, answers: Sequence[Answer], store: Store, predic
         "scenes": store.count_of_scenes(),
         "scene": scene.name,
         "capture_from_world": as_matrix(scene.capture_from_world),
+        **({} if sure is None else {"confidence": sure.about}),
         "answers": {
             answer.words: {
                 "verdict": answer.verdict,
                 "peak": round(answer.peak, 4),
                 "nearest_class": answer.nearest_class,
                 **about,
-                "places": places(scene, answer),
+                "places": [
+                    {**place, **{name: _mean(values[own]) for name, values in measured.items()}}
+                    for place, own in _places_and_points(scene, answer)
+                ],
             }
             for answer in answers
         },

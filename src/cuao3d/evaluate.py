@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from cuao3d.confidence import Ledger, Scored
 from cuao3d.errors import InputError
 from cuao3d.labels import LabelSet, convert, label_set
 from cuao3d.memory import give_back
@@ -42,6 +43,9 @@ Ensemble = Literal["unit-average", "surer", "average"]
 Way = tuple[Readout, Ensemble | None]
 """A read-out, and for 2d3d its rule."""
 
+JUDGED = {"fused": "fused", "distilled": "distilled", way_of("2d3d", "unit-average"): "2d3d"}
+"""Ways whose labels get a confidence, and the read-outs that it is fitted for."""
+
 NO_LABELS = "without labels"
 """Why a scene that is there is not scored."""
 
@@ -66,6 +70,7 @@ def zero_shot(
     queries: Queries | None = None,
     calibration: Calibration | None = None,
     trained_on: Sequence[str] = (),
+    ledger: Ledger | None = None,
     progress: OnCount | None = None,
 ) -> tuple[Row, ...]:
     """Segment the scenes of a store by the names of the classes; return a row for each read-out and rule of 2d3d.
@@ -86,6 +91,7 @@ def zero_shot(
         queries: Synonyms and questions of the classes, to be scored in the same pass.
         calibration: Relevance at which verdicts change: of the student if there is one, else of the lifted features.
         trained_on: Scenes that are scored though the student was trained on them; its rows name them.
+        ledger: Counts how sure right and wrong labels are; see `Row.trust`.
         progress: Called after each scene.
 
     Raises:
@@ -94,21 +100,19 @@ def zero_shot(
     ways = _ways(tuple(readouts), (ensemble,) if isinstance(ensemble, str) else tuple(ensemble), predict is not None)
     passes = predict if isinstance(predict, Passes) else Passes((predict,) if predict else ())
     tally = None if queries is None else Tally(queries)
-    texts = [class_vectors] if tally is None else [class_vectors, tally.queries.questions.texts]
+    texts = [class_vectors, *([] if queries is None else [queries.questions.texts])]
 
     def score_classes(scene: StoredScene) -> dict[str, Tensor]:
         of_classes, *asked = _scores(ways, scene, teacher, passes, texts)
-        if tally is not None:
-            tally.add(asked[0], scene.seen, scene.sample_of_point, labels_of(scene, classes, seen_only=seen_only))
-        return of_classes
+        labels = labels_of(scene, classes, seen_only=seen_only)
+        _judge(ledger, scene, teacher, of_classes, class_vectors, labels)
+        return of_classes if tally is None else _tallied(tally, scene, labels, of_classes, *asked)
 
     counted = count(store, classes, score_classes, split=split, seen_only=seen_only, progress=progress)
     row = partial(make_row, counted, classes, dataset=dataset, split=split or "all", seen_only=seen_only)
-    student = {"model": model, "passes": len(passes.predicts), "train_mode": passes.train_mode}
-    student |= {"trained_on": trained_on, "told": told}
-    lifted = {"model": "none", "told": replace(told, student=NOTHING_TOLD.student)}
-    judge = {"fused" if predict is None else "distilled": calibration}
-    return tuple(_row(row, way, lifted if way[0] == "fused" else student, tally, judge.get(way[0])) for way in ways)
+    how = {"model": model, "passes": len(passes.predicts), "train_mode": passes.train_mode, "trained_on": trained_on}
+    own = {"fused" if predict is None else "distilled": calibration}
+    return tuple(_row(row, way, _about(way, how, told), tally, own.get(way[0]), ledger) for way in ways)
 
 
 def count(
@@ -219,12 +223,50 @@ def _ways(readouts: tuple[str, ...], rules: tuple[str, ...], has_student: bool) 
 
 
 def _row(
-    row: Callable[..., Row], way: Way, about: Mapping[str, Any], tally: Tally | None, calibration: Calibration | None
+    row: Callable[..., Row],
+    way: Way,
+    about: Mapping[str, Any],
+    tally: Tally | None,
+    calibration: Calibration | None,
+    ledger: Ledger | None,
 ) -> Row:
-    """Make the row of a read-out, with how well synonyms and questions do by it."""
+    """Make the row of a read-out, with how well synonyms and questions do by it, and how well it knows its errors."""
     readout, rule = way
     retrieval = None if tally is None else tally.results(way_of(readout, rule), about["told"], calibration)
-    return row(readout=readout, ensemble=rule, retrieval=retrieval, **about)
+    made = row(readout=readout, ensemble=rule, retrieval=retrieval, **about)
+    judged = JUDGED.get(way_of(readout, rule))
+    return made if ledger is None or judged is None else replace(made, trust=ledger.trust(judged))
+
+
+def _about(way: Way, how: Mapping[str, Any], told: Told) -> dict[str, Any]:
+    """Return what a row says of its student; of lifted features, that there is none and that it was told nothing."""
+    return (
+        {**how, "told": told}
+        if way[0] != "fused"
+        else {"model": "none", "told": replace(told, student=NOTHING_TOLD.student)}
+    )
+
+
+def _tallied(
+    tally: Tally, scene: StoredScene, labels: Tensor, of_classes: dict[str, Tensor], of_questions: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Count the answers to synonyms and questions in a scene; return the scores of its classes."""
+    tally.add(of_questions, scene.seen, scene.sample_of_point, labels)
+    return of_classes
+
+
+def _judge(
+    ledger: Ledger | None,
+    scene: StoredScene,
+    teacher: str,
+    of_classes: Mapping[str, Tensor],
+    vectors: Tensor,
+    labels: Tensor,
+) -> None:
+    """Count how sure right and wrong labels of a scene are, by the ways that are judged."""
+    judged = {readout: of_classes[way] for way, readout in JUDGED.items() if way in of_classes}
+    if ledger is not None:
+        ledger.add(judged, Scored.beside(scene, teacher, judged.get("distilled"), vectors), labels)
 
 
 def _compare(

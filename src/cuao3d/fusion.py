@@ -163,6 +163,11 @@ class Lifted:
     """How well the views of a sample agree: the share of the features' variance that lies between samples, not between
     the views of one (intraclass correlation ICC(1), variances summed over channels). 1: all views say the same; 0: as
     unlike as views of different samples; NaN where no sample is in two views."""
+    disagreement: Float32[Tensor, "V"]
+    """How far the views of each sample disagree: the share of its features' squared length that their mean lacks,
+    `1 - |sum f|² / (n sum |f|²)`. 0: all views say the same; of n features of equal length that point anywhere, about
+    `1 - 1/n`. It is one minus the square of the mean resultant length where they are equally long (Mardia and Jupp,
+    Directional Statistics, 2000, section 9.2). NaN where there are not two views."""
 
 
 def lift(
@@ -240,8 +245,8 @@ def lift_measured(
         kept = (visibility.num_views[seen] > 0).to(total.device)
         total, squares = total[kept], squares[kept]
     num_views = visibility.num_views[visibility.seen_samples].to(total.device)
-    agreement = _agreement(total, squares, num_views)
-    return Lifted(total.div_(num_views[:, None]), visibility, agreement)
+    agreement, disagreement = _agreement(total, squares, num_views), _disagreement(total, squares, num_views)
+    return Lifted(total.div_(num_views[:, None]), visibility, agreement, disagreement)
 
 
 def image_quarters(scene: Scene, *, upright: bool = True) -> list[int]:
@@ -327,6 +332,13 @@ def _agreement(total: Tensor, squares: Tensor, num_views: Tensor) -> float:
     between = (of_means.sum() - overall @ overall / n.sum()) / (len(n) - 1)
     usual = (n.sum() - n.square().sum() / n.sum()) / (len(n) - 1)
     return float((between - within) / (between + (usual - 1) * within))
+
+
+def _disagreement(total: Tensor, squares: Tensor, num_views: Tensor) -> Tensor:
+    """Return what of each sample's squared lengths its mean lacks (V,); the sums are those of `_agreement`."""
+    of_mean = torch.linalg.vecdot(total, total).double()
+    lacking = 1 - of_mean / (num_views * squares).clamp(min=1e-12)
+    return torch.where(num_views > 1, lacking.clamp(0, 1), math.nan).float()
 
 
 def _taps(pixels: Tensor, image_size: tuple[int, int], map_size: tuple[int, int], mode: Mode) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cuao3d.errors import InputError
 from cuao3d.labels import LabelSet
+from cuao3d.reliability import Trust
 from cuao3d.retrieval import Retrieval
 from cuao3d.scene import UNLABELLED
 from cuao3d.store.roll import count_of
@@ -109,6 +110,8 @@ class Row:
     present. Empty where the label set has no groups."""
     trained_on: tuple[str, ...] = ()
     """Scenes that the student was trained on, by their names, and that are scored all the same."""
+    trust: Trust | None = None
+    """How well confidence tells wrong labels; None where that was not asked or no labelled point has a prediction."""
 
 
 @dataclass(frozen=True)

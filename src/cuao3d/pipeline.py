@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cuao3d.calibrate import fit_trust
 from cuao3d.compare import Comparison, compare
+from cuao3d.confidence import Ledger
 from cuao3d.console import note, progress_bar
 from cuao3d.durable import locked
 from cuao3d.errors import DiskFullError, InputError, TeacherError, UserError
@@ -162,8 +164,7 @@ def evaluate(
         A row for `fused`, or for `distilled` and each rule of `2d3d`; scores are percentages.
 
     Raises:
-        InputError: There is no such label set, no scene of the split has labels, they cannot be converted, or the
-            student was trained on a scene of the split.
+        InputError: There are no labels that can be scored in the set, or the student was trained on such a scene.
     """
     classes, student = store.label_set(labels), predictor.student is not None
     trained_on = check_overlap(store, split, predictor.trained_on or (), allowed=allow_overlap)
@@ -185,6 +186,7 @@ def evaluate(
             told=predictor.told,
             queries=Queries.read(classes, predictor.encoder),
             calibration=predictor.calibration,
+            ledger=Ledger(predictor.fits.get(classes.name, {})),
             progress=told,
         )
 
@@ -262,6 +264,7 @@ def fit_student(store: Store, run: Path, *, labels: str, split: Split, where: st
     num_scenes = len(store.names(split))
     where = where if num_scenes > 1 else where.removesuffix("s")
     keep_calibration(run, fit_verdicts(peaks, f"this student in {num_scenes} {where}"))
+    fit_trust(store, run, labels=labels, split=split, where=where)
     return peaks
 
 
@@ -415,13 +418,15 @@ def _add_teachers(
     visibility = see(scene, samples, progress=_progress(scene, "visibility", say))
     there = num_views(lift.store, scene.name)
     features: dict[str, Tensor] = {}
+    disagreement: dict[str, Tensor] = {}
     lifting: dict[str, Lifting] = {}
     for teacher in (one for one in lift.teachers if one.name in names):
         lifted, lifting[teacher.name] = _measured(scene, visibility, teacher, lift, say, skip_unreadable=not features)
         features[teacher.name], visibility = lifted.features, lifted.visibility
+        disagreement[teacher.name] = lifted.disagreement
         if not torch.equal(visibility.num_views, there):
             return False  # a view that the others could read is gone, or one is back
-    change_teachers(lift.store, scene.name, features, lifting, made_from)
+    change_teachers(lift.store, scene.name, features, lifting, made_from, disagreement=disagreement)
     return True
 
 
@@ -434,12 +439,22 @@ def _lift_scene(scene: Scene, lift: _Lift, made_from: Record, say: Callable[[str
     album = Album(scene, visibility, image_quarters(scene, upright=lift.upright and bool(lift.teachers)))
     watched = album.watch(scene)
     features: dict[str, Tensor] = {}
+    disagreement: dict[str, Tensor] = {}
     lifting = {}
     for teacher in lift.teachers:
         lifted, lifting[teacher.name] = _measured(watched, visibility, teacher, lift, say, skip_unreadable=not features)
         features[teacher.name], visibility = lifted.features, lifted.visibility
-    kept = album.tensors(visibility)
-    lift.store.add_scene(scene, samples, visibility, features, lifting=lifting, photographs=kept, source=made_from)
+        disagreement[teacher.name] = lifted.disagreement
+    lift.store.add_scene(
+        scene,
+        samples,
+        visibility,
+        features,
+        disagreement=disagreement,
+        lifting=lifting,
+        photographs=album.tensors(visibility),
+        source=made_from,
+    )
 
 
 def _measured(

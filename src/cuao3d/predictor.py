@@ -16,11 +16,13 @@ from torch.nn import functional
 
 from cuao3d.augment import Augmentation, augment
 from cuao3d.batches import generator_of
+from cuao3d.confidence import Fits, Judged, Scored, judge, read_confidence, shipped_confidence, withhold
 from cuao3d.errors import InputError, UnseenError
+from cuao3d.files import sha256_of
 from cuao3d.geometry import voxelize
 from cuao3d.labels import LabelSet
 from cuao3d.query import Answer, Questions, ask, classify, scores
-from cuao3d.run import load_student
+from cuao3d.run import load_student, run_folder
 from cuao3d.store import Store, StoredScene, TeacherCard
 from cuao3d.student import Student
 from cuao3d.teachers import DEFAULT, TEACHERS, Calibration, calibration_of, canonical, class_names_of, vocabulary_of
@@ -68,6 +70,10 @@ class Predictor:
     """Words that the student and the teacher were trained with."""
     trained_on: tuple[str, ...] | None = None
     """Names of the scenes that the student was trained on; None where its file does not tell, or without one."""
+    fits: Mapping[str, Fits] = field(default_factory=dict)
+    """How confidence was fitted, by label set; the one that was fitted last comes first."""
+    fitted_for: Mapping[str, str | None] = field(default_factory=dict)
+    """What of the teacher or the run decides whether a fit holds."""
     _questions: dict[tuple[str, ...], Questions] = field(default_factory=dict, repr=False)
 
     @staticmethod
@@ -106,7 +112,8 @@ class Predictor:
         cards = dict(opened.teachers) if opened is not None else {}
         if run is None:
             chosen, spec, encoder = _choose(cards, where, teacher, text)
-            return Predictor(chosen, spec, encoder, **_limits(chosen, cards[chosen]))
+            limits = _limits(chosen, cards[chosen]) | _fitted(opened, None, chosen, cards[chosen], spec)
+            return Predictor(chosen, spec, encoder, **limits)
         read = load_student(Path(run))
         widths = read.student.num_channels
         cards = {name: read.teachers.get(name) or cards.get(name) or TeacherCard(widths[name]) for name in widths}
@@ -116,6 +123,7 @@ class Predictor:
             _compare_cards(chosen, read.teachers.get(chosen), opened)
         student = read.student.eval().to(device)
         limits = _limits(chosen, cards[chosen], read.vocabulary)
+        limits |= _fitted(opened, Path(run), chosen, cards[chosen], spec)
         limits["calibration"] = student.calibration or limits["calibration"]
         limits["trained_on"] = read.scenes
         return Predictor(chosen, spec, encoder, student, read.voxel_size, device, **limits)
@@ -219,19 +227,58 @@ class Predictor:
             for answer in ask(self.features(scene), self._questions[key], seen=known, calibration=self.calibration)
         )
 
-    def segment(self, scene: StoredScene, classes: LabelSet) -> Int64[Tensor, "N"]:
+    def scored(self, scene: StoredScene, vectors: Float[Tensor, "K C"]) -> Scored:
+        """Score classes at the samples of a scene, by the lifted features and the student, as far as they are there.
+
+        Args:
+            scene: A scene of any store whose cells are no coarser than the student's voxels.
+            vectors: Unit vector of each class.
+        """
+        return Scored.of(scene, self.teacher, None if self.student is None else self.features(scene), vectors)
+
+    def judge(self, scene: StoredScene, classes: LabelSet, *, abstain: float | None = None) -> Judged:
+        """Name the class of every point of a scene, and say how sure that is.
+
+        Where a view saw the point, a student is judged together with the lifted features of its teacher, if the store
+        has them: what both say is surer than what one of them says.
+
+        Args:
+            scene: A scene of any store whose cells are no coarser than the student's voxels.
+            classes: The label set. Where nothing was fitted in it, confidence is that of `confidence.UNFITTED`.
+            abstain: Withhold labels so that at most this share of the others is wrong, in 19 of 20 scenes like those
+                that the confidence was fitted on; None: withhold none.
+
+        Returns:
+            Class and confidence of each point.
+
+        Raises:
+            InputError: The text encoder does not know a word, or nothing was fitted to abstain by.
+        """
+        scored = self.scored(scene, class_vectors(self.encoder, classes))
+        readout = "fused" if self.student is None else "distilled"
+        fits = self.fits.get(classes.name, {})
+        found = judge(readout, scored.readouts()[readout], scored, fits)
+        if abstain is not None:
+            found = withhold(found, readout, scored, fits, abstain)
+        return Judged(found.classes[scene.sample_of_point], found.confidence[scene.sample_of_point])
+
+    def segment(self, scene: StoredScene, classes: LabelSet, *, abstain: float | None = None) -> Int64[Tensor, "N"]:
         """Name the class of every point of a scene by the prompts of a label set alone.
 
         Args:
             scene: A scene of any store whose cells are no coarser than the student's voxels.
             classes: The label set.
+            abstain: As of `judge`.
 
         Returns:
-            A row of the label set, 0 to K - 1, for each point; 255 where the point has no feature.
+            A row of the label set, 0 to K - 1, for each point; 255 where the point has no feature, or where its label
+            is withheld.
 
         Raises:
-            InputError: The text encoder does not know a word.
+            InputError: The text encoder does not know a word, or nothing was fitted to abstain by.
         """
+        if abstain is not None:
+            return self.judge(scene, classes, abstain=abstain).classes
         vectors = class_vectors(self.encoder, classes)
         return classify(scores(self.features(scene), vectors)).cpu()[scene.sample_of_point]
 
@@ -384,6 +431,20 @@ def _limits(teacher: str, card: TeacherCard, vocabulary: Vocabulary | None = Tol
         "classes": class_names_of(sha256),
         "told": Told(vocabulary, vocabulary_of(teacher, sha256)),
     }
+
+
+def _fitted(store: Store | None, run: Path | None, teacher: str, card: TeacherCard, text: str) -> dict[str, Any]:
+    """Return what was fitted of confidence: in a run, or for lifted features in the store or with their weights."""
+    of: dict[str, str | None] = {"teacher": teacher, "weights_sha256": card.weights_sha256, "text": text}
+    if run is None:
+        assert store is not None
+        shipped = shipped_confidence(card.weights_sha256) if text == card.text else {}
+        fits = read_confidence(store.path, of) or shipped
+    else:
+        folder = run_folder(run)
+        of |= {"config_sha256": sha256_of(folder / "config.json")} if folder else {}
+        fits = read_confidence(folder, of) if folder else {}
+    return {"fits": fits, "fitted_for": of}
 
 
 def _width(cards: Mapping[str, TeacherCard], name: str) -> int:

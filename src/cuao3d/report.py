@@ -96,6 +96,8 @@ class Gallery(Cloud):
     """Some views, RGB in [0, 1]."""
     heats: Mapping[str, Heat] = field(default_factory=dict)
     """Answer to each question."""
+    layers: Mapping[str, Heat] = field(default_factory=dict)
+    """What else is known of the points, such as how unsure they are; by title, drawn as answers are."""
     segments: Mapping[str, tuple[Float[Tensor, "V C"], Int64[Tensor, "N"]]] = field(default_factory=dict)
     """Features to cluster, and the row of each point in them; -1 for none."""
     history: History | None = None
@@ -126,7 +128,8 @@ def write_report(path: Path | str, results: Mapping[str, Any], gallery: Gallery)
         scene_pictures=painter.scene(),
         predictions=painter.predictions(),
         legend=_legend(gallery),
-        heats=painter.heats(),
+        heats=painter.heats(gallery.heats),
+        layers=painter.heats(gallery.layers),
         unseen=_unseen(gallery) > 0,
         segments=painter.segments(int(results.get("seed", 0))),
         table=table,
@@ -178,10 +181,10 @@ class _Painter:
             pictures.append((title, note, self.draw(class_colors(classes, gallery.label_set))))
         return pictures
 
-    def heats(self) -> list[tuple[str, str, str]]:
-        """Draw where the answers to the questions are."""
+    def heats(self, heats: Mapping[str, Heat]) -> list[tuple[str, str, str]]:
+        """Draw where the answers to the questions are, or where a layer is high."""
         pictures = []
-        for question, heat in self.gallery.heats.items():
+        for question, heat in heats.items():
             cloud = heat.cloud or self.gallery
             where = f"{heat.answer} — {cloud.scene}" if cloud.scene != self.gallery.scene else heat.answer
             pictures.append((question, where, self.draw(heat_colors(heat.values, cloud.colors, heat.seen), cloud)))

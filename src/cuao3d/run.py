@@ -241,6 +241,12 @@ def load_student(path: Path) -> Run:
     return Run(student, student.voxel_size, cards, None, student.vocabulary)
 
 
+def run_folder(path: Path) -> Path | None:
+    """Return the folder of the finished run that a path names, itself or by its student; None for a lone file."""
+    folder = path.parent if path.name == STUDENT else path
+    return folder if (folder / "run.json").is_file() else None
+
+
 def keep_calibration(path: Path, calibration: Calibration) -> None:
     """Write the relevance at which verdicts change into the student of a finished run.
 

@@ -1,6 +1,6 @@
 """`cuao3d evaluate`: score zero-shot segmentation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from tyro.conf import Positional
 
 from cuao3d.cli.shared import check_device, note_missing, print_rows
+from cuao3d.cli.trust import check_picture, draw_trust, print_trust
 from cuao3d.console import note, tell
 from cuao3d.errors import InputError
 from cuao3d.schema import Count
 
 if TYPE_CHECKING:
+    from cuao3d.metrics import Row
     from cuao3d.predictor import Predictor
     from cuao3d.store import Store
 
@@ -33,6 +35,7 @@ def evaluate(
     allow_overlap: bool = False,
     device: str = "cpu",
     json: Path | None = None,
+    curves: Path | None = None,
 ) -> int:
     """Segment the scenes of a store by class names alone and score the result: fused, or distilled and 2D3D with --run.
 
@@ -53,17 +56,20 @@ def evaluate(
         allow_overlap: Score scenes too that the student was trained on.
         device: Where the student and, for --voting, the teacher run, such as cuda.
         json: Also write the rows here.
+        curves: Also draw how reliable confidence is, and the errors against the labels kept, here (.png, .pdf, .svg).
     """
     from cuao3d import pipeline
-    from cuao3d.files import check_output, write_json
+    from cuao3d.files import check_output
     from cuao3d.supervise import is_supervised
 
     check_device(device)
     check_output(json)
+    check_output(curves)
+    check_picture(curves)
     given = {"--ensemble": ensemble != ("unit-average",), "--passes": passes > 1, "--train-mode": train_mode}
     where: dict[str, Any] = {"labels": labels, "split": None if split == "all" else split, "seen_only": seen}
     if run and is_supervised(run):
-        given |= {"--teacher": teacher is not None, "--text": text is not None, "--voting": voting is not None}
+        given |= {"--teacher": bool(teacher), "--text": bool(text), "--voting": bool(voting), "--curves": bool(curves)}
         return _evaluate_supervised(store, run, json, given, device=device, allow_overlap=allow_overlap, **where)
     opened, predictor = _open(store, run, teacher, text, device, given)
     how: dict[str, Any] = {"ensemble": ensemble, "num_passes": passes, "train_mode": train_mode}
@@ -72,7 +78,17 @@ def evaluate(
     if voting:
         rows += (pipeline.vote(opened, predictor, voting, device=device, **where),)
     tell(predictor.about)
+    return _show(rows, curves, json)
+
+
+def _show(rows: Sequence["Row"], curves: Path | None, json: Path | None) -> int:
+    """Print rows, draw and write what was asked for; return the exit code."""
+    from cuao3d.files import write_json
+
     print_rows([asdict(row) for row in rows])
+    print_trust(rows)
+    if curves:
+        draw_trust(curves, rows)
     if json:
         write_json(json, {"rows": [asdict(row) for row in rows]})
     return note_missing(rows[0].missing)
@@ -80,7 +96,6 @@ def evaluate(
 
 def _evaluate_supervised(path: Path, run: Path, json: Path | None, given: Mapping[str, bool], **options: Any) -> int:
     """Score a run of `cuao3d supervise`, which answers by classes and not by words; refuse options about words."""
-    from cuao3d.files import write_json
     from cuao3d.progress import telling
     from cuao3d.store import Store
     from cuao3d.supervise import score
@@ -89,11 +104,8 @@ def _evaluate_supervised(path: Path, run: Path, json: Path | None, given: Mappin
         raise InputError(f"{idle[0]} has no effect on {run}, which was trained on labels; leave it out.")
     store = Store.open(path)
     with telling(None, "evaluating the upper bound") as told:
-        row = asdict(score(store, run, dataset=store.path.name, progress=told, **options))
-    print_rows([row])
-    if json:
-        write_json(json, {"rows": [row]})
-    return note_missing(row["missing"])
+        row = score(store, run, dataset=store.path.name, progress=told, **options)
+    return _show([row], None, json)
 
 
 def _open(

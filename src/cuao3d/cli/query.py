@@ -17,6 +17,7 @@ def query(
     words: Path | None = None,
     run: Path | None = None,
     scene: str | None = None,
+    abstain: float | None = None,
     teacher: str | None = None,
     text: str | None = None,
     device: str = "cpu",
@@ -30,6 +31,8 @@ def query(
         words: Also look for the lines of this text file; empty lines and lines that begin with # are skipped.
         run: Folder of a finished run, or a student's .safetensors; without it the lifted features answer.
         scene: Name of the scene; where there are several, the one that answers best.
+        abstain: Leave out points whose class is unsure, so that at most this share of the others is wrong: 0.05. It
+            takes a confidence that was fitted: cuao3d store calibrate.
         teacher: Which teacher answers, where several have a text encoder; the first unless given.
         text: Text encoder for the words, such as table:FILE for vectors of your own; the teacher's unless given.
         device: Where the student runs, such as cuda.
@@ -48,7 +51,7 @@ def query(
     opened = Store.open(store)
     with waiting("opening the predictor"):
         predictor = Predictor.open(opened, run=run, teacher=teacher, text=text, device=device)
-    found = answer(opened, predictor, queries, out, scene=scene)
+    found = answer(opened, predictor, queries, out, scene=scene, abstain=abstain)
     tell(predictor.about)
     for line in found:
         tell(line)

@@ -4,7 +4,7 @@
 - `STORE/scenes.json`: the scenes that it should hold; why one of them is missing.
 - `STORE/labels/NAME.csv`: label sets of the scenes' labels, unless they come with the package.
 - `STORE/scenes/NAME/points.safetensors`: the cloud, its labels, its samples and how many views see each.
-- `STORE/scenes/NAME/TEACHER.features.safetensors`: fp16, a row per seen sample.
+- `STORE/scenes/NAME/TEACHER.features.safetensors`: fp16, a row per seen sample, and how far its views disagree.
 - `STORE/scenes/NAME/photographs.safetensors`: some images that teachers saw, to show places in; see `photographs.py`.
 - `STORE/scenes/NAME/lifting.json`: how long each teacher took and how well its views agree; nothing depends on it.
 - `STORE/scenes/NAME/sources.json`: size, time and SHA-256 of each file that the scene was read from.
@@ -48,7 +48,7 @@ from cuao3d.store.stored import (
     cloud_tensors,
     cure,
     damaged,
-    features_file,
+    feature_files,
     read_cameras,
     read_problem,
     remove_others,
@@ -237,6 +237,7 @@ class Store:
         visibility: Visibility,
         features: Mapping[str, Float[Tensor, "V _"]],
         *,
+        disagreement: Mapping[str, Float[Tensor, "V"]] | None = None,
         lifting: Mapping[str, Lifting] | None = None,
         photographs: Mapping[str, Tensor] | None = None,
         source: Record | None = None,
@@ -248,6 +249,7 @@ class Store:
             samples: Its sample points, of this store's cell.
             visibility: What its views see of the samples.
             features: For each of this store's teachers a row for each of `visibility.seen_samples`.
+            disagreement: For each teacher how far the views of each of these samples disagree, where that was measured.
             lifting: For each teacher how its lifting went, if that was measured.
             photographs: What `photographs.Album` kept.
             source: What the scene was read from, if that is known.
@@ -263,8 +265,7 @@ class Store:
         self._expect_anew(scene.name)
         remove(folder / "manifest.json")
         labels = (None, None) if scene.label_set is None else keep_label_set(self.path / LABELS, scene.label_set)
-        contents = {POINTS_FILE: cloud}
-        contents |= {features_file(teacher): {"features": rows} for teacher, rows in halves.items()}
+        contents = {POINTS_FILE: cloud} | feature_files(halves, disagreement or {})
         contents |= {PHOTOGRAPHS_FILE: dict(photographs)} if photographs else {}
         files = {file: write_file(folder / file, tensors) for file, tensors in contents.items()}
         if lifting:

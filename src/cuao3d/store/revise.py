@@ -18,6 +18,7 @@ from cuao3d.store.stored import (
     PHOTOGRAPHS_FILE,
     POINTS_FILE,
     Lifting,
+    feature_files,
     features_file,
     remove_others,
     write_file,
@@ -47,6 +48,8 @@ def change_teachers(
     features: Mapping[str, Float[Tensor, "V _"]],
     lifting: Mapping[str, Lifting],
     source: Record,
+    *,
+    disagreement: Mapping[str, Float[Tensor, "V"]] | None = None,
 ) -> None:
     """Give a finished scene features of further teachers, and drop those of teachers that the store does not have.
 
@@ -57,6 +60,7 @@ def change_teachers(
             features, a row for each of the scene's seen samples.
         lifting: For each of them how its lifting went.
         source: What the scene was read from.
+        disagreement: For each of them how far the views of each seen sample disagree, where that was measured.
 
     Raises:
         InputError: The features are not of those teachers, or of other samples.
@@ -64,11 +68,11 @@ def change_teachers(
     folder = store._folder(name)
     manifest = read_manifest(folder)
     halves = store._as_halves(name, manifest["num_seen"], features)
-    written = {features_file(teacher): rows for teacher, rows in halves.items()}
+    written = feature_files(halves, disagreement or {})
     files = {POINTS_FILE: manifest["files"].pop(POINTS_FILE)}
     for file in map(features_file, store.teachers):
         there = manifest["files"].pop(file, None)
-        files[file] = write_file(folder / file, {"features": written[file]}) if file in written else there
+        files[file] = write_file(folder / file, written[file]) if file in written else there
     dropped = [file for file in manifest["files"] if file != PHOTOGRAPHS_FILE]
     files |= {file: entry for file, entry in manifest["files"].items() if file not in dropped}
     measured = {**store.lifting(name), **lifting}

@@ -20,6 +20,7 @@ from cuao3d.seals import sha256_once, write_sealed
 POINTS_FILE = "points.safetensors"
 PHOTOGRAPHS_FILE = "photographs.safetensors"
 LIFTING_FILE = "lifting.json"
+DISAGREEMENT = "disagreement"
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,26 @@ class StoredScene:
             self._features[teacher] = read
         return self._features[teacher]
 
+    def disagreement(self, teacher: str) -> Float32[Tensor, "V"] | None:
+        """Return how far the views of each of `seen_samples` disagree; None in stores made before that was kept.
+
+        Args:
+            teacher: Name of the teacher, as in `Store.teachers`.
+
+        Returns:
+            Values in [0, 1], NaN where there are not two views; see `fusion.Lifted`.
+
+        Raises:
+            NotFoundError: The scene has no features of this teacher.
+            InputError: Their file is damaged.
+        """
+        self.features(teacher)
+        file = features_file(teacher)
+        found = self.read(file).get(DISAGREEMENT)
+        if found is not None and (tuple(found.shape) != self.seen_samples.shape or found.dtype != torch.float16):
+            raise damaged(self.folder / file, f"it holds no disagreement for each of {len(self.seen_samples)} samples")
+        return None if found is None else found.float()
+
     def read(self, file: str) -> dict[str, Tensor]:
         """Return the tensors of a file of the scene; it is compared with the manifest at its first use in a process.
 
@@ -167,6 +188,14 @@ def cloud_tensors(scene: Scene, samples: Samples, visibility: Visibility) -> dic
     if scene.normals is not None:
         tensors["normals"] = scene.normals.half()
     return tensors
+
+
+def feature_files(halves: Mapping[str, Tensor], disagreement: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Return what the file of each teacher holds: features (V, C) and, where measured, how far views disagree (V,)."""
+    files = {features_file(teacher): {"features": rows} for teacher, rows in halves.items()}
+    for teacher in halves.keys() & disagreement.keys():
+        files[features_file(teacher)][DISAGREEMENT] = disagreement[teacher].to("cpu", torch.float16)
+    return files
 
 
 def write_file(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:

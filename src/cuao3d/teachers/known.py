@@ -100,7 +100,7 @@ def calibration_of(name: str, weights_sha256: str | None = None) -> Calibration:
         name: Name of a teacher, in any spelling; another one has the default.
         weights_sha256: SHA-256 of its weights, as its card has it; the card of weights of the package may say more.
     """
-    kept = _shipped_card(weights_sha256).get("calibration") if weights_sha256 else None
+    kept = shipped_card(weights_sha256).get("calibration") if weights_sha256 else None
     if kept is not None:
         of_weights: Calibration = fit(kept, Calibration, f"The calibration of {name}")
         return of_weights
@@ -136,11 +136,15 @@ def vocabulary_of(name: str, weights_sha256: str | None) -> Vocabulary | None:
     """
     if weights_sha256 is None:
         return None
-    words = [*class_names_of(weights_sha256)] or _shipped_card(weights_sha256).get("vocabulary")
+    words = [*class_names_of(weights_sha256)] or shipped_card(weights_sha256).get("vocabulary")
     return None if words is None else Vocabulary(tuple(fit(words, list[str], f"The vocabulary of {name}")), name)
 
 
-def _shipped_card(weights_sha256: str) -> dict[str, Any]:
-    """Return the card of weights that ship with the package; an empty one for others."""
+def shipped_card(weights_sha256: str) -> dict[str, Any]:
+    """Return the card of weights that ship with the package; an empty one for others.
+
+    Args:
+        weights_sha256: SHA-256 of the weights.
+    """
     cards = (read_json(path) for path in sorted(WEIGHTS.glob("*.json")))
     return next((card for card in cards if card.get("sha256") == weights_sha256), {})
