@@ -128,6 +128,10 @@ def test_the_page_says_no_more_than_there_is(tmp_path):
     assert re.findall("<h2>(.*)</h2>", page) == []
     asked = Gallery(scene="scan", points=torch.rand(50, 3), heats={"a bed": Heat(torch.rand(50), "here")})
     assert re.findall("<h2>(.*)</h2>", _page(tmp_path, {"version": "1"}, asked)) == ["Asked in words", "Provenance"]
+    layered = replace(asked, heats={}, layers={"Where views <disagree>": Heat(torch.rand(50), "of each point")})
+    page = _page(tmp_path, {}, layered)
+    assert re.findall("<h2>(.*)</h2>", page) == ["How far to trust it"]
+    assert "Where views &lt;disagree&gt;</b><span>of each point" in page
 
 
 def test_the_same_goes_in_the_same_comes_out(tmp_path, gallery, results):

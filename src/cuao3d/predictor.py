@@ -228,7 +228,7 @@ class Predictor:
         )
 
     def scored(self, scene: StoredScene, vectors: Float[Tensor, "K C"]) -> Scored:
-        """Score classes at the samples of a scene, by the lifted features and the student, as far as they are there.
+        """Return the scores of classes at the samples of a scene, by the lifted features and by the student.
 
         Args:
             scene: A scene of any store whose cells are no coarser than the student's voxels.
