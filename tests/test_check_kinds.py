@@ -138,6 +138,14 @@ def make_eleven(room: Scene) -> Scene:
     return replace(room, frames=(*room.frames, *room.frames[:3]))
 
 
+def test_photographs_that_fit_a_little_by_chance_are_turned_too(room: Scene, monkeypatch: pytest.MonkeyPatch):
+    mirrored = MISTAKES["photographs mirrored"].plant(room, 1)
+    views = read_views(mirrored).views
+    assert lay(mirrored, views).kind == "mirrored"
+    monkeypatch.setattr("cuao3d.check.layers.PEAK", 0.001)  # so that any offset fits
+    assert lay(mirrored, views).kind == "mirrored"
+
+
 def test_few_views_with_jumps_say_nothing_about_colours(room: Scene):
     few = replace(room, frames=room.frames[:4])
     views = read_views(with_shuffled(few)).views

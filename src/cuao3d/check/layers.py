@@ -46,7 +46,7 @@ OTHER_LENS = 0.015
 """Part by which the focal lengths differ before it matters; also the precision of the ratio, about."""
 
 FITS_BETTER = 1.15
-"""Edges must fit this many times better through the other lens."""
+"""Edges must fit this many times better through the other lens, or with photographs turned."""
 
 Kind = Literal["as given", "moved", "other lens", "upside down", "mirrored", "another frame", "none", "untold"]
 
@@ -92,6 +92,10 @@ def lay(scene: Scene, views: Sequence[View]) -> Layers:
     moved = offset.moved and _in_most(_gain(offsets, offset.x // step, offset.y // step))
     found = Layers("as given", offset.x, offset.y, offset.certain, moved, 1.0, 0, fit, best, len(telling))
     alike = [view for view in telling if view.photo.jumps.shape == telling[0].photo.jumps.shape]
+    lies_there = offset.certain and not offset.moved
+    turned = None if lies_there or len(alike) < MANY_VIEWS else _turned(alike)
+    if turned and turned["best"] > FITS_BETTER * best:
+        return found._replace(**turned)
     if len(alike) >= LEAST_VIEWS and (lens := _other_lens(alike, max(best, fit))):
         return found._replace(**lens)
     if moved:
@@ -100,7 +104,7 @@ def lay(scene: Scene, views: Sequence[View]) -> Layers:
         return found
     if len(alike) < MANY_VIEWS:
         return found._replace(kind="untold")
-    return found._replace(**(_turned(alike) or _of_another_frame(scene, alike) or {"kind": "none"}))
+    return found._replace(**(turned or _of_another_frame(scene, alike) or {"kind": "none"}))
 
 
 def _near(agreement: Float[Tensor, "d d"], x: int, y: int, within: int = 1) -> float:
