@@ -121,12 +121,12 @@ def reproduced(folder, data, *options):
 def test_a_dataset_of_ones_own_gets_the_tables_with_the_published_rows_and_further_seeds_add(scans, tmp_path):
     code, tables = reproduced(tmp_path / "out", scans)
     assert code == 0
-    (ours,) = (row for row in tables["zero-shot"].rows if row[:2] == ("LSeg only", "distilled"))
+    (ours,) = (row for row in tables["zero-shot"].rows if row[:2] == ("LSeg alone (OpenScene's way)", "distilled"))
     assert ours[2].n == 1
     assert any(row[0] == "CUA-O3D" and row[2] == 55.3 for row in tables["zero-shot"].rows)
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").rglob("*.json")}
     code, tables = reproduced(tmp_path / "out", scans, "--seeds", "2")
-    (both,) = (row for row in tables["zero-shot"].rows if row[:2] == ("LSeg only", "distilled"))
+    (both,) = (row for row in tables["zero-shot"].rows if row[:2] == ("LSeg alone (OpenScene's way)", "distilled"))
     assert (both[2].n, both[2].half_width is not None) == (2, True)
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     for file in ("report.html", "results.json", "zero-shot.csv", "zero-shot.tex"):

@@ -50,11 +50,11 @@ class Cell:
     """Decimals to show."""
 
     def __str__(self) -> str:
-        """Return mean, interval and number of measurements: "54.1 ± 0.8 (3)"."""
+        """Return mean, interval and number of measurements: "54.1 ± 0.8 (3)"; of a single one the mean."""
         if _is_lost(self.mean):
             return NONE
         interval = "" if _is_lost(self.half_width) else f" ± {self.half_width:.{self.digits}f}"
-        return f"{self.mean:.{self.digits}f}{interval} ({self.n})"
+        return f"{self.mean:.{self.digits}f}{interval}" + (f" ({self.n})" if self.n > 1 else "")
 
 
 Value = str | int | float | Cell | None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from tyro.conf import Positional
 
 from cuao3d.cli.shared import LEFT_OUT, note_missing, split_names
-from cuao3d.console import note, tell, tell_table
+from cuao3d.console import note, tell
 from cuao3d.errors import InputError
 from cuao3d.schema import Count
 
@@ -65,8 +65,8 @@ def reproduce(
     done.run()
     made = make_tables(done)
     page = write_results(done, made, draw_figures(done))
-    for table in (table for table in made if table.name == "claims"):
-        tell_table(table.columns, [tuple(line) for line in table.texts], num_names=3)
+    for claim, gain, _, verdict, why in (row for table in made if table.name == "claims" for row in table.texts):
+        tell(f"{claim}: {gain}: {verdict} ({why})")
     for name, reason in done.cells.failures.items():
         note(f"{name}: {reason}", head="failed")
     code = note_missing({name: why for store in done.stores.values() for name, why in store.missing().items()})

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from cuao3d.calibrate import fit_trust
 from cuao3d.progress import Stages
 from cuao3d.readers import Dataset
 from cuao3d.reproduce.arms import ARMS, BASE, OURS, PAPERS_WAY, VIT
@@ -33,7 +34,7 @@ TABLES = ("zero-shot", "vocabularies", "cross-dataset", "ablation", "linear-prob
 MODELS = (BASE, OURS, PAPERS_WAY)
 """Students of the large tables."""
 
-SUPERVISED = "supervised"
+SUPERVISED, CONTROLLED = "supervised", "controlled"
 RULES = ("unit-average", "surer", "average")
 PASSES = 5
 """Passes of the official evaluation."""
@@ -104,6 +105,8 @@ class Reproduction:
                     world, folder, self.size, self.data.get(world.name), self.protocol, self.num_workers
                 )
                 said.append(f"{store.count_of_scenes()}, teachers {', '.join(store.teachers) or 'none'}")
+            if world.is_made:  # of datasets there is no split that no table shows
+                fit_trust(store, labels=world.labels[0], split="val", where="validation scenes")
             self.stores[world.name], self.places[world.name] = store, Place.of(store, world.split)
             if world is self.world:
                 self.world = world.named_by(store)
@@ -112,11 +115,11 @@ class Reproduction:
         if "ablation" in self.asked:
             lifted = self.stores[self.world.name]
             key = self.places[self.world.name].sha256[:8]
-            folder = self.out / "stores" / f"{self.world.name}-controlled-{key}"
+            folder = self.out / "stores" / f"{self.world.name}-{CONTROLLED}-{key}"
             if not folder.is_dir():
                 add_controls(lifted, folder)
-            self.stores["controlled"] = Store.open(folder)
-            self.places["controlled"] = Place.of(self.stores["controlled"], self.world.split)
+            self.stores[CONTROLLED] = Store.open(folder)
+            self.places[CONTROLLED] = Place.of(self.stores[CONTROLLED], self.world.split)
 
     def _trainings(self) -> Iterator[Cell]:
         """Yield the trainings of the tables."""
@@ -130,7 +133,7 @@ class Reproduction:
         if self.other is not None:
             yield from self._students(self.other, self.other.name, (BASE, OURS), self.size.num_steps)
         if "ablation" in self.asked:
-            yield from self._students(self.world, "controlled", self.ladder, self.size.num_ablation)
+            yield from self._students(self.world, CONTROLLED, self.ladder, self.size.num_ablation)
 
     def _students(self, world: World, where: str, arms: Sequence[str], num_steps: int | None) -> Iterator[Cell]:
         """Yield the trainings of students on a store."""
@@ -141,7 +144,8 @@ class Reproduction:
                 if all(name in known for name in names):
                     cards = {name: known[name] for name in names}
                     config = config_of(world, arm, cards, self.protocol, num_steps, seed)
-                    yield training(f"{where}/{arm}-{seed}", self.places[where], config, self.out / "runs")
+                    fit = world.labels[0] if world.is_made and where != CONTROLLED else None
+                    yield training(f"{where}/{arm}-{seed}", self.places[where], config, self.out / "runs", fit=fit)
 
     def _scores(self) -> Iterator[Cell]:
         """Yield the scores of the tables; those of a student that failed are left out, as its training says why."""
@@ -172,9 +176,9 @@ class Reproduction:
             yield from self._transfers(world, self.other, MODELS)
             yield from self._transfers(self.other, world, (BASE, OURS))
         if "ablation" in self.asked:
-            for arm, seed, run in self.trained("controlled", self.ladder):
+            for arm, seed, run in self.trained(CONTROLLED, self.ladder):
                 name = f"controlled/{arm}-{seed}/{main}"
-                yield scoring(name, self.places["controlled"], run, labels=main, split=world.split)
+                yield scoring(name, self.places[CONTROLLED], run, labels=main, split=world.split)
         yield from self._probes(main)
 
     def _transfers(self, trained: World, scored: World, arms: Sequence[str]) -> Iterator[Cell]:
@@ -189,10 +193,12 @@ class Reproduction:
         world, place = self.world, self.places[self.world.name]
         for table, probe in (("linear-probe", probing), ("geometry", geometry)):
             if table in self.asked:
-                yield probe(f"{world.name}/lifted/{table}", place, None, labels=labels, split=world.split)
+                for seed in self.seeds:
+                    name = f"{world.name}/lifted-{seed}/{table}"
+                    yield probe(name, place, None, labels=labels, split=world.split, seed=seed)
                 for arm, seed, run in self.trained(world.name, (BASE, OURS)):
                     name = f"{world.name}/{arm}-{seed}/{table}"
-                    yield probe(name, place, run, labels=labels, split=world.split)
+                    yield probe(name, place, run, labels=labels, split=world.split, seed=seed)
 
     def trained(self, where: str, arms: Sequence[str]) -> Iterator[tuple[str, int, Mapping[str, str]]]:
         """Yield the students that were trained on a store: arm, seed, and the value of their cell."""

@@ -58,4 +58,11 @@ ARMS: dict[str, Arm] = {
     "random weights": Arm(PAPERS, {"losses": DEMEANED, "normalizers": (), "weighting": "random"}),
     "free weights": Arm(PAPERS, {"losses": DEMEANED, "normalizers": (), "weighting": "free"}),
 }
-"""Students by what the tables call them, the most important first."""
+"""Students by what the ablation calls them, the most important first."""
+
+TITLES = {
+    BASE: "LSeg alone (OpenScene's way)",
+    OURS: "three teachers, conditioned (ours)",
+    PAPERS_WAY: "three teachers, the paper's way",
+}
+"""What the other tables call them."""

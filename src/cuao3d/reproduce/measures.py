@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cuao3d import pipeline
+from cuao3d.calibrate import fit_trust
 from cuao3d.distill import DistillConfig, distill
 from cuao3d.files import sha256_of
 from cuao3d.predictor import Predictor
@@ -21,8 +22,8 @@ from cuao3d.store import Store
 from cuao3d.store.plan import manifest_sha256
 from cuao3d.supervise import SuperviseConfig, score, supervise
 
-SECONDS_PER_STEP, SECONDS_PER_SCENE = 0.4, 1.5
-"""About what a step and the scoring of a scene take; the time left is estimated by them."""
+SECONDS_PER_STEP, SECONDS_PER_SCENE, SECONDS_PER_PROBE = 0.4, 1.5, 60.0
+"""About what a step, the scoring of a scene, and the probes of a student take; the time left is estimated by them."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ class Place:
         return cls(store.path, hashlib.sha256("\n".join(known).encode()).hexdigest(), len(store.names(split)))
 
 
-def training(name: str, place: Place, config: DistillConfig | SuperviseConfig, runs: Path) -> Cell:
+def training(
+    name: str, place: Place, config: DistillConfig | SuperviseConfig, runs: Path, *, fit: str | None = None
+) -> Cell:
     """Return the cell of a training; its value says where the run lies, and the hash of its student.
 
     Args:
@@ -49,19 +52,24 @@ def training(name: str, place: Place, config: DistillConfig | SuperviseConfig, r
         place: The store.
         config: How to train.
         runs: Folder of the runs.
+        fit: Label set in which the student's confidence is fitted on the validation scenes; None: it is not.
     """
-    needs = {"store": place.sha256, "config": asdict(config)}
+    needs = {"store": place.sha256, "config": asdict(config), "fit": fit}
     cell = Cell(name, _nothing, needs, SECONDS_PER_STEP * (config.num_steps or 10_000))
     out = runs / f"{name}-{cell.key[:8]}"  # another configuration gets another folder
-    return Cell(name, partial(_train, place.path, config, out), needs, cell.weight)
+    return Cell(name, partial(_train, place.path, config, out, fit), needs, cell.weight)
 
 
 def _nothing(on_step: OnStep) -> None: ...
 
 
-def _train(store: Path, config: DistillConfig | SuperviseConfig, out: Path, on_step: OnStep) -> dict[str, Any]:
+def _train(
+    store: Path, config: DistillConfig | SuperviseConfig, out: Path, fit: str | None, on_step: OnStep
+) -> dict[str, Any]:
     if isinstance(config, DistillConfig):
         distill(Store.open(store), config, out, on_step=on_step)
+        if fit is not None:
+            fit_trust(Store.open(store), out, labels=fit, split="val", where="validation scenes", progress=_silent)
     else:
         supervise(Store.open(store), config, out, on_step=on_step)
     return {"run": str(out), "student_sha256": sha256_of(out / STUDENT)}
@@ -103,6 +111,9 @@ def _score(
     return [asdict(row) for row in rows]
 
 
+def _silent(done: int, total: int) -> None: ...
+
+
 def _count(on_step: OnStep, done: int, total: int) -> None:
     on_step(done, total, "")
 
@@ -132,27 +143,28 @@ def _score_supervised(store: Path, run: Path, labels: str, split: Split, on_step
     return [asdict(score(Store.open(store), run, labels=labels, split=split))]
 
 
-def probing(name: str, place: Place, run: Mapping[str, Any] | None, *, labels: str, split: Split) -> Cell:
-    """Return the cell of linear probes; its value is a row for each. The arguments are those of `scoring`."""
-    return _probe(name, place, run, labels, split, "probe")
+def probing(name: str, place: Place, run: Mapping[str, Any] | None, *, labels: str, split: Split, seed: int) -> Cell:
+    """Return the cell of linear probes; its value is a row for each.
+
+    The arguments are those of `scoring`; `seed` decides which samples the probes learn from.
+    """
+    return _probe(name, place, run, {"labels": labels, "split": split, "seed": seed}, "probe")
 
 
-def geometry(name: str, place: Place, run: Mapping[str, Any] | None, *, labels: str, split: Split) -> Cell:
-    """Return the cell of probes of normals and depth, likewise."""
-    return _probe(name, place, run, labels, split, "probe_geometry")
+def geometry(name: str, place: Place, run: Mapping[str, Any] | None, *, labels: str, split: Split, seed: int) -> Cell:
+    """Return the cell of probes of normals and depth, likewise; they need no labels."""
+    return _probe(name, place, run, {"split": split, "seed": seed}, "probe_geometry")
 
 
-def _probe(name: str, place: Place, run: Mapping[str, Any] | None, labels: str, split: Split, what: str) -> Cell:
-    student = run and run["student_sha256"]
-    needs = {"store": place.sha256, "student": student, "labels": labels, "split": split, "probe": what}
+def _probe(name: str, place: Place, run: Mapping[str, Any] | None, options: dict[str, Any], what: str) -> Cell:
+    needs = {"store": place.sha256, "student": run and run["student_sha256"], "options": options, "probe": what}
     path = None if run is None else Path(run["run"])
-    return Cell(name, partial(_run_probe, place.path, path, labels, split, what), needs, 60.0)
+    return Cell(name, partial(_run_probe, place.path, path, options, what), needs, SECONDS_PER_PROBE)
 
 
 def _run_probe(
-    store: Path, run: Path | None, labels: str, split: Split, what: str, on_step: OnStep
+    store: Path, run: Path | None, options: dict[str, Any], what: str, on_step: OnStep
 ) -> list[dict[str, Any]]:
-    options: dict[str, Any] = {"split": split, "teachers": None if run is None else ()}  # lifted ones by themselves
-    opened = Store.open(store)
-    rows = probe(opened, run, labels=labels, **options) if what == "probe" else probe_geometry(opened, run, **options)
+    probe_of = probe if what == "probe" else probe_geometry
+    rows = probe_of(Store.open(store), run, teachers=None if run is None else (), **options)  # lifted ones apart
     return [asdict(row) for row in rows]

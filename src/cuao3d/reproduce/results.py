@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ from cuao3d.predictor import Predictor
 from cuao3d.progress import machine, waiting
 from cuao3d.published import published
 from cuao3d.reproduce import tables as lines
-from cuao3d.reproduce.arms import BASE, DINO, LSEG, OURS, PAPERS_WAY
+from cuao3d.reproduce.arms import BASE, DINO, LSEG, OURS, PAPERS_WAY, TITLES
 from cuao3d.reproduce.tables import Claim, Row, claim, differences, miou_of
 from cuao3d.reproduce.worlds import QUICK
 from cuao3d.tables import Table, Value, write_tables
 
-HERE = "here"
+HERE, LIFTED = "here", "lifted"
 
 
 def make_tables(done: "room.Reproduction") -> list[Table]:
@@ -43,7 +43,14 @@ def make_tables(done: "room.Reproduction") -> list[Table]:
     made = [makers[name](done) for name in room.TABLES if name in done.asked]
     claims = make_claims(done)
     extra = [lines.claims_table(claims)] if claims else []
-    return [table for table in (*made, *extra, _costs(done)) if table is not None]
+    return [_without_empty(table) for table in (*made, *extra, _costs(done)) if table is not None and table.rows]
+
+
+def _without_empty(table: Table) -> Table:
+    """Leave out the columns of a table that hold nothing."""
+    kept = [index for index in range(len(table.columns)) if any(row[index] is not None for row in table.rows)]
+    rows = tuple(tuple(row[index] for index in kept) for row in table.rows)
+    return replace(table, columns=tuple(table.columns[index] for index in kept), rows=rows)
 
 
 def rows_of(done: "room.Reproduction", where: str, arm: str, what: str) -> list[Sequence[Row] | None]:
@@ -58,8 +65,8 @@ def _zero_shot(done: "room.Reproduction") -> Table:
     found += lines.score_lines("lifted features", [lifted], HERE)
     found += lines.score_lines("lifted features", [done.cells.value(f"{world.name}/voting/{main}")], HERE)
     for arm in room.MODELS:
-        found += lines.score_lines(arm, rows_of(done, world.name, arm, main), HERE)
-        found += lines.score_lines(arm, rows_of(done, world.name, arm, f"{main}-{room.PASSES}-passes"), HERE)
+        found += lines.score_lines(TITLES[arm], rows_of(done, world.name, arm, main), HERE)
+        found += lines.score_lines(TITLES[arm], rows_of(done, world.name, arm, f"{main}-{room.PASSES}-passes"), HERE)
     found += lines.score_lines(room.SUPERVISED, rows_of(done, world.name, room.SUPERVISED, main), HERE)
     found += lines.published_lines(published("zero-shot", main))
     return Table(
@@ -68,9 +75,8 @@ def _zero_shot(done: "room.Reproduction") -> Table:
         "own read-out and together with the lifted features (2d3d, by three rules), and a student trained with labels.",
         lines.SCORES,
         tuple(found),
-        f"{_scenes(lifted)} Every number is a mean over {_seeds(done)} with its 95 % interval, in brackets the number "
-        "of seeds; mIoU over the classes that occur, on all original points. Published figures are of real scans and "
-        "the full-size teachers; beside made scenes they only orient.",
+        f"{_scenes(lifted)} {_seeds(done)} mIoU over the classes that occur, on all original points. Published figures "
+        "are of real scans and the full-size teachers; beside made scenes they only orient.",
     )
 
 
@@ -80,7 +86,7 @@ def _vocabularies(done: "room.Reproduction") -> Table:
     for labels in world.labels:
         lifted = done.cells.value(f"{world.name}/lifted/{labels}") or []
         models = {"lifted features": [lifted]}
-        models |= {arm: rows_of(done, world.name, arm, labels) for arm in room.MODELS}
+        models |= {TITLES[arm]: rows_of(done, world.name, arm, labels) for arm in room.MODELS}
         for model, of_seed in models.items():
             for readout, rows in lines.by_readout(of_seed).items():
                 if rows[0].get("ensemble") in (None, "unit-average"):
@@ -114,7 +120,7 @@ def _cross_dataset(done: "room.Reproduction") -> Table | None:
                 rows = rows_of(done, trained.name, arm, f"in-{scored.name}-{labels}")
                 for readout, of_readout in lines.by_readout(rows).items():
                     scores = [lines.number(row[key] for row in of_readout) for key in ("miou", "macc")]
-                    found.append((trained.name, scored.name, labels, arm, readout, *scores, HERE))
+                    found.append((trained.name, scored.name, labels, TITLES[arm], readout, *scores, HERE))
             found += [
                 (row.trained_on, row.evaluated_on, labels, row.method, row.readout, row.miou, row.macc, "published")
                 for row in published("cross-dataset", labels)
@@ -140,13 +146,14 @@ def _ablation(done: "room.Reproduction") -> Table:
 
 def headroom(done: "room.Reproduction") -> float | None:
     """Return what linear probes find more in all lifted features than in those of the teacher with words, mIoU."""
-    rows = done.cells.value(f"{done.world.name}/lifted/linear-probe")
-    if not rows:
-        return None
-    of = {row["readout"]: row["miou"] for row in rows}
-    words = of.get(f"probe: lifted {done.world.stand_in[LSEG]}")
-    together = of.get("probe: lifted concatenated")
-    return None if words is None or together is None else together - words
+    apart = []
+    for rows in rows_of(done, done.world.name, LIFTED, "linear-probe"):
+        of = {row["readout"]: row["miou"] for row in rows or ()}
+        words = of.get(f"probe: lifted {done.world.stand_in[LSEG]}")
+        together = of.get("probe: lifted concatenated")
+        if words is not None and together is not None:
+            apart.append(together - words)
+    return sum(apart) / len(apart) if apart else None
 
 
 def _linear_probe(done: "room.Reproduction") -> Table:
@@ -158,11 +165,10 @@ def _linear_probe(done: "room.Reproduction") -> Table:
             scores = [lines.number(row[key] for row in rows) for key in ("miou", "macc")]
             if "lifted" not in readout and not (readout.startswith("control") and readout in seen):
                 seen.add(readout)
-                found.append((arm, readout, *scores, HERE))
-    for row in done.cells.value(f"{world.name}/lifted/linear-probe") or []:
-        found.append(
-            ("lifted features", lines.readout_of(row), lines.number([row["miou"]]), lines.number([row["macc"]]), HERE)
-        )
+                found.append((TITLES[arm], readout, *scores, HERE))
+    for readout, rows in lines.by_readout(rows_of(done, world.name, LIFTED, "linear-probe")).items():
+        scores = [lines.number(row[key] for row in rows) for key in ("miou", "macc")]
+        found.append(("lifted features", readout, *scores, HERE))
     supervised = rows_of(done, world.name, room.SUPERVISED, world.labels[0])
     for readout, rows in lines.by_readout(supervised).items():
         scores = [lines.number(row[key] for row in rows) for key in ("miou", "macc")]
@@ -180,8 +186,8 @@ def _linear_probe(done: "room.Reproduction") -> Table:
 
 def _geometry(done: "room.Reproduction") -> Table:
     world = done.world
-    of_model = {"lifted features": [done.cells.value(f"{world.name}/lifted/geometry")]}
-    of_model |= {arm: rows_of(done, world.name, arm, "geometry") for arm in (OURS, BASE)}
+    of_model = {"lifted features": rows_of(done, world.name, LIFTED, "geometry")}
+    of_model |= {TITLES[arm]: rows_of(done, world.name, arm, "geometry") for arm in (OURS, BASE)}
     errors: dict[tuple[str, str], dict[str, list[float]]] = {}
     units: dict[str, str] = {}
     for model, of_seed in of_model.items():
@@ -208,7 +214,7 @@ def _trust(done: "room.Reproduction") -> Table:
     world, main = done.world, done.world.labels[0]
     found: list[tuple[Value, ...]] = []
     models = {"lifted features": [done.cells.value(f"{world.name}/lifted/{main}")]}
-    models |= {arm: rows_of(done, world.name, arm, main) for arm in room.MODELS}
+    models |= {TITLES[arm]: rows_of(done, world.name, arm, main) for arm in room.MODELS}
     for model, of_seed in models.items():
         for readout, rows in lines.by_readout(of_seed).items():
             trusts = [row["trust"] for row in rows if row.get("trust")]
@@ -282,14 +288,19 @@ def _probe_claims(done: "room.Reproduction") -> list[Claim]:
 
 
 def _geometry_claims(done: "room.Reproduction") -> list[Claim]:
-    rows = done.cells.value(f"{done.world.name}/lifted/geometry") or []
-    found = []
-    for quantity, unit in {row["quantity"]: row["unit"] for row in rows}.items():
-        error = {row["readout"]: row["error"] for row in rows if row["quantity"] == quantity}
-        words, dino = (error.get(f"probe: lifted {done.world.stand_in[role]}") for role in (LSEG, DINO))
-        if words is not None and dino is not None:
-            found.append(claim(f"DINOv2 knows {quantity} better than LSeg (less error, {unit})", [words - dino]))
-    return found
+    gains: dict[tuple[str, str], list[float]] = {}
+    for rows in rows_of(done, done.world.name, LIFTED, "geometry"):
+        errors = {(row["quantity"], row["unit"], row["readout"]): row["error"] for row in rows or ()}
+        for quantity, unit in dict.fromkeys(key[:2] for key in errors):
+            words, dino = (
+                errors.get((quantity, unit, f"probe: lifted {done.world.stand_in.get(role)}")) for role in (LSEG, DINO)
+            )
+            if words is not None and dino is not None:
+                gains.setdefault((quantity, unit), []).append(words - dino)
+    return [
+        claim(f"DINOv2 knows {quantity} better than LSeg (less error, {unit})", values)
+        for (quantity, unit), values in gains.items()
+    ]
 
 
 def _costs(done: "room.Reproduction") -> Table:
@@ -318,7 +329,9 @@ def _scenes(rows: Sequence[Row]) -> str:
 
 
 def _seeds(done: "room.Reproduction") -> str:
-    return f"{done.num_seeds} seed{'s' * (done.num_seeds > 1)}"
+    if done.num_seeds < 2:
+        return "One training of each student, so that no number has an interval."
+    return f"A number is the mean over {done.num_seeds} trainings, with its 95 % interval and their number."
 
 
 def draw_figures(done: "room.Reproduction") -> list[Section]:
@@ -336,7 +349,7 @@ def draw_figures(done: "room.Reproduction") -> list[Section]:
 def _sides(done: "room.Reproduction", case: Case, runs: Mapping[str, Path]) -> Section:
     """Show input, truth, lifted features and the students side by side."""
     predictors = {"Lifted features": case.lifted}
-    predictors |= {arm: Predictor.open(case.store, run=run) for arm, run in runs.items()}
+    predictors |= {TITLES[arm]: Predictor.open(case.store, run=run) for arm, run in runs.items()}
     predictions = {name: one.segment(case.scene, case.classes) for name, one in predictors.items() if one}
     title = f"{case.scene.name}: input, truth, and what each point is taken for"
     figure = draw_sides(case.scene, case.classes, predictions, title, labels=case.labels, looks=case.looks)

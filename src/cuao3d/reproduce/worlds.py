@@ -20,7 +20,7 @@ from cuao3d.teachers import load_teacher, parse_teachers
 from cuao3d.worlds.houses import Houses
 from cuao3d.worlds.rooms import Rooms
 
-FIRST_TRAIN, FIRST_TEST = 830_000, 870_000
+FIRST_TRAIN, FIRST_VAL, FIRST_TEST = 830_000, 850_000, 870_000
 """First seeds of made scenes; no teacher, student, rate or threshold was made with these."""
 
 
@@ -30,6 +30,8 @@ class Size:
 
     num_train: Count = 48
     """Made scenes to learn from."""
+    num_val: Count = 8
+    """Made scenes to fit confidence on; no table shows them."""
     num_test: Count = 24
     """Made scenes to score in."""
     num_views: Count = 12
@@ -42,10 +44,10 @@ class Size:
     @property
     def key(self) -> str:
         """What is made, as a part of a folder's name."""
-        return f"{self.num_train}-{self.num_test}-{self.num_views}"
+        return f"{self.num_train}-{self.num_val}-{self.num_test}-{self.num_views}"
 
 
-QUICK = Size(num_train=8, num_test=8, num_views=5, num_steps=60, num_ablation=20)
+QUICK = Size(num_train=8, num_val=4, num_test=8, num_views=5, num_steps=60, num_ablation=20)
 """Every stage in a few minutes; the numbers mean nothing."""
 
 
@@ -139,6 +141,7 @@ def make_store(
         make = Rooms if world.name == "rooms" else Houses
         ranges: dict[Split, range] = {
             "train": range(FIRST_TRAIN, FIRST_TRAIN + size.num_train),
+            "val": range(FIRST_VAL, FIRST_VAL + size.num_val),
             world.split: range(FIRST_TEST, FIRST_TEST + size.num_test),
         }
         finest = world.labels[0] if world.name == "rooms" else world.labels[-1]
