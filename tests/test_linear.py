@@ -57,7 +57,7 @@ def test_a_fit_that_may_not_take_the_steps_it_needs_says_so(monkeypatch):
     monkeypatch.setattr("cuao3d.linear.MOST_STEPS", 1)
     linear = fit_classes(*blobs(0), 3)
     assert linear.steps == 1
-    assert linear.gap > TOLERANCE
+    assert linear.gap > 100 * TOLERANCE  # a bound that is loose this far off, and must not be tight
     assert not linear.has_converged
 
 
