@@ -92,16 +92,15 @@ def test_features_narrower_than_colors_are_drawn_too():
 
 def test_like_segments_of_several_features_have_one_number_and_color():
     kind = torch.tensor([0] * 30 + [1] * 60 + [2] * 10)
-    of_point = torch.tensor([*range(100), -1])
-    from_the_end = torch.tensor([*range(99, -1, -1), -1])
-    one = torch.eye(3)[kind] * 5
-    other = torch.eye(4, 6)[torch.tensor([3, 0, 2])[kind]]  # the same groups by other numbers, seen from the end
-    first, second = segment(
-        [Described("one", one, of_point), Described("other", other.flip(0), from_the_end)], num_segments=3
-    )
+    row_of_point = torch.tensor([*range(100), -1])
+    seen = torch.tensor([*range(35), *range(90, 100)])  # of the largest group only 5 points: here it is the smallest
+    row_of_seen = torch.full((101,), -1).index_copy(0, seen, torch.arange(45))
+    one, other = torch.eye(3)[kind] * 5, torch.eye(4, 6)[torch.tensor([3, 0, 2])[kind[seen]]]
+    described = [Described("one", one, row_of_point), Described("other", other, row_of_seen)]
+    first, second = segment(described, num_segments=3)
     assert first.of_point.tolist() == [1] * 30 + [0] * 60 + [2] * 10 + [-1]
-    assert second.of_point.tolist() == first.of_point.tolist()
-    assert second.of_row.tolist() == first.of_row.flip(0).tolist()
+    assert second.of_point.tolist() == [1] * 30 + [0] * 5 + [-1] * 55 + [2] * 10 + [-1]
+    assert second.of_row.tolist() == [1] * 30 + [0] * 5 + [2] * 10
 
 
 def test_features_that_tell_nothing_apart_say_so(synthetic_store):

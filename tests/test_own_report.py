@@ -136,6 +136,9 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, words):
         report(store, tmp_path / "page.pdf")
     with pytest.raises(NotFoundError, match="'other'"):
         report(store, tmp_path / "page.html", scene="other")
+    write_capture(make_synthetic_scene(), tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="holds no scene synthetic, but elsewhere"):
+        report(store, tmp_path / "page.html", data=tmp_path / "elsewhere")
     with pytest.raises(InputError, match="no finished scene"):
         report(Store.create(tmp_path / "empty"), tmp_path / "page.html")
 

@@ -31,9 +31,9 @@ def _draw(history: History, charts: Sequence[Chart], title: str) -> Figure:
     names = dict.fromkeys([*history.losses, *(history.trunk.shares if history.trunk else ())])
     across, deep = grid(len(charts), 3)
     legend = list(zip(names, PALETTE, strict=False))
-    figure = begin_figure(title, across * WIDE, deep * (HEIGHT + 0.3), legend=legend)
+    figure = begin_figure(title, max(across, 1.6) * WIDE, deep * (HEIGHT + 0.3), legend=legend)
     for index, chart in enumerate(charts):
         axis = figure.add_subplot(deep, across, index + 1)
         plot_chart(axis, history.steps, chart)
-        entitle(axis, chart.title, chart.note)
+        entitle(axis, chart.title, chart.note or " ")
     return figure

@@ -43,7 +43,7 @@ def report(
     Raises:
         NotFoundError: There is no such scene, run or data.
         InputError: The store holds no scene, the file should have another ending, the student's voxels are finer than
-            the store's cells, or `data` is not what the store was made from.
+            the store's cells, or `data` does not hold the scene that is shown.
     """
     if out.suffix != ".html":
         raise InputError(f"{out} should end in .html: the report is a page to look at.")
@@ -54,6 +54,8 @@ def report(
         inventory, scores, sides, segments, disagreement, histograms, training,
     ]  # fmt: skip
     with progress_bar() as bar:
+        part = bar.add_task("scenes or views", total=None)
+        case.told = lambda done, total: bar.update(part, completed=done, total=total)
         made = [make(case) for make in bar.track(parts, description="reporting")]
     environment = Environment(loader=FileSystemLoader(Path(__file__).parents[1]), autoescape=True, trim_blocks=True)
     page = environment.get_template(TEMPLATE).render(
@@ -83,7 +85,7 @@ def _about(case: Case) -> str:
 
 def _provenance(case: Case) -> list[tuple[str, str]]:
     """List what is needed to get the same again."""
-    listed = [("store", str(case.store.path)), ("run", str(case.run)), ("data", str(case.data))]
+    listed = [("store", str(case.store.path)), ("run", str(case.run)), ("data", str(case.store.settings.get("data")))]
     listed += [("classes", case.classes.name), ("scene shown", case.scene.name)]
     listed += [("cuao3d", __version__), ("machine", machine()), ("date", date.today().isoformat())]
     return [(name, value) for name, value in listed if value != "None"]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Int64
 from torch import Tensor
@@ -13,7 +13,8 @@ from cuao3d.errors import InputError, UserError
 from cuao3d.evaluate import labels_of
 from cuao3d.labels import LabelSet
 from cuao3d.predictor import Predictor, student_features
-from cuao3d.readers import Dataset
+from cuao3d.progress import OnCount
+from cuao3d.readers import Dataset, open_dataset
 from cuao3d.run import Run, load_student
 from cuao3d.scene import Split
 from cuao3d.store import Store, StoredScene
@@ -21,6 +22,9 @@ from cuao3d.tables import Table
 
 if TYPE_CHECKING:
     from cuao3d.figures.panels import Looks
+
+READING = ("tolerance", "every", "official")
+"""Settings of a store that `open_dataset` takes."""
 
 UNLESS_LABELLED = "scannet20"
 """Classes that points are named in where no scene says which it is labelled in."""
@@ -59,13 +63,15 @@ class Case:
     """Split that is scored; None for all scenes."""
     classes: LabelSet
     run: Path | None
-    data: Path | Dataset | None
-    """What the store was made from: its folder, or opened."""
+    data: Dataset | None
+    """What the store was made from."""
     student: Run | None
     lifted: Predictor | None
     ours: Predictor | None
     written: Written
     looks: "Looks"
+    told: OnCount = lambda done, total: None
+    """Told after each scene or view that a part goes through."""
 
     @property
     def labels(self) -> Int64[Tensor, "N"] | None:
@@ -95,7 +101,8 @@ def open_case(
     classes = store.label_set(labels or (labelled.label_set if labelled else None) or UNLESS_LABELLED)
     written = Written(store.missing())
     student = None if run is None else load_student(run)
-    case = Case(store, shown, split, classes, run, data, student, None, None, written, Looks(shown))
+    dataset = None if data is None else _data_of(store, shown, data)
+    case = Case(store, shown, split, classes, run, dataset, student, None, None, written, Looks(shown))
     with case.part("Words for the lifted features"):
         case.lifted = Predictor.open(store)
     if student is not None:
@@ -106,6 +113,20 @@ def open_case(
     if labelled is None:
         written.left_out.append(("Scores", "No scene has labels: there is no truth to compare with."))
     return case
+
+
+def _data_of(store: Store, scene: StoredScene, data: Path | Dataset) -> Dataset:
+    """Open what a store was made from, in the way in which it was read then.
+
+    Raises:
+        InputError: It does not hold the scene.
+    """
+    options: dict[str, Any] = {key: store.settings[key] for key in READING if key in store.settings}
+    dataset = open_dataset(data, **options) if isinstance(data, Path) else data
+    if scene.name not in dataset.names:
+        where = data if isinstance(data, Path) else "The dataset"
+        raise InputError(f"{where} holds no scene {scene.name}, but {', '.join(dataset.names[:3])}. Give its own data.")
+    return dataset
 
 
 def scored(store: Store) -> tuple[Split | None, StoredScene | None]:

@@ -67,7 +67,7 @@ def scores(case: Case) -> Section | None:
                 _check_fresh(case)
             model = "none" if predictor.student is None else "student"
             rows += pipeline.evaluate(
-                case.store, predictor, labels=_spelled(case), split=case.split, model=model, progress=_quiet
+                case.store, predictor, labels=_spelled(case), split=case.split, model=model, progress=case.told
             )
     if not rows:
         return None
@@ -181,7 +181,3 @@ def _trained_on(run: Path | None) -> set[str]:
     """Return the names of the scenes that a run was trained on, as far as its folder tells."""
     config = Path() if run is None else (run if run.is_dir() else run.parent) / "config.json"
     return set(read_json(config).get("scenes_sha256", {})) if config.is_file() else set()
-
-
-def _quiet(done: int, total: int) -> None:
-    """Show no bar of its own: the page has one."""

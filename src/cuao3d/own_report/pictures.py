@@ -1,6 +1,5 @@
 """The pictures of a report: a scene and what it is taken for, what features tell apart, where views disagree."""
 
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -17,14 +16,11 @@ from cuao3d.history import read_history
 from cuao3d.metrics import background_of
 from cuao3d.own_report.case import Case, Section
 from cuao3d.predictor import student_features
-from cuao3d.readers import Dataset, open_dataset
+from cuao3d.readers import Dataset
 from cuao3d.scene import UNLABELLED, Split
 from cuao3d.store import Store
 from cuao3d.teachers import TeacherSpec, cards_of, load_teacher
 from cuao3d.text import class_vectors
-
-READING = ("tolerance", "every", "official")
-"""Settings of a store that `open_dataset` takes."""
 
 
 def sides(case: Case) -> Section:
@@ -73,32 +69,23 @@ def segments(case: Case) -> Section | None:
 def disagreement(case: Case) -> Section | None:
     """Show where single views disagree."""
     if case.data is None:
-        case.written.left_out.append(
-            (
-                "Where views disagree",
-                "It needs the photographs: say what the store was made from, --data DATA.",
-            )
-        )
+        why = "It needs the photographs: say what the store was made from, --data DATA."
+        case.written.left_out.append(("Where views disagree", why))
         return None
     with case.part("Where views disagree"):
         return _study(case, case.data)
     return None
 
 
-def _study(case: Case, data: Path | Dataset) -> Section:
+def _study(case: Case, dataset: Dataset) -> Section:
     """Let every view of the scene name its points; see `figures.ambiguity`."""
     lifted, stored = case.lifted, case.scene
     if lifted is None:
         raise InputError("No teacher of the store has a text encoder, so its views name nothing.")
-    options: dict[str, Any] = {key: case.store.settings[key] for key in READING if key in case.store.settings}
-    dataset = open_dataset(data, **options) if isinstance(data, Path) else data
-    if stored.name not in dataset.names:
-        raise InputError(
-            f"The data hold no scene {stored.name}, only {', '.join(dataset.names[:3])}. Give its own data."
-        )
     scene = dataset[dataset.names.index(stored.name)]
     scene = upright_scene(scene) if case.store.settings.get("upright", True) else scene
-    found = study(scene, stored, _teacher(case.store, lifted.teacher), class_vectors(lifted.encoder, case.classes))
+    teacher, vectors = _teacher(case.store, lifted.teacher), class_vectors(lifted.encoder, case.classes)
+    found = study(scene, stored, teacher, vectors, progress=case.told)
     predicted = lifted.segment(stored, case.classes)[stored.index_of_sample]
     labels = None if case.labels is None else case.labels[stored.index_of_sample]
     of_sample = predicted if labels is None else labels
@@ -147,7 +134,7 @@ def histograms(case: Case) -> Section | None:
         return None
     split: Split | None = "train" if case.store.names("train") else None
     title = "How the numbers in each image network's features are distributed"
-    figure = draw_histograms(feature_histograms(case.store, split), title)
+    figure = draw_histograms(feature_histograms(case.store, split, progress=case.told), title)
     where = "the training scenes" if split else "all scenes; there is no training scene"
     about = f"A sample of points of {where}. Numbers far off zero weigh more in a loss."
     return Section("How features are distributed", about, figures=(_picture(figure, title),))
