@@ -56,7 +56,7 @@ class World:
         evaluate = ["evaluate", store, "--split", "all"]
         return {
             "evaluate fused": [*evaluate, "--json", f"{out}/fused.json"],
-            "evaluate run": [*evaluate, "--run", run, "--json", f"{out}/run.json"],
+            "evaluate run": [*evaluate, "--run", run, "--allow-overlap", "--json", f"{out}/run.json"],
             "query": ["query", store, "bed", "--run", f"{self.folder}/student.safetensors", "--out", f"{out}/bed.json"],
             "compare": ["compare", store, "--json", f"{out}/compare.json"],
             "distill": ["distill", store, "--out", f"{self.folder}/begun", *CONFIG],

@@ -494,6 +494,11 @@ def test_without_a_labelled_point_there_is_no_score(synthetic_scene, tmp_path):
         count(store, SCANNET20, all_wall(SCANNET20), split=None)
 
 
+def test_no_labelled_point_gives_no_score_and_not_zero():
+    metrics = measure(confusion_matrix(torch.tensor([1, 2]), torch.tensor([255, 255]), 3))
+    assert all(math.isnan(score) for score in (metrics.miou, metrics.macc, metrics.miou_all, metrics.macc_all))
+
+
 @pytest.mark.parametrize(("predicted", "label"), [(0, 4), (0, -1), (4, 0), (-1, 0), (0, 256), (0, 65536)])
 def test_a_class_that_is_none_of_the_set_is_no_cell_of_another(predicted, label):
     with pytest.raises(ValueError, match="there are 4 classes, from 0 on"):

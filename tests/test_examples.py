@@ -119,7 +119,8 @@ def test_a_teacher_from_a_file_of_ones_own_is_lifted_learned_and_scored(tmp_path
     store, run = tmp_path / "store", tmp_path / "run"
     assert main(["fuse", str(tmp_path / "scan"), "--teachers", teacher, "--cell", "0.1", "--out", str(store)]) == 0
     assert main(["distill", str(store), "--out", str(run), "--steps", "2"]) == 0
-    assert main(["evaluate", str(store), "--run", str(run), "--split", "all", "--json", str(tmp_path / "s.json")]) == 0
+    scored = ["--split", "all", "--allow-overlap", "--json", str(tmp_path / "s.json")]
+    assert main(["evaluate", str(store), "--run", str(run), *scored]) == 0
     rows = json.loads((tmp_path / "s.json").read_text())["rows"]
     assert [row["readout"] for row in rows] == ["distilled", "2d3d"]
     assert all(row["num_points"] > 1000 for row in rows)

@@ -294,6 +294,11 @@ def test_the_command_line_trains_with_a_vocabulary_and_evaluates_by_it(tmp_path,
     assert set(distilled["retrieval"]) == {"synonyms", "questions"}
     assert joined["retrieval"]["questions"]["queries"][0]["is_seen"] == (seen == ["sofa"])
     assert "AUROC" in printed
+    overlapping = ["evaluate", str(store.path), "--run", run, "--labels", "mine", "--split", "all", "--json", str(out)]
+    assert main(overlapping) == 2
+    assert f"scored on: {', '.join(store.names('train'))}. Choose" in " ".join(capsys.readouterr().err.split())
+    assert main([*overlapping, "--allow-overlap"]) == 0
+    assert json.loads(out.read_text())["rows"][0]["trained_on"] == list(store.names("train"))
     if not seen:
         assert distilled["by_student"]["harmonic"] is None
         assert distilled["by_student"]["reason"] == "no evaluated name is seen"

@@ -33,7 +33,7 @@ NOTHING_TOLD = Told()
 
 @dataclass(frozen=True)
 class Metrics:
-    """Scores of one confusion matrix, 0 to 1; a mean over no class is NaN."""
+    """Scores of one confusion matrix, 0 to 1; a mean over no class is NaN, and so is all where no point is labelled."""
 
     miou: float
     """Mean IoU of the classes that are present, that is, occur among the labels."""
@@ -195,8 +195,8 @@ def measure(
         miou=iou[present].mean().item(),
         macc=recall[present].mean().item(),
         foreground_miou=iou[foreground].mean().item(),
-        miou_all=iou.mean().item(),
-        macc_all=recall.mean().item(),
+        miou_all=iou.mean().item() if present.any() else math.nan,
+        macc_all=recall.mean().item() if present.any() else math.nan,
         iou=tuple(torch.where(present, iou, math.nan).tolist()),
     )
 

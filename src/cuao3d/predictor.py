@@ -115,6 +115,11 @@ class Predictor:
             limits = _limits(chosen, cards[chosen]) | _fitted(opened, None, chosen, cards[chosen], spec)
             return Predictor(chosen, spec, encoder, **limits)
         read = load_student(Path(run))
+        if read.label_set is not None:
+            raise InputError(
+                f"{run} was trained on labels and names the {read.label_set} classes themselves, whatever words it is "
+                "asked. Score it as the upper bound (cuao3d.probe.score), or give a distilled run."
+            )
         widths = read.student.num_channels
         cards = {name: read.teachers.get(name) or cards.get(name) or TeacherCard(widths[name]) for name in widths}
         chosen, spec, encoder = _choose(cards, where, teacher, text)
