@@ -103,7 +103,14 @@ def test_only_the_console_prints():
     others = {(file, name) for file, name in found if file != "console.py"}
     assert others == {
         ("progress.py", f"rich.progress.{name}")
-        for name in ("BarColumn", "MofNCompleteColumn", "Progress", "TaskID", "TimeRemainingColumn")
+        for name in (
+            "BarColumn",
+            "MofNCompleteColumn",
+            "Progress",
+            "TaskID",
+            "TaskProgressColumn",
+            "TimeRemainingColumn",
+        )
     }
 
 

@@ -136,6 +136,9 @@ NUMBERS = {
     "distill": ("--voxel-size", "--steps", "--seed"),
     "supervise": ("--voxel-size", "--steps", "--seed"),
     "probe": ("--samples", "--seed"),
+    "reproduce": ("--seeds", "--steps", "--workers"),
+    "evaluate": ("--passes",),
+    "query": ("--abstain",),
     "demo": ("--seed",),
     "import": ("--cell",),
 }
@@ -150,10 +153,11 @@ def test_these_are_all_options_with_numbers():
 
 @pytest.mark.parametrize(("command", "option"), [(command, one) for command in NUMBERS for one in NUMBERS[command]])
 def test_numbers_out_of_range_are_refused_by_name(command, option, tmp_path, capsys):
-    is_float = option in ("--cell", "--tolerance", "--voxel-size")
+    is_float = option in ("--cell", "--tolerance", "--voxel-size", "--abstain")
     for value in ("-5", "-1", "99999999999999", *(("nan", "inf", "-inf", "0", "-0.05", "1e300") if is_float else ())):
-        places = [] if command == "demo" else [tmp_path / "nowhere"]
-        out = [] if command in ("check", "probe") else ["--out", tmp_path / "out"]
+        typed = {"demo": [], "reproduce": ["rooms"], "query": [tmp_path / "nowhere", "a chair"]}
+        places = typed.get(command, [tmp_path / "nowhere"])
+        out = [] if command in ("check", "probe", "evaluate", "query") else ["--out", tmp_path / "out"]
         says(capsys, [command, *places, *out, f"{option}={value}"], f"{option} is {float(value):g}; expected a number ")
     assert not (tmp_path / "out").exists()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TaskProgressColumn, TimeRemainingColumn
 
 from cuao3d.console import Words, note, progress_bar
 
@@ -72,6 +72,11 @@ def training_bars(titles: Sequence[str]) -> Iterator[list[OnStep]]:
     with progress_bar(*columns) as progress:
         tasks = [progress.add_task("", total=None, title=title) for title in titles]
         yield [partial(_move, progress, task) for task in tasks]
+
+
+def share_bar() -> Progress:
+    """Return a progress bar that shows the share of the work that is done instead of a count."""
+    return progress_bar(Words("description"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
 
 
 @contextmanager

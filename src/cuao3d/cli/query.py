@@ -6,7 +6,8 @@ from tyro.conf import Positional
 
 from cuao3d.cli.shared import check_device, note_missing
 from cuao3d.console import tell
-from cuao3d.errors import InputError, NotFoundError
+from cuao3d.errors import InputError
+from cuao3d.schema import Fraction, NotFoundError
 
 
 def query(
@@ -17,7 +18,7 @@ def query(
     words: Path | None = None,
     run: Path | None = None,
     scene: str | None = None,
-    abstain: float | None = None,
+    abstain: Fraction | None = None,
     teacher: str | None = None,
     text: str | None = None,
     device: str = "cpu",

@@ -13,13 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, TaskProgressColumn, TimeRemainingColumn
-
 from cuao3d import __version__
-from cuao3d.console import Words, progress_bar
 from cuao3d.errors import DiskFullError, InputError, UserError
 from cuao3d.files import read_json, write_json
-from cuao3d.progress import OnStep, peak_memory
+from cuao3d.progress import OnStep, peak_memory, share_bar
 from cuao3d.workers import side_by_side
 
 
@@ -82,8 +79,7 @@ class Cells:
         missing.sort(key=lambda cell: -cell.weight)  # a long one that begins last would leave a core idle
         jobs = [partial(_compute, cell, self._file(cell)) for cell in missing]
         done = [0.0] * len(missing)
-        columns = (Words("description"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        with progress_bar(*columns) as bar:
+        with share_bar() as bar:
             task = bar.add_task(title, total=sum(cell.weight for cell in missing) or None)
 
             def say(index: int, steps: int, total: int, line: str) -> None:
