@@ -6,8 +6,8 @@ from tyro.conf import Positional
 
 from cuao3d.cli.shared import check_device, note_missing
 from cuao3d.console import tell
-from cuao3d.errors import InputError
-from cuao3d.schema import Fraction, NotFoundError
+from cuao3d.errors import InputError, NotFoundError
+from cuao3d.schema import Fraction
 
 
 def query(
