@@ -157,7 +157,7 @@ def test_numbers_out_of_range_are_refused_by_name(command, option, tmp_path, cap
     for value in ("-5", "-1", "99999999999999", *(("nan", "inf", "-inf", "0", "-0.05", "1e300") if is_float else ())):
         typed = {"demo": [], "reproduce": ["rooms"], "query": [tmp_path / "nowhere", "a chair"]}
         places = typed.get(command, [tmp_path / "nowhere"])
-        out = [] if command in ("check", "probe", "evaluate", "query") else ["--out", tmp_path / "out"]
+        out = [] if command in ("check", "probe", "evaluate") else ["--out", tmp_path / "out"]
         says(capsys, [command, *places, *out, f"{option}={value}"], f"{option} is {float(value):g}; expected a number ")
     assert not (tmp_path / "out").exists()
 
