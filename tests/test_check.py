@@ -48,7 +48,7 @@ def room() -> Scene:
     return made(0)
 
 
-@pytest.fixture(scope="module", params=["bedroom", "living room", pytest.param("lounge", marks=pytest.mark.data)])
+@pytest.fixture(scope="module", params=["bedroom", pytest.param("lounge", marks=pytest.mark.data)])
 def scene(request: pytest.FixtureRequest) -> Scene:
     """Rooms that were made, and a real one."""
     if request.param == "lounge":
@@ -119,13 +119,18 @@ def test_planted_mistakes_are_named(scene: Scene, plant: Callable[[Scene], Scene
     "mistake",
     [
         "fx and fy swapped",
-        "intrinsics of another size",
-        "inverted, depth x 10",
-        pytest.param("poses shuffled", marks=pytest.mark.slow),
-        "colours moved by 8 pixels",
         "30 % of the poses NaN",
-        "world upside down",
         "squeezed, but right",
+        *(
+            pytest.param(mistake, marks=pytest.mark.slow)
+            for mistake in (
+                "intrinsics of another size",
+                "inverted, depth x 10",
+                "poses shuffled",
+                "colours moved by 8 pixels",
+                "world upside down",
+            )
+        ),
     ],
 )
 def test_planted_mistakes_have_one_cause(mistake: str, seed: int):

@@ -89,7 +89,9 @@ def test_mistakes_beyond_the_usual_ones_are_named(mistake: str, room: Scene):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize(
+    "pair", [pytest.param(pair, marks=[pytest.mark.slow] * (index % 4 > 0)) for index, pair in enumerate(PAIRS)]
+)
 def test_two_mistakes_at_once_are_both_named(pair: tuple[str, str], room: Scene):
     report = check(with_both(pair)(room, 1))
     assert report.causes == PAIRS[pair], report.reasons

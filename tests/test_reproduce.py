@@ -1,11 +1,13 @@
 """Facts about reproduction: cells are computed once, claims are judged beside their controls."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
 from conftest import make_synthetic_scene
+from cuao3d import recipes
 from cuao3d.cli import main
 from cuao3d.errors import DiskFullError, InputError
 from cuao3d.reproduce.arms import ARMS, MINI
@@ -122,6 +124,10 @@ def test_a_dataset_of_ones_own_gets_the_tables_with_the_published_rows_and_furth
     scans, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("cuao3d.reproduce.results.draw_figures", lambda done: [])  # they have facts of their own
+    small = {"architecture": "MinkUNet14Mini", "voxel_size": 0.1}
+    for recipe in ("openscene", "supervised"):
+        whole = getattr(recipes, recipe)
+        monkeypatch.setattr(f"cuao3d.recipes.{recipe}", lambda whole=whole, **given: replace(whole(**given), **small))
     code, tables = reproduced(tmp_path / "out", scans)
     assert code == 0
     (ours,) = (row for row in tables["zero-shot"].rows if row[:2] == ("LSeg alone (OpenScene's way)", "distilled"))
