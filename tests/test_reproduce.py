@@ -10,9 +10,12 @@ from conftest import make_synthetic_scene
 from cuao3d import recipes
 from cuao3d.cli import main
 from cuao3d.errors import DiskFullError, InputError
+from cuao3d.reproduce import Reproduction
 from cuao3d.reproduce.arms import ARMS, MINI
-from cuao3d.reproduce.cells import Cell, Cells
+from cuao3d.reproduce.cells import Cell, Cells, Result
 from cuao3d.reproduce.claims import HELD, NOT_HELD, OPEN, bounds, judge
+from cuao3d.reproduce.results import make_tables
+from cuao3d.reproduce.worlds import PROTOCOLS, ROOMS, Size
 from cuao3d.tables import read_tables
 from make_fixture_scannet import write_scan
 
@@ -140,3 +143,45 @@ def test_a_dataset_of_ones_own_gets_the_tables_with_the_published_rows_and_furth
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     for file in ("report.html", "results.json", "zero-shot.csv", "zero-shot.tex"):
         assert (tmp_path / "out" / file).stat().st_size > 0
+
+
+def scored(miou, readout="distilled"):
+    return {"readout": readout, "ensemble": None, "passes": 1, "miou": miou}
+
+
+def done_with(folder, asked, values):
+    """A reproduction of three seeds whose cells are given by name, a `%d` in which stands for the seed."""
+    done = Reproduction(ROOMS, folder, 3, asked, Size(), PROTOCOLS["paper"], 1)
+    for name, of_seed in values.items():
+        for seed, rows in enumerate(of_seed):
+            done.cells.results[name.replace("%d", str(seed))] = Result(rows, None, 1.0, 100)
+    return done
+
+
+def test_the_ablation_compares_students_of_the_same_seed_and_its_claims_stand_beside_their_controls(tmp_path):
+    mious = {
+        "LSeg only": (20, 22, 24),
+        "conditioned": (21, 23, 25),
+        "conditioned, shuffled": (19, 21, 23),
+        "conditioned, oracle": (28, 30, 32),
+        "all + sigma": (15, 16, 17),
+        "all, equal": (15, 17, 16),
+    }
+    cells = {f"controlled/{arm}-%d/made100": [[scored(one)] for one in of] for arm, of in mious.items()}
+    probes = [scored(20, "probe: lifted mini-lseg"), scored(26, "probe: lifted concatenated")]
+    cells["rooms/lifted-%d/linear-probe"] = [probes] * 3
+    tables = {table.name: table for table in make_tables(done_with(tmp_path, ("ablation",), cells))}
+    ours = next(row for row in tables["ablation"].rows if row[0] == "conditioned")
+    assert (ours[1].mean, ours[2].mean, ours[2].half_width) == (23, 1, 0)
+    assert "Headroom of the teachers: 6.0 mIoU" in tables["ablation"].note
+    verdicts = {row[0]: row[1:] for row in tables["claims"].rows}
+    gain, beside, verdict, _ = verdicts["three teachers beat LSeg alone, conditioned"]
+    assert (gain, beside, verdict) == ("+1.0 ± 0.0 (3)", "oracle +8.0 ± 0.0 (3); shuffled -1.0 ± 0.0 (3)", HELD)
+    assert verdicts["learned noise levels beat equal weights"][2] == NOT_HELD
+    assert verdicts["demeaning helps"][2:] == (OPEN, "not run")
+
+
+def test_a_cell_that_failed_leaves_its_seed_out_and_is_not_zero(tmp_path):
+    cells = {"controlled/LSeg only-%d/made100": [[scored(20)], None, [scored(24)]]}
+    (ablation, *_) = make_tables(done_with(tmp_path, ("ablation",), cells))
+    assert (ablation.rows[0][1].mean, ablation.rows[0][1].n) == (22, 2)
