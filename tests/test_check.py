@@ -140,6 +140,7 @@ def test_planted_mistakes_have_one_cause(mistake: str, seed: int):
     assert report.exit_code == (cause is not None)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_a_single_pair_of_views_names_no_mistake(lounge: Scene):
     # Walls of two views come to lie on each other under some wrong reading by chance: 3 in 180 made pairs did.
@@ -162,6 +163,7 @@ def test_views_of_which_not_one_pixel_agrees_contradict_each_other(synthetic_sce
     assert report.causes == ("views contradict each other",)
 
 
+@pytest.mark.slow
 def test_shuffled_poses_contradict_each_other(room: Scene):
     report = check(with_shuffled_poses(room, 0))
     assert "Views contradict each other" in report.reasons[0]

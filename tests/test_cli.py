@@ -49,6 +49,7 @@ def test_every_command_explains_itself(command, capsys):
     assert "usage: cuao3d" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_a_real_capture_is_checked_fused_and_asked(lounge_folder, tmp_path):
     assert main(["check", str(lounge_folder)]) == 0
@@ -117,6 +118,7 @@ class Gray:
 """
 
 
+@pytest.mark.slow
 def test_the_store_is_the_same_whatever_the_number_of_workers(synthetic_scene, tmp_path):
     for name in ("a", "b", "c"):
         write_folder(synthetic_scene, tmp_path / "data" / name)

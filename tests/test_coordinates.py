@@ -129,6 +129,7 @@ def test_answers_about_a_room_in_millimetres_are_in_millimetres(
     torch.testing.assert_close(cloud, scene.points, rtol=0, atol=0.01)
 
 
+@pytest.mark.slow
 def test_a_page_says_whose_coordinates_it_gives(room: Scene, tmp_path: Path):
     asked(turned(room, tilt_of(0)), {"up": tilt_of(0)[:3, 2].tolist()}, tmp_path)
     assert main(["query", str(tmp_path / "store"), *WORDS, "--out", str(tmp_path / "page.html")]) == 0

@@ -217,6 +217,7 @@ def test_every_setting_changes_the_result(store, tmp_path, short_run, changes, t
     assert not equal(weights(short_run), weights(run))
 
 
+@pytest.mark.slow
 def test_a_student_of_normalised_features_says_them_as_they_were(store, tmp_path):
     config = replace(CONFIG, num_steps=20, normalizers=("standardize", "phi-s"), losses=("l2", "l2"))
     run = load_run(distill(store, config, tmp_path))

@@ -17,7 +17,7 @@ from cuao3d.errors import InputError
 from cuao3d.evaluate import _ensemble, _ways, check_overlap, count, zero_shot
 from cuao3d.fusion import lift, sample_cells, see
 from cuao3d.labels import label_set
-from cuao3d.metrics import chance, confusion_matrix, constant, group_means, make_row, mean_interval, measure
+from cuao3d.metrics import chance, confusion_matrix, constant, make_row, measure
 from cuao3d.predictor import TURNED, Passes, Predictor, student_features
 from cuao3d.query import classify, scores
 from cuao3d.store import Store, TeacherCard
@@ -79,23 +79,6 @@ def test_scores_are_those_of_scikit_learn(num_classes, seed):
     assert measured.miou == pytest.approx(iou[present].mean())
     assert measured.macc == pytest.approx(recall[present].mean())
     assert (measured.miou_all, measured.macc_all) == pytest.approx((iou.mean(), recall.mean()))
-
-
-def test_the_mean_of_seeds_and_its_interval_by_hand():
-    mean, half = mean_interval([1.0, 2.0, 3.0])
-    assert (mean, half) == pytest.approx((2, 4.302653 / 3**0.5))  # Student's t, two degrees of freedom
-    assert mean_interval([1.5]) == (1.5, None)
-    assert math.isnan(mean_interval([])[0])
-
-
-def test_groups_of_scannet200_have_means_of_their_own():
-    classes = label_set("scannet200")
-    head, tail = classes.groups.index("head"), classes.groups.index("tail")
-    labels, predicted = torch.tensor([head] * 4 + [tail] * 2), torch.tensor([head] * 3 + [tail] * 3)
-    means = group_means(measure(confusion_matrix(predicted, labels, 200)), classes)
-    assert (means["head"], means["tail"]) == pytest.approx((75, 100 * 2 / 3))
-    assert math.isnan(means["common"])
-    assert group_means(measure(confusion_matrix(predicted, predicted, 200)), SCANNET20) == {}
 
 
 def test_scores_by_hand():
@@ -492,14 +475,3 @@ def test_without_a_labelled_point_there_is_no_score(synthetic_scene, tmp_path):
     store.add_scene(unlabelled, samples, see(unlabelled, samples), {})
     with pytest.raises(ValueError, match=r"No point of the 1 scenes .* has a label of scannet20: there is nothing"):
         count(store, SCANNET20, all_wall(SCANNET20), split=None)
-
-
-def test_no_labelled_point_gives_no_score_and_not_zero():
-    metrics = measure(confusion_matrix(torch.tensor([1, 2]), torch.tensor([255, 255]), 3))
-    assert all(math.isnan(score) for score in (metrics.miou, metrics.macc, metrics.miou_all, metrics.macc_all))
-
-
-@pytest.mark.parametrize(("predicted", "label"), [(0, 4), (0, -1), (4, 0), (-1, 0), (0, 256), (0, 65536)])
-def test_a_class_that_is_none_of_the_set_is_no_cell_of_another(predicted, label):
-    with pytest.raises(ValueError, match="there are 4 classes, from 0 on"):
-        confusion_matrix(torch.tensor([1, predicted]), torch.tensor([1, label]), 4)

@@ -66,6 +66,7 @@ def allocate() -> None:
     bytearray(2 * fuzz.MEGABYTES * 2**20)
 
 
+@pytest.mark.slow
 def test_every_kind_of_finding_is_found(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(fuzz, "SECONDS", 0.3)
     cases = {

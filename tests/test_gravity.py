@@ -271,6 +271,7 @@ def test_a_wrong_up_is_named(up: str, message: str, tmp_path: Path):
     assert message in str(caught.value)
 
 
+@pytest.mark.slow
 def test_poses_and_cloud_in_millimetres_are_cured_by_a_scale(tmp_path: Path):
     scene = made(0)
     millimetres = with_poses(replace(scene, points=scene.points * 1000, normals=None), in_millimetres)

@@ -132,6 +132,7 @@ def test_another_file_is_another_run(file, tmp_path):
     assert metrics(again)[0]["losses"] != metrics(run)[0]["losses"]
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_a_loss_of_ones_own(file, tmp_path, capsys):
     store, loss = make_store(tmp_path / "store"), f"{file}:squared_error"
     command = ["distill", str(store.path), "--recipe", "ours", "--voxel-size", "0.1", "--teachers", "height,noise"]

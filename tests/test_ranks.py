@@ -102,7 +102,7 @@ def difference(first: Path, second: Path) -> float:
     ("num_parts", "optimizer", "dtype", "tolerance"),
     [
         pytest.param(1, "sgd", torch.float32, 1e-5, id="float32", marks=pytest.mark.slow),
-        pytest.param(2, "adam", torch.float64, 1e-8, id="float64-in-parts"),
+        pytest.param(2, "adam", torch.float64, 1e-8, id="float64-in-parts", marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_learn_what_one_learns(tmp_path, num_parts, optimizer, dtype, tolerance):

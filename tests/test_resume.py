@@ -70,6 +70,7 @@ def test_a_run_that_is_killed_ends_as_if_it_had_not_been(tmp_path, num_kills):
             break
 
 
+@pytest.mark.slow
 def test_runs_of_several_lengths_begin_alike_where_the_rate_falls_last(tmp_path):
     store, (short, long) = (
         make_store(tmp_path / "store"),

@@ -222,6 +222,7 @@ def test_norm_statistics_are_exact():
     assert torch.allclose(norm.running_var.double(), x.double().var(dim=0), rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "device",
     [

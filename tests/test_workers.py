@@ -42,6 +42,7 @@ def test_results_come_in_the_order_of_the_jobs_and_every_step_is_told(num_worker
     assert (os.getpid() in [process for _, process in results]) == (num_workers == 1)
 
 
+@pytest.mark.slow
 def test_a_failure_is_raised_as_it_was():
     with pytest.raises(ValueError, match="room 7 is broken"):
         side_by_side([CountTo(1), fail], 2, lambda *step: None)
