@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cuao3d.calibrate import fit_trust
 from cuao3d.compare import Comparison, compare
 from cuao3d.confidence import Ledger
 from cuao3d.console import note, progress_bar
@@ -264,7 +263,6 @@ def fit_student(store: Store, run: Path, *, labels: str, split: Split, where: st
     num_scenes = len(store.names(split))
     where = where if num_scenes > 1 else where.removesuffix("s")
     keep_calibration(run, fit_verdicts(peaks, f"this student in {num_scenes} {where}"))
-    fit_trust(store, run, labels=labels, split=split, where=where)
     return peaks
 
 
