@@ -63,12 +63,12 @@ def room() -> Scene:
     "mistake",
     [
         "depth in 1/6553.5 m",
-        "ROS axes, positions x 0.41",
         "depth along rays",
         "photographs of the next frames",
         *(
             pytest.param(mistake, marks=pytest.mark.slow)
             for mistake in (
+                "ROS axes, positions x 0.41",
                 "positions without a unit",
                 "ROS axes",
                 "mirrored world",

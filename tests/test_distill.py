@@ -232,6 +232,7 @@ def test_a_student_of_normalised_features_says_them_as_they_were(store, tmp_path
     assert (said - height).abs().mean() < 0.8 * (height.mean() - height).abs().mean()
 
 
+@pytest.mark.slow
 def test_a_heteroscedastic_student_knows_where_it_is_unsure(tmp_path):
     store = make_store(tmp_path / "store")
     config = replace(
@@ -473,6 +474,7 @@ def test_held_out_losses_are_those_of_the_finished_student_in_evaluation_mode(st
     assert metrics(run)[-1]["validation"]["losses"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_a_checkpoint_of_another_folder(store, tmp_path, plain_run):
     config = replace(CONFIG, keep_every=3)
     whole = distill(store, config, tmp_path / "whole")

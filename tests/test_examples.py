@@ -62,7 +62,11 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("03_distil", "08_own_loss"))) for name in PRINTS]
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in ("03_distil", "06_many_scans", "08_own_loss")))
+        for name in PRINTS
+    ],
 )
 def test_examples_run(name: str, run):
     assert re.search(PRINTS[name], run(name))
