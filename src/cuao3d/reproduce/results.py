@@ -94,7 +94,7 @@ def _vocabularies(done: "room.Reproduction") -> Table:
                     scores = [lines.number(row[key] for row in rows) for key in ("miou", "macc")]
                     found.append((labels, model, readout, *scores, *groups, HERE))
         found += [
-            (labels, row.method, row.readout or "–", row.miou, row.macc, None, None, None, "published")
+            (labels, row.method, row.readout or "–", row.miou, row.macc, None, None, None, lines.source_of(row))
             for row in published(None, labels)
             if row.table in ("zero-shot", "cross-dataset")
         ]
@@ -122,7 +122,16 @@ def _cross_dataset(done: "room.Reproduction") -> Table | None:
                     scores = [lines.number(row[key] for row in of_readout) for key in ("miou", "macc")]
                     found.append((trained.name, scored.name, labels, TITLES[arm], readout, *scores, HERE))
             found += [
-                (row.trained_on, row.evaluated_on, labels, row.method, row.readout, row.miou, row.macc, "published")
+                (
+                    row.trained_on,
+                    row.evaluated_on,
+                    labels,
+                    row.method,
+                    row.readout,
+                    row.miou,
+                    row.macc,
+                    lines.source_of(row),
+                )
                 for row in published("cross-dataset", labels)
             ]
     return Table(
@@ -131,7 +140,7 @@ def _cross_dataset(done: "room.Reproduction") -> Table | None:
         ("trained on", "scored in", "label set", "model", "read-out", "mIoU", "mAcc", "source"),
         tuple(found),
         "2d3d joins the student with features lifted in the world that it is asked in. Some published lines compare "
-        "one read-out with another; docs/published.csv says which.",
+        "one read-out with another; their notes in cuao3d.published say which.",
     )
 
 
@@ -173,7 +182,7 @@ def _linear_probe(done: "room.Reproduction") -> Table:
     for readout, rows in lines.by_readout(supervised).items():
         scores = [lines.number(row[key] for row in rows) for key in ("miou", "macc")]
         found.append((room.SUPERVISED, readout, *scores, HERE))
-    found += [(row.method, row.readout, row.miou, row.macc, "published") for row in published("linear-probe", None)]
+    found += [(row.method, row.readout, row.miou, row.macc, lines.source_of(row)) for row in published("linear-probe")]
     return Table(
         "linear-probe",
         "What a linear map, trained with labels, finds in frozen features: of all heads of a student together, of each "

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cuao3d.metrics import mean_interval
+from cuao3d.published import Published
 from cuao3d.reproduce.arms import ARMS, BASE
 from cuao3d.reproduce.claims import MIN_HEADROOM, Verdict, judge
 from cuao3d.tables import Cell as Number
@@ -80,17 +81,15 @@ def controls_lines(rows: Sequence[Row], source: str) -> list[tuple[Value, ...]]:
     return lines
 
 
-def published_lines(rows: Iterable[Any]) -> list[tuple[Value, ...]]:
-    """Return the lines of published figures, each with its protocol."""
-    lines: list[tuple[Value, ...]] = []
-    for row in rows:
-        protocol = f"published: {row.trained_on or 'no training'} to {row.evaluated_on}"
-        lines.append((row.method, row.readout or "–", row.miou, row.macc, *[None] * 4, protocol + _noted(row.note)))
-    return lines
+def published_lines(rows: Iterable[Published]) -> list[tuple[Value, ...]]:
+    """Return the lines of published figures in a table of scores."""
+    return [(row.method, row.readout or "–", row.miou, row.macc, *[None] * 4, source_of(row)) for row in rows]
 
 
-def _noted(note: str) -> str:
-    return f"; {note}" if note else ""
+def source_of(row: Published) -> str:
+    """Return where a published figure is from, and what must be known to compare it."""
+    note = f"; {row.note}" if row.note else ""
+    return f"published: {row.trained_on or 'no training'} to {row.evaluated_on}{note}"
 
 
 def ablation_table(scores: Mapping[str, Sequence[Sequence[Row] | None]], headroom: float | None, about: str) -> Table:
