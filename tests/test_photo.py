@@ -46,6 +46,7 @@ def installed():
     pytest.importorskip("transformers")
 
 
+@pytest.mark.slow
 @pytest.mark.weights
 @pytest.mark.data
 def test_photo_is_the_plain_mean_of_its_two_networks(ade20k, photograph):

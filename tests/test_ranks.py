@@ -77,6 +77,7 @@ def normalise(rank: int) -> None:
         torch.testing.assert_close(sum(gather([one.grad])), other.grad)
 
 
+@pytest.mark.slow
 def test_processes_agree_and_normalise_over_the_rows_of_all(tmp_path):
     together(2, agree, tmp_path)
 
