@@ -129,7 +129,8 @@ def _run_pytest(folder: Path, tests: Sequence[str], log: Path) -> None:
     os.environ["PYTHONPATH"] = str(folder / "src")
     os.environ.setdefault("CUAO3D_DATA", str(CHECKOUT.parent / "shared" / "data"))
     sys.path.insert(0, os.environ["PYTHONPATH"])
-    code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-W", "ignore", *tests])
+    slow_too = ["-m", ""] if any("::" in test for test in tests) else []  # a test that is named runs, slow or not
+    code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-W", "ignore", *slow_too, *tests])
     sys.stdout.flush()
     os._exit(code)
 
