@@ -151,7 +151,7 @@ class Reproduction:
         """Yield the scores of the tables; those of a student that failed are left out, as its training says why."""
         world, place = self.world, self.places[self.world.name]
         main = world.labels[0]
-        labels = world.labels if {"vocabularies"} & set(self.asked) else (main,)
+        labels = world.labels if "vocabularies" in self.asked else (main,)
         if {"zero-shot", "vocabularies", "trust", "cross-dataset", "linear-probe"} & set(self.asked):
             for one in labels:
                 yield scoring(f"{world.name}/lifted/{one}", place, None, labels=one, split=world.split)
@@ -177,7 +177,7 @@ class Reproduction:
             yield from self._transfers(self.other, world, (BASE, OURS))
         if "ablation" in self.asked:
             for arm, seed, run in self.trained(CONTROLLED, self.ladder):
-                name = f"controlled/{arm}-{seed}/{main}"
+                name = f"{CONTROLLED}/{arm}-{seed}/{main}"
                 yield scoring(name, self.places[CONTROLLED], run, labels=main, split=world.split)
         yield from self._probes(main)
 

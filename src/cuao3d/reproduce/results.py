@@ -146,7 +146,7 @@ def _cross_dataset(done: "room.Reproduction") -> Table | None:
 
 def _ablation(done: "room.Reproduction") -> Table:
     main = done.world.labels[0]
-    scores = {arm: rows_of(done, "controlled", arm, main) for arm in done.ladder}
+    scores = {arm: rows_of(done, room.CONTROLLED, arm, main) for arm in done.ladder}
     steps = (
         "as many steps as their recipes say" if done.size.num_ablation is None else f"{done.size.num_ablation} steps"
     )
@@ -239,7 +239,7 @@ def _trust(done: "room.Reproduction") -> Table:
         ("model", "read-out", "error, %", "at 50 %", "at 80 %", "at 90 %", "AURC", "AUROC of errors", "off, %"),
         tuple(found),
         "AURC: mean error over all coverages; withholding points at random leaves the error as it is. Off: expected "
-        "calibration error; confidence is fitted on training scenes, and where it was not fitted there is none.",
+        "calibration error; confidence is fitted on scenes that no table shows; where it is not, there is none.",
     )
 
 
@@ -248,7 +248,7 @@ def make_claims(done: "room.Reproduction") -> list[Claim]:
     found: list[Claim] = []
     main = done.world.labels[0]
     if "ablation" in done.asked:
-        miou = {arm: miou_of(rows_of(done, "controlled", arm, main)) for arm in done.ladder}
+        miou = {arm: miou_of(rows_of(done, room.CONTROLLED, arm, main)) for arm in done.ladder}
 
         def gain(arm: str, other: str = BASE) -> list[float]:
             return differences(miou.get(arm, {}), miou.get(other, {}))
