@@ -15,6 +15,7 @@ from conftest import Alone, ColorTeacher
 from cuao3d import pipeline
 from cuao3d.cli import main
 from cuao3d.errors import InputError
+from cuao3d.pipeline import fusing
 from cuao3d.readers import open_dataset
 from cuao3d.scene import Scene
 from cuao3d.seals import read_sealed, write_sealed
@@ -217,8 +218,8 @@ def test_a_teacher_that_sees_other_views_lifts_the_scene_again_whole(captures, t
             frames = (replace(scene.frames[0], read_image=raise_), *scene.frames[1:])
             return lift_measured(replace(scene, frames=frames), *arguments, **options)
 
-        lift_measured = pipeline.lift_measured
-        only_now.setattr(pipeline, "lift_measured", unreadable)
+        lift_measured = fusing.lift_measured
+        only_now.setattr(fusing, "lift_measured", unreadable)
         store = fuse(captures / "a", tmp_path / "store", [ColorTeacher(), Grey()])
     scene = store["a"]
     assert int(scene.num_views.max()) == 1
@@ -298,7 +299,7 @@ def test_a_fuse_that_stops_says_what_is_unfinished_and_goes_on(captures, tmp_pat
     fuse(captures, tmp_path / "store")
     put_pose_off(captures / "b")
     put_pose_off(captures / "c")
-    lift, done = pipeline._lift_scene, []
+    lift, done = fusing._lift_scene, []
 
     def stops(*arguments):
         if done:
@@ -306,7 +307,7 @@ def test_a_fuse_that_stops_says_what_is_unfinished_and_goes_on(captures, tmp_pat
         done.append(lift(*arguments))
 
     with monkeypatch.context() as only_now:
-        only_now.setattr(pipeline, "_lift_scene", stops)
+        only_now.setattr(fusing, "_lift_scene", stops)
         with pytest.raises(KeyboardInterrupt):
             fuse(captures, tmp_path / "store")
     store = Store.open(tmp_path / "store")
