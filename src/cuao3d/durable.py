@@ -7,7 +7,7 @@ import secrets
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
@@ -18,7 +18,10 @@ PREFIX, SUFFIX = ".cuao3d-", ".partial"
 """Start and end of the name of every temporary file; between them stand random digits."""
 
 LOCK = f"{PREFIX}lock"
-"""Name of the file that says which process writes a folder."""
+"""Name of the file that says which process writes a folder; names of further locks of a folder begin with it."""
+
+WAIT_SECONDS = 0.1
+"""Time between two attempts to take a lock."""
 
 CHUNK = 1 << 24
 """Bytes that are written at a time."""
@@ -134,15 +137,23 @@ def is_temporary(name: str) -> bool:
 
 def is_own(name: str) -> bool:
     """Say whether a file has the name of a temporary file or of a lock; neither is part of what a folder holds."""
-    return name == LOCK or is_temporary(name)
+    return name.startswith(LOCK) or is_temporary(name)
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(
+    folder: Path, *, name: str = LOCK, shared: bool = False, on_wait: Callable[[str], None] | None = None
+) -> Iterator[None]:
     """Keep other processes from writing a folder. The lock ends with the block, or with the process.
+
+    Locks are those of `flock`. They hold between machines where the file system passes them on: NFS from version 4, and
+    Lustre or GPFS where they are mounted with locks. Where a file system has none, nothing is locked.
 
     Args:
         folder: The folder; made if missing.
+        name: Name of the lock; a folder can have several.
+        shared: Let other processes that share the lock in too, and keep out only those that do not.
+        on_wait: Wait until the lock is free; told again and again who holds it. None: raise.
 
     Raises:
         InputError: Another process writes there; the message names it.
@@ -151,7 +162,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield  # nothing can be written there; whoever tries says so
         return
     is_new = not folder.exists()
-    descriptor = _take(folder)
+    descriptor = _take(folder / name, shared, on_wait)
     if descriptor is None:
         yield
         return
@@ -159,7 +170,9 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            os.unlink(folder / LOCK)  # while it is held: whoever opened this file finds it gone and opens a new one
+            if shared:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # only the last one removes the file
+            os.unlink(folder / name)  # while it is held: whoever opened this file finds it gone and opens a new one
             if is_new:
                 folder.rmdir()  # unless something was written there
         os.close(descriptor)
@@ -195,11 +208,11 @@ def _create(folder: Path) -> tuple[int, Path]:
         os.close(descriptor)  # swept by another process before it was locked
 
 
-def _take(folder: Path) -> int | None:
-    """Lock a folder; return the descriptor that holds the lock. A folder that cannot be written needs none."""
-    path = folder / LOCK
+def _take(path: Path, shared: bool, on_wait: Callable[[str], None] | None) -> int | None:
+    """Take a lock; return the descriptor that holds it. A folder that cannot be written needs none."""
+    tries = 10 if shared else 1  # the last one that shared it holds it alone while it removes the file
     with naming_disk_errors(path):
-        make_folder(folder)
+        make_folder(path.parent)
         while True:
             try:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -208,14 +221,19 @@ def _take(folder: Path) -> int | None:
                     return None  # no process can write there
                 raise
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError:
-                holder = _holder(descriptor)
+                holder, tries = _holder(descriptor), tries - 1
                 os.close(descriptor)
-                raise InputError(
-                    f"{folder} is being written by {holder}. Wait until it ends and run the same command again, or "
-                    "choose another folder."
-                ) from None
+                if on_wait is None and not tries:
+                    raise InputError(
+                        f"{path.parent} is being written by {holder}. Wait until it ends and run the same command "
+                        "again, or choose another folder."
+                    ) from None
+                if on_wait is not None:
+                    on_wait(holder)
+                time.sleep(WAIT_SECONDS)
+                continue
             except OSError:
                 pass  # a file system without locks
             if os.fstat(descriptor).st_nlink:

@@ -33,6 +33,7 @@ def fuse(
     batch_size: Count = 4,
     upright: bool = True,
     workers: Annotated[int, Range(1, 1024)] = 1,
+    shard: str | None = None,
     annotations: str | None = None,
     tolerance: Fraction | None = None,
     every: Count | None = None,
@@ -53,17 +54,21 @@ def fuse(
         batch_size: Views shown to a teacher at a time; halved where memory runs out.
         upright: Show each view turned by the nearest quarter so that the world's up is up; the store records it.
         workers: Processes that share the scenes; each loads the teachers. The store is the same whatever their number.
+        shard: Lift only a share of the scenes, i/n: the i-th of n. Others may lift theirs at the same time, on other
+            machines too; see docs/scale.md.
         annotations: Label set in which the labels of the data are read: a name such as scannet200, or your own CSV.
         tolerance: Part of the measured depth by which a point may lie off it and still be visible, such as 0.1.
         every: Use only every n-th frame, where the dataset is a recording, such as raw ScanNet.
         official: Read cameras as the official pipeline does, where it differs; see docs/conventions.md.
     """
     from cuao3d import pipeline
+    from cuao3d.pipeline.shards import Shard, missing_of
     from cuao3d.progress import Stages
     from cuao3d.readers import open_dataset
     from cuao3d.teachers import parse_teachers
 
     check_device(device)
+    share = Shard.read(shard) if shard else None
     _check_nothing_is_dropped_unasked(teachers, out)
     specs = parse_teachers(teachers or DEFAULT)
     reading = reading_options(annotations, tolerance, every, official=official)
@@ -74,9 +79,12 @@ def fuse(
         reading |= {"annotations": Path(annotations).name} if annotations else {}  # a CSV may move
         settings = {"data": path.resolve().name, **reading}
         lift = partial(pipeline.fuse, dataset, loaded, out, num_workers=workers, load=load)
-        store = lift(cell=cell, settings=settings, batch_size=batch_size, upright=upright)
+        store = lift(cell=cell, settings=settings, batch_size=batch_size, upright=upright, shard=share)
+        missing = missing_of(store.missing(), dataset.names, share)
+        if share:
+            said.append(f"share {shard}: {len(share.of(len(dataset)))} of {len(dataset)} scenes, {len(missing)} left out")
         said.append(_summarise(store))
-    return LEFT_OUT if store.missing() else 0
+    return LEFT_OUT if missing else 0
 
 
 def _check_nothing_is_dropped_unasked(teachers: str | None, out: Path) -> None:

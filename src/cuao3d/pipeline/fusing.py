@@ -19,6 +19,7 @@ from cuao3d.fusion import Lifted, Visibility, image_quarters, lift_measured, sam
 from cuao3d.memory import give_back
 from cuao3d.objective import find_loss
 from cuao3d.photographs import Album
+from cuao3d.pipeline.shards import OtherTeachersError, Shard, roll_locked, scene_locked, still_needed
 from cuao3d.progress import OnCount, OnStep
 from cuao3d.readers import Dataset
 from cuao3d.scene import Scene, Source
@@ -43,6 +44,7 @@ def fuse(
     upright: bool = True,
     num_workers: int = 1,
     load: Callable[[], Sequence[Teacher]] | None = None,
+    shard: Shard | None = None,
 ) -> Store:
     """Lift every scene of a dataset into a store; a broken one is reported.
 
@@ -61,29 +63,36 @@ def fuse(
         upright: Show each view turned by the nearest quarter so that the world's up is up; the store records it.
         num_workers: Processes that share the scenes; see `side_by_side`. The store is the same whatever their number.
         load: How each of several processes gets the teachers; they are copied to it unless given.
+        shard: Lift only this share; other processes may lift theirs into the same store at the same time, before or
+            after, on this machine or on others. The store is the same as from one process.
 
     Returns:
         The store, with every scene that could be lifted; `Store.missing` names the others.
 
     Raises:
-        InputError: A teacher is invalid, two scenes have one name, no scene could be read, the folder holds something
-            else, or another process writes the store.
+        InputError: A teacher is invalid, two scenes have one name, no scene of all could be read, the folder holds
+            something else, or another process writes the store and not just a share, or with other teachers.
     """
     cards = cards_of(teachers)
     _check_cards(cards)
     check_names(dataset.names, partial(source_of, dataset))
-    with locked(Path(out)):
+    share = range(len(dataset)) if shard is None else shard.of(len(dataset))
+    with locked(Path(out), shared=shard is not None):
         asked = {**(settings or {}), "upright": upright}
-        store = Store.create(out, cell=cell, teachers=cards, settings=asked, revise=True)
-        changes = _plan(dataset, store, upright)
-        begin(store, changes)
+        store = Store(Path(out), cell, cards, asked)
+        with roll_locked(store):
+            store = Store.create(out, cell=cell, teachers=cards, settings=asked, revise=True)
+        changes = _plan(dataset, share, store, upright)
+        with roll_locked(store):
+            begin(store, changes, [name for name in dataset.names if name not in changes])
         _say_changes(changes)
         load = partial(list, teachers) if load is None or num_workers == 1 else load
         broken = _fuse_in_parallel(dataset, changes, load, partial(_Lift, store, batch_size, upright), num_workers)
-        end(store, broken)
+        with roll_locked(store):
+            end(store, broken, list(changes))
     for name, reason in broken.items():
         note(f"{name}: {reason}", head="left out")
-    if len(broken) == len(dataset):
+    if shard is None and len(broken) == len(dataset):
         first = next((f"{name}: {reason}" for name, reason in broken.items()), "The dataset is empty.")
         raise InputError(f"No scene could be lifted. {first}")
     return store
@@ -119,20 +128,23 @@ def _upright_too(source: Source, upright: bool) -> Source:
     return replace(source, settings={**source.settings, "upright": upright})
 
 
-def _plan(dataset: Dataset, store: Store, upright: bool) -> dict[str, Change]:
-    """Find out what each scene needs; of a dataset that does not tell, scenes that are there are read for it."""
-    changes = {}
-    for index, name in enumerate(dataset.names):
-        try:
-            source = source_of(dataset, index)
-            if source is None and manifest_of(store, name) is not None:
-                source = source_of_scene(dataset[index])
-            changes[name] = plan(store, name, _upright_too(source or Source(), upright))
-        except (UserError, OSError) as error:
-            if isinstance(error, OtherCaptureError):
-                raise
-            changes[name] = Change("again", str(error), outdated=manifest_sha256(store, name))
-    return changes
+def _plan(dataset: Dataset, share: Sequence[int], store: Store, upright: bool) -> dict[str, Change]:
+    """Find out what each scene of a share needs."""
+    return {dataset.names[index]: _plan_scene(dataset, index, store, upright) for index in share}
+
+
+def _plan_scene(dataset: Dataset, index: int, store: Store, upright: bool) -> Change:
+    """Find out what a scene needs; where the dataset does not tell and it is there, it is read for it."""
+    name = dataset.names[index]
+    try:
+        source = source_of(dataset, index)
+        if source is None and manifest_of(store, name) is not None:
+            source = source_of_scene(dataset[index])
+        return plan(store, name, _upright_too(source or Source(), upright))
+    except (UserError, OSError) as error:
+        if isinstance(error, OtherCaptureError):
+            raise
+        return Change("again", str(error), outdated=manifest_sha256(store, name))
 
 
 def _say_changes(changes: Mapping[str, Change]) -> None:
@@ -161,11 +173,11 @@ def _fuse_in_parallel(
     num_workers: int,
 ) -> dict[str, str]:
     """Lift the scenes that need it; return the reason of each that is broken, by name."""
-    todo = [index for index, name in enumerate(dataset.names) if changes[name].kind != "there"]
+    todo = [index for index, name in enumerate(dataset.names) if name in changes and changes[name].kind != "there"]
     shares = [todo[first::num_workers] for first in range(num_workers)]
-    num_done = [len(dataset) - len(todo), *[0] * num_workers]
+    num_done = [len(changes) - len(todo), *[0] * num_workers]
     with progress_bar() as bar:
-        task = bar.add_task("lifting", total=len(dataset), completed=num_done[0])
+        task = bar.add_task("lifting", total=len(changes), completed=num_done[0])
 
         def say(share: int, done: int, total: int, line: str) -> None:
             num_done[share + 1] = done
@@ -201,15 +213,27 @@ def _fuse_share(
         name = dataset.names[index]
         say = partial(on_step, done, len(share))
         say(name)
-        try:
-            _fuse_scene(dataset, index, lift, changes[name], say)
-        except (TeacherError, DiskFullError):
-            raise  # it would break every other scene too
-        except (UserError, OSError) as error:
-            broken[name] = str(error)
-        give_back()
+        if reason := _why_broken(dataset, index, lift, changes[name], say):
+            broken[name] = reason
         on_step(done + 1, len(share), name)
     return broken
+
+
+def _why_broken(dataset: Dataset, index: int, lift: _Lift, change: Change, say: Callable[[str], None]) -> str | None:
+    """Lift one scene into a store, unless another process has meanwhile; return the reason if it is broken."""
+    name, store = dataset.names[index], lift.store
+    try:
+        with scene_locked(store, name, say):
+            change = still_needed(store, name, change, partial(_plan_scene, dataset, index, store, lift.upright))
+            if change.kind != "there":
+                _fuse_scene(dataset, index, lift, change, say)
+    except (TeacherError, DiskFullError, OtherTeachersError):
+        raise  # it would break every other scene too
+    except (UserError, OSError) as error:
+        return str(error) or type(error).__name__
+    finally:
+        give_back()
+    return None
 
 
 def _fuse_scene(dataset: Dataset, index: int, lift: _Lift, change: Change, say: Callable[[str], None]) -> None:

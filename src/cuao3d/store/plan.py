@@ -10,7 +10,7 @@ from cuao3d.errors import InputError, UserError
 from cuao3d.scene import Source
 from cuao3d.seals import sha256_once
 from cuao3d.store import Store
-from cuao3d.store.revise import expect, manifest_of
+from cuao3d.store.revise import expect, is_written, manifest_of
 from cuao3d.store.roll import Entry, read_roll
 from cuao3d.store.schemas import read_manifest
 from cuao3d.store.sources import Record, differences, read_record, record
@@ -76,37 +76,38 @@ def plan(store: Store, name: str, source: Source) -> Change:
     return Change("teachers", teachers=changed, outdated=outdated)
 
 
-def begin(store: Store, changes: Mapping[str, Change]) -> None:
+def begin(store: Store, changes: Mapping[str, Change], others: Sequence[str] = ()) -> None:
     """Write down which scenes a store should hold, and which of those that it holds do not count any more.
 
     Args:
         store: The store.
         changes: What each scene of the dataset needs. Scenes of the store that are none of the dataset stay in it.
+        others: Scenes of the dataset that other processes look after; what is known of them stays.
     """
-    entries = {}
+    entries = _of_others(store, others)
     for name, change in changes.items():
         if change.kind == "again" and change.outdated is None:
             remove(store.path / "scenes" / name / "manifest.json")
         entries[name] = Entry(outdated=change.outdated) if change.kind != "there" else _finished(store, name)
-    cards = {teacher: asdict(card) for teacher, card in store.teachers.items()}
     for path in sorted((store.path / "scenes").glob("*/manifest.json")):
         if (name := path.parent.name) in entries or (manifest := manifest_of(store, name)) is None:
             continue
-        fits = manifest.get("cell") == store.cell and manifest.get("teachers") == cards
         left = Entry("it is no longer in the data, and was lifted otherwise", outdated=sha256_once(path))
-        entries[name] = _finished(store, name) if fits else left
+        entries[name] = _finished(store, name) if _fits(store, manifest) else left
     expect(store, entries)
 
 
-def end(store: Store, broken: Mapping[str, str]) -> None:
+def end(store: Store, broken: Mapping[str, str], names: Sequence[str] | None = None) -> None:
     """Write down which scenes of a store are finished, and why others are not.
 
     Args:
         store: The store.
         broken: Reason of each scene that was left out, by name.
+        names: Scenes to look at; None for all.
     """
     entries = read_roll(store.path)
-    for name, entry in entries.items():
+    for name in list(entries) if names is None else names:
+        entry = entries.get(name, Entry())
         if store.has(name):
             entries[name] = _finished(store, name)
         elif name in broken:
@@ -137,6 +138,26 @@ def manifest_sha256(store: Store, name: str) -> str | None:
     """Return the SHA-256 of a scene's manifest, whatever it says; None where there is none."""
     path = store.path / "scenes" / name / "manifest.json"
     return sha256_once(path) if path.is_file() else None
+
+
+def _of_others(store: Store, names: Sequence[str]) -> dict[str, Entry]:
+    """Return what is known of scenes that other processes look after.
+
+    Where the store gets other teachers, a scene that was lifted by those before does not count any more.
+    """
+    roll, may_differ = read_roll(store.path), not is_written(store)
+    entries = {name: roll.get(name, Entry()) for name in names}
+    for name in names if may_differ else ():
+        manifest = manifest_of(store, name)
+        if manifest is not None and not _fits(store, manifest):
+            entries[name] = Entry(outdated=manifest_sha256(store, name))
+    return entries
+
+
+def _fits(store: Store, manifest: Mapping[str, Any]) -> bool:
+    """Say whether a scene has the cells and the teachers of a store."""
+    cards = {teacher: asdict(card) for teacher, card in store.teachers.items()}
+    return bool(manifest.get("cell") == store.cell and manifest.get("teachers") == cards)
 
 
 def _reason(store: Store, manifest: Mapping[str, Any], source: Source, folder: Path) -> str:

@@ -34,12 +34,17 @@ def expect(store: Store, entries: Mapping[str, Entry]) -> None:
         entries: What is known of each.
     """
     write_roll(store.path, entries)
-    try:
-        is_written = read_sealed(store.path / "store.json", "")
-    except (InputError, NotFoundError):
-        is_written = {}
-    if {key: is_written.get(key) for key in store._header()} != json.loads(json.dumps(store._header())):
+    if not is_written(store):
         store._write_header()
+
+
+def is_written(store: Store) -> bool:
+    """Say whether the cell, teachers and settings of a store are those that its folder states."""
+    try:
+        there = read_sealed(store.path / "store.json", "")
+    except (InputError, NotFoundError):
+        return False
+    return bool({key: there.get(key) for key in store._header()} == json.loads(json.dumps(store._header())))
 
 
 def change_teachers(
