@@ -12,7 +12,7 @@ import pytest
 
 from cuao3d.labels import label_set
 
-HEAVY = ("matplotlib", "sklearn", "diffusers", "transformers")
+HEAVY = ("matplotlib", "sklearn", "diffusers", "transformers", "ray")
 
 DRAWING = {
     "report.py",

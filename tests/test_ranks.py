@@ -98,8 +98,8 @@ def difference(first: Path, second: Path) -> float:
 
 
 # Adam divides a gradient by its size. Where it should be zero, as in the middle of the stem's kernel, which batch norm
-# undoes, that blows up what float32 has rounded. So Adam is compared in float64, where two steps of a recipe agree to 1e-10;
-# in float32 some weights are 5e-2 apart after them, and the loss of the second by 3e-4 of itself.
+# undoes, that blows up what float32 has rounded. So Adam is compared in float64, where two steps of a recipe agree to
+# 1e-10. In float32 some weights are 5e-2 apart after them, and the loss of the second step differs by 3e-4 of itself.
 @pytest.mark.parametrize(
     ("num_parts", "optimizer", "dtype", "tolerance"),
     [

@@ -1,4 +1,4 @@
-"""Several processes fill one store: every scene is lifted once, and the store is the one that a single process makes."""
+"""Several processes fill one store: every scene is lifted once, and the store is that of a single process."""
 
 import multiprocessing
 import shutil
@@ -54,9 +54,9 @@ def content_of(store: Path) -> dict[str, bytes]:
     return {str(path.relative_to(store)): path.read_bytes() for path in files if not is_own(path.name)}
 
 
-def fill(out, *, count=5, broken=(), shard=None, teachers=(ColorTeacher(),)):
+def fill(out, *, count=5, broken=(), shard=None, teacher=ColorTeacher, ray=None):
     rooms = Rooms(count, broken)
-    fuse(rooms, list(teachers), out, cell=0.1, shard=shard)
+    fuse(rooms, [teacher()], out, cell=0.1, shard=shard, ray=ray)
     return rooms.read
 
 
@@ -104,11 +104,11 @@ def test_a_run_without_shares_completes_the_store_and_a_second_finds_nothing_to_
 
 
 def test_a_store_whose_teachers_change_counts_no_scene_of_the_old_ones(tmp_path):
-    fill(tmp_path / "store", teachers=(ColorTeacher(),))
-    fill(tmp_path / "store", teachers=(Gray(),), shard=Shard(1, 2))
+    fill(tmp_path / "store", teacher=ColorTeacher)
+    fill(tmp_path / "store", teacher=Gray, shard=Shard(1, 2))
     assert Store.open(tmp_path / "store").names() == ("room-0", "room-2", "room-4")
-    fill(tmp_path / "store", teachers=(Gray(),), shard=Shard(2, 2))
-    fill(tmp_path / "serial", teachers=(Gray(),))
+    fill(tmp_path / "store", teacher=Gray, shard=Shard(2, 2))
+    fill(tmp_path / "serial", teacher=Gray)
     assert content_of(tmp_path / "store") == content_of(tmp_path / "serial")
 
 
@@ -121,7 +121,7 @@ class Switching(Rooms):
 
     def __getitem__(self, index):
         if not self.read:
-            fill(self.out, count=2, teachers=(Gray(),), shard=Shard(2, 2))
+            fill(self.out, count=2, teacher=Gray, shard=Shard(2, 2))
         return super().__getitem__(index)
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from cuao3d.cli.shared import LEFT_OUT, check_device, reading_options
 from cuao3d.console import note
@@ -17,6 +17,7 @@ DEFAULT = "photo"
 """Teacher of a store unless others are named."""
 
 if TYPE_CHECKING:
+    from cuao3d.pipeline.on_ray import RayCluster
     from cuao3d.store import Store
     from cuao3d.teachers import Teacher, TeacherSpec
     from cuao3d.teachers.network import Precision
@@ -32,8 +33,9 @@ def fuse(
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     batch_size: Count = 4,
     upright: bool = True,
-    workers: Annotated[int, Range(1, 1024)] = 1,
+    workers: Annotated[int, Range(1, 1024)] | None = None,
     shard: str | None = None,
+    ray: Annotated[tuple[str, ...] | None, arg(metavar="[ADDRESS]")] = None,
     annotations: str | None = None,
     tolerance: Fraction | None = None,
     every: Count | None = None,
@@ -53,9 +55,12 @@ def fuse(
         precision: What the teachers compute in; the store records it.
         batch_size: Views shown to a teacher at a time; halved where memory runs out.
         upright: Show each view turned by the nearest quarter so that the world's up is up; the store records it.
-        workers: Processes that share the scenes; each loads the teachers. The store is the same whatever their number.
+        workers: Processes that share the scenes, one unless given; each loads the teachers. The store is the same
+            whatever their number. With --ray unless given: one for every GPU with --device cuda, or every four cores.
         shard: Lift only a share of the scenes, i/n: the i-th of n. Others may lift theirs at the same time, on other
             machines too; see docs/scale.md.
+        ray: Lift on a Ray cluster: that of ADDRESS (HOST:PORT or auto) or of $RAY_ADDRESS, or one that is started here;
+            see docs/scale.md.
         annotations: Label set in which the labels of the data are read: a name such as scannet200, or your own CSV.
         tolerance: Part of the measured depth by which a point may lie off it and still be visible, such as 0.1.
         every: Use only every n-th frame, where the dataset is a recording, such as raw ScanNet.
@@ -67,24 +72,39 @@ def fuse(
     from cuao3d.readers import open_dataset
     from cuao3d.teachers import parse_teachers
 
-    check_device(device)
+    cluster = None if ray is None else _cluster(ray, device, workers)
+    if cluster is None:
+        check_device(device)
     share = Shard.read(shard) if shard else None
     _check_nothing_is_dropped_unasked(teachers, out)
     specs = parse_teachers(teachers or DEFAULT)
     reading = reading_options(annotations, tolerance, every, official=official)
     dataset = open_dataset(path, **reading)
     load = partial(_load_teachers, specs, device, precision)
-    loaded = _load_with_notes(load)
+    loaded = _load_with_notes(load if cluster is None else partial(_load_teachers, specs, "cpu", precision))
     with Stages()("lifting") as said:
         reading |= {"annotations": Path(annotations).name} if annotations else {}  # a CSV may move
         settings = {"data": path.resolve().name, **reading}
-        lift = partial(pipeline.fuse, dataset, loaded, out, num_workers=workers, load=load)
+        lift = partial(pipeline.fuse, dataset, loaded, out, num_workers=workers or 1, load=load, ray=cluster)
         store = lift(cell=cell, settings=settings, batch_size=batch_size, upright=upright, shard=share)
         missing = missing_of(store.missing(), dataset.names, share)
         if share:
-            said.append(f"share {shard}: {len(share.of(len(dataset)))} of {len(dataset)} scenes, {len(missing)} left out")
+            said.append(
+                f"share {shard}: {len(share.of(len(dataset)))} of {len(dataset)} scenes, {len(missing)} left out"
+            )
         said.append(_summarise(store))
     return LEFT_OUT if missing else 0
+
+
+def _cluster(address: tuple[str, ...], device: str, workers: int | None) -> "RayCluster":
+    """Read --ray; raise InputError where it does not go together with --device."""
+    from cuao3d.pipeline.on_ray import RayCluster
+
+    if len(address) > 1:
+        raise InputError(f"--ray takes one address, not {' '.join(address)}; write DATA first: cuao3d fuse DATA --ray.")
+    if device not in ("cpu", "cuda"):
+        raise InputError(f"With --ray, --device is cpu or cuda, not {device}: Ray chooses which GPU a worker gets.")
+    return RayCluster(address[0] if address else None, num_gpus=float(device == "cuda"), num_workers=workers)
 
 
 def _check_nothing_is_dropped_unasked(teachers: str | None, out: Path) -> None:

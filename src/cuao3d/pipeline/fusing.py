@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from socket import gethostname
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from cuao3d.fusion import Lifted, Visibility, image_quarters, lift_measured, sam
 from cuao3d.memory import give_back
 from cuao3d.objective import find_loss
 from cuao3d.photographs import Album
+from cuao3d.pipeline.on_ray import RayCluster, check_sees, run_on_ray
 from cuao3d.pipeline.shards import OtherTeachersError, Shard, roll_locked, scene_locked, still_needed
 from cuao3d.progress import OnCount, OnStep
 from cuao3d.readers import Dataset
@@ -45,6 +47,7 @@ def fuse(
     num_workers: int = 1,
     load: Callable[[], Sequence[Teacher]] | None = None,
     shard: Shard | None = None,
+    ray: RayCluster | None = None,
 ) -> Store:
     """Lift every scene of a dataset into a store; a broken one is reported.
 
@@ -65,6 +68,8 @@ def fuse(
         load: How each of several processes gets the teachers; they are copied to it unless given.
         shard: Lift only this share; other processes may lift theirs into the same store at the same time, before or
             after, on this machine or on others. The store is the same as from one process.
+        ray: Lift on a Ray cluster, whose nodes see the data and the store under the same paths. `num_workers` has no
+            effect then.
 
     Returns:
         The store, with every scene that could be lifted; `Store.missing` names the others.
@@ -72,6 +77,7 @@ def fuse(
     Raises:
         InputError: A teacher is invalid, two scenes have one name, no scene of all could be read, the folder holds
             something else, or another process writes the store and not just a share, or with other teachers.
+        NotInstalledError: Ray is not installed.
     """
     cards = cards_of(teachers)
     _check_cards(cards)
@@ -86,8 +92,9 @@ def fuse(
         with roll_locked(store):
             begin(store, changes, [name for name in dataset.names if name not in changes])
         _say_changes(changes)
-        load = partial(list, teachers) if load is None or num_workers == 1 else load
-        broken = _fuse_in_parallel(dataset, changes, load, partial(_Lift, store, batch_size, upright), num_workers)
+        load = partial(list, teachers) if load is None or (num_workers == 1 and ray is None) else load
+        lift, how = partial(_Lift, store, batch_size, upright), num_workers if ray is None else ray
+        broken = _fuse_in_parallel(dataset, changes, load, lift, how)
         with roll_locked(store):
             end(store, broken, list(changes))
     for name, reason in broken.items():
@@ -170,10 +177,12 @@ def _fuse_in_parallel(
     changes: Mapping[str, Change],
     load: Callable[[], Sequence[Teacher]],
     how: Callable[[Sequence[Teacher]], "_Lift"],
-    num_workers: int,
+    num_workers: int | RayCluster,
 ) -> dict[str, str]:
     """Lift the scenes that need it; return the reason of each that is broken, by name."""
     todo = [index for index, name in enumerate(dataset.names) if name in changes and changes[name].kind != "there"]
+    if isinstance(num_workers, RayCluster):
+        return _fuse_on_ray(dataset, changes, todo, partial(_on_node, dataset, changes, load, how), num_workers)
     shares = [todo[first::num_workers] for first in range(num_workers)]
     num_done = [len(changes) - len(todo), *[0] * num_workers]
     with progress_bar() as bar:
@@ -187,6 +196,52 @@ def _fuse_in_parallel(
             [partial(_fuse_share, dataset, share, load, how, changes) for share in shares if share], num_workers, say
         )
     return dict(sorted(chain.from_iterable(of_share.items() for of_share in broken_of_share)))
+
+
+def _fuse_on_ray(
+    dataset: Dataset,
+    changes: Mapping[str, Change],
+    todo: Sequence[int],
+    prepare: Callable[[list[Path]], Callable[[int], str | None]],
+    cluster: RayCluster,
+) -> dict[str, str]:
+    """Lift scenes on a Ray cluster; return the reason of each that is broken, by name."""
+    if not todo:
+        return {}
+    folders = [folder for folder in getattr(dataset, "folders", ()) if folder.exists()]
+    with progress_bar() as bar:
+        num_there = len(changes) - len(todo)
+        task = bar.add_task("lifting on Ray", total=len(changes), completed=num_there)
+
+        def say(done: int, name: str) -> None:
+            bar.update(task, completed=num_there + done, description=f"lifting on Ray, {name} done")
+
+        reasons, lost = run_on_ray(partial(prepare, folders), todo, dataset.names, cluster, say)
+    broken = {index: reason for index, reason in reasons.items() if reason} | lost
+    return {dataset.names[index]: broken[index] for index in sorted(broken, key=lambda index: dataset.names[index])}
+
+
+def _on_node(
+    dataset: Dataset,
+    changes: Mapping[str, Change],
+    load: Callable[[], Sequence[Teacher]],
+    how: Callable[[Sequence[Teacher]], "_Lift"],
+    folders: Sequence[Path],
+) -> Callable[[int], str | None]:
+    """Return what lifts a scene on a node of a Ray cluster, once data, store and teachers are those of the command."""
+    lift = how(load())
+    check_sees([*dict.fromkeys(folders), lift.store.path / "store.json"])
+    here = cards_of(lift.teachers)
+    if other := [name for name, card in lift.store.teachers.items() if here.get(name) != card]:
+        raise InputError(
+            f"On the node {gethostname()} of the Ray cluster the teacher {other[0]} has other weights, options or code "
+            "than here. Install the same version of cuao3d and of the weights on every node."
+        )
+
+    def lift_scene(index: int) -> str | None:
+        return _why_broken(dataset, index, lift, changes[dataset.names[index]], lambda line: None)
+
+    return lift_scene
 
 
 @dataclass(frozen=True)
