@@ -35,6 +35,7 @@ ALONE = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # a node for this machine alone: Ray listens on loopback
     "RAY_AUTH_MODE": "token",
+    "RAY_worker_niceness": "0",  # lifting is what this machine is for, and Ray would put it last: nice 15
 }
 """Environment of a cluster that is started here."""
 
@@ -149,7 +150,7 @@ class _Pool:
     def fill(self) -> None:
         """Start workers where there is room for them and work; raise InputError where there never is."""
         cores, room = self._room()
-        wanted = min(room, self.cluster.num_workers or room, len(self.queue) + len(self.running))
+        wanted = min(room, self.cluster.num_workers or room, len(self.queue) + sum(self._at_work()))
         if room:
             self.had_room = time.monotonic()
         elif time.monotonic() - self.had_room > ROOM_SECONDS and not any(self._at_work()):
