@@ -354,6 +354,7 @@ def _as_json(
                 "verdict": answer.verdict,
                 "peak": round(answer.peak, 4),
                 "nearest_class": answer.nearest_class,
+                "words_known": answer.words_known,
                 **about,
                 "places": [
                     {**place, **{name: _mean(values[own]) for name, values in measured.items()}}
@@ -402,7 +403,9 @@ def _about_answer(answer: Answer, num_places: int) -> str:
 
 
 def _doubt(answer: Answer) -> str:
-    """Say that the teacher has no class near the words, if it has none."""
+    """Say that the text encoder does not know the words, or that the teacher has no class near them, if it is so."""
+    if not answer.words_known:
+        return "; the text encoder does not know these words; ask in plain English"
     nearest = answer.nearest_class
     return f"; no class of the teacher is near these words, the nearest is {nearest!r}" if nearest else ""
 
