@@ -42,6 +42,8 @@ NO_PHOTOGRAPHS = (
     "earlier version kept none."
 )
 
+MAKE_AGAIN = "Make it again to have it: cuao3d fuse DATA --out ANOTHER"
+
 BEST_SHARE = 4
 """The relevance and the centre of a place are those of the best of its points, one in so many: the others would hide a
 small place behind a large one, and pull the centre off the thing."""
@@ -106,6 +108,8 @@ def answer(
     best, answers = _ask_all(store, predictor, words, names)
     stored = store[best]
     sure, apart = how_sure(store, predictor, stored, abstain), disagreement_of(predictor, stored)
+    if apart is None and predictor.teacher in store.teachers:
+        note(f"How far views disagree is left out: {store.path} was made before that was kept. {MAKE_AGAIN}")
     if sure is not None and abstain is not None:
         kept = sure.judged.classes != UNLABELLED
         answers = tuple(replace(one, answers=one.answers & kept, _kept={}) for one in answers)
