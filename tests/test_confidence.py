@@ -207,6 +207,7 @@ def test_columns_and_promise_reach_a_person(labelled, tmp_path, capsys):
     with pytest.raises(ValueError, match="cuao3d store calibrate"):
         Predictor.open(store).segment(store["s19"], label_set(labels), abstain=0.1)
     assert main([*ask, "--out", str(out)]) == 0
+    assert "How far views disagree" not in capsys.readouterr().err
     assert "confidence" not in read_ply(out)  # nothing was fitted yet
     assert read_ply(out)["disagreement"][1:59] == pytest.approx(store["s19"].disagreement("words")[:58].numpy())
     assert math.isnan(read_ply(out)["disagreement"][0])

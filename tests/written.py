@@ -1,6 +1,7 @@
 """Captures written for tests, in each layout that is read, and what damages their files."""
 
 import json
+import math
 import os
 import struct
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -165,6 +167,38 @@ def write_scannetpp(scene: Scene, folder: Path) -> Path:
     return folder
 
 
+def write_hypersim(scene: Scene, folder: Path, *, unit: float = 0.0254) -> Path:
+    h5py = pytest.importorskip("h5py", reason="needs cuao3d[hdf5]")
+
+    def save(array: Any, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(path, "w") as file:
+            file["dataset"] = array
+
+    detail, images, camera = folder / "_detail", folder / "images", scene.frames[0].camera
+    poses = np.stack([pose(frame) @ OPENGL for frame in scene.frames])
+    numbers = 10 * np.arange(len(poses))
+    save(poses[:, :3, 3] / unit, detail / "cam_00" / "camera_keyframe_positions.hdf5")
+    save(poses[:, :3, :3], detail / "cam_00" / "camera_keyframe_orientations.hdf5")
+    save(numbers, detail / "cam_00" / "camera_keyframe_frame_indices.hdf5")
+    (detail / "metadata_scene.csv").write_text(f"parameter_name,parameter_value\nmeters_per_asset_unit,{unit}\n")
+    angle = 2 * math.atan(camera.width / 2 / float(camera.focal[0]))
+    (folder / "metadata_camera_parameters.csv").write_text(
+        f"scene_name,settings_camera_fov,M_cam_from_uv_00,M_cam_from_uv_01\n{folder.name},{angle!r},1,0.0\n"
+    )
+    x = (np.arange(camera.width) - camera.center[0].item()) / camera.focal[0].item()
+    y = (np.arange(camera.height) - camera.center[1].item()) / camera.focal[1].item()
+    rays = np.sqrt(1 + x**2 + y[:, None] ** 2)
+    for number, frame in zip(numbers, scene.frames, strict=True):
+        name, metres = f"frame.{number:04d}", frame.read_depth().numpy() * rays
+        (images / "scene_cam_00_final_preview").mkdir(parents=True, exist_ok=True)
+        color = images / "scene_cam_00_final_preview" / f"{name}.tonemap.jpg"
+        Image.fromarray(eight_bit(frame.read_image())).save(color, format="PNG")  # exact, whatever its ending says
+        metres = np.where(metres > 0, metres, np.nan)
+        save(metres, images / "scene_cam_00_geometry_hdf5" / f"{name}.depth_meters.hdf5")
+    return folder
+
+
 def write_polycam(scene: Scene, folder: Path) -> Path:
     for index, frame in enumerate(scene.frames):
         name, camera, keyframes = f"{72513413100 + 91 * index}", frame.camera, folder / "keyframes"
@@ -278,6 +312,7 @@ WRITERS: dict[str, Callable[[Scene, Path], Path]] = {
     "replica": write_replica,
     "arkitscenes": write_arkitscenes,
     "scannetpp": write_scannetpp,
+    "hypersim": write_hypersim,
     "polycam": write_polycam,
     "open3d": write_open3d,
     "colmap": write_colmap,

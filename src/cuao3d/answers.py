@@ -42,6 +42,8 @@ NO_PHOTOGRAPHS = (
     "earlier version kept none."
 )
 
+MAKE_AGAIN = "Make it again to have it: cuao3d fuse DATA --out ANOTHER"
+
 BEST_SHARE = 4
 """The relevance and the centre of a place are those of the best of its points, one in so many: the others would hide a
 small place behind a large one, and pull the centre off the thing."""
@@ -106,6 +108,8 @@ def answer(
     best, answers = _ask_all(store, predictor, words, names)
     stored = store[best]
     sure, apart = how_sure(store, predictor, stored, abstain), disagreement_of(predictor, stored)
+    if apart is None and predictor.teacher in store.teachers:
+        note(f"How far views disagree is left out: {store.path} was made before that was kept. {MAKE_AGAIN}")
     if sure is not None and abstain is not None:
         kept = sure.judged.classes != UNLABELLED
         answers = tuple(replace(one, answers=one.answers & kept, _kept={}) for one in answers)
@@ -354,6 +358,7 @@ def _as_json(
                 "verdict": answer.verdict,
                 "peak": round(answer.peak, 4),
                 "nearest_class": answer.nearest_class,
+                "words_known": answer.words_known,
                 **about,
                 "places": [
                     {**place, **{name: _mean(values[own]) for name, values in measured.items()}}
@@ -402,7 +407,9 @@ def _about_answer(answer: Answer, num_places: int) -> str:
 
 
 def _doubt(answer: Answer) -> str:
-    """Say that the teacher has no class near the words, if it has none."""
+    """Say that the text encoder does not know the words, or that the teacher has no class near them, if it is so."""
+    if not answer.words_known:
+        return "; the text encoder does not know these words; ask in plain English"
     nearest = answer.nearest_class
     return f"; no class of the teacher is near these words, the nearest is {nearest!r}" if nearest else ""
 

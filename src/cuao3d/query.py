@@ -19,6 +19,7 @@ from cuao3d.geometry import Packing, group_mean, voxelize
 from cuao3d.scene import UNLABELLED
 from cuao3d.teachers import DEFAULT, Calibration
 from cuao3d.text import TextEncoder
+from cuao3d.text.english import knows
 
 CONTRAST = ("object", "things", "stuff", "texture", "a wall in a scene", "a floor in a scene")
 """Words that a query's score must exceed: phrases that fit anything (LERF's canonical phrases), and the most frequent
@@ -79,6 +80,9 @@ class Answer:
     nearest_class: str | None = None
     """Where the teacher knows only named classes and none is near the query, the nearest of them. The verdict is then
     unsure, however relevant a point is."""
+    words_known: bool = True
+    """Whether the text encoder knows the words. Where it does not, as another language or nonsense, the verdict is
+    unsure."""
     _kept: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """What others worked out from the answer and would work out again, such as its places."""
 
@@ -102,6 +106,8 @@ class Questions:
     """Which contrast words count against which query: those with another meaning."""
     nearest_class: tuple[str | None, ...]
     """For each query that no class of the teacher is near, the nearest class; see `Answer.nearest_class`."""
+    words_known: tuple[bool, ...]
+    """Whether the encoder knows the words of each query; see `Answer.words_known`."""
 
     @property
     def texts(self) -> Float[Tensor, "T C"]:
@@ -144,7 +150,7 @@ class Questions:
         distance = 1 - vectors @ contrast.T
         usual = distance.quantile(0.5, dim=1, keepdim=True) if len(contrast) else distance
         applies = (distance >= NEAR * usual) & (distance > SAME)
-        return Questions(tuple(queries), vectors, contrast, applies, tuple(nearest))
+        return Questions(tuple(queries), vectors, contrast, applies, tuple(nearest), knows(encoder, queries, vectors))
 
 
 def ask(
@@ -357,10 +363,11 @@ def _answer(
     """Judge the cosines and relevance (V,) of the query with an index."""
     peak = peaks(relevance[seen][:, None], min_points).item()
     verdict: Verdict = "here" if peak >= calibration.here else "absent" if peak < calibration.absent else "unsure"
-    nearest = questions.nearest_class[k]
-    verdict = "unsure" if nearest else verdict
+    nearest, is_known = questions.nearest_class[k], questions.words_known[k]
+    verdict = verdict if nearest is None and is_known else "unsure"
     least = math.inf if peak < calibration.absent else min(peak / 2, peak - LEAST_MARGIN)
-    return Answer(questions.words[k], verdict, peak, cosines, relevance, seen & (relevance >= least), seen, nearest)
+    answers = seen & (relevance >= least)
+    return Answer(questions.words[k], verdict, peak, cosines, relevance, answers, seen, nearest, is_known)
 
 
 def _nearest(queries: Float[Tensor, "Q C"], classes: Float[Tensor, "K C"], names: Sequence[str]) -> list[str | None]:

@@ -1,4 +1,4 @@
-"""Depth in files that are no images: NumPy's arrays and OpenEXR; floats are metres, whole numbers the image's unit."""
+"""Depth in files that are no images: NumPy's arrays, OpenEXR, HDF5; floats are metres, integers its unit."""
 
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from cuao3d.errors import InputError, NotInstalledError, UserError
 from cuao3d.files import check_inside
+from cuao3d.formats.hdf5 import hdf5_size, read_map
 
 CHANNELS = ("Z", "Y", "R", "depth", "distance", "V")
 """Names of the channel of an EXR file that may hold depth, the first that is there first."""
@@ -87,5 +88,5 @@ def _read_exr(path: Path) -> NDArray[Any]:
     return pixels
 
 
-ARRAYS = {".npy": (_npy_size, _open_npy), ".exr": (_exr_size, _read_exr)}
+ARRAYS = {".npy": (_npy_size, _open_npy), ".exr": (_exr_size, _read_exr), ".hdf5": (hdf5_size, read_map)}
 """How to measure and to read a depth map, by the ending of its file."""

@@ -20,6 +20,7 @@ from torch.nn import functional
 from cuao3d.errors import InputError, PoseError, UserError
 from cuao3d.files import check_inside
 from cuao3d.formats.depths import ARRAYS, array_size, read_array
+from cuao3d.formats.hdf5 import hdf5_size, read_radiance
 from cuao3d.formats.lens import Lens, Size, distort, fold, pair
 from cuao3d.memory import Budget
 from cuao3d.scene import Frame, pose_problem
@@ -32,6 +33,9 @@ COLOR_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".pp
 
 PHOTOGRAPHS = (*COLOR_ENDINGS, ".heic")
 """Endings of the photographs of phones, in lower case; those that are not read are named when they are opened."""
+
+RADIANCE = ".hdf5"
+"""Ending of linear colours, as a renderer saves them."""
 
 DEPTH_ENDINGS = (".png", ".tif", ".tiff", ".pgm", *ARRAYS)
 """Endings of depth images, in lower case."""
@@ -211,6 +215,8 @@ def image_size(path: Path) -> Size:
     Raises:
         InputError: The file is missing, no image, or too large.
     """
+    if path.suffix.lower() == RADIANCE:
+        return _check_pixels(path, hdf5_size(path))
     with _open(path) as image:
         width, height = image.size
         return (height, width) if _orientation(image) >= 5 else (width, height)
@@ -225,12 +231,7 @@ def depth_size(path: Path) -> Size:
     if path.suffix.lower() in ARRAYS:
         if not path.is_file():
             raise InputError(_missing(path))
-        width, height = array_size(path)
-        if min(width, height) < 2 or width * height > MAX_PIXELS:
-            raise InputError(
-                f"{called(path)} is {width} x {height}; expected 2 x 2 to {MAX_PIXELS >> 20} million pixels."
-            )
-        return width, height
+        return _check_pixels(path, array_size(path))
     with _open(path) as image:
         _check_depth_mode(image, path)
         size: Size = image.size
@@ -243,6 +244,8 @@ def read_colors(path: Path) -> Float32[Tensor, "3 H W"]:
     Raises:
         InputError: The file is missing, damaged, no image, or too large.
     """
+    if path.suffix.lower() == RADIANCE:
+        return as_image(read_radiance(path))
     return as_image(_read_pixels(path, _as_rgb))
 
 
@@ -262,7 +265,8 @@ def read_depth(path: Path, unit: float = MILLIMETRE) -> Float32[Tensor, "H W"]:
     depth_size(path)
     units = read_array(path) if path.suffix.lower() in ARRAYS else _read_pixels(path, np.asarray)
     if units.dtype.kind == "f":
-        metres = np.asarray(units, np.float32)
+        with np.errstate(over="ignore"):  # what is too large for a float is infinite, and so missing
+            metres = np.asarray(units, np.float32)
         return torch.from_numpy(np.where(np.isfinite(metres) & (metres > 0), metres, np.float32(0)))
     depth = np.empty(units.shape, np.float32)
     for start in range(0, len(units), ROWS):
@@ -329,13 +333,23 @@ def _open(path: Path) -> Image.Image:
     except Exception as error:  # a damaged header makes the decoders fail in many ways
         raise InputError(f"{called(path)} is no readable image; copy it again.") from error
     width, height = image.size
-    if min(width, height) < 2 or width * height > MAX_PIXELS:
+    try:
+        _check_pixels(path, image.size)
+    except UserError:
         image.close()
-        raise InputError(f"{called(path)} is {width} x {height}; expected 2 x 2 to {MAX_PIXELS >> 20} million pixels.")
+        raise
     if width * height > max(LARGE, SPARSE * path.stat().st_size):
         image.close()
         raise InputError(f"{called(path)} is {width} x {height} and has too few bytes for that; copy it again.")
     return image
+
+
+def _check_pixels(path: Path, size: Size) -> Size:
+    if min(size) < 2 or math.prod(size) > MAX_PIXELS:
+        raise InputError(
+            f"{called(path)} is {size[0]} x {size[1]}; expected 2 x 2 to {MAX_PIXELS >> 20} million pixels."
+        )
+    return size
 
 
 def _read_pixels(path: Path, convert: Callable[[Image.Image], NDArray[Any]]) -> NDArray[Any]:

@@ -13,6 +13,7 @@ from cuao3d.readers.arkitscenes import ArkitScenes
 from cuao3d.readers.capture import Captures
 from cuao3d.readers.colmap import Colmap
 from cuao3d.readers.folder import Folder
+from cuao3d.readers.hypersim import Hypersim
 from cuao3d.readers.matterport import Matterport
 from cuao3d.readers.nearest import nearest, recording, subfolders
 from cuao3d.readers.nerfstudio import Nerfstudio
@@ -78,6 +79,7 @@ DATASETS: dict[str, type[Reader]] = {
     # Users' captures and other datasets of rooms, recognised by files that only they have.
     "scannetpp": ScanNetpp,
     "arkitscenes": ArkitScenes,
+    "hypersim": Hypersim,
     "tum": Tum,
     "replica": Replica,
     "nerfstudio": Nerfstudio,

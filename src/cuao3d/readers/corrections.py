@@ -16,6 +16,8 @@ from cuao3d.formats.points import Points, far_offset
 from cuao3d.readers.options import CAPTURE, CaptureOptions, Offset, Photographs, correct_pose
 from cuao3d.scene import OPENGL, Camera, Frame, Problem
 
+ALONG_RAYS = CaptureOptions(depth_along="rays")
+
 HALF_TURN = torch.diag(torch.tensor([-1.0, -1, 1, 1], dtype=torch.float64))
 """Turns a camera by 180 degrees about its optical axis."""
 
@@ -144,6 +146,13 @@ def _corrected_depth(
 ) -> Float32[Tensor, "H W"]:
     depth = read_depth() * options.depth_scale
     return depth / lengths_of_rays(camera) if options.depth_along == "rays" else depth
+
+
+def along_axis(frame: Frame) -> Frame:
+    """Return a frame, whose depth as read is the distance from the camera, with depth along the optical axis."""
+    if isinstance(frame.read_depth, NoDepth):
+        return frame
+    return replace(frame, read_depth=partial(_corrected_depth, frame.read_depth, frame.camera, ALONG_RAYS))
 
 
 def lengths_of_rays(camera: Camera) -> Float32[Tensor, "H W"]:

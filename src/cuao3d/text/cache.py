@@ -22,14 +22,16 @@ OF_A_MODEL = (".json", ".safetensors", ".bin", ".txt", ".model")
 class Cached:
     """An encoder that remembers: its model is loaded when it meets a text for the first time, on any day."""
 
-    def __init__(self, kind: str, load: Callable[[], TextEncoder], sha256: str) -> None:
+    def __init__(self, kind: str, load: Callable[[], TextEncoder], sha256: str, *, reads: str = "English") -> None:
         """Make the encoder; nothing is loaded yet.
 
         Args:
             kind: Kind of encoder; with the hash it names the folder of its vectors.
             load: Loads the encoder.
             sha256: Hash of its model.
+            reads: The language that it knows; see `ModelEncoder`.
         """
+        self.reads = reads
         self.sha256 = sha256
         self._folder = cache_folder() / "text" / f"{kind}-{sha256[:16]}"
         self._load = load

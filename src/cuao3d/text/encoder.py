@@ -38,6 +38,8 @@ class ModelEncoder:
     """
 
     num_channels: int
+    reads: str = "English"
+    """Language that the model was trained on, whose words it knows; see `cuao3d.text.english`."""
     max_tokens: int
     """Tokens of a text that the model can read, those that mark start and end included."""
 

@@ -69,6 +69,7 @@ class CentredText:
 
     def __init__(self, encoder: TextEncoder, mean: Float[Tensor, "C"]) -> None:
         self.num_channels = encoder.num_channels
+        self.reads = getattr(encoder, "reads", "")
         self._encoder = encoder
         self._mean = mean
 

@@ -25,6 +25,8 @@ CLASSES = {
 class SiglipText(ModelEncoder):
     """SigLIP 2: what the last of 64 tokens became. As in its training, texts are lower-cased, ended and filled up."""
 
+    reads = "any language"
+
     def __init__(self, folder: Path) -> None:
         """Load the weights.
 
@@ -48,7 +50,7 @@ class SiglipText(ModelEncoder):
             where: Folder of the model, of which the text side is enough; or the name of weights.
         """
         folder = find_folder("siglip2", where)
-        return Cached("siglip2", lambda: SiglipText(folder), sha256_of_folder(folder))
+        return Cached("siglip2", lambda: SiglipText(folder), sha256_of_folder(folder), reads=SiglipText.reads)
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
         lower = [text.lower() for text in texts]
