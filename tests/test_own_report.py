@@ -1,5 +1,6 @@
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +41,9 @@ def undrawn(monkeypatch) -> None:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch) -> None:
-    """Clouds are drawn small."""
+    """Clouds are drawn small, and maps laid out by PCA: UMAP compiles itself for many seconds."""
     monkeypatch.setattr("cuao3d.figures.panels.SIZE", (48, 36))
+    monkeypatch.setitem(sys.modules, "umap", None)
 
 
 def store_of(folder: Path, words: str | None, **about) -> Store:
