@@ -7,20 +7,21 @@ from functools import partial
 import pytest
 
 from conftest import make_synthetic_scene
-from cuao3d import recipes
+from cuao3d import __version__, recipes
 from cuao3d.cli import main
-from cuao3d.errors import DiskFullError, InputError
+from cuao3d.errors import DiskFullError, InputError, NotFoundError
 from cuao3d.reproduce import Reproduction
 from cuao3d.reproduce.arms import ARMS, MINI
 from cuao3d.reproduce.cells import Cell, Cells, Result
 from cuao3d.reproduce.claims import HELD, NOT_HELD, OPEN, bounds, judge
-from cuao3d.reproduce.results import make_tables
+from cuao3d.reproduce.results import make_tables, write_results
 from cuao3d.reproduce.worlds import MATTERPORT, PROTOCOLS, ROOMS, Size
 from cuao3d.tables import Cell as Number
 from cuao3d.tables import read_tables
 from make_fixture_matterport import write_building
 from make_fixture_openscene import write_processed
 from make_fixture_scannet import write_scan
+from write_results import main as write_page
 
 
 def counted(calls, value, on_step):
@@ -260,3 +261,20 @@ def test_a_cell_that_failed_leaves_its_seed_out_and_is_not_zero(tmp_path):
     cells = {"controlled/LSeg only-%d/made100": [[scored(20)], None, [scored(24)]]}
     (ablation, *_) = make_tables(done_with(tmp_path, ("ablation",), cells))
     assert (ablation.rows[0][1].mean, ablation.rows[0][1].n) == (22, 2)
+
+
+def test_the_page_of_results_has_the_tables_of_a_reproduction_with_its_seeds_and_its_date(tmp_path):
+    cells = {"controlled/LSeg only-%d/made100": [[scored(20)], [scored(22)], [scored(24)]]}
+    done = done_with(tmp_path / "rooms", ("ablation",), cells)
+    done.cells.results["controlled/oracle-0"] = Result(None, "no labels", 1.0, 100)
+    write_results(done, make_tables(done), [])
+    write_page(reproductions=(done.out,), out=tmp_path / "results.md")
+    page = (tmp_path / "results.md").read_text()
+    day = json.loads((done.out / "results.json").read_text())["date"]
+    assert f"## `cuao3d reproduce rooms`\n\n{day}, version {__version__}" in page
+    assert "Seeds 0, 1, 2 of each student; train 48, val 8, test 24, views 12, steps 1500, ablation 500." in page
+    assert "| student | distilled mIoU |\n| --- | ---: |\n| LSeg only | 22.0 ± 5.0 (3) |" in page  # 4.303 * 2 / sqrt(3)
+    assert "Failed: `controlled/oracle-0`: no labels" in page
+    assert "its numbers mean nothing" not in page
+    with pytest.raises(NotFoundError):
+        write_page(reproductions=(tmp_path,), out=tmp_path / "results.md")

@@ -379,7 +379,9 @@ def write_results(done: "room.Reproduction", tables: Sequence[Table], sections: 
         "seeds": done.num_seeds,
         "size": asdict(done.size),
         "protocol": asdict(done.protocol),
+        "is_quick": done.size == QUICK,
         "failures": done.cells.failures,
+        "left_out": done.left_out,
         "machine": machine(),
         "date": time.strftime("%Y-%m-%d"),
         "version": __version__,
@@ -387,8 +389,6 @@ def write_results(done: "room.Reproduction", tables: Sequence[Table], sections: 
     write_tables(tables, done.out, results=settings | {"stages": done.stages.rows})
     templates = [Path(__file__).parent, Path(__file__).parents[1]]
     environment = Environment(loader=FileSystemLoader(templates), autoescape=True, trim_blocks=True)
-    page = environment.get_template("reproduce.html.j2").render(
-        done=done, tables=tables, sections=sections, is_quick=done.size == QUICK, **settings
-    )
+    page = environment.get_template("reproduce.html.j2").render(done=done, tables=tables, sections=sections, **settings)
     write_text(done.out / "report.html", page)
     return done.out / "report.html"
