@@ -48,12 +48,17 @@ def main(
         note: Sentence about how they were run.
     """
     groups = {"demo": [_read(path) for path in demos], "full": [_read(path) for path in fulls]}
+    sources = " and ".join(
+        f"`cuao3d {name}`"
+        for name, given in {"demo": demos, "demo --full": fulls, "reproduce": reproductions}.items()
+        if given
+    )
     lines = [
-        "# Results on the embedded rooms",
+        "# Results on made rooms and houses",
         "",
         *([] if groups["full"] else ["`cuao3d demo --full` has not been completed with this version.", ""]),
         "All figures on this page were written by `python scripts/write_results.py`, from the `results.json` files of",
-        f"`cuao3d demo` and `cuao3d demo --full`, on {time.strftime('%Y-%m-%d')}.",
+        f"{sources}, on {time.strftime('%Y-%m-%d')}.",
         *([note] if note else []),
         "Scores are percentages over all original points of held-out rooms, single pass; points that no view sees",
         "count as wrong. mIoU and mAcc are means over the classes present. In the f-mIoU, wall, floor, ceiling and",
@@ -183,13 +188,22 @@ def _curve(folder: Path) -> list[str]:
 
 
 def _reproduced(folder: Path) -> list[str]:
-    """Return the tables of a reproduction."""
+    """Return the tables of a reproduction, and what it was made of."""
+    tables = read_tables(folder)
     about = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    sizes = ", ".join(f"{name.removeprefix('num_')} {count}" for name, count in about["size"].items())
-    lines = [f"## `cuao3d reproduce {about['world']}`", "", f"{about['date']}, {about['machine']}; {sizes}.", ""]
-    for table in read_tables(folder):
-        rows = [table.columns, ["---" for _ in table.columns], *table.texts]
-        lines += [f"**{table.name}.** {table.caption} {table.note}".strip(), ""]
+    sizes = [f"{name.removeprefix('num_')} {count}" for name, count in about["size"].items() if count is not None]
+    seeds = ", ".join(map(str, range(about["seeds"])))
+    lines = [f"## `cuao3d reproduce {about['world']}`", ""]
+    lines += [f"{about['date']}, version {about['version']}, {about['machine']}."]
+    lines += [f"Seed{'s' * (about['seeds'] > 1)} {seeds} of each student; {', '.join(sizes)}."]
+    if about["is_quick"]:
+        lines += ["A short run that passes through every stage: its numbers mean nothing."]
+    lines += [f"Failed: `{name}`: {reason}" for name, reason in about["failures"].items()]
+    lines += [f"Left out: `{name}`: {reason}" for name, reason in about["left_out"].items()]
+    lines += [""]
+    for table in tables:
+        rows = [table.columns, ["---:" if one else "---" for one in table.is_number], *table.texts]
+        lines += [f"### {table.name}", "", f"{table.caption} {table.note}".strip(), ""]
         lines += [*(f"| {' | '.join(text.replace('|', '/') for text in row)} |" for row in rows), ""]
     return lines
 

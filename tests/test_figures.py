@@ -51,8 +51,9 @@ COLORS[WALL], COLORS[PICTURE] = torch.tensor([1.0, 0, 0]), torch.tensor([0, 1.0,
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Clouds are drawn small."""
+    """Clouds are drawn small, and maps laid out by PCA: UMAP compiles itself for many seconds."""
     monkeypatch.setattr("cuao3d.figures.panels.SIZE", (48, 36))
+    monkeypatch.setitem(sys.modules, "umap", None)
 
 
 def words_in(figure):

@@ -1,5 +1,6 @@
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from cuao3d.own_report.numbers import score_tables
 from cuao3d.predictor import Predictor
 from cuao3d.readers import open_dataset
 from cuao3d.readers.sevenscenes import write_capture
-from cuao3d.run import STUDENT
+from cuao3d.run import finish_run
 from cuao3d.scene import Scene
 from cuao3d.store import Store, TeacherCard
 from cuao3d.student import Student
@@ -40,8 +41,9 @@ def undrawn(monkeypatch) -> None:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch) -> None:
-    """Clouds are drawn small."""
+    """Clouds are drawn small, and maps laid out by PCA: UMAP compiles itself for many seconds."""
     monkeypatch.setattr("cuao3d.figures.panels.SIZE", (48, 36))
+    monkeypatch.setitem(sys.modules, "umap", None)
 
 
 def store_of(folder: Path, words: str | None, **about) -> Store:
@@ -118,16 +120,20 @@ def test_a_student_is_not_scored_on_its_own_training_scenes(tmp_path, words):
     store = store_of(tmp_path / "store", words)
     student = Student({"color": 3}, architecture="MinkUNet14Mini")
     student.voxel_size, student.teachers = 0.05, {"color": {"num_channels": 3, "text": words}}
+    student.save(tmp_path / "lone.safetensors")
+    page, left_out = page_of(store, tmp_path / "page.html", run=tmp_path / "lone.safetensors")
+    assert cells_of(page, "student: 3D alone")
+    assert "Which scenes the student was trained on is not known" in page
+    assert "What the student&#39;s heads tell apart in this scene" in page
     run = tmp_path / "run"
     run.mkdir()
-    student.save(run / STUDENT)
-    page, left_out = page_of(store, tmp_path / "page.html", run=run / STUDENT)
-    assert cells_of(page, "student: 3D alone")
-    assert "What the student&#39;s heads tell apart in this scene" in page
-    (run / "config.json").write_text(json.dumps({"scenes_sha256": {"synthetic": ""}}))
-    page, left_out = page_of(store, tmp_path / "page.html", run=run / STUDENT)
+    config = {"config": {"voxel_size": 0.05}, "scenes_sha256": {"synthetic": ""}}
+    (run / "config.json").write_text(json.dumps(config))
+    finish_run(run, student, {"teachers": student.teachers})
+    page, left_out = page_of(store, tmp_path / "page.html", run=run)
     assert "student: 3D alone" not in page
-    assert "trained on synthetic" in left_out["Scores of the student"]
+    assert "trained on 1 of the scenes" in left_out["Scores of the student"]
+    assert ": synthetic." in left_out["Scores of the student"]
 
 
 def test_what_is_wrong_is_said_in_one_line(tmp_path, words):

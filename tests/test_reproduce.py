@@ -7,17 +7,21 @@ from functools import partial
 import pytest
 
 from conftest import make_synthetic_scene
-from cuao3d import recipes
+from cuao3d import __version__, recipes
 from cuao3d.cli import main
-from cuao3d.errors import DiskFullError, InputError
+from cuao3d.errors import DiskFullError, InputError, NotFoundError
 from cuao3d.reproduce import Reproduction
 from cuao3d.reproduce.arms import ARMS, MINI
 from cuao3d.reproduce.cells import Cell, Cells, Result
 from cuao3d.reproduce.claims import HELD, NOT_HELD, OPEN, bounds, judge
-from cuao3d.reproduce.results import make_tables
-from cuao3d.reproduce.worlds import PROTOCOLS, ROOMS, Size
+from cuao3d.reproduce.results import make_tables, write_results
+from cuao3d.reproduce.worlds import MATTERPORT, PROTOCOLS, ROOMS, Size
+from cuao3d.tables import Cell as Number
 from cuao3d.tables import read_tables
+from make_fixture_matterport import write_building
+from make_fixture_openscene import write_processed
 from make_fixture_scannet import write_scan
+from write_results import main as write_page
 
 
 def counted(calls, value, on_step):
@@ -116,21 +120,24 @@ def scans(tmp_path_factory):
     return folder
 
 
-def reproduced(folder, data, *options):
-    """Run the command with one small teacher and one step; return its tables and the lines of the cells' files."""
-    arguments = ["reproduce", "scannet", "--data", str(data), "--teachers", "mini-lseg", "--steps", "1"]
-    code = main([*arguments, "--tables", "zero-shot", "--out", str(folder), "--workers", "1", *options])
+@pytest.fixture
+def small(monkeypatch):
+    """Students of the real datasets are small, and no figure is drawn, as figures have facts of their own."""
+    monkeypatch.setattr("cuao3d.reproduce.results.draw_figures", lambda done: [])
+    changes = {"architecture": "MinkUNet14Mini", "voxel_size": 0.1}
+    for recipe in ("openscene", "supervised"):
+        whole = getattr(recipes, recipe)
+        monkeypatch.setattr(f"cuao3d.recipes.{recipe}", lambda whole=whole, **given: replace(whole(**given), **changes))
+
+
+def reproduced(folder, data, *options, world="scannet", asked="zero-shot"):
+    """Run the command with one small teacher and one step; return its exit code and its tables."""
+    arguments = ["reproduce", world, "--data", str(data), "--teachers", "mini-lseg", "--steps", "1"]
+    code = main([*arguments, "--tables", asked, "--out", str(folder), "--workers", "1", *options])
     return code, {table.name: table for table in read_tables(folder)}
 
 
-def test_a_dataset_of_ones_own_gets_the_tables_with_the_published_rows_and_further_seeds_add(
-    scans, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("cuao3d.reproduce.results.draw_figures", lambda done: [])  # they have facts of their own
-    small = {"architecture": "MinkUNet14Mini", "voxel_size": 0.1}
-    for recipe in ("openscene", "supervised"):
-        whole = getattr(recipes, recipe)
-        monkeypatch.setattr(f"cuao3d.recipes.{recipe}", lambda whole=whole, **given: replace(whole(**given), **small))
+def test_a_dataset_of_ones_own_gets_the_tables_with_the_published_rows_and_further_seeds_add(scans, tmp_path, small):
     code, tables = reproduced(tmp_path / "out", scans)
     assert code == 0
     (ours,) = (row for row in tables["zero-shot"].rows if row[:2] == ("LSeg alone (OpenScene's way)", "distilled"))
@@ -143,6 +150,75 @@ def test_a_dataset_of_ones_own_gets_the_tables_with_the_published_rows_and_furth
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     for file in ("report.html", "results.json", "zero-shot.csv", "zero-shot.tex"):
         assert (tmp_path / "out" / file).stat().st_size > 0
+
+
+def raw_matterport(folder):
+    for name in (TRAINED, TESTED):
+        write_building([make_synthetic_scene()], folder / "v1" / "scans" / name)
+    return folder
+
+
+def processed(dataset, folder):
+    """OpenScene's preprocessed layout of a dataset."""
+    region = ("", "") if dataset == "scannet" else ("_region0", "_region0")
+    names = ("scene0000_00", "scene0568_00") if dataset == "scannet" else (TRAINED, TESTED)
+    splits = ("train", "val" if dataset == "scannet" else "test")
+    scenes = [
+        replace(make_synthetic_scene(), name=n + r, split=s) for n, r, s in zip(names, region, splits, strict=True)
+    ]
+    write_processed(scenes, folder, dataset=dataset)
+    return folder / f"{dataset}_3d"
+
+
+TRAINED, TESTED = "17DRP5sb8fy", "2t7WUuJeko7"
+"""Buildings of the official training and test lists."""
+
+K21, K160 = ("matterport21",), ("matterport21", "matterport40", "matterport80", "matterport160")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("world", "write", "labels", "published", "code"),
+    [
+        ("matterport", raw_matterport, K160, 42.2, 0),
+        ("matterport", partial(processed, "matterport"), K21, 42.2, 3),
+        ("scannet", partial(processed, "scannet"), ("scannet20",), 55.3, 3),
+    ],
+)
+def test_raw_buildings_and_preprocessed_folders_get_the_same_tables(
+    world, write, labels, published, code, tmp_path, small, capsys
+):
+    found, tables = reproduced(tmp_path / "out", write(tmp_path / "data"), world=world, asked="zero-shot,vocabularies")
+    assert found == code
+    rows = {row[:2]: row[2] for row in tables["zero-shot"].rows}
+    assert rows["CUA-O3D", "2d3d"] == published
+    for line in (
+        ("lifted features", "fused"),
+        ("LSeg alone (OpenScene's way)", "distilled"),
+        ("supervised", "supervised"),
+    ):
+        assert 0 <= rows[line].mean <= 100
+    of_own = {row[0] for row in tables["vocabularies"].rows if isinstance(row[3], Number)}
+    assert of_own == set(labels)
+    said, page = capsys.readouterr().err, (tmp_path / "out" / "report.html").read_text()
+    left_out = {"scannet": ["scannet200"], "matterport": [name for name in K160 if name not in labels]}[world]
+    assert all(f"left out {name}: the labels are of" in said and f"<b>{name}</b>" in page for name in left_out)
+
+
+def test_labels_that_are_too_coarse_for_a_set_leave_it_out(synthetic_store):
+    found, left_out = replace(MATTERPORT, split="train").scored_in(synthetic_store)
+    assert found.labels == K21
+    assert list(left_out) == ["matterport40", "matterport80", "matterport160"]
+    assert "cuao3d fuse DATA --annotations matterport160" in left_out["matterport160"]
+
+
+def test_what_nothing_can_be_scored_in_is_refused_before_anything_is_trained(synthetic_store, tmp_path):
+    own = tmp_path / "own.csv"
+    own.write_text("id,name,r,g,b\n0,thing,0,0,0\n")
+    with pytest.raises(InputError, match="cannot be scored: Labels of scannet20 cannot be converted to own"):
+        replace(MATTERPORT, split="train", labels=(str(own),)).scored_in(synthetic_store)
+    with pytest.raises(InputError, match=r"no test scene with labels \(0 without\)"):
+        MATTERPORT.scored_in(synthetic_store)
 
 
 def scored(miou, readout="distilled"):
@@ -185,3 +261,20 @@ def test_a_cell_that_failed_leaves_its_seed_out_and_is_not_zero(tmp_path):
     cells = {"controlled/LSeg only-%d/made100": [[scored(20)], None, [scored(24)]]}
     (ablation, *_) = make_tables(done_with(tmp_path, ("ablation",), cells))
     assert (ablation.rows[0][1].mean, ablation.rows[0][1].n) == (22, 2)
+
+
+def test_the_page_of_results_has_the_tables_of_a_reproduction_with_its_seeds_and_its_date(tmp_path):
+    cells = {"controlled/LSeg only-%d/made100": [[scored(20)], [scored(22)], [scored(24)]]}
+    done = done_with(tmp_path / "rooms", ("ablation",), cells)
+    done.cells.results["controlled/oracle-0"] = Result(None, "no labels", 1.0, 100)
+    write_results(done, make_tables(done), [])
+    write_page(reproductions=(done.out,), out=tmp_path / "results.md")
+    page = (tmp_path / "results.md").read_text()
+    day = json.loads((done.out / "results.json").read_text())["date"]
+    assert f"## `cuao3d reproduce rooms`\n\n{day}, version {__version__}" in page
+    assert "Seeds 0, 1, 2 of each student; train 48, val 8, test 24, views 12, steps 1500, ablation 500." in page
+    assert "| student | distilled mIoU |\n| --- | ---: |\n| LSeg only | 22.0 ± 5.0 (3) |" in page  # 4.303 * 2 / sqrt(3)
+    assert "Failed: `controlled/oracle-0`: no labels" in page
+    assert "its numbers mean nothing" not in page
+    with pytest.raises(NotFoundError):
+        write_page(reproductions=(tmp_path,), out=tmp_path / "results.md")

@@ -205,7 +205,8 @@ def check_overlap(
         some = ", ".join(seen[:5]) + (f" and {len(seen) - 5} more" if len(seen) > 5 else "")
         raise InputError(
             f"The student was trained on {len(seen)} of the scenes that it is to be scored on: {some}. Choose another "
-            "split or store; --allow-overlap scores them all the same, as where other scenes have these names."
+            "split or store; cuao3d evaluate --allow-overlap scores them all the same, as where other scenes have "
+            "these names."
         )
     return seen
 

@@ -69,9 +69,11 @@ def reproduce(
         tell(f"{claim}: {gain}: {verdict} ({why})")
     for name, reason in done.cells.failures.items():
         note(f"{name}: {reason}", head="failed")
+    for name, reason in done.left_out.items():
+        note(f"{name}: {reason}", head="left out")
     code = note_missing({name: why for store in done.stores.values() for name, why in store.missing().items()})
     tell(f"Open {page} in a browser; the tables lie beside it as CSV and LaTeX.")
-    return LEFT_OUT if done.cells.failures else code
+    return LEFT_OUT if done.cells.failures or done.left_out else code
 
 
 def _world(name: str, paths: Mapping[str, Path], teachers: str | None) -> "World":

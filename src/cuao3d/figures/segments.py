@@ -182,7 +182,9 @@ def embed(
         UMAP = None
     if UMAP is None or len(features) <= NEIGHBOURS:
         return _padded(principal(directions, num_dims), num_dims), "PCA"
-    laid_out = UMAP(n_components=num_dims, n_neighbors=NEIGHBOURS, random_state=seed).fit_transform(directions.numpy())
+    # Its spectral start fails, and says so, where features tell little apart; a seed takes one job.
+    lay_out = UMAP(n_components=num_dims, n_neighbors=NEIGHBOURS, init="pca", random_state=seed, n_jobs=1)
+    laid_out = lay_out.fit_transform(directions.numpy())
     return torch.as_tensor(laid_out).float(), "UMAP"
 
 

@@ -59,6 +59,8 @@ class Reproduction:
     """Stores of the worlds, once they are lifted."""
     datasets: dict[str, Dataset | None] = field(default_factory=dict)
     places: dict[str, Place] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Why nothing is scored in a label set, by its name."""
 
     @cached_property
     def cells(self) -> Cells:
@@ -108,10 +110,13 @@ class Reproduction:
             if world.is_made:  # of datasets there is no split that no table shows
                 fit_trust(store, labels=world.labels[0], split="val", where="validation scenes")
             self.stores[world.name], self.places[world.name] = store, Place.of(store, world.split)
+            found, left_out = world.named_by(store).scored_in(store)
+            if {"vocabularies", "cross-dataset"} & set(self.asked):  # other tables have the usual label set alone
+                self.left_out |= left_out
             if world is self.world:
-                self.world = world.named_by(store)
+                self.world = found
             else:
-                self.other = world.named_by(store)
+                self.other = found
         if "ablation" in self.asked:
             lifted = self.stores[self.world.name]
             key = self.places[self.world.name].sha256[:8]

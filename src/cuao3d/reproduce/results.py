@@ -88,10 +88,9 @@ def _vocabularies(done: "room.Reproduction") -> Table:
         models = {"lifted features": [lifted]}
         models |= {TITLES[arm]: rows_of(done, world.name, arm, labels) for arm in room.MODELS}
         for model, of_seed in models.items():
-            for readout, rows in lines.by_readout(of_seed).items():
+            for readout, rows, scores in lines.scored_lines(of_seed):
                 if rows[0].get("ensemble") in (None, "unit-average"):
                     groups = [lines.number(row["by_group"].get(group) for row in rows) for group in _GROUPS]
-                    scores = [lines.number(row[key] for row in rows) for key in ("miou", "macc")]
                     found.append((labels, model, readout, *scores, *groups, HERE))
         found += [
             (labels, row.method, row.readout or "–", row.miou, row.macc, None, None, None, lines.source_of(row))
@@ -118,8 +117,7 @@ def _cross_dataset(done: "room.Reproduction") -> Table | None:
         for labels in scored.labels:
             for arm in room.MODELS:
                 rows = rows_of(done, trained.name, arm, f"in-{scored.name}-{labels}")
-                for readout, of_readout in lines.by_readout(rows).items():
-                    scores = [lines.number(row[key] for row in of_readout) for key in ("miou", "macc")]
+                for readout, _, scores in lines.scored_lines(rows):
                     found.append((trained.name, scored.name, labels, TITLES[arm], readout, *scores, HERE))
             found += [
                 (
@@ -169,19 +167,18 @@ def _linear_probe(done: "room.Reproduction") -> Table:
     world = done.world
     found: list[tuple[Value, ...]] = []
     seen = set[str]()
-    for arm in (OURS, BASE):
-        for readout, rows in lines.by_readout(rows_of(done, world.name, arm, "linear-probe")).items():
-            scores = [lines.number(row[key] for row in rows) for key in ("miou", "macc")]
+    models = {TITLES[arm]: rows_of(done, world.name, arm, "linear-probe") for arm in (OURS, BASE)}
+    for model, of_seed in models.items():
+        for readout, _, scores in lines.scored_lines(of_seed):
             if "lifted" not in readout and not (readout.startswith("control") and readout in seen):
                 seen.add(readout)
-                found.append((TITLES[arm], readout, *scores, HERE))
-    for readout, rows in lines.by_readout(rows_of(done, world.name, LIFTED, "linear-probe")).items():
-        scores = [lines.number(row[key] for row in rows) for key in ("miou", "macc")]
-        found.append(("lifted features", readout, *scores, HERE))
-    supervised = rows_of(done, world.name, room.SUPERVISED, world.labels[0])
-    for readout, rows in lines.by_readout(supervised).items():
-        scores = [lines.number(row[key] for row in rows) for key in ("miou", "macc")]
-        found.append((room.SUPERVISED, readout, *scores, HERE))
+                found.append((model, readout, *scores, HERE))
+    others = {
+        "lifted features": rows_of(done, world.name, LIFTED, "linear-probe"),
+        room.SUPERVISED: rows_of(done, world.name, room.SUPERVISED, world.labels[0]),
+    }
+    for model, of_seed in others.items():
+        found += [(model, readout, *scores, HERE) for readout, _, scores in lines.scored_lines(of_seed)]
     found += [(row.method, row.readout, row.miou, row.macc, lines.source_of(row)) for row in published("linear-probe")]
     return Table(
         "linear-probe",
@@ -382,7 +379,9 @@ def write_results(done: "room.Reproduction", tables: Sequence[Table], sections: 
         "seeds": done.num_seeds,
         "size": asdict(done.size),
         "protocol": asdict(done.protocol),
+        "is_quick": done.size == QUICK,
         "failures": done.cells.failures,
+        "left_out": done.left_out,
         "machine": machine(),
         "date": time.strftime("%Y-%m-%d"),
         "version": __version__,
@@ -390,8 +389,6 @@ def write_results(done: "room.Reproduction", tables: Sequence[Table], sections: 
     write_tables(tables, done.out, results=settings | {"stages": done.stages.rows})
     templates = [Path(__file__).parent, Path(__file__).parents[1]]
     environment = Environment(loader=FileSystemLoader(templates), autoescape=True, trim_blocks=True)
-    page = environment.get_template("reproduce.html.j2").render(
-        done=done, tables=tables, sections=sections, is_quick=done.size == QUICK, **settings
-    )
+    page = environment.get_template("reproduce.html.j2").render(done=done, tables=tables, sections=sections, **settings)
     write_text(done.out / "report.html", page)
     return done.out / "report.html"

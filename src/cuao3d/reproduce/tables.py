@@ -53,6 +53,16 @@ def by_readout(of_seed: Sequence[Sequence[Row] | None]) -> dict[str, list[Row]]:
     return found
 
 
+def two_scores(rows: Sequence[Row]) -> tuple[Number | None, Number | None]:
+    """Return mIoU and mAcc of rows of several seeds."""
+    return number(row["miou"] for row in rows), number(row["macc"] for row in rows)
+
+
+def scored_lines(of_seed: Sequence[Sequence[Row] | None]) -> list[tuple[str, list[Row], tuple[Value, ...]]]:
+    """Return each read-out of a model, its rows, and their two scores; see `two_scores`."""
+    return [(readout, rows, two_scores(rows)) for readout, rows in by_readout(of_seed).items()]
+
+
 SCORES = ("model", "read-out", "mIoU", "mAcc", "f-mIoU", "official mIoU", "seen words", "unseen words", "source")
 """Columns of a table of scores."""
 
@@ -66,10 +76,10 @@ def score_lines(model: str, of_seed: Sequence[Sequence[Row] | None], source: str
         source: Where the numbers are from.
     """
     lines: list[tuple[Value, ...]] = []
-    for readout, rows in by_readout(of_seed).items():
-        scores = [number(row[key] for row in rows) for key in ("miou", "macc", "fmiou", "miou_official")]
-        divided = [[row["by_student"][key] for row in rows] for key in ("miou_seen", "miou_unseen")]
-        lines.append((model, readout, *scores, *(number(values) for values in divided), source))
+    for readout, rows, scores in scored_lines(of_seed):
+        others = [number(row[key] for row in rows) for key in ("fmiou", "miou_official")]
+        divided = [number(row["by_student"][key] for row in rows) for key in ("miou_seen", "miou_unseen")]
+        lines.append((model, readout, *scores, *others, *divided, source))
     return lines
 
 

@@ -5,12 +5,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cuao3d import recipes
 from cuao3d.demo import Together
 from cuao3d.distill import DistillConfig
 from cuao3d.errors import InputError
+from cuao3d.labels import convert, label_set
 from cuao3d.pipeline import fuse
 from cuao3d.readers import Dataset, open_dataset
+from cuao3d.readers.matterport import Matterport
 from cuao3d.reproduce.arms import ARMS, BASE, MINI, PAPERS_WAY, ROLES
 from cuao3d.scene import Split
 from cuao3d.schema import Count
@@ -76,6 +80,32 @@ class World:
         """Return the same with its teachers as a store calls them; of one that was given, in its order."""
         return self if self.is_made else replace(self, stand_in=dict(zip(ROLES, store.teachers, strict=False)))
 
+    def scored_in(self, store: Store) -> tuple["World", dict[str, str]]:
+        """Return the same with those label sets that the labels of a store can be converted to; and why not to others.
+
+        Raises:
+            InputError: No scene that is to be scored has labels, or they cannot be converted to the usual set.
+        """
+        scenes = (store[name] for name in store.names(self.split))
+        source = next((scene.label_set for scene in scenes if scene.label_set is not None), None)
+        if source is None:
+            raise InputError(
+                f"{store.path} has no {self.split} scene with labels ({len(store.names(self.split))} without), so that "
+                "nothing can be scored. Of scenes without labels make a page: cuao3d report STORE"
+            )
+        left_out = {}
+        for name in self.labels:
+            try:
+                convert(torch.zeros(0, dtype=torch.int64), label_set(source), label_set(name))
+            except InputError as error:
+                if name == self.labels[0]:
+                    raise InputError(f"{store.path} cannot be scored: {error}") from error
+                left_out[name] = (
+                    f"the labels are of {Path(source).stem}, which cannot be converted to it. Read them in it into a "
+                    f"store, as by cuao3d fuse DATA --annotations {name} --out STORE, and give --data STORE"
+                )
+        return replace(self, labels=tuple(name for name in self.labels if name not in left_out)), left_out
+
 
 ROOMS = World("rooms", ("made100", "scannet20"), "test", MINI, recipes.MINI_CELL, is_made=True)
 HOUSES = World(
@@ -137,6 +167,8 @@ def make_store(
     """
     if data is not None and (data / "store.json").is_file():
         return Store.open(data), None
+    how: dict[str, Any]
+    dataset: Dataset
     if world.is_made:
         make = Rooms if world.name == "rooms" else Houses
         ranges: dict[Split, range] = {
@@ -145,12 +177,15 @@ def make_store(
             world.split: range(FIRST_TEST, FIRST_TEST + size.num_test),
         }
         finest = world.labels[0] if world.name == "rooms" else world.labels[-1]
-        how: dict[str, Any] = {"num_views": size.num_views, "label_set": finest}
-        dataset: Dataset = Together([make(seeds, split=split, **how) for split, seeds in ranges.items()])
+        how = {"num_views": size.num_views, "label_set": finest}
+        dataset = Together([make(seeds, split=split, **how) for split, seeds in ranges.items()])
     elif data is None:
         raise InputError(f"{world.name} is no made world; say where it lies: cuao3d reproduce {world.name} --data PATH")
     else:
-        dataset = open_dataset(data, **({"official": True} if protocol.official else {}))
+        how = {"official": True} if protocol.official else {}
+        dataset = open_dataset(data, **how)
+        if isinstance(dataset, Matterport):  # its labels of 160 classes are those of 80, 40 and 21 too
+            dataset = Matterport(data, annotations=world.labels[-1], **how)
     options = {world.stand_in[role]: text for role, text in protocol.options.items() if world.stand_in[role] == role}
     specs = parse_teachers(",".join(f"{name}:{options[name]}" if name in options else name for name in world.teachers))
     teachers = [load_teacher(spec) for spec in specs]
