@@ -49,6 +49,7 @@ ROOMS = (
     "text",
     "vocabulary",
     "teachers",
+    "codecs",
     "fusion",
     "store",
     "photographs",

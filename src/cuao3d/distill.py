@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from cuao3d.batches import Batch, Batches, TrainingScene, hold_out
+from cuao3d.codecs import Quantised
 from cuao3d.console import note
 from cuao3d.errors import InputError
 from cuao3d.guards import Lesson, check_targets
@@ -19,15 +20,20 @@ from cuao3d.heads import Head, HeadKind
 from cuao3d.labels import label_set
 from cuao3d.memory import give_back
 from cuao3d.objective import (
+    Compressed,
     LossKind,
     Normalizer,
     NormalizerKind,
-    RowMeans,
+    Table,
     WeightingKind,
     code_of_losses,
     find_loss,
     fit_normalizer,
     make_weighting,
+    parts_of,
+    row_means,
+    select,
+    table_of,
     voxel_losses,
     word_loss,
 )
@@ -131,7 +137,7 @@ def distill(
         used, apart = _part((scene for scene, _ in taken), held_out, store)
         distiller, scenes = _make_distiller(store, used, config)
         targets = from_first(lambda: check_targets(scenes, distiller.lessons(), config))
-        batches = Batches(scenes, config, RowMeans, apart)
+        batches = Batches(scenes, config, row_means, apart)
         outcome = train(distiller, distiller.parameter_groups(), batches, config, out, device=device, on_step=on_step)
         give_back()
         left = {"held_out": held_out, "missing_scenes": store.missing()} | _left_out(stored, taken)
@@ -347,7 +353,7 @@ def _settle(config: DistillConfig, store: Store) -> DistillConfig:
 def _fit_normalizers(scenes: list[TrainingScene], config: DistillConfig) -> tuple[Normalizer | None, ...]:
     """Fit each teacher's normaliser to its features in all training scenes."""
     return tuple(
-        fit_normalizer(kind, (part for scene in scenes for part in torch.split(scene.targets[i], ROWS_AT_A_TIME)))
+        fit_normalizer(kind, (part for scene in scenes for part in parts_of(scene.targets[i], ROWS_AT_A_TIME)))
         for i, kind in enumerate(config.normalizers)
     )
 
@@ -423,9 +429,9 @@ def _balanced(scenes: list[TrainingScene], words: _Words, config: DistillConfig)
     return [replace(scene, chances=chance[kind]) for scene, kind in zip(scenes, kinds, strict=True)], words
 
 
-def _nearest_word(features: Float[Tensor, "R C"], vectors: Float[Tensor, "K C"]) -> Int64[Tensor, "R"]:
+def _nearest_word(features: Table, vectors: Float[Tensor, "K C"]) -> Int64[Tensor, "R"]:
     """Return the index of the nearest word of each feature."""
-    return torch.cat([(part.float() @ vectors.T).argmax(dim=1) for part in torch.split(features, ROWS_AT_A_TIME)])
+    return torch.cat([(part.float() @ vectors.T).argmax(dim=1) for part in parts_of(features, ROWS_AT_A_TIME)])
 
 
 def _take_features(scene: StoredScene, teachers: tuple[str, ...]) -> tuple[TrainingScene, dict[str, int]]:
@@ -433,7 +439,7 @@ def _take_features(scene: StoredScene, teachers: tuple[str, ...]) -> tuple[Train
 
     A sample with a non-finite feature of any teacher has no target at all.
     """
-    features = {teacher: scene.features(teacher) for teacher in teachers}
+    features = {teacher: table_of(scene.coded(teacher)) for teacher in teachers}
     finite = {teacher: _finite_rows(rows) for teacher, rows in features.items()}
     masked = {teacher: int((~rows).sum()) for teacher, rows in finite.items() if not bool(rows.all())}
     if not masked:
@@ -445,7 +451,7 @@ def _take_features(scene: StoredScene, teachers: tuple[str, ...]) -> tuple[Train
         stacklevel=3,
     )
     kept = torch.stack(list(finite.values())).all(dim=0)
-    targets = tuple(rows[kept] for rows in features.values())
+    targets = tuple(select(rows, kept) for rows in features.values())
     return TrainingScene.of(scene, scene.seen_samples[kept], targets), masked
 
 
@@ -460,6 +466,10 @@ def _left_out(
     }
 
 
-def _finite_rows(features: Float[Tensor, "R C"]) -> Bool[Tensor, "R"]:
-    """Return which rows are finite."""
-    return torch.cat([torch.isfinite(part).all(dim=1) for part in torch.split(features, ROWS_AT_A_TIME)])
+def _finite_rows(table: Table) -> Bool[Tensor, "R"]:
+    """Return which rows are finite; of codes, which codes."""
+    codes = table.codes if isinstance(table, Compressed) else table
+    if isinstance(codes, Quantised):
+        return torch.isfinite(codes.scales)
+    assert isinstance(codes, Tensor)
+    return torch.cat([torch.isfinite(part).all(dim=1) for part in torch.split(codes, ROWS_AT_A_TIME)])

@@ -32,6 +32,7 @@ def fuse(
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     batch_size: Count = 4,
     upright: bool = True,
+    codec: str | None = None,
     workers: Annotated[int, Range(1, 1024)] = 1,
     annotations: str | None = None,
     tolerance: Fraction | None = None,
@@ -52,6 +53,8 @@ def fuse(
         precision: What the teachers compute in; the store records it.
         batch_size: Views shown to a teacher at a time; halved where memory runs out.
         upright: Show each view turned by the nearest quarter so that the world's up is up; the store records it.
+        codec: How features are kept: fp16; int8; pca:K, in the K directions that fit each teacher best; or pca:K+int8,
+            such as pca:256+int8. Settled when the store is made, fp16 unless given; `store convert` makes another.
         workers: Processes that share the scenes; each loads the teachers. The store is the same whatever their number.
         annotations: Label set in which the labels of the data are read: a name such as scannet200, or your own CSV.
         tolerance: Part of the measured depth by which a point may lie off it and still be visible, such as 0.1.
@@ -74,7 +77,7 @@ def fuse(
         reading |= {"annotations": Path(annotations).name} if annotations else {}  # a CSV may move
         settings = {"data": path.resolve().name, **reading}
         lift = partial(pipeline.fuse, dataset, loaded, out, num_workers=workers, load=load)
-        store = lift(cell=cell, settings=settings, batch_size=batch_size, upright=upright)
+        store = lift(cell=cell, settings=settings, batch_size=batch_size, upright=upright, codec=codec)
         said.append(_summarise(store))
     return LEFT_OUT if store.missing() else 0
 
