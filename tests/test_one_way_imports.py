@@ -75,6 +75,7 @@ ROOMS = (
     "published",
     "evaluate",
     "voting",
+    "balance",
     "distill",
     "supervise",
     "linear",

@@ -79,10 +79,13 @@ class TrainingScene:
     """Samples that have targets: which points they are."""
     targets: tuple[Table, ...]
     """For each head, the targets of those samples: features (R, C) or classes (R,)."""
-    chances: Float32[Tensor, "R"] | None = None
-    """Relative probability that the loss uses each of those samples; None: uniform."""
+    chances: Float32[Tensor, "R"] | Callable[[], Tensor] | None = None
+    """Relative probability that the loss uses each of those samples, or what returns them; None: uniform."""
     row_of_point: Int32[Tensor, "N"] | None = None
     """Which of `rows` stands for each point in a voxel that holds none of them; -1: none. None: none for any."""
+    check: Callable[[], object] | None = None
+    """Called before the targets are read for training: raises InputError if their files are not as they were written.
+    That reads them whole, and so it is not done before the scene's turn has come."""
 
     @staticmethod
     def of(scene: StoredScene, samples: Int64[Tensor, "R"], targets: tuple[Table, ...]) -> "TrainingScene":
@@ -174,6 +177,8 @@ class Batches:
         """Yield this process's share of the held-out scenes, without augmentation and with all targets."""
         config = replace(self.config, augmentation=STILL, crop=None, points_per_scene=None)
         for scene in self.held_out[rank() :: num_ranks()]:
+            if scene.check:
+                scene.check()
             yield voxelize_scene(scene, config, self.pool, generator_of(config.seed))
 
     def scene_at(self, place: int) -> TrainingScene:
@@ -185,6 +190,8 @@ class Batches:
     def _voxels_at(self, place: int) -> Batch:
         """Return the voxels of the scene at a position; raise InputError where batch norm could not train on them."""
         scene, config = self.scene_at(place), self.config
+        if scene.check:
+            scene.check()
         batch = voxelize_scene(scene, config, self.pool, generator_of(config.seed, 1, place))
         coarsest = batch.coordinates // torch.tensor([1, LATTICE, LATTICE, LATTICE])
         if config.batch_size == config.num_parts and bool((coarsest == coarsest[0]).all()):
@@ -271,7 +278,8 @@ def _draw(
     """Draw the voxels that the loss uses, ascending; `rows` names a sample of each."""
     if scene.chances is None:
         return torch.randperm(len(rows), generator=generator)[:budget].sort().values
-    return torch.multinomial(scene.chances[rows], budget, generator=generator).sort().values
+    chances = scene.chances() if callable(scene.chances) else scene.chances
+    return torch.multinomial(chances[rows], budget, generator=generator).sort().values
 
 
 def join(batches: Sequence[Batch]) -> Batch:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,6 +15,9 @@ from cuao3d.objective.normalizers import Normalizer
 CHUNK_VALUES = {"cpu": 1 << 18}
 """Values of the targets in a chunk: on a CPU as many as stay in cache, elsewhere `LARGE_CHUNK_VALUES`."""
 LARGE_CHUNK_VALUES = 1 << 25
+
+FINITE_ROWS = 20_000
+"""Rows that are looked at at a time for what is not finite."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,15 @@ def parts_of(table: Table, num_rows: int) -> Iterator[Float[Tensor, "_ C"]]:
     """Yield a table's rows in order, decoded, `num_rows` at a time."""
     for start in range(0, len(table), num_rows):
         yield table[start : start + num_rows]
+
+
+def finite_rows(table: Table) -> Bool[Tensor, "R"]:
+    """Return which rows of a table are finite; of codes, which codes."""
+    codes = table.codes if isinstance(table, Compressed) else table
+    if isinstance(codes, Quantised):
+        return torch.isfinite(codes.scales)
+    assert isinstance(codes, Tensor)
+    return torch.cat([torch.isfinite(part).all(dim=1) for part in torch.split(codes, FINITE_ROWS)])
 
 
 def select(table: Table, index: Tensor) -> Table:

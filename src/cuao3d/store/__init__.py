@@ -251,6 +251,7 @@ class Store:
             folder=folder,
             files=manifest["files"],
             coding=None if self.codec == Codec() else Coding(self.codec, self.basis),
+            is_finite=manifest.get("is_finite", False),
         )
 
     def basis(self, teacher: str) -> Basis | None:
@@ -328,6 +329,7 @@ class Store:
             "num_seen": len(visibility.seen_samples),
             "cell": self.cell,
             "teachers": self._header()["teachers"],
+            "is_finite": True,
             **({"codecs": coded} if coded else {}),
             "source": source.as_json() if source else None,
             "code_version": __version__,

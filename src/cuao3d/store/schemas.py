@@ -57,6 +57,7 @@ class _Manifest(TypedDict):
     num_seen: CountOrZero
     cell: NotRequired[Length]
     teachers: NotRequired[dict[str, dict[str, Any]]]
+    is_finite: NotRequired[bool]
     codecs: NotRequired[dict[str, _Codec]]
     source: NotRequired[_Source | None]
     files: dict[str, _File]

@@ -1,6 +1,6 @@
 """A scene as a store holds it: what its folder holds, read and written."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,8 @@ class StoredScene:
     """Size and SHA-256 of each of its files, by the manifest."""
     coding: Coding | None = None
     """How its features are kept; None: in plain 16 bits."""
+    is_finite: bool = False
+    """Whether all features were found to be finite when they were written; not known of stores made before that was."""
     _features: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -163,6 +165,15 @@ class StoredScene:
         if (found := Coded.read(tensors, len(self.seen_samples), codec, basis)) is None:
             raise damaged(path, f"it holds no row of features for each of {len(self.seen_samples)}, kept as {codec}")
         return found
+
+    def check(self, teachers: Iterable[str]) -> None:
+        """Compare the files of teachers' features with the manifest; they are read whole once in a process.
+
+        Raises:
+            InputError: One is not the one that was written.
+        """
+        for file in map(features_file, teachers):
+            check_file(self.folder / file, self.files[file])
 
     def rows(self, teacher: str, index: Int64[Tensor, "n"]) -> Float[Tensor, "n C"]:
         """Return a teacher's features of some of `seen_samples`; the rest of the file is not read.
