@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,15 +16,16 @@ from torch.nn import functional
 from cuao3d.augment import Augmentation, augment
 from cuao3d.errors import InputError
 from cuao3d.geometry import Voxels, voxelize
-from cuao3d.objective import RowMeans
+from cuao3d.objective import Table, Targets
+from cuao3d.objective.targets import move
 from cuao3d.ranks import num_ranks, rank
 from cuao3d.schema import Count, CountOrZero, Length, Seed, check_settings
 from cuao3d.store import StoredScene
 
-Target = Tensor | RowMeans
+Target = Targets
 """Targets of N voxels: features (N, C) or classes (N,)."""
 
-Pool = Callable[[Tensor, Int64[Tensor, "M"], Int64[Tensor, "N"]], Target]
+Pool = Callable[[Any, Int64[Tensor, "M"], Int64[Tensor, "N"]], Target]
 """Pools targets of samples into targets of voxels. Arguments: the targets of all samples, the rows to pool, sorted by
 voxel, and the offset of each voxel in these rows."""
 
@@ -75,15 +77,18 @@ class TrainingScene:
     them share a voxel and another voxel has none."""
     rows: Int64[Tensor, "R"]
     """Samples that have targets: which points they are."""
-    targets: tuple[Tensor, ...]
+    targets: tuple[Table, ...]
     """For each head, the targets of those samples: features (R, C) or classes (R,)."""
-    chances: Float32[Tensor, "R"] | None = None
-    """Relative probability that the loss uses each of those samples; None: uniform."""
+    chances: Float32[Tensor, "R"] | Callable[[], Tensor] | None = None
+    """Relative probability that the loss uses each of those samples, or what returns them; None: uniform."""
     row_of_point: Int32[Tensor, "N"] | None = None
     """Which of `rows` stands for each point in a voxel that holds none of them; -1: none. None: none for any."""
+    check: Callable[[], object] | None = None
+    """Called before the targets are read for training: raises InputError if their files are not as they were written.
+    That reads them whole, and so it is not done before the scene's turn has come."""
 
     @staticmethod
-    def of(scene: StoredScene, samples: Int64[Tensor, "R"], targets: tuple[Tensor, ...]) -> "TrainingScene":
+    def of(scene: StoredScene, samples: Int64[Tensor, "R"], targets: tuple[Table, ...]) -> "TrainingScene":
         """Take a scene of a store; `samples` says which of its samples the targets are of."""
         row_of_sample = torch.full((len(scene.num_views),), -1, dtype=torch.int32)
         row_of_sample[samples] = torch.arange(len(samples), dtype=torch.int32)
@@ -111,7 +116,7 @@ class Batch:
         """Return this batch on a device; away from the CPU its targets are averaged first."""
         if device == "cpu":
             return self
-        targets = tuple(tuple(target[:].to(device) for target in scene) for scene in self.targets)
+        targets = tuple(tuple(move(target, device) for target in scene) for scene in self.targets)
         return Batch(self.coordinates.to(device), self.supervised.to(device), targets)
 
 
@@ -172,6 +177,8 @@ class Batches:
         """Yield this process's share of the held-out scenes, without augmentation and with all targets."""
         config = replace(self.config, augmentation=STILL, crop=None, points_per_scene=None)
         for scene in self.held_out[rank() :: num_ranks()]:
+            if scene.check:
+                scene.check()
             yield voxelize_scene(scene, config, self.pool, generator_of(config.seed))
 
     def scene_at(self, place: int) -> TrainingScene:
@@ -183,6 +190,8 @@ class Batches:
     def _voxels_at(self, place: int) -> Batch:
         """Return the voxels of the scene at a position; raise InputError where batch norm could not train on them."""
         scene, config = self.scene_at(place), self.config
+        if scene.check:
+            scene.check()
         batch = voxelize_scene(scene, config, self.pool, generator_of(config.seed, 1, place))
         coarsest = batch.coordinates // torch.tensor([1, LATTICE, LATTICE, LATTICE])
         if config.batch_size == config.num_parts and bool((coarsest == coarsest[0]).all()):
@@ -269,7 +278,8 @@ def _draw(
     """Draw the voxels that the loss uses, ascending; `rows` names a sample of each."""
     if scene.chances is None:
         return torch.randperm(len(rows), generator=generator)[:budget].sort().values
-    return torch.multinomial(scene.chances[rows], budget, generator=generator).sort().values
+    chances = scene.chances() if callable(scene.chances) else scene.chances
+    return torch.multinomial(chances[rows], budget, generator=generator).sort().values
 
 
 def join(batches: Sequence[Batch]) -> Batch:

@@ -4,13 +4,14 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from cuao3d.balance import ROWS_AT_A_TIME, Words, balanced, few
 from cuao3d.batches import Batch, Batches, TrainingScene, hold_out
 from cuao3d.console import note
 from cuao3d.errors import InputError
@@ -22,12 +23,16 @@ from cuao3d.objective import (
     LossKind,
     Normalizer,
     NormalizerKind,
-    RowMeans,
     WeightingKind,
     code_of_losses,
     find_loss,
+    finite_rows,
     fit_normalizer,
     make_weighting,
+    parts_of,
+    row_means,
+    select,
+    table_of,
     voxel_losses,
     word_loss,
 )
@@ -53,9 +58,6 @@ from cuao3d.vocabulary import Vocabulary, listed, read_vocabulary
 
 WORD_LOSS = "word loss"
 """Name of the loss over words among those of the teachers."""
-
-ROWS_AT_A_TIME = 20_000
-"""Rows of features that are converted to float32 at a time."""
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,9 @@ def distill(
         used, apart = _part((scene for scene, _ in taken), held_out, store)
         distiller, scenes = _make_distiller(store, used, config)
         targets = from_first(lambda: check_targets(scenes, distiller.lessons(), config))
-        batches = Batches(scenes, config, RowMeans, apart)
+        batches = Batches(scenes, config, row_means, apart)
         outcome = train(distiller, distiller.parameter_groups(), batches, config, out, device=device, on_step=on_step)
+        _check_all((*scenes, *apart))
         give_back()
         left = {"held_out": held_out, "missing_scenes": store.missing()} | _left_out(stored, taken)
         finish_run(out, distiller.finished(), distiller.about() | {"targets": targets} | left | asdict(outcome))
@@ -174,7 +177,7 @@ class _Distiller(Learner):
         self,
         student: Student,
         config: DistillConfig,
-        words: "_Words | None",
+        words: "Words | None",
         normalizers: tuple[Normalizer | None, ...],
     ) -> None:
         super().__init__()
@@ -271,7 +274,7 @@ class _Distiller(Learner):
         plain = sum(float(of_voxels.double().sum()) for _, of_voxels in parts) / count
         return torch.stack([weighted for weighted, _ in parts]).sum(), plain
 
-    def _word_loss(self, hidden: tuple[Tensor, ...], batch: Batch, words: "_Words") -> Tensor:
+    def _word_loss(self, hidden: tuple[Tensor, ...], batch: Batch, words: "Words") -> Tensor:
         """Return the softmax loss over words, as a mean over all voxels."""
         head, vectors = self._head(words.teacher), words.vectors.to(hidden[0].device)
         return torch.stack(
@@ -300,7 +303,7 @@ def _make_distiller(
     """Make the learner, and set the sampling probability of each point of the scenes."""
     words = _word_vectors(store, config)
     if words is not None:
-        scenes, words = _balanced(scenes, words, config)
+        scenes, words = balanced(scenes, words, config.balance)
         if words.unused and rank() == 0:
             note(f"no training point is nearest to {len(words.unused)} of the words: {listed(words.unused)}")
     student = make_student(
@@ -345,9 +348,9 @@ def _settle(config: DistillConfig, store: Store) -> DistillConfig:
 
 
 def _fit_normalizers(scenes: list[TrainingScene], config: DistillConfig) -> tuple[Normalizer | None, ...]:
-    """Fit each teacher's normaliser to its features in all training scenes."""
+    """Fit each teacher's normaliser to its features in all training scenes, or to some of each; see `few`."""
     return tuple(
-        fit_normalizer(kind, (part for scene in scenes for part in torch.split(scene.targets[i], ROWS_AT_A_TIME)))
+        fit_normalizer(kind, (part for scene in scenes for part in parts_of(few(scene, scenes, i), ROWS_AT_A_TIME)))
         for i, kind in enumerate(config.normalizers)
     )
 
@@ -357,20 +360,6 @@ def _lead_back(head: Head, normalizer: Normalizer | None) -> None:
     if normalizer is not None:
         head.weight.data = normalizer.undo_linear(head.weight.data.double()).float()
         head.bias = normalizer.shift.float().to(head.weight.device)
-
-
-@dataclass(frozen=True)
-class _Words:
-    """Word vectors in the space of the language-aligned teacher."""
-
-    teacher: int
-    """Index of the teacher."""
-    vectors: Float[Tensor, "K C"]
-    """Unit vector of each word."""
-    texts: tuple[str, ...]
-    """The text of each."""
-    unused: tuple[str, ...] = ()
-    """Texts that no training point is nearest to."""
 
 
 def _vocabulary(store: Store, config: DistillConfig) -> tuple[Vocabulary, tuple[str, ...]]:
@@ -393,7 +382,7 @@ def _say_seen(told: Vocabulary, stored: list[StoredScene]) -> None:
             note(f"{count} are training words and count as seen in every table: {listed(seen)}")
 
 
-def _word_vectors(store: Store, config: DistillConfig) -> _Words | None:
+def _word_vectors(store: Store, config: DistillConfig) -> Words | None:
     """Encode the configured words for the first teacher with a text encoder."""
     for index, name in enumerate(config.teachers):
         encoder = store.teachers[name].text
@@ -404,37 +393,21 @@ def _word_vectors(store: Store, config: DistillConfig) -> _Words | None:
                     "(--config.normalizers), or --config.words None."
                 )
             _, texts = _vocabulary(store, config)
-            return _Words(index, load_text_encoder(encoder)(texts), texts)
+            return Words(index, load_text_encoder(encoder)(texts), texts)
     return None
-
-
-def _balanced(scenes: list[TrainingScene], words: _Words, config: DistillConfig) -> tuple[list[TrainingScene], _Words]:
-    """Set the sampling probability of each point by the frequency of its nearest word over all scenes.
-
-    Returns:
-        The scenes, and the words with those that no point is nearest to.
-    """
-    kinds = [_nearest_word(scene.targets[words.teacher], words.vectors) for scene in scenes]
-    frequency = torch.bincount(torch.cat(kinds), minlength=len(words.vectors)).float()
-    words = replace(words, unused=tuple(words.texts[row] for row in torch.nonzero(frequency == 0)[:, 0].tolist()))
-    if config.balance == 0:
-        return scenes, words
-    chance = (frequency / frequency.sum()).clamp(min=1e-6).pow(-config.balance)
-    return [replace(scene, chances=chance[kind]) for scene, kind in zip(scenes, kinds, strict=True)], words
-
-
-def _nearest_word(features: Float[Tensor, "R C"], vectors: Float[Tensor, "K C"]) -> Int64[Tensor, "R"]:
-    """Return the index of the nearest word of each feature."""
-    return torch.cat([(part.float() @ vectors.T).argmax(dim=1) for part in torch.split(features, ROWS_AT_A_TIME)])
 
 
 def _take_features(scene: StoredScene, teachers: tuple[str, ...]) -> tuple[TrainingScene, dict[str, int]]:
     """Read what distillation needs of a scene, and count the samples that each teacher masks.
 
-    A sample with a non-finite feature of any teacher has no target at all.
+    A sample with a non-finite feature of any teacher has no target at all. Of features that were found to be finite
+    when they were written nothing is read yet.
     """
-    features = {teacher: scene.features(teacher) for teacher in teachers}
-    finite = {teacher: _finite_rows(rows) for teacher, rows in features.items()}
+    features = {teacher: table_of(scene.coded(teacher, is_checked=not scene.is_finite)) for teacher in teachers}
+    if scene.is_finite:
+        taken = TrainingScene.of(scene, scene.seen_samples, tuple(features.values()))
+        return replace(taken, check=partial(scene.check, teachers)), {}
+    finite = {teacher: finite_rows(rows) for teacher, rows in features.items()}
     masked = {teacher: int((~rows).sum()) for teacher, rows in finite.items() if not bool(rows.all())}
     if not masked:
         return TrainingScene.of(scene, scene.seen_samples, tuple(features.values())), masked
@@ -445,8 +418,15 @@ def _take_features(scene: StoredScene, teachers: tuple[str, ...]) -> tuple[Train
         stacklevel=3,
     )
     kept = torch.stack(list(finite.values())).all(dim=0)
-    targets = tuple(rows[kept] for rows in features.values())
+    targets = tuple(select(rows, kept) for rows in features.values())
     return TrainingScene.of(scene, scene.seen_samples[kept], targets), masked
+
+
+def _check_all(scenes: Iterable[TrainingScene]) -> None:
+    """Check the files of scenes whose turn never came: what was sampled of them counted too."""
+    for scene in scenes:
+        if scene.check:
+            scene.check()
 
 
 def _left_out(
@@ -458,8 +438,3 @@ def _left_out(
         "skipped_scenes": [scene.name for scene in stored if scene.name not in used],
         "masked_samples": {scene.name: counts for scene, counts in taken if counts},
     }
-
-
-def _finite_rows(features: Float[Tensor, "R C"]) -> Bool[Tensor, "R"]:
-    """Return which rows are finite."""
-    return torch.cat([torch.isfinite(part).all(dim=1) for part in torch.split(features, ROWS_AT_A_TIME)])

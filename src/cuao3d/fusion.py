@@ -6,7 +6,7 @@ evaluated on the small map, at the pixels of visible points only, and summed str
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, get_args
@@ -17,6 +17,7 @@ from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
 from torch.nn import functional
 
+from cuao3d.codecs import Projection
 from cuao3d.errors import InputError, UserError
 from cuao3d.geometry import group_mean, project, quarters_to_upright, visible_points, voxelize
 from cuao3d.gravity import up_of
@@ -168,6 +169,8 @@ class Lifted:
     `1 - |sum f|² / (n sum |f|²)`. 0: all views say the same; of n features of equal length that point anywhere, about
     `1 - 1/n`. It is one minus the square of the mean resultant length where they are equally long (Mardia and Jupp,
     Directional Statistics, 2000, section 9.2). NaN where there are not two views."""
+    exact: tuple[Int64[Tensor, "n"], Float[Tensor, "n D"]] | None = None
+    """Some rows of `features` and what they are without projection; None where none were asked for."""
 
 
 def lift(
@@ -196,6 +199,8 @@ def lift_measured(
     batch_size: int = BATCH,
     upright: bool = True,
     skip_unreadable: bool = False,
+    through: Projection | None = None,
+    num_exact: int = 0,
     progress: OnCount | None = None,
 ) -> Lifted:
     """Describe each seen sample by the mean of a teacher's features over the views that see it.
@@ -211,6 +216,9 @@ def lift_measured(
             its maps back: teachers learned from upright photographs.
         skip_unreadable: Leave out frames whose colours cannot be read, as if they had never been seen; the result's
             `visibility` says which. Lift the first teacher this way and give that visibility to the others.
+        through: Lift maps projected by it: `features` are then of its width, and how far views agree or disagree is
+            that of the features that its codes stand for.
+        num_exact: Rows that are lifted without projection too, at most, spread evenly over all.
         progress: Called after each view.
 
     Raises:
@@ -222,8 +230,9 @@ def lift_measured(
     seen = visibility.seen_samples
     row_of_sample = torch.zeros_like(visibility.num_views)
     row_of_sample[seen] = torch.arange(len(seen))
-    total = torch.zeros(len(seen), teacher.num_channels)
+    total = torch.zeros(len(seen), teacher.num_channels if through is None else through.width)
     squares = torch.zeros(len(seen), dtype=torch.float64)
+    exact = _Exact.of(len(seen), num_exact, teacher.num_channels) if num_exact else None
     unreadable: dict[int, Problem] = {}
     quarters = image_quarters(scene, upright=upright)
     images = [
@@ -235,18 +244,25 @@ def lift_measured(
         if maps:
             total, squares = _on_device_of(maps, total, squares)
             size = scene.frames[view.frame].camera.width, scene.frames[view.frame].camera.height
-            for one, sums in zip(maps, torch.split(total, [len(one) for one in maps], dim=1), strict=True):
-                as_stored = one.rot90(-quarters[view.frame], (1, 2))
-                _add_map(sums, squares, row_of_sample[view.sample], as_stored, view.pixels, size, mode)
+            rows, pixels = row_of_sample[view.sample], view.pixels
+            as_stored = [one.rot90(-quarters[view.frame], (1, 2)) for one in maps]
+            if exact:
+                exact.add(rows, as_stored, pixels, size, mode)
+            if through:
+                _add_projected(total, squares, rows, through(as_stored), pixels, size, mode)
+            else:
+                _add_maps(total, squares, rows, as_stored, pixels, size, mode)
         if progress:
             progress(done, len(visibility.views))
     if unreadable:
         visibility = _without(visibility, unreadable)
         kept = (visibility.num_views[seen] > 0).to(total.device)
         total, squares = total[kept], squares[kept]
+        exact = exact and exact.without(~kept.cpu())
     num_views = visibility.num_views[visibility.seen_samples].to(total.device)
     agreement, disagreement = _agreement(total, squares, num_views), _disagreement(total, squares, num_views)
-    return Lifted(total.div_(num_views[:, None]), visibility, agreement, disagreement)
+    known = exact.rows_and_means(num_views) if exact else None
+    return Lifted(total.div_(num_views[:, None]), visibility, agreement, disagreement, known)
 
 
 def image_quarters(scene: Scene, *, upright: bool = True) -> list[int]:
@@ -295,6 +311,74 @@ def _without(visibility: Visibility, unreadable: dict[int, Problem]) -> Visibili
 def _on_device_of(maps: tuple[Tensor, ...], total: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
     """Bring the sums to where a teacher's maps are."""
     return total.to(maps[0].device), squares.to(maps[0].device)
+
+
+@dataclass
+class _Exact:
+    """Sums of a few rows without projection."""
+
+    rows: Int64[Tensor, "n"]
+    """Which rows, ascending."""
+    place: Int64[Tensor, "V"]
+    """Place of each row in `rows`; -1 where it is not among them."""
+    sums: Float[Tensor, "n C"]
+
+    @staticmethod
+    def of(num_rows: int, num_exact: int, num_channels: int) -> "_Exact":
+        rows = torch.linspace(0, max(num_rows - 1, 0), min(num_exact, num_rows), dtype=torch.float64).round().long()
+        place = torch.full((num_rows,), -1)
+        place[rows] = torch.arange(len(rows))
+        return _Exact(rows, place, torch.zeros(len(rows), num_channels))
+
+    def add(
+        self, rows: Tensor, maps: Sequence[Tensor], pixels: Tensor, image_size: tuple[int, int], mode: Mode
+    ) -> None:
+        here = self.place[rows] >= 0
+        self.sums = self.sums.to(maps[0].device)
+        unused = self.sums.new_zeros(len(self.sums), dtype=torch.float64)
+        _add_maps(self.sums, unused, self.place[rows[here]], maps, pixels[here], image_size, mode)
+
+    def without(self, dropped: Tensor) -> "_Exact":
+        """Leave out rows (V,) that have no feature after all."""
+        kept, number = ~dropped[self.rows], (~dropped).cumsum(0) - 1
+        return _Exact(number[self.rows[kept]], self.place[~dropped], self.sums[kept.to(self.sums.device)])
+
+    def rows_and_means(self, num_views: Tensor) -> tuple[Tensor, Tensor]:
+        return self.rows, self.sums / num_views[self.rows.to(num_views.device), None].to(self.sums.device)
+
+
+def _add_maps(
+    sums: Tensor,
+    squares: Tensor,
+    rows: Tensor,
+    maps: Sequence[Tensor],
+    pixels: Tensor,
+    image_size: tuple[int, int],
+    mode: Mode,
+) -> None:
+    """Add the features of maps whose channels lie side by side; see `_add_map`."""
+    for one, part in zip(maps, torch.split(sums, [len(one) for one in maps], dim=1), strict=True):
+        _add_map(part, squares, rows, one, pixels, image_size, mode)
+
+
+def _add_projected(
+    sums: Tensor,
+    squares: Tensor,
+    rows: Tensor,
+    maps: Sequence[Tensor],
+    pixels: Tensor,
+    image_size: tuple[int, int],
+    mode: Mode,
+) -> None:
+    """Add the features of maps that add up to a view's, and the squared length of what they add up to."""
+    if len(maps) == 1:
+        _add_map(sums, squares, rows, maps[0], pixels, image_size, mode)
+        return
+    of_view, unused = sums.new_zeros(len(rows), sums.shape[1]), squares.new_zeros(len(rows))
+    for one in maps:
+        _add_map(of_view, unused, torch.arange(len(rows)), one, pixels, image_size, mode)
+    sums.index_add_(0, rows.to(sums.device), of_view)
+    squares.index_add_(0, rows.to(sums.device), torch.linalg.vecdot(of_view, of_view).double())
 
 
 def _add_map(

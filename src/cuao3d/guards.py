@@ -18,9 +18,9 @@ from cuao3d.objective import (
     Normalizer,
     NormalizerKind,
     OwnLoss,
-    RowMeans,
     best_constant,
     fit_normalizer,
+    row_means,
 )
 from cuao3d.trunk import effective_rank
 
@@ -105,7 +105,7 @@ def _sample(scenes: Sequence[TrainingScene], config: BatchConfig) -> tuple[list[
     for index, scene in enumerate(looked_at):
         own = plain if part >= 1 else replace(plain, points_per_scene=max(1, round(part * len(scene.rows))))
         random = generator_of(config.seed, 3, index)
-        batches.append(voxelize_scene(replace(scene, chances=None), own, RowMeans, random))
+        batches.append(voxelize_scene(replace(scene, chances=None), own, row_means, random))
     features = [
         torch.cat([batch.targets[0][teacher][:] for batch in batches]) for teacher in range(len(scenes[0].targets))
     ]

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float, Int64
@@ -220,7 +220,9 @@ def class_weights(scenes: list[TrainingScene], num_classes: int, config: Supervi
         num_classes: Number of classes; those that never occur have weight 0.
         config: Its `class_weights` is used.
     """
-    counts = torch.bincount(torch.cat([scene.targets[0] for scene in scenes]), minlength=num_classes).float()
+    counts = torch.bincount(
+        torch.cat([cast(Tensor, scene.targets[0]) for scene in scenes]), minlength=num_classes
+    ).float()
     weights = counts.rsqrt() if config.class_weights == "inverse-root" else torch.ones_like(counts)
     weights = torch.where(counts > 0, weights, 0)
     return weights * counts.sum() / (weights * counts).sum()

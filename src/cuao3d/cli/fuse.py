@@ -33,6 +33,7 @@ def fuse(
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     batch_size: Count = 4,
     upright: bool = True,
+    codec: str | None = None,
     workers: Annotated[int, Range(1, 1024)] | None = None,
     shard: str | None = None,
     ray: Annotated[tuple[str, ...] | None, arg(metavar="[ADDRESS]")] = None,
@@ -55,6 +56,8 @@ def fuse(
         precision: What the teachers compute in; the store records it.
         batch_size: Views shown to a teacher at a time; halved where memory runs out.
         upright: Show each view turned by the nearest quarter so that the world's up is up; the store records it.
+        codec: How features are kept: fp16; int8; pca:K, in the K directions that fit each teacher best; or pca:K+int8,
+            such as pca:256+int8. Settled when the store is made, fp16 unless given; `store convert` makes another.
         workers: Processes that share the scenes, one unless given; each loads the teachers. The store is the same
             whatever their number. With --ray unless given: one for every GPU with --device cuda, or every four cores.
         shard: Lift only a share of the scenes, i/n: the i-th of n. Others may lift theirs at the same time, on other
@@ -86,7 +89,7 @@ def fuse(
         reading |= {"annotations": Path(annotations).name} if annotations else {}  # a CSV may move
         settings = {"data": path.resolve().name, **reading}
         lift = partial(pipeline.fuse, dataset, loaded, out, num_workers=workers or 1, load=load, ray=cluster)
-        store = lift(cell=cell, settings=settings, batch_size=batch_size, upright=upright, shard=share)
+        store = lift(cell=cell, settings=settings, batch_size=batch_size, upright=upright, codec=codec, shard=share)
         missing = missing_of(store.missing(), dataset.names, share)
         if share:
             said.append(

@@ -1,5 +1,7 @@
-"""`cuao3d store`: check that a store is as it was written, or fit how sure its labels are."""
+"""`cuao3d store`: look into a store, check it, make others of it, or fit how sure its labels are."""
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -10,25 +12,40 @@ from cuao3d.console import note, progress_bar, tell, tell_table
 from cuao3d.errors import InputError, UserError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from cuao3d.progress import OnCount
     from cuao3d.store import Store
 
 
 def store(
-    action: Positional[Literal["verify", "calibrate"]],
+    action: Positional[Literal["info", "verify", "convert", "merge", "drop", "add", "calibrate"]],
     path: Positional[Path],
+    more: Positional[tuple[str, ...]] = (),
     *,
+    out: Path | None = None,
+    codec: str | None = None,
+    data: Path | None = None,
+    json: Path | None = None,
     run: Path | None = None,
     labels: str = "scannet20",
     split: Literal["train", "val", "test", "all"] = "val",
     teacher: str | None = None,
     text: str | None = None,
 ) -> int:
-    """Check that a store is as it was written, or fit on its labelled scenes how sure its labels are.
+    """Look into a store, check it, make others of it, or fit on its labelled scenes how sure its labels are.
 
     Args:
-        action: "verify" reads every file of every scene and compares it with the SHA-256 that was recorded. "calibrate"
-            fits confidence, which `query` and `evaluate` then use; it is kept in the store or, with --run, in the run.
+        action: "info" says what it holds. "verify" reads every file of every scene and compares it with the SHA-256
+            that was recorded. "convert" writes its scenes under another codec, into --out. "merge" writes the scenes of
+            several stores into --out. "drop" removes teachers. "add" lifts further teachers. "calibrate" fits
+            confidence, which `query` and `evaluate` then use; it is kept in the store or, with --run, in the run.
         path: Folder of the store.
+        more: For merge, further stores; for drop and add, names of teachers, as `fuse --teachers` takes them.
+        out: For convert and merge, folder of the store to make, or to go on with.
+        codec: For convert, how features are kept: fp16, int8, pca:K or pca:K+int8, such as pca:256+int8.
+        data: For add, the data that the store was made of; without it the command to run is said.
+        json: For info, also write it as JSON, here.
         run: Folder of a finished run, to calibrate its student.
         labels: Label set of the classes: its name, or a CSV of your own.
         split: Split to fit on; nothing is to be scored on it afterwards, and the student should not have learned on it.
@@ -37,12 +54,80 @@ def store(
     """
     from cuao3d.store import Store
 
-    if action == "calibrate":
-        return _calibrate(Store.open(path), run, labels, split, teacher, text)
+    _check_options(action, more, out=out, codec=codec, data=data, json=json)
     opened = Store.open(path)
-    damaged = 0
+    match action:
+        case "info":
+            return _tell_info(opened, json)
+        case "verify":
+            return _verify(opened)
+        case "convert" | "merge":
+            assert out is not None
+            return _copy(opened, [Store.open(other) for other in more], out, codec)
+        case "drop":
+            return _drop(opened, more)
+        case "add":
+            return _add(opened, more, data)
+        case "calibrate":
+            return _calibrate(opened, run, labels, split, teacher, text)
+
+
+def _check_options(action: str, more: Sequence[str], **given: object) -> None:
+    """Refuse an action without what it needs, or with what it does not take.
+
+    Raises:
+        InputError: Something is missing, or too much.
+    """
+    needs = {"convert": ("codec", "out"), "merge": ("out",)}.get(action, ())
+    takes = {"info": ("json",), "add": ("data",)}.get(action, ())
+    listed = {"merge": "other stores", "drop": "names of teachers", "add": "names of teachers"}.get(action)
+    for name in needs:
+        if given[name] is None:
+            raise InputError(f"`cuao3d store {action}` needs --{name}.")
+    for name, value in given.items():
+        if value is not None and name not in (*needs, *takes):
+            raise InputError(f"`cuao3d store {action}` takes no --{name}.")
+    if listed and not more:
+        raise InputError(f"`cuao3d store {action} STORE` needs {listed} after the store.")
+    if more and not listed:
+        raise InputError(f"`cuao3d store {action}` takes one store, and nothing after it; got {more[0]!r}.")
+
+
+def _tell_info(opened: "Store", json: Path | None) -> int:
+    """Print what a store holds; write it as JSON where asked for."""
+    from cuao3d.files import check_output, write_json
+    from cuao3d.store.inventory import inventory
+
+    check_output(json)
+    about = inventory(opened)
+    rows = [
+        (
+            one.teacher,
+            one.codec,
+            one.num_channels,
+            "-" if one.bytes_a_sample is None else f"{one.bytes_a_sample:.1f}",
+            "-" if one.cosine_error is None else f"{one.cosine_error:.2g}",
+            f"{one.num_bytes / 1e6:.1f}",
+        )
+        for one in about.teachers
+    ]
+    if rows:
+        tell_table(("teacher", "codec", "channels", "bytes a sample", "cosine error", "MB"), rows, num_names=2)
+    tell(f"{opened.count_of_scenes()}, {about.num_points} points, {about.num_seen} of {about.num_samples} samples seen")
+    tell(f"{about.num_bytes / 1e6:.1f} MB in all, cells of {about.cell:g} m")
+    tell(", ".join(f"{name} {value}" for name, value in about.settings.items()) or "no settings")
+    if json is not None:
+        write_json(json, asdict(about))
+    return note_missing(opened.missing())
+
+
+def _verify(opened: "Store") -> int:
+    """Read everything that a store holds and compare it with what was recorded."""
+    damaged, missing = 0, opened.missing()
+    for teacher in opened.teachers:
+        opened.basis(teacher)
     with progress_bar() as bar:
-        names = sorted(folder.name for folder in (path / "scenes").iterdir() if folder.name not in opened.missing())
+        names = sorted(folder.name for folder in (opened.path / "scenes").iterdir() if folder.name not in missing)
         for name in bar.track(names, description="verifying"):
             try:
                 tell(f"{name}: {opened.verify(name) / 1e6:.1f} MB as written")
@@ -50,9 +135,65 @@ def store(
                 damaged += 1
                 note(f"{error}", head="damaged", style="red")
     if damaged:
-        raise InputError(f"{damaged} of {len(names)} scenes of {path} are damaged.")
+        raise InputError(f"{damaged} of {len(names)} scenes of {opened.path} are damaged.")
     tell(opened.count_of_scenes())
+    return note_missing(missing)
+
+
+def _copy(opened: "Store", others: Sequence["Store"], out: Path, codec: str | None) -> int:
+    """Convert a store, or merge several."""
+    from cuao3d.codecs import Codec
+    from cuao3d.store.convert import convert, merge
+
+    with progress_bar() as bar:
+        progress = _on_count(bar, "converting" if codec else "merging")
+        if codec:
+            made = convert(opened, Codec.parse(codec), out, progress=progress)
+        else:
+            made = merge([opened, *others], out, progress=progress)
+    return _tell_info(made, None)
+
+
+def _drop(opened: "Store", teachers: Sequence[str]) -> int:
+    """Remove teachers from a store."""
+    from cuao3d.store.drop import drop_teacher
+
+    for teacher in teachers:
+        with progress_bar() as bar:
+            drop_teacher(opened, teacher, progress=_on_count(bar, f"dropping {teacher}"))
+    tell(f"{opened.count_of_scenes()}, teachers {', '.join(opened.teachers) or 'none'}")
     return note_missing(opened.missing())
+
+
+def _add(opened: "Store", teachers: Sequence[str], data: Path | None) -> int:
+    """Lift further teachers into a store by `fuse`, or say which command does."""
+    from cuao3d.cli.fuse import fuse
+    from cuao3d.store.header import OF_SCENES
+
+    known = [_typed(name, dict(card.options)) for name, card in opened.teachers.items()]
+    names = ",".join([*known, *teachers])
+    how = {key: value for key, value in opened.settings.items() if key in (*OF_SCENES, "upright")}
+    if data is not None:
+        return fuse(data, out=opened.path, teachers=names, cell=opened.cell, **how)  # type: ignore[arg-type]
+    options = [f"--{key} {value}" for key, value in how.items() if not isinstance(value, bool)]
+    options += [f"--{'' if value else 'no-'}{key}" for key, value in how.items() if isinstance(value, bool)]
+    told = " ".join([f"--teachers {names} --cell {opened.cell:g}", *options])
+    raise InputError(
+        f"Say where the data of {opened.path} lie, with --data, or run: cuao3d fuse DATA --out {opened.path} {told}. "
+        "Teachers that are there stay as they are."
+    )
+
+
+def _typed(teacher: str, options: dict[str, object]) -> str:
+    """Return a teacher as `--teachers` takes it."""
+    pairs = ",".join(f"{key}={value}" for key, value in options.items() if key != "precision")
+    return f"{teacher}:{pairs}" if pairs else teacher
+
+
+def _on_count(bar: "Progress", what: str) -> "OnCount":
+    """Show how far something has come."""
+    task = bar.add_task(what, total=None)
+    return lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _calibrate(

@@ -4,7 +4,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -13,13 +13,15 @@ from socket import gethostname
 import torch
 from torch import Tensor
 
+from cuao3d.codecs import Codec, Coded, Projection
 from cuao3d.console import note, progress_bar
 from cuao3d.durable import locked
 from cuao3d.errors import DiskFullError, InputError, TeacherError, UserError
-from cuao3d.fusion import Lifted, Visibility, image_quarters, lift_measured, sample_cells, see
+from cuao3d.fusion import Visibility, image_quarters, lift_measured, sample_cells, see
 from cuao3d.memory import give_back
 from cuao3d.objective import find_loss
 from cuao3d.photographs import Album
+from cuao3d.pipeline.bases import NUM_EXACT, fit_bases
 from cuao3d.pipeline.on_ray import RayCluster, check_sees, run_on_ray
 from cuao3d.pipeline.shards import OtherTeachersError, Shard, roll_locked, scene_locked, still_needed
 from cuao3d.progress import OnCount, OnStep
@@ -44,6 +46,7 @@ def fuse(
     settings: Mapping[str, Setting] | None = None,
     batch_size: int = BATCH,
     upright: bool = True,
+    codec: str | None = None,
     num_workers: int = 1,
     load: Callable[[], Sequence[Teacher]] | None = None,
     shard: Shard | None = None,
@@ -64,6 +67,8 @@ def fuse(
             `OF_SCENES`.
         batch_size: Views shown to a teacher at a time, if it takes several.
         upright: Show each view turned by the nearest quarter so that the world's up is up; the store records it.
+        codec: How the store keeps features: fp16, int8, pca:K or pca:K+int8; settled when the store is made. None: as
+            the store that is there, and fp16 in a new one.
         num_workers: Processes that share the scenes; see `side_by_side`. The store is the same whatever their number.
         load: How each of several processes gets the teachers; they are copied to it unless given.
         shard: Lift only this share; other processes may lift theirs into the same store at the same time, before or
@@ -75,21 +80,21 @@ def fuse(
         The store, with every scene that could be lifted; `Store.missing` names the others.
 
     Raises:
-        InputError: A teacher is invalid, two scenes have one name, no scene of all could be read, the folder holds
-            something else, or another process writes the store and not just a share, or with other teachers.
+        InputError: A teacher or the codec is invalid, two scenes have one name, no scene of all could be read, the
+            folder holds something else, or another process writes the store and not just a share, or with other
+            teachers.
         NotInstalledError: Ray is not installed.
     """
-    cards = cards_of(teachers)
+    cards, kept = cards_of(teachers), None if codec is None else Codec.parse(codec)
     _check_cards(cards)
     check_names(dataset.names, partial(source_of, dataset))
     share = range(len(dataset)) if shard is None else shard.of(len(dataset))
     with locked(Path(out), shared=shard is not None):
         asked = {**(settings or {}), "upright": upright}
-        store = Store(Path(out), cell, cards, asked)
-        with roll_locked(store):
-            store = Store.create(out, cell=cell, teachers=cards, settings=asked, revise=True)
-        changes = _plan(dataset, share, store, upright)
-        with roll_locked(store):
+        with roll_locked(Store(Path(out), cell, cards, asked)):
+            store = Store.create(out, cell=cell, teachers=cards, settings=asked, codec=kept, revise=True)
+            fit_bases(store, dataset, teachers, batch_size=batch_size, upright=upright)
+            changes = _plan(dataset, share, store, upright)
             begin(store, changes, [name for name in dataset.names if name not in changes])
         _say_changes(changes)
         load = partial(list, teachers) if load is None or (num_workers == 1 and ray is None) else load
@@ -311,16 +316,20 @@ def _add_teachers(
     samples = sample_cells(scene.points, lift.store.cell)
     visibility = see(scene, samples, progress=_progress(scene, "visibility", say))
     there = num_views(lift.store, scene.name)
-    features: dict[str, Tensor] = {}
-    disagreement: dict[str, Tensor] = {}
-    lifting: dict[str, Lifting] = {}
+    found = _Found()
     for teacher in (one for one in lift.teachers if one.name in names):
-        lifted, lifting[teacher.name] = _measured(scene, visibility, teacher, lift, say, skip_unreadable=not features)
-        features[teacher.name], visibility = lifted.features, lifted.visibility
-        disagreement[teacher.name] = lifted.disagreement
+        visibility = _measure(scene, visibility, teacher, lift, say, found)
         if not torch.equal(visibility.num_views, there):
             return False  # a view that the others could read is gone, or one is back
-    change_teachers(lift.store, scene.name, features, lifting, made_from, disagreement=disagreement)
+    change_teachers(
+        lift.store,
+        scene.name,
+        found.features,
+        found.lifting,
+        made_from,
+        disagreement=found.disagreement,
+        errors=found.errors,
+    )
     return True
 
 
@@ -332,47 +341,63 @@ def _lift_scene(scene: Scene, lift: _Lift, made_from: Record, say: Callable[[str
     visibility = see(scene, samples, progress=_progress(scene, "visibility", say))
     album = Album(scene, visibility, image_quarters(scene, upright=lift.upright and bool(lift.teachers)))
     watched = album.watch(scene)
-    features: dict[str, Tensor] = {}
-    disagreement: dict[str, Tensor] = {}
-    lifting = {}
+    found = _Found()
     for teacher in lift.teachers:
-        lifted, lifting[teacher.name] = _measured(watched, visibility, teacher, lift, say, skip_unreadable=not features)
-        features[teacher.name], visibility = lifted.features, lifted.visibility
-        disagreement[teacher.name] = lifted.disagreement
+        visibility = _measure(watched, visibility, teacher, lift, say, found)
     lift.store.add_scene(
         scene,
         samples,
         visibility,
-        features,
-        disagreement=disagreement,
-        lifting=lifting,
+        found.features,
+        disagreement=found.disagreement,
+        errors=found.errors,
+        lifting=found.lifting,
         photographs=album.tensors(visibility),
         source=made_from,
     )
 
 
-def _measured(
+@dataclass
+class _Found:
+    """What teachers saw of a scene, by their names."""
+
+    features: dict[str, Tensor] = field(default_factory=dict)
+    disagreement: dict[str, Tensor] = field(default_factory=dict)
+    errors: dict[str, float | None] = field(default_factory=dict)
+    lifting: dict[str, Lifting] = field(default_factory=dict)
+
+
+def _measure(
     scene: Scene,
     visibility: Visibility,
     teacher: Teacher,
     lift: _Lift,
     say: Callable[[str], None],
-    *,
-    skip_unreadable: bool,
-) -> tuple[Lifted, Lifting]:
-    """Lift a teacher onto a scene, and note how that went."""
-    begun = time.perf_counter()
+    found: _Found,
+) -> Visibility:
+    """Lift a teacher onto a scene, and note how that went; return the views that could be read."""
+    begun, basis = time.perf_counter(), lift.store.basis(teacher.name)
+    through = None if basis is None else Projection(basis)
     lifted = lift_measured(
         scene,
         visibility,
         teacher,
         batch_size=lift.batch_size,
         upright=lift.upright,
-        skip_unreadable=skip_unreadable,
+        skip_unreadable=not found.features,
+        through=through,
+        num_exact=0 if through is None else NUM_EXACT,
         progress=_progress(scene, teacher.name, say),
     )
+    name, rows = teacher.name, lifted.features
+    if through is not None and lifted.exact is not None:
+        rows = through.codes(rows)
+        which, exact = lifted.exact
+        found.errors[name] = Coded.of(rows.cpu(), lift.store.codec, basis).cosine_error(exact.cpu(), which)
     agreement = None if math.isnan(lifted.agreement) else round(lifted.agreement, 4)
-    return lifted, Lifting(round(time.perf_counter() - begun, 3), len(lifted.visibility.views), agreement)
+    found.features[name], found.disagreement[name] = rows, lifted.disagreement
+    found.lifting[name] = Lifting(round(time.perf_counter() - begun, 3), len(lifted.visibility.views), agreement)
+    return lifted.visibility
 
 
 def _progress(scene: Scene, what: str, say: Callable[[str], None]) -> OnCount:

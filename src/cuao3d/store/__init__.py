@@ -4,7 +4,9 @@
 - `STORE/scenes.json`: the scenes that it should hold; why one of them is missing.
 - `STORE/labels/NAME.csv`: label sets of the scenes' labels, unless they come with the package.
 - `STORE/scenes/NAME/points.safetensors`: the cloud, its labels, its samples and how many views see each.
-- `STORE/scenes/NAME/TEACHER.features.safetensors`: fp16, a row per seen sample, and how far its views disagree.
+- `STORE/bases/TEACHER.basis.safetensors`: where the codec has bases, that of a teacher; `store.json` has their SHA-256.
+- `STORE/scenes/NAME/TEACHER.features.safetensors`: a row per seen sample as the store's codec keeps it, fp16 unless
+  told otherwise, and how far its views disagree.
 - `STORE/scenes/NAME/photographs.safetensors`: some images that teachers saw, to show places in; see `photographs.py`.
 - `STORE/scenes/NAME/lifting.json`: how long each teacher took and how well its views agree; nothing depends on it.
 - `STORE/scenes/NAME/sources.json`: size, time and SHA-256 of each file that the scene was read from.
@@ -24,6 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cuao3d import __version__
+from cuao3d.codecs import Basis, Codec, Coded
 from cuao3d.durable import make_folder, remove
 from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import nearby, read_whole_json
@@ -34,6 +37,7 @@ from cuao3d.names import check_file_name
 from cuao3d.scene import Scene, Split
 from cuao3d.schema import fit
 from cuao3d.seals import read_sealed, sha256_once, write_sealed
+from cuao3d.store.encoding import encode, feature_files, read_basis, write_basis
 from cuao3d.store.header import LABELS, difference, for_all, is_beginning
 from cuao3d.store.header import Setting as Setting
 from cuao3d.store.roll import AGAIN, ROLL, UNFINISHED, Entry, count_of, read_roll, remove_damaged_roll, write_roll
@@ -43,12 +47,12 @@ from cuao3d.store.stored import LIFTING_FILE as LIFTING_FILE
 from cuao3d.store.stored import PHOTOGRAPHS_FILE as PHOTOGRAPHS_FILE
 from cuao3d.store.stored import (
     POINTS_FILE,
+    Coding,
     check_file,
     check_size,
     cloud_tensors,
     cure,
     damaged,
-    feature_files,
     read_cameras,
     read_problem,
     remove_others,
@@ -62,6 +66,8 @@ from cuao3d.teachers.teacher import TeacherCard as TeacherCard
 
 FORMAT = "cuao3d-store"
 FORMAT_VERSION = 1
+CODED_VERSION = 2
+"""Version of a store whose features are not kept in plain 16 bits: earlier code cannot read them and must not try."""
 CELL = 0.02
 """Default edge of a sample cell, metres."""
 
@@ -74,10 +80,22 @@ class Store:
         cell: Edge of a sample cell, metres.
         teachers: Card of each teacher whose features every scene holds; may be empty.
         settings: How the scenes were lifted.
+        codec: How their features are kept.
+        bases: SHA-256 of the basis of each teacher that has one.
     """
 
-    def __init__(self, path: Path, cell: float, teachers: dict[str, TeacherCard], settings: dict[str, Setting]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        cell: float,
+        teachers: dict[str, TeacherCard],
+        settings: dict[str, Setting],
+        codec: Codec | None = None,
+        bases: Mapping[str, str] | None = None,
+    ) -> None:
         self.path, self.cell, self.teachers, self.settings = path, cell, teachers, settings
+        self.codec, self.bases = codec or Codec(), dict(bases or {})
+        self._read_bases: dict[str, Basis] = {}
 
     @classmethod
     def create(
@@ -87,6 +105,7 @@ class Store:
         cell: float = CELL,
         teachers: Mapping[str, TeacherCard] | None = None,
         settings: Mapping[str, Setting] | None = None,
+        codec: Codec | None = None,
         revise: bool = False,
     ) -> "Store":
         """Start a store, or go on with one that was started with the same settings.
@@ -96,6 +115,7 @@ class Store:
             cell: Edge of a sample cell, metres.
             teachers: Card of each teacher whose features the scenes will hold.
             settings: Whatever else decides the features: the dataset, the lifting.
+            codec: How features are kept; None: as the store that is there keeps them, and fp16 in a new one.
             revise: Go on with a store of other teachers or `OF_SCENES` too, or whose `store.json` cannot be read. What
                 the store should hold then is written by `expect`.
 
@@ -106,13 +126,15 @@ class Store:
             InputError: The folder holds something else.
         """
         path = Path(path)
-        store = cls(path, cell, dict(teachers or {}), dict(settings or {}))
+        store = cls(path, cell, dict(teachers or {}), dict(settings or {}), codec)
         for teacher in store.teachers:
             check_file_name(teacher, "teacher")
         begins = path.is_dir() and is_beginning(path)
         has_header = (path / "store.json").is_file()
         if has_header and (there := cls._opened(path, damaged_too=revise or begins)):
-            mine, other = there._header(), store._header()
+            store.codec = codec or there.codec
+            store.bases = {name: sha256 for name, sha256 in there.bases.items() if _same_card(there, store, name)}
+            mine, other = there._settled(), store._settled()
             if revise:
                 mine, other = for_all(mine), for_all(other)
             if mine != other:
@@ -157,10 +179,10 @@ class Store:
                 f"{nearby(path, 'store.json')}"
             )
         header = read_sealed(path / "store.json", AGAIN)
-        if header.get("format") != FORMAT or header.get("format_version") != FORMAT_VERSION:
+        if header.get("format") != FORMAT or header.get("format_version") not in (FORMAT_VERSION, CODED_VERSION):
             raise InputError(
-                f"{path / 'store.json'} is not a {FORMAT} of version {FORMAT_VERSION}. Make the store again with "
-                "`cuao3d fuse`, or open it with the version of cuao3d that wrote it."
+                f"{path / 'store.json'} is not a {FORMAT} of version {FORMAT_VERSION} or {CODED_VERSION}. Make the "
+                "store again with `cuao3d fuse`, or open it with the version of cuao3d that wrote it."
             )
         return cls(path, *read_header(header, path / "store.json", AGAIN))
 
@@ -228,7 +250,27 @@ class Store:
             sha256=sha256_once(folder / "manifest.json"),
             folder=folder,
             files=manifest["files"],
+            coding=None if self.codec == Codec() else Coding(self.codec, self.basis),
+            is_finite=manifest.get("is_finite", False),
         )
+
+    def basis(self, teacher: str) -> Basis | None:
+        """Return the basis in which a teacher's features are kept; None where they are kept without one.
+
+        Raises:
+            InputError: It is missing or damaged, or does not fit.
+        """
+        width = self.teachers[teacher].num_channels
+        if (rank := self.codec.rank_of(width)) is None:
+            return None
+        if teacher not in self._read_bases:
+            self._read_bases[teacher] = read_basis(self.path, teacher, self.bases.get(teacher), (rank, width), AGAIN)
+        return self._read_bases[teacher]
+
+    def keep_basis(self, teacher: str, basis: Basis) -> None:
+        """Write the basis of a teacher; `store.json` states it once the header is written again, by `expect`."""
+        write_basis(self.path, teacher, basis)
+        self.bases[teacher], self._read_bases[teacher] = basis.sha256, basis
 
     def add_scene(
         self,
@@ -238,6 +280,7 @@ class Store:
         features: Mapping[str, Float[Tensor, "V _"]],
         *,
         disagreement: Mapping[str, Float[Tensor, "V"]] | None = None,
+        errors: Mapping[str, float | None] | None = None,
         lifting: Mapping[str, Lifting] | None = None,
         photographs: Mapping[str, Tensor] | None = None,
         source: Record | None = None,
@@ -248,8 +291,10 @@ class Store:
             scene: The scene.
             samples: Its sample points, of this store's cell.
             visibility: What its views see of the samples.
-            features: For each of this store's teachers a row for each of `visibility.seen_samples`.
+            features: For each of this store's teachers a row for each of `visibility.seen_samples`; or, where the
+                teacher has a basis, its code.
             disagreement: For each teacher how far the views of each of these samples disagree, where that was measured.
+            errors: Mean cosine error of each teacher whose codes are given; of features it is measured here.
             lifting: For each teacher how its lifting went, if that was measured.
             photographs: What `photographs.Album` kept.
             source: What the scene was read from, if that is known.
@@ -259,13 +304,13 @@ class Store:
                 not fit into 16 bits, or the store keeps another label set of the same name.
         """
         self._check_teachers(scene.name, features)
-        halves = self._as_halves(scene.name, len(visibility.seen_samples), features)
+        kept, coded = self._encode(scene.name, len(visibility.seen_samples), features, errors or {})
         cloud = cloud_tensors(scene, samples, visibility)
         folder = self._folder(scene.name)
         self._expect_anew(scene.name)
         remove(folder / "manifest.json")
         labels = (None, None) if scene.label_set is None else keep_label_set(self.path / LABELS, scene.label_set)
-        contents = {POINTS_FILE: cloud} | feature_files(halves, disagreement or {})
+        contents = {POINTS_FILE: cloud} | feature_files(kept, disagreement or {})
         contents |= {PHOTOGRAPHS_FILE: dict(photographs)} if photographs else {}
         files = {file: write_file(folder / file, tensors) for file, tensors in contents.items()}
         if lifting:
@@ -284,6 +329,8 @@ class Store:
             "num_seen": len(visibility.seen_samples),
             "cell": self.cell,
             "teachers": self._header()["teachers"],
+            "is_finite": True,
+            **({"codecs": coded} if coded else {}),
             "source": source.as_json() if source else None,
             "code_version": __version__,
             "files": files,
@@ -352,13 +399,20 @@ class Store:
         return self.path / "scenes" / name
 
     def _header(self) -> dict[str, Any]:
-        return {
+        header = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "cell": self.cell,
             "teachers": {name: asdict(card) for name, card in self.teachers.items()},
             "settings": self.settings,
         }
+        coding = {"format_version": CODED_VERSION, "codec": str(self.codec), "bases": dict(sorted(self.bases.items()))}
+        return header if self.codec == Codec() else header | coding
+
+    def _settled(self) -> dict[str, Any]:
+        """Return what two stores of the same settings have in common."""
+        same = {key: value for key, value in self._header().items() if key not in ("format_version", "codec", "bases")}
+        return same | {"codec": str(self.codec)}
 
     def _write_header(self) -> None:
         write_sealed(self.path / "store.json", self._header() | {"code_version": __version__})
@@ -398,6 +452,16 @@ class Store:
         for teacher, card in manifest.get("teachers", cards).items():
             if teacher in cards and card != cards[teacher]:
                 raise InputError(f"{other}: its features of {teacher} are of other weights, options or code; {AGAIN}.")
+        for teacher in self.teachers:
+            if not self.keeps(manifest, teacher):
+                raise InputError(f"{other}: its features of {teacher} are kept by another codec or basis; {AGAIN}.")
+
+    def keeps(self, manifest: Mapping[str, Any], teacher: str) -> bool:
+        """Say whether a scene's features of a teacher are kept by this store's codec, in this store's basis."""
+        about = manifest.get("codecs", {}).get(teacher)
+        if self.codec == Codec() or about is None:
+            return about is None and (self.codec == Codec() or teacher not in manifest.get("teachers", {}))
+        return bool(about.get("codec") == str(self.codec) and about.get("basis_sha256") == self.bases.get(teacher))
 
     def _expect_anew(self, name: str) -> None:
         """Note that a scene is about to be written, in a store that has noted it as finished or not at all."""
@@ -409,17 +473,15 @@ class Store:
         if set(features) != set(self.teachers):
             raise InputError(f"The store holds {sorted(self.teachers)}; scene {scene} came with {sorted(features)}.")
 
-    def _as_halves(self, scene: str, num_seen: int, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return features in 16 bits; raise InputError for those of another shape, or that do not fit."""
-        halves = {
-            teacher: features[teacher].to("cpu", torch.float16) for teacher in self.teachers if teacher in features
-        }
-        for teacher, rows in halves.items():
-            expected = (num_seen, self.teachers[teacher].num_channels)
-            if tuple(rows.shape) != expected:
-                raise InputError(
-                    f"Scene {scene}, teacher {teacher!r}: expected {expected} features, got {tuple(rows.shape)}."
-                )
-            if not bool(torch.isfinite(rows).all()):
-                raise InputError(f"Scene {scene}, teacher {teacher!r}: a feature is not finite in 16 bits.")
-        return halves
+    def _encode(
+        self, scene: str, num_seen: int, features: Mapping[str, Tensor], errors: Mapping[str, float | None]
+    ) -> tuple[dict[str, Coded], dict[str, dict[str, Any]]]:
+        """Encode the features of a scene; see `encode`."""
+        given = {teacher: features[teacher] for teacher in self.teachers if teacher in features}
+        bases = {teacher: self.basis(teacher) for teacher in given}
+        widths = {teacher: self.teachers[teacher].num_channels for teacher in given}
+        return encode(scene, num_seen, given, errors, self.codec, bases, widths)
+
+
+def _same_card(one: Store, other: Store, teacher: str) -> bool:
+    return teacher in one.teachers and one.teachers[teacher] == other.teachers.get(teacher)

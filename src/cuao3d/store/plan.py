@@ -66,7 +66,9 @@ def plan(store: Store, name: str, source: Source) -> Change:
     if reason := _reason(store, manifest, source, folder):
         return Change("again", reason, outdated=outdated)
     had, cards = manifest["teachers"], {teacher: asdict(card) for teacher, card in store.teachers.items()}
-    changed = tuple(teacher for teacher, card in cards.items() if had.get(teacher) != card)
+    changed = tuple(
+        teacher for teacher, card in cards.items() if had.get(teacher) != card or not store.keeps(manifest, teacher)
+    )
     if not changed and set(had) == set(cards):
         return Change("there")
     if len(changed) == len(cards):
@@ -155,9 +157,10 @@ def _of_others(store: Store, names: Sequence[str]) -> dict[str, Entry]:
 
 
 def _fits(store: Store, manifest: Mapping[str, Any]) -> bool:
-    """Say whether a scene has the cells and the teachers of a store."""
+    """Say whether a scene has the cells and the teachers of a store, kept as the store keeps them."""
     cards = {teacher: asdict(card) for teacher, card in store.teachers.items()}
-    return bool(manifest.get("cell") == store.cell and manifest.get("teachers") == cards)
+    same = manifest.get("cell") == store.cell and manifest.get("teachers") == cards
+    return bool(same and all(store.keeps(manifest, teacher) for teacher in cards))
 
 
 def _reason(store: Store, manifest: Mapping[str, Any], source: Source, folder: Path) -> str:

@@ -11,6 +11,7 @@ from cuao3d import __version__
 from cuao3d.errors import InputError, NotFoundError
 from cuao3d.seals import read_sealed, write_sealed
 from cuao3d.store import Store
+from cuao3d.store.encoding import feature_files
 from cuao3d.store.roll import Entry, read_roll, write_roll
 from cuao3d.store.schemas import read_cloud, read_manifest
 from cuao3d.store.sources import Record
@@ -18,7 +19,6 @@ from cuao3d.store.stored import (
     PHOTOGRAPHS_FILE,
     POINTS_FILE,
     Lifting,
-    feature_files,
     features_file,
     remove_others,
     write_file,
@@ -52,9 +52,10 @@ def change_teachers(
     name: str,
     features: Mapping[str, Float[Tensor, "V _"]],
     lifting: Mapping[str, Lifting],
-    source: Record,
+    source: Record | None,
     *,
     disagreement: Mapping[str, Float[Tensor, "V"]] | None = None,
+    errors: Mapping[str, float | None] | None = None,
 ) -> None:
     """Give a finished scene features of further teachers, and drop those of teachers that the store does not have.
 
@@ -62,18 +63,19 @@ def change_teachers(
         store: The store.
         name: Name of the scene.
         features: For each of the store's teachers that is new, or that has another card than that of the scene's
-            features, a row for each of the scene's seen samples.
+            features, a row for each of the scene's seen samples, or its code.
         lifting: For each of them how its lifting went.
-        source: What the scene was read from.
+        source: What the scene was read from; None: that is as it was.
         disagreement: For each of them how far the views of each seen sample disagree, where that was measured.
+        errors: Mean cosine error of those whose codes are given.
 
     Raises:
         InputError: The features are not of those teachers, or of other samples.
     """
     folder = store._folder(name)
     manifest = read_manifest(folder)
-    halves = store._as_halves(name, manifest["num_seen"], features)
-    written = feature_files(halves, disagreement or {})
+    kept, coded = store._encode(name, manifest["num_seen"], features, errors or {})
+    written = feature_files(kept, disagreement or {})
     files = {POINTS_FILE: manifest["files"].pop(POINTS_FILE)}
     for file in map(features_file, store.teachers):
         there = manifest["files"].pop(file, None)
@@ -82,8 +84,13 @@ def change_teachers(
     files |= {file: entry for file, entry in manifest["files"].items() if file not in dropped}
     measured = {**store.lifting(name), **lifting}
     write_lifting(folder, {teacher: measured[teacher] for teacher in store.teachers if teacher in measured})
-    source.write(folder)
-    about = {"teachers": store._header()["teachers"], "source": source.as_json(), "code_version": __version__}
+    about = {"teachers": store._header()["teachers"], "code_version": __version__}
+    if source is not None:
+        source.write(folder)
+        about["source"] = source.as_json()
+    coded = {**manifest.get("codecs", {}), **coded}
+    if coded:
+        about["codecs"] = {teacher: coded[teacher] for teacher in store.teachers if teacher in coded}
     write_sealed(folder / "manifest.json", manifest | about | {"files": files})
     remove_others(folder, files)
 

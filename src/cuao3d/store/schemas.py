@@ -7,6 +7,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 import torch
 from torch import Tensor
 
+from cuao3d.codecs import Codec
 from cuao3d.errors import InputError
 from cuao3d.names import check_file_name
 from cuao3d.scene import Problem, Split
@@ -23,6 +24,14 @@ class _Header(TypedDict):
     cell: Length
     teachers: dict[str, TeacherCard]
     settings: dict[str, Setting]
+    codec: NotRequired[str]
+    bases: NotRequired[dict[str, str]]
+
+
+class _Codec(TypedDict):
+    codec: str
+    basis_sha256: str | None
+    cosine_error: float | None
 
 
 class _File(TypedDict):
@@ -48,6 +57,8 @@ class _Manifest(TypedDict):
     num_seen: CountOrZero
     cell: NotRequired[Length]
     teachers: NotRequired[dict[str, dict[str, Any]]]
+    is_finite: NotRequired[bool]
+    codecs: NotRequired[dict[str, _Codec]]
     source: NotRequired[_Source | None]
     files: dict[str, _File]
 
@@ -73,8 +84,8 @@ NEEDED = ("points", "index_of_sample", "sample_of_point", "num_views")
 
 def read_header(
     header: Mapping[str, Any], path: Path, cure: str
-) -> tuple[float, dict[str, TeacherCard], dict[str, Setting]]:
-    """Return cell, teachers and settings of a store.
+) -> tuple[float, dict[str, TeacherCard], dict[str, Setting], Codec, dict[str, str]]:
+    """Return cell, teachers, settings, codec and the SHA-256 of the bases of a store.
 
     Raises:
         InputError: They are not what they should be.
@@ -82,7 +93,11 @@ def read_header(
     read: _Header = fit(dict(header), _Header, str(path), cure)
     for name in read["teachers"]:
         _check_name(name, "teacher", path, cure)
-    return read["cell"], read["teachers"], read["settings"]
+    try:
+        codec = Codec.parse(read.get("codec", "fp16"))
+    except InputError as error:
+        raise InputError(f"{path}: {error} Open it with the version of cuao3d that wrote it.") from None
+    return read["cell"], read["teachers"], read["settings"], codec, read.get("bases", {})
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

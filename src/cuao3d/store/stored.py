@@ -1,6 +1,6 @@
 """A scene as a store holds it: what its folder holds, read and written."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64, Shaped
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from cuao3d.codecs import Basis, Codec, Coded
 from cuao3d.durable import remove
 from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import sha256_of, write_tensors
@@ -50,6 +51,16 @@ class SceneSummary:
 
 
 @dataclass(frozen=True)
+class Coding:
+    """How a store keeps features, where not in plain 16 bits."""
+
+    codec: Codec
+    """The codec."""
+    basis: Callable[[str], Basis | None]
+    """Returns the basis of a teacher, by its name; None where it has none."""
+
+
+@dataclass(frozen=True)
 class StoredScene:
     """A scene as the store holds it: all its points, and features of those of its samples that a view sees."""
 
@@ -86,6 +97,10 @@ class StoredScene:
     folder: Path
     files: Mapping[str, Mapping[str, Any]]
     """Size and SHA-256 of each of its files, by the manifest."""
+    coding: Coding | None = None
+    """How its features are kept; None: in plain 16 bits."""
+    is_finite: bool = False
+    """Whether all features were found to be finite when they were written; not known of stores made before that was."""
     _features: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -113,7 +128,9 @@ class StoredScene:
         return values
 
     def features(self, teacher: str) -> Float[Tensor, "V C"]:
-        """Return a teacher's fp16 features of `seen_samples`; mapped from disk at the first call and kept.
+        """Return a teacher's fp16 features of `seen_samples`; read at the first call and kept.
+
+        Those that are kept in plain 16 bits are mapped from disk, others are decoded into memory.
 
         Args:
             teacher: Name of the teacher, as in `Store.teachers`.
@@ -123,15 +140,56 @@ class StoredScene:
             InputError: Their file is damaged.
         """
         if teacher not in self._features:
-            file = features_file(teacher)
-            if file not in self.files:
-                held = sorted(name.removesuffix(features_file("")) for name in self.files if features_file("") in name)
-                raise NotFoundError(f"Scene {self.name} has no features of teacher {teacher!r}, only of {held}.")
-            read = self.read(file).get("features")
-            if read is None or read.ndim != 2 or len(read) != len(self.seen_samples) or not read.is_floating_point():
-                raise damaged(self.folder / file, f"it holds no row of features for each of {len(self.seen_samples)}")
-            self._features[teacher] = read
+            self._features[teacher] = self.coded(teacher).decoded()
         return self._features[teacher]
+
+    def coded(self, teacher: str, *, is_checked: bool = True) -> Coded:
+        """Return a teacher's features of `seen_samples` as the store keeps them; mapped from disk.
+
+        Args:
+            teacher: Name of the teacher, as in `Store.teachers`.
+            is_checked: Compare the file with the manifest at its first use in a process, for which it is read whole;
+                otherwise only its size is compared.
+
+        Raises:
+            NotFoundError: The scene has no features of this teacher.
+            InputError: Their file is damaged.
+        """
+        file = features_file(teacher)
+        if file not in self.files:
+            held = sorted(name.removesuffix(features_file("")) for name in self.files if features_file("") in name)
+            raise NotFoundError(f"Scene {self.name} has no features of teacher {teacher!r}, only of {held}.")
+        path, entry = self.folder / file, self.files[file]
+        tensors = read_checked(path, entry) if is_checked else read_mapped(path, entry)
+        codec, basis = (Codec(), None) if self.coding is None else (self.coding.codec, self.coding.basis(teacher))
+        if (found := Coded.read(tensors, len(self.seen_samples), codec, basis)) is None:
+            raise damaged(path, f"it holds no row of features for each of {len(self.seen_samples)}, kept as {codec}")
+        return found
+
+    def check(self, teachers: Iterable[str]) -> None:
+        """Compare the files of teachers' features with the manifest; they are read whole once in a process.
+
+        Raises:
+            InputError: One is not the one that was written.
+        """
+        for file in map(features_file, teachers):
+            check_file(self.folder / file, self.files[file])
+
+    def rows(self, teacher: str, index: Int64[Tensor, "n"]) -> Float[Tensor, "n C"]:
+        """Return a teacher's features of some of `seen_samples`; the rest of the file is not read.
+
+        What is not read whole cannot be compared with its SHA-256: here the size of the file is all that is checked.
+        `Store.verify` reads everything.
+
+        Args:
+            teacher: Name of the teacher, as in `Store.teachers`.
+            index: Which of `seen_samples`.
+
+        Raises:
+            NotFoundError: The scene has no features of this teacher.
+            InputError: Their file is damaged.
+        """
+        return self.coded(teacher, is_checked=False)[index]
 
     def disagreement(self, teacher: str) -> Float32[Tensor, "V"] | None:
         """Return how far the views of each of `seen_samples` disagree; None in stores made before that was kept.
@@ -146,7 +204,7 @@ class StoredScene:
             NotFoundError: The scene has no features of this teacher.
             InputError: Their file is damaged.
         """
-        self.features(teacher)
+        self.coded(teacher)
         file = features_file(teacher)
         found = self.read(file).get(DISAGREEMENT)
         if found is not None and (tuple(found.shape) != self.seen_samples.shape or found.dtype != torch.float16):
@@ -188,14 +246,6 @@ def cloud_tensors(scene: Scene, samples: Samples, visibility: Visibility) -> dic
     if scene.normals is not None:
         tensors["normals"] = scene.normals.half()
     return tensors
-
-
-def feature_files(halves: Mapping[str, Tensor], disagreement: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Return what the file of each teacher holds: features (V, C) and, where measured, how far views disagree (V,)."""
-    files = {features_file(teacher): {"features": rows} for teacher, rows in halves.items()}
-    for teacher in halves.keys() & disagreement.keys():
-        files[features_file(teacher)][DISAGREEMENT] = disagreement[teacher].to("cpu", torch.float16)
-    return files
 
 
 def write_file(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -256,6 +306,16 @@ def read_checked(path: Path, entry: Mapping[str, Any]) -> dict[str, Tensor]:
         InputError: It is not the one that was written.
     """
     check_file(path, entry)
+    return read_mapped(path, entry)
+
+
+def read_mapped(path: Path, entry: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Map the tensors of a file of a stored scene; of what it holds only the header is read.
+
+    Raises:
+        InputError: It is not of the size of the one that was written, or no file of tensors.
+    """
+    check_size(path, entry)
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

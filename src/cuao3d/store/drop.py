@@ -1,0 +1,55 @@
+"""Dropping a teacher from a store that is there: its features go, all else stays as it is."""
+
+from dataclasses import replace
+
+from cuao3d.durable import locked, remove
+from cuao3d.errors import NotFoundError
+from cuao3d.progress import OnCount
+from cuao3d.store import Store
+from cuao3d.store.encoding import basis_path
+from cuao3d.store.plan import end
+from cuao3d.store.revise import change_teachers, manifest_of
+from cuao3d.store.roll import read_roll, write_roll
+from cuao3d.store.stored import features_file
+
+
+def drop_teacher(store: Store, teacher: str, *, progress: OnCount | None = None) -> None:
+    """Remove a teacher from a store, in place.
+
+    First `store.json` forgets it; then each scene gets a manifest without it, and only after that the scene's file
+    goes. A reader finds whole scenes at any moment. Where it is stopped, the same call goes on.
+
+    Args:
+        store: The store; it lacks the teacher afterwards.
+        teacher: Name of the teacher.
+        progress: Called after each scene.
+
+    Raises:
+        NotFoundError: The store has no such teacher.
+        InputError: Another process writes the store, or a manifest is damaged.
+    """
+    with locked(store.path):
+        roll, finished = read_roll(store.path), store.names()
+        holding = [name for name in finished if _holds(store, name, teacher)]
+        is_begun = bool(holding) or any(name in roll and roll[name].sha256 is None for name in finished)
+        if teacher not in store.teachers and not (is_begun or basis_path(store.path, teacher).is_file()):
+            held = ", ".join(store.teachers) or "none"
+            raise NotFoundError(f"{store.path} holds no features of {teacher!r}, only of {held}.")
+        if roll:
+            write_roll(store.path, roll | {name: replace(roll[name], sha256=None) for name in holding if name in roll})
+        store.teachers = {name: card for name, card in store.teachers.items() if name != teacher}
+        store.bases = {name: sha256 for name, sha256 in store.bases.items() if name != teacher}
+        store._write_header()
+        for done, name in enumerate(holding, start=1):
+            change_teachers(store, name, {}, {}, None)
+            if progress:
+                progress(done, len(holding))
+        if roll:
+            end(store, {})
+        remove(basis_path(store.path, teacher))
+
+
+def _holds(store: Store, name: str, teacher: str) -> bool:
+    """Say whether a scene's manifest has a teacher, or its folder what is left of it."""
+    manifest = manifest_of(store, name) or {}
+    return teacher in manifest.get("teachers", {}) or (store._folder(name) / features_file(teacher)).is_file()
