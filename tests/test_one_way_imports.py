@@ -91,6 +91,7 @@ ROOMS = (
     "recipes",
     "calibrate",
     "pipeline",
+    "view",
     "own_report",
     "demo",
     "reproduce",
