@@ -52,8 +52,11 @@ LAYERS = (
 NUM_WORDS = 5
 """Words that are told of a point that was clicked."""
 
-REACH = 0.006, 0.02
-"""Half the angles of the cones around a click in which a point is looked for, radians."""
+RADIUS = 0.75
+"""Radius of the disc that a point is drawn as, in units of `Layers.spacing`; a click meets the nearest disc."""
+
+REACH = 0.02
+"""Half the angle of the cone in which a click that meets no disc finds a point, radians."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,22 +143,7 @@ class Layers:
         Returns:
             For each of `LAYERS` an empty text, or the reason.
         """
-        asked = self.models.get(model)
-        nobody = "" if asked else "no teacher of the store can be asked with words, and there is no run"
-        teacher = asked.teacher if asked else next(iter(self.store.teachers), "")
-        missing = dict.fromkeys(LAYERS, "")
-        missing["truth"] = "" if self.scene.labels is not None else "the scene has no labels"
-        for layer in ("prediction", "relevance", "like the clicked point"):
-            missing[layer] = nobody
-        missing["features"] = missing["segments"] = "" if self.described_by() else "there are no features"
-        missing["views per point"] = "" if self.scene.cameras else "the scene has no views"
-        is_kept = teacher in self.store.teachers and self.scene.disagreement(teacher) is not None
-        missing["disagreement between views"] = "" if is_kept else "the store does not hold it"
-        fitted = "nothing was fitted for it: cuao3d store calibrate"
-        missing["confidence"] = nobody or ("" if asked and asked.fits else fitted)
-        both = asked is not None and asked.student is not None and teacher in self.store.teachers
-        missing["2D against 3D"] = "" if both else "it needs a run, and the features of its teacher in the store"
-        return missing
+        return self._once(("offered", model), lambda: self._offered(model))
 
     def paint(self, layer: str, model: str, described: str = "") -> Painted:
         """Colour the points by a layer that needs no words and no click.
@@ -247,9 +235,9 @@ class Layers:
         off = (offset.square().sum(dim=1) - along.square()).clamp(min=0).sqrt()
         angle = off / along.clamp(min=1e-6)
         ahead = along > 0.05 if among is None else (along > 0.05) & among
-        for reach in REACH:
-            if (near := torch.nonzero(ahead & (angle < reach))[:, 0]).numel():
-                return int(near[(along[near] + 10 * off[near]).argmin()])
+        for met in (off < RADIUS * self.spacing, angle < REACH):
+            if (near := torch.nonzero(ahead & met)[:, 0]).numel():
+                return int(near[along[near].argmin()])
         return None
 
     def about_click(self, model: str, point: int) -> Click:
@@ -300,6 +288,24 @@ class Layers:
         """Forget what was worked out."""
         with self.lock:
             self._kept.clear()
+
+    def _offered(self, model: str) -> dict[str, str]:
+        asked = self.models.get(model)
+        nobody = "" if asked else "no teacher of the store can be asked with words, and there is no run"
+        teacher = asked.teacher if asked else next(iter(self.store.teachers), "")
+        missing = dict.fromkeys(LAYERS, "")
+        missing["truth"] = "" if self.scene.labels is not None else "the scene has no labels"
+        for layer in ("prediction", "relevance", "like the clicked point"):
+            missing[layer] = nobody
+        missing["features"] = missing["segments"] = "" if self.described_by() else "there are no features"
+        missing["views per point"] = "" if self.scene.cameras else "the scene has no views"
+        is_kept = teacher in self.store.teachers and self.scene.disagreement(teacher) is not None
+        missing["disagreement between views"] = "" if is_kept else "the store does not hold it"
+        fitted = "nothing was fitted for it: cuao3d store calibrate"
+        missing["confidence"] = nobody or ("" if asked and asked.fits else fitted)
+        both = asked is not None and asked.student is not None and teacher in self.store.teachers
+        missing["2D against 3D"] = "" if both else "it needs a run, and the features of its teacher in the store"
+        return missing
 
     def _rows_of(self, asked: Predictor) -> Rows:
         if asked.student is None:

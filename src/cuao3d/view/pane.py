@@ -19,7 +19,7 @@ from cuao3d.console import note_block, visible
 from cuao3d.errors import UserError
 from cuao3d.names import as_file_name
 from cuao3d.view.asking import MOST_LETTERS, SYNTAX
-from cuao3d.view.layers import LAYERS, Click, Layers
+from cuao3d.view.layers import LAYERS, RADIUS, Click, Layers
 from cuao3d.view.session import NOTHING_BESIDE, Picture, Session, Wanted, first_height
 from cuao3d.view.worker import Newest
 
@@ -90,27 +90,36 @@ class Pane:
         """Make what can be set."""
         gui, models = self._client.gui, tuple(self._session.models)
         scenes = self._session.scenes()
-        self._scene = gui.add_dropdown("Scene", scenes if scene in scenes else (scene, *scenes), scene)
+        self._scene = gui.add_dropdown("Scene", scenes if scene in scenes else (scene, *scenes), initial_value=scene)
         self._model = gui.add_dropdown("Answered by", models or (NOBODY,), visible=len(models) > 1)
         self._text = gui.add_text("Ask", "", hint=SYNTAX)
         self._add_text(SYNTAX, color="#868e96")
         self._past = gui.add_dropdown("Asked before", (NO_HISTORY,))
         self._status = gui.add_html("")
-        self._layer = gui.add_dropdown("Colour by", LAYERS, "photograph")
+        self._layer = gui.add_dropdown("Colour by", LAYERS, initial_value="photograph")
         self._described = gui.add_dropdown("Features of", (NOBODY,), visible=False)
         self._threshold = gui.add_slider(
-            "Threshold", 0.0, 1.0, 0.01, 0.5, hint="Answers glow from this share of the best"
+            "Threshold", min=0.0, max=1.0, step=0.01, initial_value=0.5, hint="Answers glow from this share of the best"
         )
-        self._opacity = gui.add_slider("Layer", 0.0, 1.0, 0.01, 1.0, hint="How much of it covers the photograph")
-        self._height = gui.add_slider("Height", 0.05, 1.0, 0.01, 1.0, hint="What is higher in the room is not drawn")
-        self._size = gui.add_slider("Point size", 0.2, 4.0, 0.1, 1.0)
+        self._opacity = gui.add_slider(
+            "Layer strength",
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            initial_value=1.0,
+            hint="How much of it covers the photograph",
+        )
+        self._height = gui.add_slider(
+            "Height", min=0.05, max=1.0, step=0.01, initial_value=1.0, hint="What is higher in the room is not drawn"
+        )
+        self._size = gui.add_slider("Point size", min=0.2, max=4.0, step=0.1, initial_value=1.0)
         self._cameras = gui.add_checkbox("Cameras and photographs", False)
-        with gui.add_folder("Legend", expand_by_default=True) as self._legend_folder:
+        with gui.add_folder("Legend", visible=False) as self._legend_folder:
             self._all = gui.add_button_group("Show", ("all", "none"))
         with gui.add_folder("Clicked point"):
             self._clicked = gui.add_html(_text("Click a point to read what it is like.", "#868e96"))
         with gui.add_folder("Side by side", expand_by_default=False):
-            self._beside = gui.add_dropdown("Beside it", (NOTHING_BESIDE, *LAYERS), NOTHING_BESIDE)
+            self._beside = gui.add_dropdown("Beside it", (NOTHING_BESIDE, *LAYERS), initial_value=NOTHING_BESIDE)
             self._beside_model = gui.add_dropdown("Answered by", models or (NOBODY,), visible=len(models) > 1)
         self._picture_button = gui.add_button("Screenshot", icon="camera")
         self._export_button = gui.add_button("Export what is seen (.ply)", icon="download")
@@ -313,7 +322,7 @@ class Pane:
         assert self._shown is not None
         layers = self._session.layers(self._shown.scene)
         self._client.scene.add_icosphere(
-            "/clicked", radius=3 * self._point_size(layers), color=(230, 30, 30), position=tuple(where.tolist())
+            "/clicked", radius=self._point_size(layers), color=(230, 30, 30), position=tuple(where.tolist())
         )
 
     def _resize(self) -> None:
@@ -324,7 +333,7 @@ class Pane:
 
     def _point_size(self, layers: Layers) -> float:
         scale = self._size.value if math.isfinite(self._size.value) else 1.0
-        return layers.spacing * min(max(scale, 0.1), 10.0)
+        return 2 * RADIUS * layers.spacing * min(max(scale, 0.1), 10.0)
 
     def _draw_cameras(self, layers: Layers, scene: str) -> None:
         """Draw the cameras of the scene with their photographs, or take them away."""
@@ -374,7 +383,7 @@ class Pane:
         up = layers.up.double().numpy()
         camera, size = self._client.camera, float(layers.positions.norm(dim=1).max())
         target = self._offset / 2 * (num_pictures - 1) - 0.1 * size * up
-        distance = size * (1.25 + 0.75 * (num_pictures - 1)) / math.tan(max(camera.fov, 0.5) / 2) * 0.9
+        distance = size * (1.25 + 0.75 * (num_pictures - 1)) / math.tan(max(camera.fov, 0.5) / 2)
         from_target = distance * (math.sin(ELEVATION) * up - math.cos(ELEVATION) * forward)
         if turn:
             self._client.scene.set_up_direction(tuple(up))

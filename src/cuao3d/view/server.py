@@ -61,7 +61,11 @@ class Viewer:
             self.stop()
             raise InputError(_in_use(host, port))
         self.server.gui.configure_theme(
-            show_logo=False, show_share_button=False, control_width="large", brand_color=(0, 114, 178)
+            show_logo=False,
+            show_share_button=False,
+            control_layout="collapsible",
+            control_width="large",
+            brand_color=(0, 114, 178),
         )
         self.server.on_client_connect(self._greet)
         self.server.on_client_disconnect(self._part)
