@@ -93,6 +93,7 @@ ROOMS = (
     "recipes",
     "calibrate",
     "pipeline",
+    "view",
     "own_report",
     "demo",
     "reproduce",

@@ -32,6 +32,9 @@ from cuao3d.vocabulary import Told, Vocabulary
 Predict = Callable[[StoredScene], Float[Tensor, "S C"]]
 """Describes every sample of a scene."""
 
+MOST_REMEMBERED = 64
+"""Questions whose vectors are remembered: those that were asked last."""
+
 TURNED = Augmentation(flip=False, rotation=180.0, tilt=180 / 64, scale=0.1, shift=False)
 """How the official evaluation moves a scene anew in each of its passes: the bounds of its voxeliser."""
 
@@ -197,6 +200,24 @@ class Predictor:
         """
         return scene.seen if self.student is None else torch.ones(len(scene.num_views), dtype=torch.bool)
 
+    def questions(self, queries: Sequence[str]) -> Questions:
+        """Encode questions; the last `MOST_REMEMBERED` are remembered.
+
+        Args:
+            queries: The questions.
+
+        Raises:
+            InputError: The text encoder does not know a word, or a question is blank.
+        """
+        key = tuple(queries)
+        found = self._questions.pop(key, None)
+        if found is None:
+            found = Questions.read(self.encoder, key, classes=self.classes, class_vectors=self._class_vectors)
+        self._questions[key] = found
+        while len(self._questions) > MOST_REMEMBERED:
+            self._questions.pop(next(iter(tuple(self._questions))), None)  # a copy: other threads may ask as well
+        return found
+
     def ask(self, scene: StoredScene, queries: Sequence[str]) -> tuple[Answer, ...]:
         """Ask a scene free-text questions.
 
@@ -210,15 +231,11 @@ class Predictor:
         Raises:
             InputError: The text encoder does not know a word, a question is blank, or no view saw the scene.
         """
-        key, known = tuple(queries), self.known(scene)
+        known = self.known(scene)
         if not known.any():
             raise UnseenError(
                 f"No view saw anything of {scene.name}, so lifted features cannot say what is in it. Ask a student, "
                 "which needs no views: --run RUN. Or look at the poses: cuao3d check DATA"
-            )
-        if key not in self._questions:
-            self._questions[key] = Questions.read(
-                self.encoder, queries, classes=self.classes, class_vectors=self._class_vectors
             )
         of_point = scene.sample_of_point
         return tuple(
@@ -229,7 +246,7 @@ class Predictor:
                 answers=answer.answers.cpu()[of_point],
                 seen=answer.seen.cpu()[of_point],
             )
-            for answer in ask(self.features(scene), self._questions[key], seen=known, calibration=self.calibration)
+            for answer in ask(self.features(scene), self.questions(queries), seen=known, calibration=self.calibration)
         )
 
     def scored(self, scene: StoredScene, vectors: Float[Tensor, "K C"]) -> Scored:

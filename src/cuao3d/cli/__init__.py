@@ -1,4 +1,4 @@
-"""The command line: `cuao3d demo | check | fuse | distill | evaluate | probe | query | report | reproduce | ...`."""
+"""The command line: `cuao3d demo | check | fuse | distill | evaluate | query | view | report | ...`."""
 
 import inspect
 import io
@@ -30,6 +30,7 @@ from cuao3d.cli.settings import bound, check_options, refuse_unknown_options
 from cuao3d.cli.store import store
 from cuao3d.cli.supervise import configurable_supervise, supervise
 from cuao3d.cli.takeover import import_official
+from cuao3d.cli.view import view
 from cuao3d.cli.weights import weights
 from cuao3d.console import note, note_block, tell, visible
 from cuao3d.errors import TerminatedError, UserError
@@ -43,6 +44,7 @@ COMMANDS: dict[str, Any] = {
     "evaluate": evaluate,
     "probe": probe,
     "query": query,
+    "view": view,
     "compare": compare,
     "report": report,
     "reproduce": reproduce,
