@@ -18,6 +18,9 @@ POINTS, TRIANGLES = 0, 4
 UNKNOWN = -1.0
 """What stands for a value that is not known: glTF forbids NaN."""
 
+_Array = tuple[NDArray[Any], dict[str, Any], int]
+"""Values, what an accessor says of them, and what they are for."""
+
 
 def write_glb(
     path: Path,
@@ -45,7 +48,7 @@ def write_glb(
     middle = np.round(np.median(points, axis=0)) if np.abs(points).max(initial=0) > 1000 else np.zeros(3)
     positions = (points - middle).astype("<f4")
     rgba = np.concatenate([colors, np.full((len(colors), 1), 255, np.uint8)], axis=1)
-    arrays: list[tuple[NDArray[Any], dict[str, Any], int]] = []
+    arrays: list[_Array] = []
     box = {"min": positions.min(axis=0).tolist(), "max": positions.max(axis=0).tolist()}
     arrays.append((positions, {"componentType": FLOAT32, "type": "VEC3", **box}, VERTICES))
     arrays.append((rgba, {"componentType": UINT8, "normalized": True, "type": "VEC4"}, VERTICES))
@@ -57,14 +60,7 @@ def write_glb(
     if triangles is not None:
         primitive |= {"mode": TRIANGLES, "indices": len(arrays)}
         arrays.append((triangles.astype("<u4").reshape(-1), {"componentType": UINT32, "type": "SCALAR"}, CORNERS))
-    views, accessors = [], []
-    blocks = [array.tobytes() for array, _, _ in arrays]
-    start = 0
-    for index, ((array, kind, target), block) in enumerate(zip(arrays, blocks, strict=True)):
-        views.append({"buffer": 0, "byteOffset": start, "byteLength": len(block), "target": target})
-        accessors.append({"bufferView": index, "count": len(array), **kind})
-        start += len(block)  # every block is a multiple of four bytes long
-    content = b"".join(blocks)
+    views, accessors, content = _packed(arrays)
     scene = {
         "asset": {"version": "2.0", "generator": "cuao3d", "extras": {"about": list(about)}},
         "scene": 0,
@@ -81,3 +77,13 @@ def write_glb(
         struct.pack("<II", len(chunk), kind) + chunk for kind, chunk in ((JSON_CHUNK, said), (BINARY_CHUNK, content))
     )
     path.write_bytes(struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks)
+
+
+def _packed(arrays: Sequence[_Array]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], bytes]:
+    """Lay arrays out one after the other; return buffer views, accessors and the buffer."""
+    views, accessors, blocks, start = [], [], [array.tobytes() for array, _, _ in arrays], 0
+    for index, ((array, kind, target), block) in enumerate(zip(arrays, blocks, strict=True)):
+        views.append({"buffer": 0, "byteOffset": start, "byteLength": len(block), "target": target})
+        accessors.append({"bufferView": index, "count": len(array), **kind})
+        start += len(block)  # every block is a multiple of four bytes long
+    return views, accessors, b"".join(blocks)
