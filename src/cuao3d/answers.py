@@ -14,6 +14,7 @@ from cuao3d.colors import heat_colors
 from cuao3d.confidence import UNFITTED, Judged
 from cuao3d.coordinates import as_matrix, describe_place, unit_of
 from cuao3d.errors import NotFoundError
+from cuao3d.evaluate import labels_of
 from cuao3d.files import write_whole
 from cuao3d.formats.ply import cloud_columns, write_ply
 from cuao3d.labels import LabelSet
@@ -99,6 +100,7 @@ def page_of(
         heats={answer.words: as_heat(stored, answer) for answer in answers},
         finds=as_finds(stored, answers),
         layers=_layers(stored, sure, apart),
+        **({} if sure is None else _named(stored, sure)),
     )
     about = predictor.about if stored.capture_from_world is None else f"{predictor.about} {OF_CAPTURE}"
     write_report(out, {"version": __version__, "answered_by": about}, gallery)
@@ -230,6 +232,18 @@ def _layers(scene: StoredScene, sure: Sureness | None, apart: Tensor | None) -> 
         what = "disagreement between the views of a point; grey: one view or none"
         layers["Where views disagree"] = Heat(heat(apart.nan_to_num(0)), what)
     return layers
+
+
+def _named(scene: StoredScene, sure: Sureness) -> dict[str, Any]:
+    """Return what the page shows of the classes of the points: what they are taken for and, where known, the truth."""
+    is_known = scene.labels is not None and Path(scene.label_set or "").stem == sure.classes.name
+    truth = labels_of(scene, sure.classes) if is_known else None
+    kept = "" if sure.abstain is None else ", where it is sure enough"
+    return {
+        "label_set": sure.classes,
+        "labels": truth,
+        "predictions": {f"Classes of {sure.classes.name}{kept}": sure.judged.classes},
+    }
 
 
 def _mean(values: Tensor) -> float | None:
