@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -56,7 +57,7 @@ def a_view(positions: torch.Tensor, *, every: int = 1, radius: float = 0.02) -> 
     return View(every, positions.numpy(), radius, 30.0, 38.0, light, [])
 
 
-def test_positions_and_colors_come_back_in_one_order(monkeypatch):
+def test_positions_and_colors_come_back_in_one_order():
     points, colors = torch.rand(400, 3) * 7 - 3, torch.rand(400, 3)
     values, seen = torch.rand(400), torch.rand(400) > 0.2
     layers = [pane.photograph(colors), pane.heat("a", "b", values, colors, seen)]
@@ -64,7 +65,7 @@ def test_positions_and_colors_come_back_in_one_order(monkeypatch):
     said = json.loads(pane.as_json([pane.Exhibit("room", a_view(points), layers)]))
     (packed,) = said["exhibits"]
     found = positions_of(packed)
-    distance, point = (torch.cdist(torch.from_numpy(found).float(), points)).min(dim=1)
+    distance, point = (torch.cdist(torch.from_numpy(found), points.double())).min(dim=1)
     assert sorted(point.tolist()) == list(range(400)), "each point once"
     assert distance.max() < 0.02 / pane.FINE, "within half a step along each axis"
 
@@ -111,16 +112,16 @@ def test_large_clouds_are_thinned_together_and_say_so(monkeypatch):
 
 def test_walls_go_where_the_still_pictures_take_them_away():
     room = make_room(0, num_views=1)
-    house = Dollhouse(room.points, room.normals, size=(64, 48), azimuth=40.0)
-    view = house.view
-    away = np.array([np.cos(np.radians(40)), np.sin(np.radians(40))]) * np.cos(np.radians(38))
-    eye = np.array([*away, np.sin(np.radians(38))])
-    assert len(view.sides) == 5
+    outward, _ = Dollhouse(room.points, room.normals, size=(64, 48)).view.sides[0]
+    azimuth = math.degrees(math.atan2(outward[1], outward[0])) + 30
+    house = Dollhouse(room.points, room.normals, size=(64, 48), azimuth=azimuth, elevation=38)
+    view, (a, e) = house.view, (math.radians(azimuth), math.radians(38))
+    eye = np.array([math.cos(e) * math.cos(a), math.cos(e) * math.sin(a), math.sin(e)])
     hidden = np.zeros(len(view.positions), bool)
     for outward, in_the_way in view.sides:
         if outward @ eye > ASLANT:
             hidden |= in_the_way
-    assert 0.2 < hidden.mean() < 0.8
+    assert 0.05 < hidden.mean() < 0.8
     shown = np.asarray(house._matrix.sum(axis=0))[0] > 0
     assert not shown[hidden].any(), "what the pane hides is in no picture"
 
@@ -204,7 +205,7 @@ def share_of(pixels: np.ndarray, *colors: Any) -> list[float]:
 
 def test_without_a_network_the_page_turns_switches_and_says_nothing(browser, tmp_path, synthetic_scene):
     path = written(tmp_path / "page.html", synthetic_scene, EVIL)
-    context = browser.new_context(viewport={"width": 700, "height": 900}, offline=True)
+    context = browser.new_context(viewport={"width": 480, "height": 500}, offline=True)
     page, heard, asked = context.new_page(), [], []
     page.on("console", lambda message: heard.append(message.text))
     page.on("pageerror", lambda error: heard.append(str(error)))
@@ -219,7 +220,7 @@ def test_without_a_network_the_page_turns_switches_and_says_nothing(browser, tmp
         return colors_in(canvas.screenshot())
 
     pixels = drawn("Photograph colours")
-    assert len(pixels) > 5000
+    assert len(pixels) > 3000
     red, green = share_of(pixels, WALL_COLOR, PICTURE_COLOR)
     assert red > 0.5
     assert green > 0.02
@@ -238,7 +239,7 @@ def test_without_a_network_the_page_turns_switches_and_says_nothing(browser, tmp
     before, box = canvas.screenshot(), canvas.bounding_box()
     page.mouse.move(box["x"] + 200, box["y"] + 200)
     page.mouse.down()
-    page.mouse.move(box["x"] + 330, box["y"] + 210)
+    page.mouse.move(box["x"] + 300, box["y"] + 210)
     page.mouse.up()
     page.wait_for_timeout(100)
     assert canvas.screenshot() != before, "it turns"
