@@ -1,6 +1,7 @@
 """What is written of answers: each file is opened by the tool that it is for, and says what the answers say."""
 
 import json
+import re
 import struct
 import sys
 from dataclasses import replace
@@ -12,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+import cuao3d
 from conftest import camera_at
 from cuao3d.answers import in_heat
 from cuao3d.cli import main
 from cuao3d.errors import InputError, NotInstalledError
-from cuao3d.exports import WRITERS, Writer, save_answers, show_answers
+from cuao3d.exports import ABOUT, WRITERS, Writer, save_answers, show_answers
 from cuao3d.formats.ply import read_mesh, read_ply, write_ply
 from cuao3d.fusion import Samples, View, Visibility
 from cuao3d.predictor import Predictor
@@ -38,9 +40,12 @@ def store(tmp_path) -> Store:
     torch.save(torch.eye(4), tmp_path / "words.pt")
     (tmp_path / "words_names.txt").write_text("\n".join(WORDS))
     (tmp_path / "set.csv").write_text(SETS)
+    return make_store(tmp_path, store_points())
+
+
+def store_points() -> torch.Tensor:
     grid = torch.cartesian_prod(torch.arange(5.0), torch.arange(6.0), torch.zeros(1)) * 0.06
-    points = torch.cat([grid + torch.tensor([x, 0.0, 0.0]) for x in (0.0, 2.0, 4.0)])
-    return make_store(tmp_path, points)
+    return torch.cat([grid + torch.tensor([x, 0.0, 0.0]) for x in (0.0, 2.0, 4.0)])
 
 
 def make_store(folder: Path, points: torch.Tensor) -> Store:
@@ -336,3 +341,31 @@ def test_what_is_asked_cannot_end_the_header(tmp_path):
     assert header[2] == rb"comment a\nend_header\nb"
     assert header[3] == b"comment " + b"c" * 240
     assert read_ply(tmp_path / "a.ply")["z"].tolist() == [1]
+
+
+def test_the_examples_of_the_page_run(store, tmp_path, monkeypatch):
+    trimesh = pytest.importorskip("trimesh", reason="needs trimesh")
+    laspy = pytest.importorskip("laspy", reason="needs laspy")
+    monkeypatch.chdir(tmp_path)
+    store.path.rename(tmp_path / "STORE")
+    write_tetrahedron(tmp_path / "mesh.ply", in_centimetres(store_points()[[0, 7, 31, 65]]))
+    page = (Path(__file__).parents[1] / "docs" / "outputs.md").read_text(encoding="utf-8")
+    known = {"cuao3d": cuao3d, "np": np, "json": json, "trimesh": trimesh, "laspy": laspy}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, known)
+    chair, rug = known["answers"]
+    assert np.array_equal(known["chairs"], (chair.relevance >= 0.9).numpy())
+    assert len(known["rugs"]) == int((rug.relevance >= 0.9).sum()) == 30
+    assert known["names"][::30] == ["seat", "mat", "none"]
+    assert known["of_points"].shape == (90, 2)
+    listed = re.findall(r"^\| `(\.[a-z.]+)` \|", page, re.MULTILINE)
+    assert set(listed) == set(WRITERS)
+
+
+def test_the_page_lists_every_column(answers, tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "outputs.md").read_text(encoding="utf-8")
+    save_answers(answers, tmp_path / "a.ply")
+    listed = {name for cell in re.findall(r"^\| (.*?) \|", page, re.MULTILINE) for name in re.findall(r"\w+", cell)}
+    assert {re.sub("_2$", "_1", name) for name in read_ply(tmp_path / "a.ply")} <= listed
+    for name in ABOUT:
+        assert f"| `{name}` |" in page

@@ -176,6 +176,9 @@ def save_answers(
 def show_answers(answers: Sequence[Answer]) -> Path:
     """Show answers of one scene as a page with a 3D view: inside a notebook, or else in the browser.
 
+    Args:
+        answers: As of `save_answers`.
+
     Returns:
         The page, in a folder for temporary files; it needs nothing else and may be moved.
     """
