@@ -21,7 +21,7 @@ import tyro
 from scipy.spatial.transform import Rotation
 
 from cuao3d import pipeline
-from cuao3d.answers import answer
+from cuao3d.exports import ask_store
 from cuao3d.predictor import Predictor
 from cuao3d.readers import Dataset, open_dataset
 from cuao3d.scene import Frame, Scene
@@ -78,7 +78,7 @@ def measure_capture(folder: Path, tolerance: float) -> str:
         out = Path(temporary)
         store = fuse(open_dataset(folder), ("mini-lseg", "mini-dino", "mini-diffusion"), tolerance, out / "store")
         words = [*truth["present"], *truth["absent"]]
-        answer(store, Predictor.open(store), words, out / "answers.json")
+        ask_store(store, Predictor.open(store), words, out / "answers.json")
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
             runpy.run_path(str(folder / "pointing.py"))["main"](out / "answers.json")

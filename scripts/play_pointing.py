@@ -20,7 +20,7 @@ import tyro
 from tyro.conf import Positional
 
 from cuao3d import pipeline
-from cuao3d.answers import answer
+from cuao3d.exports import ask_store
 from cuao3d.predictor import Predictor
 from cuao3d.readers import open_dataset
 from cuao3d.teachers import load_teacher
@@ -74,7 +74,7 @@ def play(folder: Path, name: str) -> str:
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary)
         store = pipeline.fuse(dataset, [teacher], out / "store")
-        answer(store, Predictor.open(store), [*truth["present"], *truth["absent"]], out / "answers.json")
+        ask_store(store, Predictor.open(store), [*truth["present"], *truth["absent"]], out / "answers.json")
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             runpy.run_path(str(folder / "pointing.py"))["main"](out / "answers.json")

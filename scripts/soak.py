@@ -33,9 +33,9 @@ from unittest import mock
 import torch
 
 from cuao3d import recipes
-from cuao3d.answers import answer
 from cuao3d.distill import distill
 from cuao3d.errors import UserError
+from cuao3d.exports import ask_store
 from cuao3d.geometry import nearest
 from cuao3d.memory import give_back
 from cuao3d.pipeline import evaluate, fuse
@@ -141,7 +141,7 @@ class Soak:
         for predictor in (Predictor.open(store), Predictor.open(store, run=run)):
             evaluate(store, predictor, split=None, allow_overlap=True)
             self.counts["evaluate"] += 1
-        lines = answer(store, predictor, ["somewhere to sit", "a door"], run.parent / f"answer{ending}")
+        lines = ask_store(store, predictor, ["somewhere to sit", "a door"], run.parent / f"answer{ending}")
         assert len(lines) == 2
         self.counts["query"] += 1
 

@@ -6,7 +6,7 @@ import pytest
 
 from conftest import data_folder
 from cuao3d import demo
-from cuao3d.demo import LOUNGE_QUESTIONS, _ask_lounge
+from cuao3d.demo import LOUNGE_QUESTIONS, RealRoom, _ask_lounge
 from cuao3d.errors import NotInstalledError
 from cuao3d.progress import Stages
 from cuao3d.teachers import load_teacher
@@ -20,9 +20,9 @@ def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_a_room_is_asked_and_shown_in_its_photographs(monkeypatch, tmp_path, room_folder, capsys):
     monkeypatch.setattr(demo, "lounge", lambda: room_folder)
     monkeypatch.setattr(demo, "load_teacher", lambda name: load_teacher("mini-lseg"))
-    found, as_json = _ask_lounge(tmp_path / "lounge", stages := Stages())
+    found, heats, as_json = _ask_lounge(tmp_path / "lounge", stages := Stages())
     assert found is not None
-    assert [find.words for find in found.finds] == list(LOUNGE_QUESTIONS) == list(as_json["answers"])
+    assert [find.words for find in found.finds] == list(LOUNGE_QUESTIONS) == list(heats) == list(as_json["answers"])
     shown = [find for find in found.finds if find.verdict != "absent"]
     assert shown, "a room with furniture answers something"
     for find in found.finds:
@@ -36,7 +36,7 @@ def test_a_room_is_asked_and_shown_in_its_photographs(monkeypatch, tmp_path, roo
 
 
 def test_without_a_network_the_room_is_left_out_in_one_line(tmp_path, capsys):
-    assert _ask_lounge(tmp_path / "lounge", Stages()) == (None, {})
+    assert _ask_lounge(tmp_path / "lounge", Stages()) == RealRoom()
     said = capsys.readouterr().err
     assert said.startswith("left out the real room: The lounge is not on this machine")
     assert said.count("\n") == 1
@@ -48,7 +48,7 @@ def test_without_a_package_the_room_is_left_out_in_one_line(monkeypatch, tmp_pat
 
     monkeypatch.setattr(demo, "lounge", lambda: room_folder)
     monkeypatch.setattr(demo, "load_teacher", fail)
-    assert _ask_lounge(tmp_path / "lounge", Stages()) == (None, {})
+    assert _ask_lounge(tmp_path / "lounge", Stages()) == RealRoom()
     assert capsys.readouterr().err == "left out the real room: The network needs pip install 'cuao3d[demo]'\n"
 
 
@@ -61,7 +61,7 @@ def test_the_lounge_is_asked_of_the_teacher_for_photographs(monkeypatch, tmp_pat
     pytest.importorskip("tflite")
     monkeypatch.setenv("CUAO3D_DATA", str(data_folder("lounge").parent))
     data_folder("ade20k")
-    found, as_json = _ask_lounge(tmp_path / "lounge", Stages())
+    found, _, as_json = _ask_lounge(tmp_path / "lounge", Stages())
     assert found is not None
     verdicts = {find.words: find.verdict for find in found.finds}
     assert [verdicts[words] for words in ("a sofa", "an office chair", "a table")] == ["here"] * 3

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from conftest import data_folder
 from cuao3d import pipeline
-from cuao3d.answers import answer
+from cuao3d.exports import ask_store
 from cuao3d.predictor import Predictor
 from cuao3d.readers import open_dataset
 from cuao3d.scene import Scene
@@ -54,7 +54,7 @@ def ask_capture(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, Pat
 
     def ask(capture: Path, out: Path) -> dict[str, Any]:
         store = pipeline.fuse(open_dataset(capture), [teacher], out / "store")
-        answer(store, Predictor.open(store), list(QUESTIONS), out / "answers.json")
+        ask_store(store, Predictor.open(store), list(QUESTIONS), out / "answers.json")
         found: dict[str, Any] = json.loads((out / "answers.json").read_text())["answers"]
         return found
 

@@ -11,7 +11,7 @@ import pytest
 
 from conftest import data_folder
 from cuao3d import pipeline
-from cuao3d.answers import answer
+from cuao3d.exports import ask_store
 from cuao3d.predictor import Predictor
 from cuao3d.readers import open_dataset
 from cuao3d.teachers.efficientnet import VARIANTS
@@ -59,7 +59,7 @@ def test_words_are_found_in_a_real_capture(
     assert bool(teacher.notes) != ade20k
     truth = json.loads((lounge_folder / "objects.json").read_text())
     store = pipeline.fuse(open_dataset(lounge_folder), [teacher], tmp_path / "store")
-    answer(store, Predictor.open(store), [*truth["present"], *truth["absent"]], tmp_path / "answers.json")
+    ask_store(store, Predictor.open(store), [*truth["present"], *truth["absent"]], tmp_path / "answers.json")
     answers = json.loads((tmp_path / "answers.json").read_text())["answers"]
     places = {words: found["places"] for words, found in answers.items()}
     pointing, intrinsics = pointing_game(lounge_folder), np.loadtxt(lounge_folder / "camera-intrinsics.txt")[:3, :3]

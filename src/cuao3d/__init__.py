@@ -49,6 +49,8 @@ _HOME = {
     "Answer": "query",
     "Predictor": "predictor",
     "Row": "metrics",
+    "save_answers": "exports",
+    "show_answers": "exports",
     "evaluate_store": "pipeline",
 }
 """The room of each public name."""
@@ -91,6 +93,8 @@ __all__ = [
     "make_room",
     "open_dataset",
     "recipes",
+    "save_answers",
+    "show_answers",
 ]
 
 if TYPE_CHECKING:
@@ -104,6 +108,8 @@ if TYPE_CHECKING:
     from cuao3d.errors import NotFoundError as NotFoundError
     from cuao3d.errors import NotInstalledError as NotInstalledError
     from cuao3d.errors import UserError as UserError
+    from cuao3d.exports import save_answers as save_answers
+    from cuao3d.exports import show_answers as show_answers
     from cuao3d.imported import import_features as import_features
     from cuao3d.labels import LabelSet as LabelSet
     from cuao3d.labels import label_set as label_set

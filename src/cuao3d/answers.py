@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,12 @@ from torch import Tensor
 from cuao3d import __version__
 from cuao3d.colors import heat_colors
 from cuao3d.confidence import UNFITTED, Judged
-from cuao3d.console import note, progress_bar
-from cuao3d.coordinates import as_matrix, describe_place, in_capture, unit_of
-from cuao3d.errors import InputError, NotFoundError, UnseenError
-from cuao3d.files import write_json, write_whole
+from cuao3d.coordinates import as_matrix, describe_place, unit_of
+from cuao3d.errors import NotFoundError
+from cuao3d.evaluate import labels_of
+from cuao3d.files import write_whole
 from cuao3d.formats.ply import cloud_columns, write_ply
 from cuao3d.labels import LabelSet
-from cuao3d.memory import give_back
 from cuao3d.photographs import outline, read_photographs
 from cuao3d.predictor import Predictor
 from cuao3d.query import MIN_POINTS, Answer, heat, parts
@@ -74,106 +73,39 @@ class Sureness:
         }
 
 
-def answer(
-    store: Store,
-    predictor: Predictor,
-    words: Sequence[str],
-    out: Path,
-    *,
-    scene: str | None = None,
-    abstain: float | None = None,
-) -> list[str]:
-    """Ask a store free-text questions and write the answers of the scene that answers best.
-
-    Args:
-        store: Scenes to ask.
-        predictor: Answers the questions.
-        words: The questions.
-        out: File to write: `.ply`, the cloud as a heat map; `.json`, the places; `.html`, a page with pictures.
-        scene: Name of the scene; unless given, the one that answers best.
-        abstain: Leave points out of the answers whose class is so unsure that more than this share of the classes that
-            are left would be wrong; see `Predictor.judge`.
-
-    Returns:
-        A line for each question.
-
-    Raises:
-        InputError: The ending of the file is none of these, the store has no scene, or there is no fit to abstain by.
-    """
-    if out.suffix not in (".ply", ".json", ".html"):
-        raise InputError(f"{out} should end in .ply (a cloud), .json (places) or .html (a page to look at).")
-    names = store.names() if scene is None else (scene,)
-    if not names:
-        raise InputError(f"{store.path} holds no finished scene. Run `cuao3d fuse` again to finish it.")
-    best, answers = _ask_all(store, predictor, words, names)
-    stored = store[best]
-    sure, apart = how_sure(store, predictor, stored, abstain), disagreement_of(predictor, stored)
-    if apart is None and predictor.teacher in store.teachers:
-        note(f"How far views disagree is left out: {store.path} was made before that was kept. {MAKE_AGAIN}")
-    if sure is not None and abstain is not None:
-        kept = sure.judged.classes != UNLABELLED
-        answers = tuple(replace(one, answers=one.answers & kept, _kept={}) for one in answers)
-    _write(out, stored, answers, store, predictor, sure, apart)
-    lines = [f"{best}: {answer.words!r}: {where_is(stored, answer)}" for answer in answers]
-    return [*lines, *([_promise(sure)] if sure is not None and abstain is not None else [])]
-
-
-def _ask_all(
-    store: Store, predictor: Predictor, words: Sequence[str], names: Sequence[str]
-) -> tuple[str, tuple[Answer, ...]]:
-    """Ask scenes; return the name of the one that answers best, and its answers."""
-    best, answers, most, unseen = names[0], tuple[Answer, ...](), -math.inf, dict[str, UnseenError]()
-    with progress_bar() as bar:
-        for name in bar.track(names, description="asking"):
-            try:
-                asked = predictor.ask(store[name], words)
-            except UnseenError as error:
-                unseen[name] = error
-                continue
-            if (relevance := sum(answer.peak for answer in asked)) > most:  # only the best are kept: they are large
-                best, answers, most = name, asked, relevance
-            del asked
-            give_back()
-    for name, unanswered in unseen.items():
-        if len(unseen) == len(names):
-            raise unanswered
-        note(f"{name}: no view saw anything of it.", head="left out")
-    return best, answers
-
-
-def _write(
+def page_of(
     out: Path,
     stored: StoredScene,
     answers: Sequence[Answer],
-    store: Store,
     predictor: Predictor,
     sure: Sureness | None,
     apart: Tensor | None,
 ) -> None:
-    """Write what is asked for; the ending of the file says what."""
-    if out.suffix == ".json":
-        write_json(out, _as_json(stored, answers, store, predictor, sure, apart))
-    elif out.suffix == ".ply":
-        columns = {} if apart is None else {"disagreement": apart.numpy()}
-        columns |= {} if sure is None else _sure_columns(sure)
-        write_cloud(out, in_capture(stored.points, stored.capture_from_world), _colors(stored, answers), columns)
-    else:
-        from cuao3d.report import Gallery, write_report  # a page needs what draws; the other files do not
+    """Write answers as a page to look at, with photographs, pictures and a 3D view.
 
-        heats = {answer.words: as_heat(stored, answer) for answer in answers}
-        finds = as_finds(stored, answers)
-        gallery = Gallery(
-            stored.name,
-            stored.points,
-            stored.colors,
-            stored.normals,
-            stored.cameras,
-            heats=heats,
-            finds=finds,
-            layers=_layers(stored, sure, apart),
-        )
-        about = predictor.about if stored.capture_from_world is None else f"{predictor.about} {OF_CAPTURE}"
-        write_report(out, {"version": __version__, "answered_by": about}, gallery)
+    Args:
+        out: File to write.
+        stored: The scene that was asked.
+        answers: Its answers.
+        predictor: Who answered.
+        sure: How sure labels are, where that was fitted.
+        apart: How far the views of each point disagree (N,), where that is kept.
+    """
+    from cuao3d.report import Gallery, write_report  # a page needs what draws; the other files do not
+
+    gallery = Gallery(
+        stored.name,
+        stored.points,
+        stored.colors,
+        stored.normals,
+        stored.cameras,
+        heats={answer.words: as_heat(stored, answer) for answer in answers},
+        finds=as_finds(stored, answers),
+        layers=_layers(stored, sure, apart),
+        **({} if sure is None else _named(stored, sure)),
+    )
+    about = predictor.about if stored.capture_from_world is None else f"{predictor.about} {OF_CAPTURE}"
+    write_report(out, {"version": __version__, "answered_by": about}, gallery)
 
 
 def how_sure(store: Store, predictor: Predictor, scene: StoredScene, abstain: float | None = None) -> Sureness | None:
@@ -183,7 +115,7 @@ def how_sure(store: Store, predictor: Predictor, scene: StoredScene, abstain: fl
         store: The store of the scene.
         predictor: Names the classes.
         scene: The scene.
-        abstain: As of `answer`.
+        abstain: As of `exports.save_answers`.
 
     Raises:
         InputError: Nothing was fitted to abstain by.
@@ -289,26 +221,6 @@ def write_cloud(path: Path, points: Tensor, colors: Tensor, more: Mapping[str, A
     write_whole(path, lambda temporary: write_ply(temporary, columns))
 
 
-def _sure_columns(sure: Sureness) -> dict[str, Any]:
-    """Return the columns of a cloud: confidence and, where labels are withheld, the label of each point by its id."""
-    columns: dict[str, Any] = {"confidence": sure.judged.confidence.numpy()}
-    if sure.abstain is not None:
-        ids = torch.full((UNLABELLED + 1,), UNLABELLED, dtype=torch.uint8)
-        ids[: len(sure.classes)] = torch.tensor(sure.classes.ids, dtype=torch.uint8)
-        columns["label"] = ids[sure.judged.classes].numpy()
-    return columns
-
-
-def _promise(sure: Sureness) -> str:
-    """Say how many points keep a label, and what is promised of these."""
-    kept, wrong = 100 * sure.about["labelled"], 100 * (sure.abstain or 0)
-    of = f"{sure.classes.name} (fitted on {sure.measured_on})"
-    if not kept:
-        return f"no point keeps a label of {of}: none is so sure that the promise of {wrong:g} % could be kept"
-    promise = f"at most {wrong:g} % of these are wrong, in 19 of 20 such scenes"
-    return f"{kept:.0f} % of the points keep a label of {of}: {promise}"
-
-
 def _layers(scene: StoredScene, sure: Sureness | None, apart: Tensor | None) -> dict[str, "Heat"]:
     """Return what the page shows beside the answers: how unsure the points are, and where views disagree."""
     from cuao3d.report import Heat
@@ -324,12 +236,24 @@ def _layers(scene: StoredScene, sure: Sureness | None, apart: Tensor | None) -> 
     return layers
 
 
+def _named(scene: StoredScene, sure: Sureness) -> dict[str, Any]:
+    """Return what the page shows of the classes of the points: what they are taken for and, where known, the truth."""
+    is_known = scene.labels is not None and Path(scene.label_set or "").stem == sure.classes.name
+    truth = labels_of(scene, sure.classes) if is_known else None
+    kept = "" if sure.abstain is None else ", where it is sure enough"
+    return {
+        "label_set": sure.classes,
+        "labels": truth,
+        "predictions": {f"Classes of {sure.classes.name}{kept}": sure.judged.classes},
+    }
+
+
 def _mean(values: Tensor) -> float | None:
     """Return the mean of the values that are there; None of none."""
     return round(float(values.nanmean()), 4) if bool(values.isfinite().any()) else None
 
 
-def _as_json(
+def as_json(
     scene: StoredScene,
     answers: Sequence[Answer],
     store: Store,
@@ -337,7 +261,7 @@ def _as_json(
     sure: Sureness | None,
     apart: Tensor | None,
 ) -> dict[str, Any]:
-    """Return the answers as JSON."""
+    """Return the answers as JSON can hold them: verdicts, and places in the capture's coordinates."""
     columns = {"disagreement": apart, "confidence": None if sure is None else sure.judged.confidence}
     measured = {name: values for name, values in columns.items() if values is not None}
     about = {
@@ -420,8 +344,8 @@ def _about_place(place: Mapping[str, Any], unit: str) -> str:
     return f"relevance {place['relevance']:.2f}, at ({x:.2f}, {y:.2f}, {z:.2f}){unit}"
 
 
-def _colors(scene: StoredScene, answers: Sequence[Answer]) -> Tensor:
-    """Colour points by their most relevant answer; points that no view saw have their own colour."""
+def in_heat(scene: StoredScene, answers: Sequence[Answer]) -> Tensor:
+    """Colour points by their most relevant answer, RGB (N, 3); points that no view saw have a colour of their own."""
     hottest = torch.stack([_glow(answer) for answer in answers]).amax(dim=0)
     return heat_colors(hottest, scene.colors, answers[0].seen)
 

@@ -33,7 +33,7 @@ def in_capture(points: Float32[Tensor, "N 3"], transform: Float64[Tensor, "4 4"]
 
 def unit_of(transform: Float64[Tensor, "4 4"] | None) -> str:
     """Return what to write after a length in a capture's unit: " m", or nothing where the unit is another."""
-    return " m" if abs(_units_per_metre(transform) - 1) < 1e-6 else ""
+    return " m" if abs(units_per_metre(transform) - 1) < 1e-6 else ""
 
 
 def as_matrix(transform: Float64[Tensor, "4 4"] | None) -> list[list[float]]:
@@ -64,7 +64,7 @@ def describe_place(
         middle = points[off.argmin()]
     low, high = points.amin(dim=0), points.amax(dim=0)
     far = torch.tensor([[index >> axis & 1 for axis in range(3)] for index in range(8)], dtype=torch.bool)
-    units = _units_per_metre(transform)
+    units = units_per_metre(transform)
     digits = 3 + max(0, math.ceil(-math.log10(units)))  # a millimetre, whatever the unit
 
     def rounded(values: Tensor) -> list[Any]:
@@ -78,7 +78,7 @@ def describe_place(
     }
 
 
-def _units_per_metre(transform: Tensor | None) -> float:
+def units_per_metre(transform: Tensor | None) -> float:
     """Return how many of a capture's units make a metre."""
     # Of a left-handed capture the determinant is negative.
     return 1.0 if transform is None else abs(float(torch.linalg.det(transform[:3, :3]))) ** (1 / 3)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -106,7 +106,7 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_work
         raise InputError(f"The seed must lie in [0, {TEACHER_SEEDS // SEED_STRIDE}); it is {seed}.")
     check_settings(config)
     stages = Stages(num_workers)
-    found, real_room = _ask_lounge(out / "lounge", stages)
+    real_room = _ask_lounge(out / "lounge", stages)
     store = _make_rooms(out / "store", seed, config, stages, num_workers)
     runs, supervised = _train_students(store, out / "runs", seed, config, stages, num_workers)
     ceiling: tuple[Row, ...] = ()
@@ -125,7 +125,7 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_work
         "missing": store.missing(),
         "chance_miou": rows[0].chance_miou,
         "constant_miou": rows[0].constant_miou,
-        "real_room": real_room,
+        "real_room": real_room.as_json,
         "sigma_steps": _sigma_steps(runs["three-teachers"]),
         "stages": stages.rows,
         "seed": seed,
@@ -138,7 +138,7 @@ def demo(out: Path, *, seed: int = 0, config: DemoConfig | None = None, num_work
     write_json(out / "results.json", results)  # before anything is drawn: the figures must not be lost with a picture
     with stages("asking and drawing") as said, waiting("asking and drawing"):
         gallery, results["answers"] = _gallery(store, runs, config)
-        gallery = replace(gallery, finds=found)
+        gallery = replace(gallery, finds=real_room.finds, elsewhere=real_room.heats)
         write_cloud(
             out / "scene.ply", gallery.points, class_colors(gallery.predictions["distilled"], label_set(LABELS))
         )
@@ -178,13 +178,18 @@ def _counted(on_step: OnStep, line: str, done: int, total: int) -> None:
     on_step(done, total, line)
 
 
-def _ask_lounge(out: Path, stages: Stages) -> tuple[Finds | None, dict[str, Any]]:
-    """Lift the teacher for photographs onto a real room, and ask it questions.
+class RealRoom(NamedTuple):
+    """What a real room answers; empty if the room or the teacher is missing."""
 
-    Returns:
-        The answers, to be outlined in its photographs and as JSON; None and nothing if the room or the teacher is
-        missing.
-    """
+    finds: Finds | None = None
+    """The answers, to be outlined in its photographs."""
+    heats: Mapping[str, Heat] = {}
+    """The answers, to be shown in 3D."""
+    as_json: Mapping[str, Any] = {}
+
+
+def _ask_lounge(out: Path, stages: Stages) -> RealRoom:
+    """Lift the teacher for photographs onto a real room, and ask it questions."""
     try:
         folder = lounge()
         with stages("asking a real room") as said:
@@ -198,11 +203,13 @@ def _ask_lounge(out: Path, stages: Stages) -> tuple[Finds | None, dict[str, Any]
             said.append(", ".join(f"{answer.words}: {answer.verdict}" for answer in answers))
     except (NotFoundError, NotInstalledError, InputError) as error:
         note(f"the real room: {error}", head="left out")
-        return None, {}
+        return RealRoom()
     about = LOUNGE_ABOUT.format(predictor.about)
     found = replace(as_finds(scene, answers), title="A real room", about=about, page_title=PAGE_TITLE)
     as_json = {answer.words: {"verdict": answer.verdict, "places": places(scene, answer)[:3]} for answer in answers}
-    return found, {"answered_by": predictor.about, "answers": as_json}
+    cloud = as_cloud(scene)
+    heats = {answer.words: replace(as_heat(scene, answer), cloud=cloud) for answer in answers}
+    return RealRoom(found, heats, {"answered_by": predictor.about, "answers": as_json})
 
 
 def _train_students(

@@ -244,8 +244,16 @@ def nearest(queries: Float[Tensor, "Q 3"], points: Float[Tensor, "N 3"]) -> Int6
         queries: Positions, metres.
         points: Positions to choose from, metres; at least one.
     """
-    index = cKDTree(points.cpu().numpy()).query(queries.cpu().numpy(), workers=-1)[1]
-    return torch.from_numpy(np.asarray(index, dtype=np.int64)).to(queries.device)
+    return distances(queries, points)[1]
+
+
+def distances(
+    queries: Float[Tensor, "Q 3"], points: Float[Tensor, "N 3"]
+) -> tuple[Float64[Tensor, "Q"], Int64[Tensor, "Q"]]:
+    """Find how far the nearest point of each query is, and which it is; see `nearest`."""
+    distance, index = cKDTree(points.cpu().numpy()).query(queries.cpu().numpy(), workers=-1)
+    found = torch.from_numpy(np.asarray(distance, np.float64)), torch.from_numpy(np.asarray(index, np.int64))
+    return found[0].to(queries.device), found[1].to(queries.device)
 
 
 def group_mean(

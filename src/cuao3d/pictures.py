@@ -6,7 +6,7 @@ which pixel depends on the view alone, so it is worked out once and any colourin
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -46,8 +46,35 @@ WALL_SLAB = 0.12
 CURTAIN_DEPTH, CURTAIN_HEIGHT = 0.3, 1.9
 """So does what is closer than this to the wall and reaches higher than this above the floor, metres."""
 
+ASLANT = 0.2
+"""A wall hides the room if the cosine between its outward direction and that to the eye is at least this."""
+
+LIGHT = (0.92, 0.84, 1.0)
+"""Brightness of walls across one side of a room, across the other, and of what is level: so much that edges show, and
+so little that colours stay those of a legend."""
+
 OUTER = 0.4
 """A wall is looked for this far from the edge of the cloud, metres."""
+
+
+class View(NamedTuple):
+    """What is looked at, and from where; enough to look at it from elsewhere."""
+
+    every: int
+    """One point of the cloud in so many is drawn."""
+    positions: Array
+    """Positions (M, 3) of these, metres, z up."""
+    radius: float
+    """Radius of a point's disc in the middle, metres."""
+    azimuth: float
+    """Direction from the scene to the eye about the vertical, degrees."""
+    elevation: float
+    """Height of the eye above the horizon, degrees."""
+    light: Array
+    """Brightness of each point (M,), 1 = full; see `LIGHT`."""
+    sides: list[tuple[Array, Mask]]
+    """Direction to the outside (3,) of each wall and of the ceiling, and the points (M,) that are in the way of an eye
+    on that side."""
 
 
 class Dollhouse:
@@ -97,6 +124,8 @@ class Dollhouse:
             azimuth = room.best_azimuth(elevation)
         view = _view_axes(azimuth, elevation)
         radius, surface = _surroundings(positions, None if normals is None else facing)
+        light = np.square(surface @ room.axes) @ np.asarray(LIGHT, np.float32)
+        self.view = View(self._stride, positions, float(np.median(radius)), azimuth, elevation, light, room.sides())
         self._matrix, self._coverage = _cover(positions @ view.T, surface @ view.T, radius, room.open_to(view), size)
 
     def draw(
@@ -137,19 +166,31 @@ class _Room:
     def open_to(self, view: Array) -> Mask:
         """Say which points (N,) remain when the ceiling and the walls towards the eye are taken away."""
         kept = np.ones(len(self.box), dtype=np.bool_)
-        above_floor = self.box[:, 2] > self.floor + 0.05
         for axis, towards in enumerate(-view[2] @ self.axes):
-            if abs(towards) < 0.2 or self.high[axis] - self.low[axis] < 2 * OUTER:
-                continue
-            outward = self.box[:, axis] * np.sign(towards)
-            wall = _wall(outward)
-            if not self._is_wall(axis, np.abs(outward - wall) < WALL_SLAB / 2):
-                continue
-            gone = outward > wall - WALL_SLAB
-            if axis < 2:
-                gone |= self._stands_tall(outward > wall - CURTAIN_DEPTH)
-            kept &= ~(gone & above_floor) & (outward < wall + 0.05)
+            if abs(towards) >= ASLANT and (hidden := self._in_the_way(axis, math.copysign(1, towards))) is not None:
+                kept &= ~hidden
         return kept if kept.any() else ~kept
+
+    def sides(self) -> list[tuple[Array, Mask]]:
+        """Return the outward direction (3,) of each wall and of the ceiling, and which points (N,) go with it."""
+        found = []
+        for axis, sign in ((0, 1), (0, -1), (1, 1), (1, -1), (2, 1)):
+            if (hidden := self._in_the_way(axis, sign)) is not None and not hidden.all():
+                found.append((sign * self.axes[:, axis], hidden))
+        return found
+
+    def _in_the_way(self, axis: int, sign: float) -> Mask | None:
+        """Say which points (N,) hide the room from an eye on one side of it; None if there is no wall."""
+        if self.high[axis] - self.low[axis] < 2 * OUTER:
+            return None
+        outward = self.box[:, axis] * np.float32(sign)
+        wall = _wall(outward)
+        if not self._is_wall(axis, np.abs(outward - wall) < WALL_SLAB / 2):
+            return None
+        gone = outward > wall - WALL_SLAB
+        if axis < 2:
+            gone |= self._stands_tall(outward > wall - CURTAIN_DEPTH)
+        return (gone & (self.box[:, 2] > self.floor + 0.05)) | (outward >= wall + 0.05)
 
     def _is_wall(self, axis: int, slab: Mask) -> bool:
         """Say whether the points of a slab across an axis cover at least a third of that side of the room."""

@@ -245,6 +245,8 @@ class Predictor:
                 relevance=answer.relevance.cpu()[of_point],
                 answers=answer.answers.cpu()[of_point],
                 seen=answer.seen.cpu()[of_point],
+                scene=scene,
+                predictor=self,
             )
             for answer in ask(self.features(scene), self.questions(queries), seen=known, calibration=self.calibration)
         )

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,9 +15,11 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.nn import functional
 
+import cuao3d
 from cuao3d.errors import InputError
 from cuao3d.geometry import Packing, group_mean, voxelize
 from cuao3d.scene import UNLABELLED
+from cuao3d.store import StoredScene
 from cuao3d.teachers import DEFAULT, Calibration
 from cuao3d.text import TextEncoder
 from cuao3d.text.english import knows
@@ -83,6 +86,10 @@ class Answer:
     words_known: bool = True
     """Whether the text encoder knows the words. Where it does not, as another language or nonsense, the verdict is
     unsure."""
+    scene: StoredScene | None = field(default=None, repr=False, compare=False)
+    """The scene that was asked; None for bare features."""
+    predictor: Any = field(default=None, repr=False, compare=False)
+    """The `Predictor` that answers; None for bare features."""
     _kept: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """What others worked out from the answer and would work out again, such as its places."""
 
@@ -90,6 +97,27 @@ class Answer:
     def coverage(self) -> float:
         """Share of the points that have a feature, 0 to 1."""
         return float(self.seen.float().mean()) if len(self.seen) else 0.0
+
+    def save(self, path: Path | str, *, mesh: Path | str | None = None) -> None:
+        """Write the answer to a file that other tools open; `docs/outputs.md` describes each kind.
+
+        Args:
+            path: File to write; its ending says what: .ply, .glb, .las, .labels.json, .npz, .json or .html.
+            mesh: A triangle mesh (.ply) in the capture's coordinates, whose vertices take the values.
+
+        Raises:
+            InputError: The ending is another, or the mesh does not lie where the scene does.
+            NotInstalledError: A package that writes such files is not installed.
+        """
+        cuao3d.save_answers([self], path, mesh=mesh)
+
+    def show(self) -> Path:
+        """Show the answer as a page with a 3D view: inside a notebook, or else in the browser.
+
+        Returns:
+            The page; it needs nothing else and may be moved.
+        """
+        return cuao3d.show_answers([self])
 
 
 @dataclass(frozen=True)

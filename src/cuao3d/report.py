@@ -15,7 +15,8 @@ from jinja2 import Environment, FileSystemLoader
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from cuao3d.colors import NOTHING, class_colors, heat_colors
+from cuao3d import pane
+from cuao3d.colors import NOTHING
 from cuao3d.figures.segments import alike, clusters, palette, pca_colors, spread
 from cuao3d.files import write_text
 from cuao3d.finds import Finds, layout
@@ -41,6 +42,9 @@ READOUTS = {
     "2d3d": ("2D3D", "both together"),
     "supervised": ("Upper bound", "trained with labels"),
 }
+TAKEN_FOR, ASKED, TRUST = "Taken for", "Asked in words", "How far to trust it"
+"""What the layers of the 3D pane stand under."""
+
 MODELS = {
     "none": "no student",
     "three-teachers": "three-teacher student",
@@ -96,6 +100,8 @@ class Gallery(Cloud):
     """Some views, RGB in [0, 1]."""
     heats: Mapping[str, Heat] = field(default_factory=dict)
     """Answer to each question."""
+    elsewhere: Mapping[str, Heat] = field(default_factory=dict)
+    """Answers of the scene of `finds`, where that is another one; they are shown in the 3D pane alone, and first."""
     layers: Mapping[str, Heat] = field(default_factory=dict)
     """What else is known of the points, such as how unsure they are; by title, drawn as answers are."""
     segments: Mapping[str, tuple[Float[Tensor, "V C"], Int64[Tensor, "N"]]] = field(default_factory=dict)
@@ -128,10 +134,11 @@ def write_report(path: Path | str, results: Mapping[str, Any], gallery: Gallery)
         scene_pictures=painter.scene(),
         predictions=painter.predictions(),
         legend=_legend(gallery),
-        heats=painter.heats(gallery.heats),
-        layers=painter.heats(gallery.layers),
+        heats=painter.heats(gallery.heats, ASKED),
+        layers=painter.heats(gallery.layers, TRUST),
         unseen=_unseen(gallery) > 0,
         segments=painter.segments(int(results.get("seed", 0))),
+        **_pane(painter.exhibits()),
         table=table,
         asked=[(line, *asked) for group in table for line in group["lines"] for asked in line["asked"]],
         by_seen=[(line, *divided) for group in table for line in group["lines"] for divided in line["by_seen"]],
@@ -146,26 +153,43 @@ def write_report(path: Path | str, results: Mapping[str, Any], gallery: Gallery)
 
 
 class _Painter:
-    """Draws the pictures of a gallery as (name, note, image) triples; each cloud is put in view once."""
+    """Draws the pictures of a gallery as (name, note, image) triples; each cloud is put in view once.
+
+    What was drawn can be had again as the exhibits of the 3D pane.
+    """
 
     def __init__(self, gallery: Gallery) -> None:
         self.gallery = gallery
-        self.houses: dict[int, Dollhouse] = {}
+        self.houses: dict[str, Dollhouse] = {}
+        self.layers: dict[str, list[pane.Layer]] = {}
 
-    def draw(self, colors: Tensor, cloud: Cloud | None = None) -> str:
+    def draw(self, layer: pane.Layer, cloud: Cloud | None = None) -> str:
+        """Draw a cloud, the gallery's own unless given, in the colours of a layer."""
         cloud = cloud or self.gallery
-        if id(cloud) not in self.houses:
-            self.houses[id(cloud)] = Dollhouse(cloud.points, cloud.normals, size=SIZE, cameras=cloud.cameras)
-        return _jpeg_uri(self.houses[id(cloud)].draw(colors))
+        if cloud.scene not in self.houses:
+            self.houses[cloud.scene] = Dollhouse(cloud.points, cloud.normals, size=SIZE, cameras=cloud.cameras)
+            own = [] if cloud.colors is None else [pane.photograph(cloud.colors)]
+            self.layers[cloud.scene] = own
+        if layer.group != pane.PHOTOGRAPH:
+            self.layers[cloud.scene].append(layer)
+        return _jpeg_uri(self.houses[cloud.scene].draw(layer.colors))
+
+    def exhibits(self) -> list[pane.Exhibit]:
+        """Return the clouds that were drawn, the gallery's own first, with all that was shown of each."""
+        self.heats(self.gallery.elsewhere, ASKED)
+        first = {heat.cloud.scene for heat in self.gallery.elsewhere.values() if heat.cloud}
+        names = sorted(self.houses, key=lambda name: (name not in first, name != self.gallery.scene))
+        return [pane.Exhibit(name, self.houses[name].view, self.layers[name]) for name in names if self.layers[name]]
 
     def scene(self) -> list[tuple[str, str, str]]:
         """Draw what went in and, where it is known, the truth."""
         gallery, pictures = self.gallery, []
         if gallery.colors is not None:
-            pictures.append(("Input", f"{len(gallery.points):,} points", self.draw(gallery.colors)))
+            pictures.append(("Input", f"{len(gallery.points):,} points", self.draw(pane.photograph(gallery.colors))))
         if gallery.labels is not None and gallery.label_set is not None:
-            truth = self.draw(class_colors(gallery.labels, gallery.label_set))
-            pictures.append(("Truth", "never shown to teachers or student", truth))
+            note = "never shown to teachers or student"
+            truth = self.draw(pane.classes("Truth", TAKEN_FOR, gallery.labels, gallery.label_set, note))
+            pictures.append(("Truth", note, truth))
         return pictures
 
     def predictions(self) -> list[tuple[str, str, str]]:
@@ -178,16 +202,18 @@ class _Painter:
             if gallery.labels is not None:
                 confusion = confusion_matrix(classes, gallery.labels, len(gallery.label_set))
                 note += f"{', ' if note else ''}mIoU {100 * measure(confusion).miou:.0f} in this scene"
-            pictures.append((title, note, self.draw(class_colors(classes, gallery.label_set))))
+            layer = pane.classes(title, TAKEN_FOR, classes, gallery.label_set, note)
+            pictures.append((title, note, self.draw(layer)))
         return pictures
 
-    def heats(self, heats: Mapping[str, Heat]) -> list[tuple[str, str, str]]:
+    def heats(self, heats: Mapping[str, Heat], group: str) -> list[tuple[str, str, str]]:
         """Draw where the answers to the questions are, or where a layer is high."""
         pictures = []
         for question, heat in heats.items():
             cloud = heat.cloud or self.gallery
             where = f"{heat.answer} — {cloud.scene}" if cloud.scene != self.gallery.scene else heat.answer
-            pictures.append((question, where, self.draw(heat_colors(heat.values, cloud.colors, heat.seen), cloud)))
+            layer = pane.heat(question, group, heat.values, cloud.colors, heat.seen, heat.answer)
+            pictures.append((question, where, self.draw(layer, cloud)))
         return pictures
 
     def segments(self, seed: int) -> list[tuple[str, str, str]]:
@@ -198,8 +224,20 @@ class _Painter:
             segment = spread(clusters(features, seed=seed), row_of_point, -1)
             segment, first = (segment, segment) if first is None else (alike(segment, first), first)
             principal = spread(pca_colors(features), row_of_point, NOTHING)
-            pictures.append((name, self.draw(palette()[segment]), self.draw(principal)))
+            segmented = pane.Layer(name, "K-Means", palette()[segment])
+            components = pane.Layer(name, "PCA", principal)
+            pictures.append((name, self.draw(segmented), self.draw(components)))
         return pictures
+
+
+def _pane(exhibits: Sequence[pane.Exhibit]) -> dict[str, Any]:
+    """Return what the template needs for the 3D pane; without anything to show, there is none."""
+    scripts = pane.scripts() if exhibits else ()
+    return {
+        "policy": pane.policy(with_pane=bool(exhibits)),
+        "scripts": scripts,
+        "pane_data": pane.as_json(exhibits),
+    }
 
 
 def _jpeg_uri(image: UInt8[np.ndarray, "H W 3"]) -> str:
@@ -260,12 +298,8 @@ def _legend(gallery: Gallery) -> list[tuple[str, str]]:
         return []
     present = set(torch.bincount(torch.cat(shown)).nonzero()[:, 0].tolist())
     rows = [row for row in range(len(gallery.label_set)) if row in present]
-    legend = [(gallery.label_set.names[row], _hex(gallery.label_set.colors[row])) for row in rows]
-    return legend + ([("none", _hex(torch.full((3,), NOTHING)))] if UNLABELLED in present else [])
-
-
-def _hex(color: Tensor) -> str:
-    return "#" + "".join(f"{round(255 * float(value)):02x}" for value in color)
+    legend = [(gallery.label_set.names[row], pane.as_hex(gallery.label_set.colors[row])) for row in rows]
+    return legend + ([("none", pane.as_hex(torch.full((3,), NOTHING)))] if UNLABELLED in present else [])
 
 
 def _table(results: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -22,13 +22,15 @@ def query(
     teacher: str | None = None,
     text: str | None = None,
     device: str = "cpu",
+    mesh: Path | None = None,
 ) -> int:
-    """Find words in a scene: a coloured cloud (.ply), the places (.json) or a page to look at (.html).
+    """Find words in a scene: a page to look at (.html), places (.json), or files for other tools (.ply, .glb, ...).
 
     Args:
         store: Folder of the store.
         queries: What to look for, each in quotes.
-        out: File to write; its ending says what.
+        out: File to write; its ending says what: .html, .json (places), .ply, .glb, .las (clouds with all values),
+            .labels.json (the class of each point), .npz (features).
         words: Also look for the lines of this text file; empty lines and lines that begin with # are skipped.
         run: Folder of a finished run, or a student's .safetensors; without it the lifted features answer.
         scene: Name of the scene; where there are several, the one that answers best.
@@ -37,8 +39,10 @@ def query(
         teacher: Which teacher answers, where several have a text encoder; the first unless given.
         text: Text encoder for the words, such as table:FILE for vectors of your own; the teacher's unless given.
         device: Where the student runs, such as cuda.
+        mesh: A triangle mesh (.ply) in the capture's coordinates: write its vertices, each with the values of the
+            sample that is nearest to it.
     """
-    from cuao3d.answers import answer
+    from cuao3d.exports import ask_store, writer_of
     from cuao3d.files import check_output
     from cuao3d.predictor import Predictor
     from cuao3d.progress import waiting
@@ -49,10 +53,11 @@ def query(
         raise InputError('Say what to look for: cuao3d query STORE "somewhere to sit" --out heat.html, or --words FILE')
     check_device(device)
     check_output(out)
+    writer_of(out, mesh)
     opened = Store.open(store)
     with waiting("opening the predictor"):
         predictor = Predictor.open(opened, run=run, teacher=teacher, text=text, device=device)
-    found = answer(opened, predictor, queries, out, scene=scene, abstain=abstain)
+    found = ask_store(opened, predictor, queries, out, scene=scene, abstain=abstain, mesh=mesh)
     tell(predictor.about)
     for line in found:
         tell(line)

@@ -19,6 +19,7 @@ from jaxtyping import Float, Float32
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cuao3d.console import visible
 from cuao3d.errors import InputError, UserError
 from cuao3d.files import check_inside
 
@@ -26,6 +27,9 @@ Columns = dict[str, NDArray[Any]]
 
 MAX_HEADER = 1 << 16
 """Longest header that is read, bytes."""
+
+LONGEST_COMMENT = 240
+"""Longest comment that is written, characters: some readers take no longer lines."""
 
 MOST_FILLED = 16
 """Lists of different lengths may take this many times their size once all are as long as the longest."""
@@ -124,20 +128,41 @@ def read_triangles(path: Path) -> NDArray[np.float32] | None:
     return corners if len(corners) else None
 
 
-def write_ply(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
-    """Write points as a binary PLY file.
+def write_ply(
+    path: Path,
+    columns: Mapping[str, NDArray[Any]],
+    *,
+    comments: Sequence[str] = (),
+    triangles: NDArray[np.int64] | None = None,
+) -> None:
+    """Write points, or the vertices of a mesh, as a binary PLY file.
 
     Args:
         path: The file.
         columns: The properties by name, each (N,) and of type float32, float64, uint8, uint16 or int32.
+        comments: Lines of the header, for people; what could break a line is escaped, and long ones are cut.
+        triangles: Corners of each face, rows of the columns, (F, 3); None: no faces.
+
+    Raises:
+        InputError: The header would be longer than readers take.
     """
     types = {name: column.dtype.newbyteorder("<") for name, column in columns.items()}
     table = np.empty(len(next(iter(columns.values()))), dtype=list(types.items()))
     for name, column in columns.items():
         table[name] = column
     properties = [f"property {_NAMES[dtype.str[1:]]} {name}" for name, dtype in types.items()]
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(table)}", *properties, "end_header", ""]
-    path.write_bytes("\n".join(header).encode() + table.tobytes())
+    said = [f"comment {visible(line)[:LONGEST_COMMENT]}" for line in comments]
+    header = ["ply", "format binary_little_endian 1.0", *said, f"element vertex {len(table)}", *properties]
+    body = table.tobytes()
+    if triangles is not None:
+        faces = np.empty(len(triangles), dtype=[("length", "u1"), ("corners", "<i4", 3)])
+        faces["length"], faces["corners"] = 3, triangles
+        header += [f"element face {len(faces)}", "property list uchar int vertex_indices"]
+        body += faces.tobytes()
+    content = "\n".join([*header, "end_header", ""]).encode()
+    if len(content) > MAX_HEADER:
+        raise InputError(f"{path} would have a header of {len(content)} bytes, over {MAX_HEADER}; ask fewer questions.")
+    path.write_bytes(content + body)
 
 
 def cloud_columns(
