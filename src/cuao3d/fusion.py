@@ -1,37 +1,37 @@
 """Multi-view fusion: image features -> point features.
 
 Lifting is linear, so a teacher's map never grows to the size of the image: the bicubic (or bilinear) kernel is
-evaluated on the small map, at the pixels of visible points only, and summed straight into the points' rows.
+evaluated on the small map, at the pixels of visible points only, and summed straight into the points' rows. A scene's
+views are walked once for all teachers.
 """
 
-import math
+import time
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Protocol, get_args, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64, Int64
 from torch import Tensor
-from torch.nn import functional
 
 from cuao3d.errors import InputError, UserError
-from cuao3d.geometry import group_mean, project, quarters_to_upright, visible_points, voxelize
+from cuao3d.geometry import group_mean, normals_of, project, quarters_to_upright, visible_points, voxelize
 from cuao3d.gravity import up_of
 from cuao3d.progress import OnCount
+from cuao3d.sampling import Mode
 from cuao3d.scene import Camera, Problem, Scene
+from cuao3d.sums import Spread, Sums
 from cuao3d.teachers import Teacher
-from cuao3d.teachers.views import BATCH, describe_views
-
-Mode = Literal["bicubic", "bilinear"]
+from cuao3d.teachers.views import BATCH, describe_together
+from cuao3d.view_weights import ViewWeights, geometry_weights
 
 TIE = 1e-12
 """Squared distances that round to the same multiple of this are equal, square metres."""
-
-CHUNK = 1 << 22
-"""Values gathered at a time; a buffer of this size is used again instead of being paged in afresh."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,25 @@ class Lifted:
     `1 - |sum f|² / (n sum |f|²)`. 0: all views say the same; of n features of equal length that point anywhere, about
     `1 - 1/n`. It is one minus the square of the mean resultant length where they are equally long (Mardia and Jupp,
     Directional Statistics, 2000, section 9.2). NaN where there are not two views."""
+    seconds: float = 0.0
+    """How long the teacher looked at the views and its maps were summed."""
+
+
+@runtime_checkable
+class Unfinished(Protocol):
+    """Keeps the sums of a walk along many views, so that it can go on after an interruption."""
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return what was kept of the same walk; None if there is nothing."""
+        ...
+
+    def is_due(self, done: int, total: int) -> bool:
+        """Say whether sums are to be kept after so many views of a walk."""
+        ...
+
+    def save(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        """Keep sums, and JSON values about them."""
+        ...
 
 
 def lift(
@@ -180,13 +199,11 @@ def lift(
     upright: bool = True,
     progress: OnCount | None = None,
 ) -> Float[Tensor, "V C"]:
-    """Describe each seen sample by the mean of a teacher's features over the views that see it; see `lift_measured`."""
-    return lift_measured(
-        scene, visibility, teacher, mode=mode, batch_size=batch_size, upright=upright, progress=progress
-    ).features
+    """Describe each seen sample by the mean of a teacher's features over the views that see it; see `lift_together`."""
+    how: dict[str, Any] = {"mode": mode, "batch_size": batch_size, "upright": upright, "progress": progress}
+    return lift_measured(scene, visibility, teacher, **how).features
 
 
-@torch.no_grad()
 def lift_measured(
     scene: Scene,
     visibility: Visibility,
@@ -196,57 +213,72 @@ def lift_measured(
     batch_size: int = BATCH,
     upright: bool = True,
     skip_unreadable: bool = False,
+    view_weights: ViewWeights = "none",
     progress: OnCount | None = None,
 ) -> Lifted:
-    """Describe each seen sample by the mean of a teacher's features over the views that see it.
+    """Describe each seen sample as one teacher sees it, and measure how well its views agree; see `lift_together`."""
+    how: dict[str, Any] = {"mode": mode, "batch_size": batch_size, "upright": upright, "progress": progress}
+    how |= {"skip_unreadable": skip_unreadable, "view_weights": view_weights}
+    return lift_together(scene, visibility, [teacher], **how)[teacher.name]
+
+
+@torch.no_grad()
+def lift_together(
+    scene: Scene,
+    visibility: Visibility,
+    teachers: Sequence[Teacher],
+    *,
+    mode: Mode = "bicubic",
+    batch_size: int = BATCH,
+    upright: bool = True,
+    skip_unreadable: bool = False,
+    view_weights: ViewWeights = "none",
+    unfinished: Unfinished | None = None,
+    progress: OnCount | None = None,
+) -> dict[str, Lifted]:
+    """Describe each seen sample by the mean of each teacher's features over the views that see it.
+
+    The views are walked once for all teachers: while they look at some views, those before are summed and those after
+    are read. Memory does not depend on their number: the sums take 4 bytes for each channel of a sample.
 
     Args:
-        scene: Whose frames are shown to the teacher.
+        scene: Whose frames are shown to the teachers.
         visibility: What `see` found in this scene.
-        teacher: Turns an image into feature maps.
+        teachers: Each turns an image into feature maps.
         mode: "bicubic" reads at the nearest pixel, as if the map had been upsampled to the image by torch's bicubic
             interpolation (the paper's way); "bilinear" reads at the exact position.
-        batch_size: Frames shown at a time, to a teacher that takes several.
+        batch_size: Frames shown at a time, to teachers that take several.
         upright: Show each image turned by the nearest quarter so that what `up_of` finds to be up is up in it, and turn
             its maps back: teachers learned from upright photographs.
-        skip_unreadable: Leave out frames whose colours cannot be read, as if they had never been seen; the result's
-            `visibility` says which. Lift the first teacher this way and give that visibility to the others.
-        progress: Called after each view.
+        skip_unreadable: Leave out frames whose colours cannot be read, or of which a teacher gives values that are not
+            finite, as if no teacher had ever seen them; the results' `visibility` says which.
+        view_weights: How much each view counts in the mean; "robust" walks twice.
+        unfinished: Keeps the sums of a long walk, and has those of one that was interrupted.
+        progress: Called after each view of each walk.
+
+    Returns:
+        What each teacher sees, by its name.
 
     Raises:
-        InputError: The mode is unknown, the teacher gives other maps than it promised, or a frame's colours cannot be
-            read or are not of its camera's size and may not be skipped.
+        InputError: The mode or the weights are unknown, a teacher fails or gives other maps than it promised, a frame
+            is to be left out and may not be skipped, or all are for values that are not finite.
     """
-    if mode not in get_args(Mode):
-        raise InputError(f"Unknown mode {mode!r}; choose from {get_args(Mode)}.")
-    seen = visibility.seen_samples
-    row_of_sample = torch.zeros_like(visibility.num_views)
-    row_of_sample[seen] = torch.arange(len(seen))
-    total = torch.zeros(len(seen), teacher.num_channels)
-    squares = torch.zeros(len(seen), dtype=torch.float64)
-    unreadable: dict[int, Problem] = {}
-    quarters = image_quarters(scene, upright=upright)
-    images = [
-        partial(_read_image, scene, view.frame, quarters[view.frame], unreadable if skip_unreadable else None)
-        for view in visibility.views
-    ]
-    described = describe_views(teacher, images, batch_size=batch_size)
-    for done, (view, maps) in enumerate(zip(visibility.views, described, strict=True), start=1):
-        if maps:
-            total, squares = _on_device_of(maps, total, squares)
-            size = scene.frames[view.frame].camera.width, scene.frames[view.frame].camera.height
-            for one, sums in zip(maps, torch.split(total, [len(one) for one in maps], dim=1), strict=True):
-                as_stored = one.rot90(-quarters[view.frame], (1, 2))
-                _add_map(sums, squares, row_of_sample[view.sample], as_stored, view.pixels, size, mode)
-        if progress:
-            progress(done, len(visibility.views))
-    if unreadable:
-        visibility = _without(visibility, unreadable)
-        kept = (visibility.num_views[seen] > 0).to(total.device)
-        total, squares = total[kept], squares[kept]
-    num_views = visibility.num_views[visibility.seen_samples].to(total.device)
-    agreement, disagreement = _agreement(total, squares, num_views), _disagreement(total, squares, num_views)
-    return Lifted(total.div_(num_views[:, None]), visibility, agreement, disagreement)
+    for chosen, options in ((mode, get_args(Mode)), (view_weights, get_args(ViewWeights))):
+        if chosen not in options:
+            raise InputError(f"Unknown mode {chosen!r}; choose from {options}.")
+    if not teachers:
+        return {}
+    walk = _Walk(scene, visibility, teachers, mode, batch_size, upright, skip_unreadable, view_weights)
+    walk.go(unfinished, progress)
+    visibility = walk.visibility()
+    kept, num_views = visibility.num_views[walk.seen] > 0, visibility.num_views[visibility.seen_samples]
+    lifted = {}
+    for name, sums in walk.sums.items():
+        if not bool(kept.all()):
+            sums.keep(kept)
+        features, agreement, disagreement = sums.finish(num_views)
+        lifted[name] = Lifted(features, visibility, agreement, disagreement, walk.seconds.get(name, 0.0))
+    return lifted
 
 
 def image_quarters(scene: Scene, *, upright: bool = True) -> list[int]:
@@ -261,116 +293,159 @@ def image_quarters(scene: Scene, *, upright: bool = True) -> list[int]:
     return [0] * len(cameras) if up is None else quarters_to_upright(cameras, up)
 
 
-def _read_image(scene: Scene, index: int, quarters: int, unreadable: dict[int, Problem] | None) -> Tensor | None:
-    """Read the colours of a frame, turned counter-clockwise by quarters.
+class _Walk:
+    """A walk along the views of a scene, whose teachers describe each of them; with robust weights there are two."""
 
-    If that fails, note why in `unreadable` and return None; raise if there is none.
-    """
-    frame = scene.frames[index]
-    where, camera = f"{scene.name}, frame {frame.name}", frame.camera
-    try:
-        image = frame.read_image()
-        if tuple(image.shape) != (3, camera.height, camera.width):
-            size = f"{image.shape[-1]} x {image.shape[-2]}"
-            raise InputError(f"The image is {size}, its camera {camera.width} x {camera.height}.")
-    except (UserError, OSError) as error:
-        if unreadable is None:
+    def __init__(
+        self,
+        scene: Scene,
+        visibility: Visibility,
+        teachers: Sequence[Teacher],
+        mode: Mode,
+        batch_size: int,
+        upright: bool,
+        may_skip: bool,
+        view_weights: ViewWeights,
+    ) -> None:
+        self._scene, self._all, self._teachers, self._mode = scene, visibility, teachers, mode
+        self._batch_size, self._may_skip, self._view_weights = batch_size, may_skip, view_weights
+        self._quarters = image_quarters(scene, upright=upright)
+        self.seen = visibility.seen_samples
+        self._row_of_sample = torch.zeros_like(visibility.num_views)
+        self._row_of_sample[self.seen] = torch.arange(len(self.seen))
+        self._left_out: dict[int, Problem] = {}
+        self._undescribed: InputError | None = None
+        self._spread: dict[str, Spread] = {}
+        self._normals: Tensor | None = None
+        if view_weights == "geometry" and visibility.views:
+            self._normals = normals_of(visibility.views[0].points)
+        self.sums = self._start(weighted=view_weights == "geometry")
+        self.seconds: dict[str, float] = {}
+
+    def visibility(self) -> Visibility:
+        """Return the visibility without the frames that were left out."""
+        return _without(self._all, self._left_out) if self._left_out else self._all
+
+    def go(self, unfinished: Unfinished | None, progress: OnCount | None) -> None:
+        """Walk along all views, or from where an interrupted walk had come to."""
+        num_walks, walk, done = 2 if self._view_weights == "robust" else 1, 0, 0
+        if unfinished and (kept := unfinished.load()):
+            walk, done = self._restore(*kept)
+        for number in range(walk, num_walks):
+            if number == 1 and not self._spread:
+                num_views = self.visibility().num_views[self.seen]
+                self._spread = {name: sums.spread(num_views) for name, sums in self.sums.items()}
+                self.sums = self._start(weighted=True)
+            self._go_once(number, num_walks, done if number == walk else 0, unfinished, progress)
+        if self._undescribed and len(self._left_out) == len(self._all.views):
+            raise InputError(f"{self._scene.name}: no view is left. {self._undescribed}")
+
+    def _start(self, *, weighted: bool) -> dict[str, Sums]:
+        return {one.name: Sums(len(self.seen), one.num_channels, weighted=weighted) for one in self._teachers}
+
+    def _go_once(
+        self, number: int, num_walks: int, first: int, unfinished: Unfinished | None, progress: OnCount | None
+    ) -> None:
+        """Walk along the views once; `number` says for the how manieth time."""
+        views, before = self._all.views, frozenset(self._left_out)
+        images = [partial(self._read, view) for view in views[first:]]
+        described = describe_together(
+            self._teachers, images, batch_size=self._batch_size, seconds=(seconds := dict[str, float]())
+        )
+        with ThreadPoolExecutor(1) as adding:
+            waiting = deque[Future[None]]()
+            for done, maps in enumerate(described, start=first + 1):
+                view = views[done - 1]
+                if isinstance(maps, InputError):
+                    self._leave_out(view, maps)
+                    self._undescribed = self._undescribed or maps
+                elif maps is not None:
+                    waiting.append(adding.submit(self._add, view, maps))
+                at_border = done % self._batch_size == 0 and done < len(views)
+                is_due = at_border and unfinished is not None and unfinished.is_due(done, len(views))
+                while len(waiting) > (0 if is_due else self._batch_size):
+                    waiting.popleft().result()
+                if is_due and unfinished:
+                    self._save(unfinished, number, done, before, seconds)
+                if progress:
+                    progress(number * len(views) + done, num_walks * len(views))
+            for one in waiting:
+                one.result()
+        self._took(seconds)
+
+    @torch.no_grad()
+    def _add(self, view: View, described: Sequence[tuple[Tensor, ...]]) -> None:
+        """Sum what all teachers say of a view."""
+        sample, pixels = view.sample, view.pixels
+        rows, size = self._row_of_sample[sample], (view.camera.width, view.camera.height)
+        weights = None
+        if self._normals is not None:
+            weights = geometry_weights(view.points[sample], self._normals[sample], view.camera, pixels)
+        for teacher, maps in zip(self._teachers, described, strict=True):
+            begun = time.perf_counter()
+            as_stored = [one.rot90(-self._quarters[view.frame], (1, 2)) for one in maps]
+            spread = self._spread.get(teacher.name)
+            self.sums[teacher.name].add(as_stored, rows, pixels, size, mode=self._mode, weights=weights, spread=spread)
+            self._took({teacher.name: time.perf_counter() - begun})
+
+    def _took(self, seconds: Mapping[str, float]) -> None:
+        for name, more in seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + more
+
+    def _read(self, view: View) -> Tensor | None:
+        """Read the colours of a view, turned to be upright; None if they cannot be read."""
+        frame, camera = self._scene.frames[view.frame], view.camera
+        if view.frame in self._left_out:
+            return None
+        try:
+            image = frame.read_image()
+            if tuple(image.shape) != (3, camera.height, camera.width):
+                size = f"{image.shape[-1]} x {image.shape[-2]}"
+                raise InputError(f"The image is {size}, its camera {camera.width} x {camera.height}.")
+        except (UserError, OSError) as error:
+            self._leave_out(view, error)
+            return None
+        quarters = self._quarters[view.frame]
+        return image.rot90(quarters, (1, 2)).contiguous() if quarters else image
+
+    def _leave_out(self, view: View, error: UserError | OSError) -> None:
+        """Note why a view is left out; raise that if none may be."""
+        where = f"{self._scene.name}, frame {self._scene.frames[view.frame].name}"
+        if not self._may_skip:
             raise InputError(f"{where}: {error}") from error
-        unreadable[index] = Problem.of_frame(where, error)
-        return None
-    return image.rot90(quarters, (1, 2)).contiguous() if quarters else image
+        self._left_out[view.frame] = Problem.of_frame(where, error)
+
+    def _save(
+        self, unfinished: Unfinished, number: int, done: int, before: frozenset[int], seconds: Mapping[str, float]
+    ) -> None:
+        """Keep how far this walk has come."""
+        walked = before | {view.frame for view in self._all.views[:done]}  # others may have been read ahead
+        left_out = {str(frame): asdict(why) for frame, why in dict(self._left_out).items() if frame in walked}
+        tensors = {f"{name}/{key}": one for name, sums in self.sums.items() for key, one in sums.tensors().items()}
+        for name, spread in self._spread.items():
+            tensors |= {f"{name}/means": spread.means, f"{name}/scatter": spread.scatter}
+        took = {name: self.seconds.get(name, 0.0) + more for name, more in seconds.items()}
+        unfinished.save(tensors, {"walk": number, "done": done, "left_out": left_out, "seconds": took})
+
+    def _restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> tuple[int, int]:
+        """Go on as an earlier walk was kept; return its number and how many views it had seen."""
+        self._left_out = {int(frame): Problem(**why) for frame, why in about["left_out"].items()}
+        self.seconds = dict(about["seconds"])
+        if about["walk"] == 1:
+            self.sums = self._start(weighted=True)
+        for name, sums in self.sums.items():
+            sums.restore({key: tensors[f"{name}/{key}"] for key in sums.tensors()})
+            if about["walk"] == 1:
+                self._spread[name] = Spread(tensors[f"{name}/means"], tensors[f"{name}/scatter"])
+        return about["walk"], about["done"]
 
 
-def _without(visibility: Visibility, unreadable: dict[int, Problem]) -> Visibility:
-    """Return the visibility without some frames; `unreadable` has the reason for each."""
+def _without(visibility: Visibility, left_out: Mapping[int, Problem]) -> Visibility:
+    """Return the visibility without some frames; `left_out` has the reason for each."""
     num_views = visibility.num_views.clone()
     for view in visibility.views:
-        if view.frame in unreadable:
+        if view.frame in left_out:
             num_views[view.sample] -= 1
-    views = tuple(view for view in visibility.views if view.frame not in unreadable)
-    problems = (*visibility.problems, *unreadable.values())
+    views = tuple(view for view in visibility.views if view.frame not in left_out)
+    problems = (*visibility.problems, *(left_out[frame] for frame in sorted(left_out)))
     return Visibility(views, num_views, problems, visibility.occlusion_tolerance)
-
-
-def _on_device_of(maps: tuple[Tensor, ...], total: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
-    """Bring the sums to where a teacher's maps are."""
-    return total.to(maps[0].device), squares.to(maps[0].device)
-
-
-def _add_map(
-    sums: Tensor,
-    squares: Tensor,
-    rows: Tensor,
-    feature_map: Tensor,
-    pixels: Tensor,
-    image_size: tuple[int, int],
-    mode: Mode,
-) -> None:
-    """Add a map's features at pixels (n, 2), and their squared lengths, to distinct rows (n,) of the sums, in place."""
-    device = feature_map.device
-    table = feature_map.permute(1, 2, 0).reshape(-1, len(feature_map)).float().contiguous()
-    chunk = max(1, CHUNK // len(feature_map))
-    for part in _slices(len(rows), chunk):
-        taps, weights = _taps(pixels[part], image_size, (feature_map.shape[2], feature_map.shape[1]), mode)
-        features = functional.embedding_bag(
-            taps.to(device), table, per_sample_weights=weights.float().to(device), mode="sum"
-        )
-        sums.index_add_(0, rows[part].to(device), features)
-        squares.index_add_(0, rows[part].to(device), torch.linalg.vecdot(features, features).double())
-
-
-def _agreement(total: Tensor, squares: Tensor, num_views: Tensor) -> float:
-    """Return ICC(1) from the sums (V, C) of features, those of their squared lengths (V,), and the views summed."""
-    several = num_views > 1
-    n, squared = num_views[several].double(), squares[several]
-    if len(n) < 2:
-        return math.nan
-    sums = total[several]
-    of_means = torch.linalg.vecdot(sums, sums).double() / n
-    within = (squared - of_means).sum() / (n - 1).sum()
-    overall = sums.sum(dim=0, dtype=torch.float64)
-    between = (of_means.sum() - overall @ overall / n.sum()) / (len(n) - 1)
-    usual = (n.sum() - n.square().sum() / n.sum()) / (len(n) - 1)
-    return float((between - within) / (between + (usual - 1) * within))
-
-
-def _disagreement(total: Tensor, squares: Tensor, num_views: Tensor) -> Tensor:
-    """Return what of each sample's squared lengths its mean lacks (V,); the sums are those of `_agreement`."""
-    of_mean = torch.linalg.vecdot(total, total).double()
-    lacking = 1 - of_mean / (num_views * squares).clamp(min=1e-12)
-    return torch.where(num_views > 1, lacking.clamp(0, 1), math.nan).float()
-
-
-def _taps(pixels: Tensor, image_size: tuple[int, int], map_size: tuple[int, int], mode: Mode) -> tuple[Tensor, Tensor]:
-    """Return the cells (n, k) of a row-major map that make up its value at pixels (n, 2), and their weights."""
-    scale = torch.tensor(map_size, dtype=torch.float64) / torch.tensor(image_size, dtype=torch.float64)
-    read_at = pixels.round() if mode == "bicubic" else pixels
-    position = (read_at.double() + 0.5) * scale - 0.5
-    low = position.floor()
-    kernel = _cubic if mode == "bicubic" else _linear
-    weight_x, weight_y = kernel((position - low)[:, 0]), kernel((position - low)[:, 1])
-    offsets = torch.arange(weight_x.shape[1]) - (weight_x.shape[1] // 2 - 1)
-    limit = torch.tensor(map_size).sub(1)
-    cell_x = (low[:, :1].long() + offsets).clamp(min=0).minimum(limit[0])
-    cell_y = (low[:, 1:].long() + offsets).clamp(min=0).minimum(limit[1])
-    taps = cell_y[:, :, None] * map_size[0] + cell_x[:, None, :]
-    return taps.flatten(1), (weight_y[:, :, None] * weight_x[:, None, :]).flatten(1)
-
-
-def _cubic(t: Tensor) -> Tensor:
-    """Return the weights (n, 4) of Keys' cubic kernel, a = -0.75 as in torch, at fractions t (n,) past the second."""
-    a = -0.75
-    near, far = torch.stack([t, 1 - t], dim=1), torch.stack([1 + t, 2 - t], dim=1)
-    inner = ((a + 2) * near - (a + 3)) * near.square() + 1
-    outer = ((a * far - 5 * a) * far + 8 * a) * far - 4 * a
-    return torch.stack([outer[:, 0], inner[:, 0], inner[:, 1], outer[:, 1]], dim=1)
-
-
-def _linear(t: Tensor) -> Tensor:
-    """Return the weights (n, 2) of linear interpolation at fractions t (n,)."""
-    return torch.stack([1 - t, t], dim=1)
-
-
-def _slices(length: int, step: int) -> Iterator[slice]:
-    """Cut range(length) into slices of at most `step`."""
-    return (slice(start, start + step) for start in range(0, length, step))

@@ -32,6 +32,7 @@ def fuse(
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     batch_size: Count = 4,
     upright: bool = True,
+    view_weights: Literal["none", "robust", "geometry"] = "none",
     workers: Annotated[int, Range(1, 1024)] = 1,
     annotations: str | None = None,
     tolerance: Fraction | None = None,
@@ -52,6 +53,9 @@ def fuse(
         precision: What the teachers compute in; the store records it.
         batch_size: Views shown to a teacher at a time; halved where memory runs out.
         upright: Show each view turned by the nearest quarter so that the world's up is up; the store records it.
+        view_weights: How much each view counts in the mean of a point's features: none, all the same; robust, less the
+            farther it lies from what all say together (each view is shown twice); geometry, less from afar, at a slant
+            and near its image's border. The store records it.
         workers: Processes that share the scenes; each loads the teachers. The store is the same whatever their number.
         annotations: Label set in which the labels of the data are read: a name such as scannet200, or your own CSV.
         tolerance: Part of the measured depth by which a point may lie off it and still be visible, such as 0.1.
@@ -74,6 +78,7 @@ def fuse(
         reading |= {"annotations": Path(annotations).name} if annotations else {}  # a CSV may move
         settings = {"data": path.resolve().name, **reading}
         lift = partial(pipeline.fuse, dataset, loaded, out, num_workers=workers, load=load)
+        lift = partial(lift, view_weights=view_weights)
         store = lift(cell=cell, settings=settings, batch_size=batch_size, upright=upright)
         said.append(_summarise(store))
     return LEFT_OUT if store.missing() else 0

@@ -1,24 +1,24 @@
 """From data to a store: every scene of a dataset is seen, lifted and written."""
 
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import cast
 
 import torch
-from torch import Tensor
 
 from cuao3d.console import note, progress_bar
 from cuao3d.durable import locked
 from cuao3d.errors import DiskFullError, InputError, TeacherError, UserError
-from cuao3d.fusion import Lifted, Visibility, image_quarters, lift_measured, sample_cells, see
+from cuao3d.fusion import Lifted, Visibility, image_quarters, lift_together, sample_cells, see
 from cuao3d.memory import give_back
 from cuao3d.objective import find_loss
 from cuao3d.photographs import Album
+from cuao3d.pipeline.unfinished import LONG, KeptSums
 from cuao3d.progress import OnCount, OnStep
 from cuao3d.readers import Dataset
 from cuao3d.scene import Scene, Source
@@ -29,6 +29,7 @@ from cuao3d.store.sources import Record, record, source_of, source_of_scene
 from cuao3d.teachers import Teacher, cards_of, known_card
 from cuao3d.teachers.views import BATCH
 from cuao3d.text import load_text_encoder
+from cuao3d.view_weights import ViewWeights
 from cuao3d.workers import side_by_side
 
 
@@ -41,6 +42,7 @@ def fuse(
     settings: Mapping[str, Setting] | None = None,
     batch_size: int = BATCH,
     upright: bool = True,
+    view_weights: ViewWeights = "none",
     num_workers: int = 1,
     load: Callable[[], Sequence[Teacher]] | None = None,
 ) -> Store:
@@ -59,6 +61,7 @@ def fuse(
             `OF_SCENES`.
         batch_size: Views shown to a teacher at a time, if it takes several.
         upright: Show each view turned by the nearest quarter so that the world's up is up; the store records it.
+        view_weights: How much each view counts in a mean; the store records it. See `view_weights.py`.
         num_workers: Processes that share the scenes; see `side_by_side`. The store is the same whatever their number.
         load: How each of several processes gets the teachers; they are copied to it unless given.
 
@@ -74,6 +77,7 @@ def fuse(
     check_names(dataset.names, partial(source_of, dataset))
     with locked(Path(out)):
         asked = {**(settings or {}), "upright": upright}
+        asked |= {} if view_weights == "none" else {"view_weights": view_weights}
         store = Store.create(out, cell=cell, teachers=cards, settings=asked, revise=True)
         changes = _plan(dataset, store, upright)
         begin(store, changes)
@@ -231,16 +235,14 @@ def _add_teachers(
     """Lift some teachers onto the samples of a scene that is there; say whether they see the same samples."""
     samples = sample_cells(scene.points, lift.store.cell)
     visibility = see(scene, samples, progress=_progress(scene, "visibility", say))
+    teachers = [one for one in lift.teachers if one.name in names]
+    lifted = _lifted(scene, visibility, teachers, lift, made_from, say)
     there = num_views(lift.store, scene.name)
-    features: dict[str, Tensor] = {}
-    disagreement: dict[str, Tensor] = {}
-    lifting: dict[str, Lifting] = {}
-    for teacher in (one for one in lift.teachers if one.name in names):
-        lifted, lifting[teacher.name] = _measured(scene, visibility, teacher, lift, say, skip_unreadable=not features)
-        features[teacher.name], visibility = lifted.features, lifted.visibility
-        disagreement[teacher.name] = lifted.disagreement
-        if not torch.equal(visibility.num_views, there):
-            return False  # a view that the others could read is gone, or one is back
+    if not all(torch.equal(one.visibility.num_views, there) for one in lifted.values()):
+        return False  # a view that the others could read is gone, or one is back
+    features = {name: one.features for name, one in lifted.items()}
+    disagreement = {name: one.disagreement for name, one in lifted.items()}
+    lifting = {name: _about(one) for name, one in lifted.items()}
     change_teachers(lift.store, scene.name, features, lifting, made_from, disagreement=disagreement)
     return True
 
@@ -252,48 +254,48 @@ def _lift_scene(scene: Scene, lift: _Lift, made_from: Record, say: Callable[[str
     samples = sample_cells(scene.points, lift.store.cell)
     visibility = see(scene, samples, progress=_progress(scene, "visibility", say))
     album = Album(scene, visibility, image_quarters(scene, upright=lift.upright and bool(lift.teachers)))
-    watched = album.watch(scene)
-    features: dict[str, Tensor] = {}
-    disagreement: dict[str, Tensor] = {}
-    lifting = {}
-    for teacher in lift.teachers:
-        lifted, lifting[teacher.name] = _measured(watched, visibility, teacher, lift, say, skip_unreadable=not features)
-        features[teacher.name], visibility = lifted.features, lifted.visibility
-        disagreement[teacher.name] = lifted.disagreement
+    lifted = _lifted(album.watch(scene), visibility, lift.teachers, lift, made_from, say)
+    for one in lifted.values():
+        visibility = one.visibility
     lift.store.add_scene(
         scene,
         samples,
         visibility,
-        features,
-        disagreement=disagreement,
-        lifting=lifting,
-        photographs=album.tensors(visibility),
+        {name: one.features for name, one in lifted.items()},
+        disagreement={name: one.disagreement for name, one in lifted.items()},
+        lifting={name: _about(one) for name, one in lifted.items()},
+        photographs=album.tensors(visibility) if lift.teachers else None,
         source=made_from,
     )
 
 
-def _measured(
+def _lifted(
     scene: Scene,
     visibility: Visibility,
-    teacher: Teacher,
+    teachers: Sequence[Teacher],
     lift: _Lift,
+    made_from: Record,
     say: Callable[[str], None],
-    *,
-    skip_unreadable: bool,
-) -> tuple[Lifted, Lifting]:
-    """Lift a teacher onto a scene, and note how that went."""
-    begun = time.perf_counter()
-    lifted = lift_measured(
+) -> dict[str, Lifted]:
+    """Lift teachers onto a scene; a walk that was interrupted goes on."""
+    about = {"source": made_from.as_json(), "batch_size": lift.batch_size, "teachers": [one.name for one in teachers]}
+    return lift_together(
         scene,
         visibility,
-        teacher,
+        teachers,
         batch_size=lift.batch_size,
         upright=lift.upright,
-        skip_unreadable=skip_unreadable,
-        progress=_progress(scene, teacher.name, say),
+        skip_unreadable=True,
+        view_weights=cast(ViewWeights, lift.store.settings.get("view_weights", "none")),
+        unfinished=KeptSums.of(lift.store, scene.name, about) if len(visibility.views) > LONG else None,
+        progress=_progress(scene, "lifting", say),
     )
+
+
+def _about(lifted: Lifted) -> Lifting:
+    """Note how the lifting of a teacher went."""
     agreement = None if math.isnan(lifted.agreement) else round(lifted.agreement, 4)
-    return lifted, Lifting(round(time.perf_counter() - begun, 3), len(lifted.visibility.views), agreement)
+    return Lifting(round(lifted.seconds, 3), len(lifted.visibility.views), agreement)
 
 
 def _progress(scene: Scene, what: str, say: Callable[[str], None]) -> OnCount:
