@@ -16,11 +16,8 @@ from torch.nn import functional
 
 Mode = Literal["bicubic", "bilinear"]
 
-PART = 1 << 18
-"""Values that are read at a time: they stay in a processor's cache until they have been added up."""
-
-PART_OF_GPU = 1 << 22
-"""The same on a GPU, which is best kept busy."""
+PART = 1 << 22
+"""Values that a GPU reads at a time."""
 
 IN_TILE = 64
 """Pixels that a tile of the image holds on average."""
@@ -72,11 +69,18 @@ class MapReader:
         tile = (read_at / edge).floor().clamp(min=0).long()
         self._order = torch.argsort(tile[:, 1] * (2 + image_size[0] // edge) + tile[:, 0], stable=True)
         read_at, tile = read_at[self._order], tile[self._order]
-        self._readers = [_reader(one, read_at, tile, edge, image_size, mode) for one in maps]
-        if any(isinstance(reader, _Dense) for reader in self._readers):
-            self.parts = _runs(tile)
+        reaches = [_dense_reach(one, edge, image_size, mode) for one in maps]
+        in_bands = self.device.type == "cpu" and not any(reaches)
+        self._readers: list[_Dense | _Sparse] = []
+        for one, reach in zip(maps, reaches, strict=True):
+            taps = _taps(read_at, image_size, (one.shape[2], one.shape[1]), mode)
+            self._readers.append(
+                _Dense(one, taps, tile, edge, image_size, reach) if reach else _Sparse(one, taps, in_bands=in_bands)
+            )
+        if self.device.type == "cpu":
+            self.parts = _runs(tile[:, 1:] if in_bands else tile)
         else:
-            step = max(1, (PART if self.device.type == "cpu" else PART_OF_GPU) // self.num_channels)
+            step = max(1, PART // self.num_channels)
             self.parts = [(begin, min(begin + step, len(tile))) for begin in range(0, len(tile), step)]
 
     @property
@@ -93,48 +97,55 @@ class MapReader:
         return self._order[begin:end], values
 
 
-def _reader(
-    one: Tensor, read_at: Tensor, tile: Tensor, edge: int, image_size: tuple[int, int], mode: Mode
-) -> "_Dense | _Sparse":
-    """Return what reads a map: products, in one where many pixels share few cells."""
-    table = one.permute(1, 2, 0).float().contiguous()
-    taps = _taps(read_at, image_size, (table.shape[1], table.shape[0]), mode)
-    reach = _reach(edge, image_size, (table.shape[1], table.shape[0]), mode)
-    if table.device.type == "cpu" and math.prod(reach) <= DENSE * _num_taps(mode):
-        return _Dense(table, taps, tile, edge, image_size, reach)
-    return _Sparse(table, taps)
+def _dense_reach(one: Tensor, edge: int, image_size: tuple[int, int], mode: Mode) -> tuple[int, int] | None:
+    """Return how many columns and rows of a map a tile needs; None where its pixels share too few of them."""
+    size, taps = (one.shape[2], one.shape[1]), 4 if mode == "bicubic" else 2
+    width, height = (min(size[axis], math.ceil(edge * size[axis] / image_size[axis]) + taps) for axis in range(2))
+    return (width, height) if one.device.type == "cpu" and width * height <= DENSE * taps else None
 
 
 class _Sparse:
-    """Reads a map (h, w, C) at each pixel by itself."""
+    """Reads a map (C, h, w) at each pixel by itself."""
 
-    def __init__(self, table: Tensor, taps: _Taps) -> None:
+    def __init__(self, one: Tensor, taps: _Taps, *, in_bands: bool) -> None:
+        """Prepare the cells; `in_bands`, only the rows of the map that a part needs are brought into order for it."""
         (x, y), (weight_x, weight_y) = taps.cells, taps.weights
-        self._table = table.flatten(0, 1)
-        self._cells = (y[:, :, None] * table.shape[1] + x[:, None, :]).flatten(1).to(table.device)
-        self._weights = (weight_y[:, :, None] * weight_x[:, None, :]).flatten(1).to(table.device)
+        self._one, self._rows = one, y if in_bands else None
+        self._table = None if in_bands else _channels_last(one)
+        self._cells = (y[:, :, None] * one.shape[2] + x[:, None, :]).flatten(1).to(one.device)
+        self._weights = (weight_y[:, :, None] * weight_x[:, None, :]).flatten(1).to(one.device)
 
     def read(self, begin: int, end: int, out: Tensor, *, add: bool) -> None:
         """Write the values at some of the pixels, or add them."""
-        cells, weights = self._cells[begin:end], self._weights[begin:end]
-        values = functional.embedding_bag(cells, self._table, per_sample_weights=weights, mode="sum")
+        table, cells = self._table, self._cells[begin:end]
+        if self._rows is not None:
+            first, last = (int(end_row) for end_row in torch.aminmax(self._rows[begin:end]))
+            table, cells = _channels_last(self._one[:, first : last + 1]), cells - first * self._one.shape[2]
+        assert table is not None
+        weights = self._weights[begin:end]
+        values = functional.embedding_bag(cells, table.flatten(0, 1), per_sample_weights=weights, mode="sum")
         out.add_(values) if add else out.copy_(values)
 
 
+def _channels_last(one: Tensor) -> Tensor:
+    """Return a map (C, h, w) as (h, w, C), float32."""
+    return one.permute(1, 2, 0).float().contiguous()
+
+
 class _Dense:
-    """Reads a map (h, w, C) at the pixels of a tile: their weights times the cells that the tile needs."""
+    """Reads a map (C, h, w) at the pixels of a tile: their weights times the cells that the tile needs."""
 
     def __init__(
         self,
-        table: Tensor,
+        one: Tensor,
         taps: _Taps,
         tile: Tensor,
         edge: int,
         image_size: tuple[int, int],
         reach: tuple[int, int],
     ) -> None:
-        size, before = (table.shape[1], table.shape[0]), taps.cells[0].shape[1] // 2 - 1
-        self._table, self._reach, self._first, factors = table, reach, [], []
+        size, before = (one.shape[2], one.shape[1]), taps.cells[0].shape[1] // 2 - 1
+        self._table, self._reach, self._first, factors = _channels_last(one), reach, [], []
         for axis in range(2):
             begins_at = (tile[:, axis].double() * edge + 0.5) * (size[axis] / image_size[axis]) - 0.5
             first = (begins_at.floor().long() - before).clamp(min=0, max=size[axis] - reach[axis])
@@ -150,18 +161,8 @@ class _Dense:
         torch.addmm(out, self._weights[begin:end], cells, beta=int(add), out=out)
 
 
-def _reach(edge: int, image_size: tuple[int, int], size: tuple[int, int], mode: Mode) -> tuple[int, int]:
-    """Return how many columns and rows of a map the pixels of a tile need."""
-    needed = [math.ceil(edge * small / large) + _num_taps(mode) for small, large in zip(size, image_size, strict=True)]
-    return min(size[0], needed[0]), min(size[1], needed[1])
-
-
-def _num_taps(mode: Mode) -> int:
-    return 4 if mode == "bicubic" else 2
-
-
-def _runs(tile: Int64[Tensor, "n 2"]) -> list[tuple[int, int]]:
-    """Return where each tile begins and ends in ordered pixels."""
+def _runs(tile: Int64[Tensor, "n _"]) -> list[tuple[int, int]]:
+    """Return where each tile, or each row of tiles, begins and ends in ordered pixels."""
     ends = (torch.nonzero((tile[1:] != tile[:-1]).any(dim=1)).squeeze(1) + 1).tolist()
     return list(zip([0, *ends], [*ends, len(tile)], strict=True)) if len(tile) else []
 
@@ -172,7 +173,8 @@ def _taps(pixels: Tensor, image_size: tuple[int, int], map_size: tuple[int, int]
     position = (pixels.double() + 0.5) * scale - 0.5
     low = position.floor()
     kernel = _cubic if mode == "bicubic" else _linear
-    offsets = torch.arange(_num_taps(mode)) - (_num_taps(mode) // 2 - 1)
+    num_taps = 4 if mode == "bicubic" else 2
+    offsets = torch.arange(num_taps) - (num_taps // 2 - 1)
     limit = torch.tensor(map_size).sub(1)
     cell_x, cell_y = ((low[:, [axis]].long() + offsets).clamp(min=0).minimum(limit[axis]) for axis in range(2))
     weight_x, weight_y = (kernel((position - low)[:, axis]).float() for axis in range(2))

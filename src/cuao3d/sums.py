@@ -52,6 +52,7 @@ class Sums:
         mode: Mode = "bicubic",
         weights: Float32[Tensor, "n"] | None = None,
         spread: Spread | None = None,
+        summed: bool = False,
     ) -> None:
         """Add what a view says, by its maps (C_i, h_i, w_i).
 
@@ -65,8 +66,9 @@ class Sums:
             spread: Weigh by how far each feature lies from the sample's mean, with Cauchy's weight 1 / (1 + d² / s²)
                 (Holland and Welsch, Robust regression using iteratively reweighted least-squares, 1977), where s² is
                 the sample's own scatter.
+            summed: The maps add up, instead of lying side by side.
         """
-        reader = MapReader(maps, pixels, image_size, mode=mode)
+        reader = MapReader(maps, pixels, image_size, mode=mode, summed=summed)
         device = reader.device
         self._move(device)
         rows = rows.to(device)
