@@ -1,4 +1,4 @@
-"""What lifting reads and holds: each image once a teacher, no scene longer than its turn."""
+"""What lifting reads and holds: each image once for all teachers, no scene longer than its turn."""
 
 import gc
 import shutil
@@ -60,9 +60,9 @@ def teachers(count):
 
 
 @pytest.mark.parametrize("num_teachers", [0, 1, 3])
-def test_each_teacher_decodes_an_image_once_and_nobody_else_does(room_folder, tmp_path, decoded, num_teachers):
+def test_an_image_is_decoded_once_for_all_teachers(room_folder, tmp_path, decoded, num_teachers):
     fuse(open_dataset(room_folder), teachers(num_teachers), tmp_path / "store", cell=0.1)
-    assert decoded == ({f"frame-{index:06d}.color.png": num_teachers for index in range(6)} if num_teachers else {})
+    assert decoded == ({f"frame-{index:06d}.color.png": 1 for index in range(6)} if num_teachers else {})
 
 
 def without_cloud(folder, out):
@@ -73,10 +73,10 @@ def without_cloud(folder, out):
 
 
 @pytest.mark.parametrize("num_teachers", [0, 1, 3])
-def test_the_first_teacher_is_shown_what_was_decoded_for_the_cloud(room_folder, tmp_path, decoded, num_teachers):
+def test_teachers_are_shown_what_was_decoded_for_the_cloud(room_folder, tmp_path, decoded, num_teachers):
     capture = without_cloud(room_folder, tmp_path / "room")
     fuse(open_dataset(capture), teachers(num_teachers), tmp_path / "store", cell=0.1)
-    assert set(decoded.values()) == {max(1, num_teachers)}
+    assert set(decoded.values()) == {1}
 
 
 def test_images_of_a_large_capture_are_decoded_anew(room_folder, tmp_path, decoded, monkeypatch):
@@ -90,27 +90,24 @@ def test_images_of_a_large_capture_are_decoded_anew(room_folder, tmp_path, decod
 
 @pytest.mark.data
 @pytest.mark.parametrize("num_teachers", [1, 3])
-def test_the_lounge_is_decoded_once_a_teacher(lounge_folder, tmp_path, decoded, num_teachers):
+def test_the_lounge_is_decoded_once_for_all_teachers(lounge_folder, tmp_path, decoded, num_teachers):
     fuse(open_dataset(lounge_folder), teachers(num_teachers), tmp_path / "store", cell=0.1)
     assert len(decoded) == 5
-    assert set(decoded.values()) == {num_teachers}
+    assert set(decoded.values()) == {1}
 
 
-def broken_from(reading, frame):
-    """A frame whose colours can be read some times and then no more."""
-    readings = iter(range(reading))
+def unreadable(frame):
+    """A frame whose colours cannot be read."""
 
     def read():
-        if next(readings, None) is None:
-            raise InputError("frame-7.color.png is damaged")
-        return frame.read_image()
+        raise InputError("frame-7.color.png is damaged")
 
     return replace(frame, name="7", read_image=read)
 
 
 def test_a_broken_frame_costs_neither_the_scene_nor_one_teacher_alone_its_view(synthetic_scene, tmp_path):
     first, second = synthetic_scene.frames
-    broken = replace(synthetic_scene, frames=(broken_from(0, first), second))
+    broken = replace(synthetic_scene, frames=(unreadable(first), second))
     alone = replace(synthetic_scene, frames=(second,))
     stores = [
         fuse(Scenes(scene), teachers(2), tmp_path / name, cell=0.05)
@@ -124,12 +121,60 @@ def test_a_broken_frame_costs_neither_the_scene_nor_one_teacher_alone_its_view(s
         assert stores[0].lifting("synthetic")[teacher].num_views == 1
 
 
-def test_a_frame_that_breaks_after_the_first_teacher_costs_the_scene(synthetic_scene, tmp_path, capsys):
+class Failing(Named):
+    """The colour teacher, but for one image."""
+
+    def __init__(self, name, at, with_):
+        super().__init__(name)
+        self.at, self.with_, self.num_shown = at, with_, 0
+
+    def __call__(self, image):
+        self.num_shown += 1
+        return self.with_(super().__call__(image)) if self.num_shown == self.at else super().__call__(image)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_view_of_which_one_teacher_gives_no_finite_numbers_is_left_out_for_all(synthetic_scene, tmp_path, value):
     first, second = synthetic_scene.frames
-    breaking = replace(synthetic_scene, name="breaking", frames=(broken_from(1, first), second))
-    store = fuse(Scenes(synthetic_scene, breaking), teachers(2), tmp_path / "store", cell=0.05)
+    bad = Failing("bad", 1, lambda maps: maps.index_fill(1, torch.tensor([0]), value))
+    store = fuse(Scenes(synthetic_scene), [Named("good"), bad], tmp_path / "bad", cell=0.05)
+    alone = fuse(Scenes(replace(synthetic_scene, frames=(second,))), [Named("good")], tmp_path / "alone", cell=0.05)
+    one, other = store["synthetic"], alone["synthetic"]
+    (problem,) = one.problems
+    assert str(problem).startswith(f"synthetic, frame {first.name} left out: Teacher 'bad' gave 48 of 576 values that")
+    assert torch.equal(one.num_views, other.num_views)
+    for name in ("good", "bad"):
+        assert torch.equal(one.features(name), other.features("good"))
+
+
+def test_a_scene_of_which_no_view_is_finite_is_left_out(synthetic_scene, tmp_path, capsys):
+    bad = Failing("bad", 1, lambda maps: maps * float("nan"))
+    alone = replace(synthetic_scene, name="alone", frames=synthetic_scene.frames[:1])
+    store = fuse(Scenes(alone, synthetic_scene), [bad], tmp_path / "store", cell=0.05)
     assert store.names() == ("synthetic",)
-    assert "breaking, frame 7: frame-7.color.png is damaged" in capsys.readouterr().err
+    assert "alone: no view is left. Teacher 'bad' gave" in " ".join(store.missing()["alone"].split())
+
+
+def raises(maps):
+    raise RuntimeError("no more")
+
+
+@pytest.mark.parametrize(
+    ("fails", "reason"),
+    [(raises, "Teacher 'bad' failed"), (lambda maps: maps[:2], "'bad' promises 3 channels but gave 2")],
+)
+def test_a_teacher_that_fails_in_its_fifth_image_costs_that_scene_alone(synthetic_scene, tmp_path, fails, reason):
+    first, second = synthetic_scene.frames
+    scenes = [replace(synthetic_scene, name=name, frames=(first, second, first)) for name in "abc"]
+    store = fuse(Scenes(*scenes), [Named("good"), Failing("bad", 5, fails)], tmp_path / "store", cell=0.05)
+    assert store.names() == ("a", "c")
+    assert reason in store.missing()["b"]
+
+
+def test_a_teacher_that_keeps_no_promise_ends_the_command(synthetic_scene, tmp_path):
+    scenes = Scenes(*(replace(synthetic_scene, name=name) for name in "ab"))
+    with pytest.raises(InputError, match="'bad' promises 3 channels but gave 2"):
+        fuse(scenes, [Failing("bad", 1, lambda maps: maps[:2])], tmp_path / "store", cell=0.05)
 
 
 @pytest.fixture

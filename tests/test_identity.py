@@ -216,10 +216,10 @@ def test_a_teacher_that_sees_other_views_lifts_the_scene_again_whole(captures, t
                 raise InputError("gone")
 
             frames = (replace(scene.frames[0], read_image=raise_), *scene.frames[1:])
-            return lift_measured(replace(scene, frames=frames), *arguments, **options)
+            return lift_together(replace(scene, frames=frames), *arguments, **options)
 
-        lift_measured = fusing.lift_measured
-        only_now.setattr(fusing, "lift_measured", unreadable)
+        lift_together = fusing.lift_together
+        only_now.setattr(fusing, "lift_together", unreadable)
         store = fuse(captures / "a", tmp_path / "store", [ColorTeacher(), Grey()])
     scene = store["a"]
     assert int(scene.num_views.max()) == 1

@@ -1,155 +1,41 @@
 """Multi-view fusion: image features -> point features.
 
 Lifting is linear, so a teacher's map never grows to the size of the image: the bicubic (or bilinear) kernel is
-evaluated on the small map, at the pixels of visible points only, and summed straight into the points' rows.
+evaluated on the small map, at the pixels of visible points only, and summed straight into the points' rows. A scene's
+views are walked once for all teachers.
 """
 
-import math
-import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Protocol, get_args, runtime_checkable
 
-import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
-from torch.nn import functional
 
 from cuao3d.codecs import Projection
 from cuao3d.errors import InputError, UserError
-from cuao3d.geometry import group_mean, project, quarters_to_upright, visible_points, voxelize
+from cuao3d.geometry import normals_of, quarters_to_upright
 from cuao3d.gravity import up_of
 from cuao3d.progress import OnCount
-from cuao3d.scene import Camera, Problem, Scene
+from cuao3d.sampling import Mode
+from cuao3d.scene import Problem, Scene
+from cuao3d.sums import Spread, Sums
 from cuao3d.teachers import Teacher
-from cuao3d.teachers.views import BATCH, describe_views
+from cuao3d.teachers.views import BATCH, describe_together
+from cuao3d.view_weights import ViewWeights, geometry_weights
+from cuao3d.visibility import Samples as Samples
+from cuao3d.visibility import View as View
+from cuao3d.visibility import Visibility as Visibility
+from cuao3d.visibility import sample_cells as sample_cells
+from cuao3d.visibility import see as see
 
-Mode = Literal["bicubic", "bilinear"]
-
-TIE = 1e-12
-"""Squared distances that round to the same multiple of this are equal, square metres."""
-
-CHUNK = 1 << 22
-"""Values gathered at a time; a buffer of this size is used again instead of being paged in afresh."""
-
-
-@dataclass(frozen=True)
-class Samples:
-    """One real point of the cloud per occupied cell, in lexicographic order of the cells."""
-
-    index_of_sample: Int64[Tensor, "S"]
-    """Which point of the cloud each sample is."""
-    sample_of_point: Int64[Tensor, "N"]
-    """The sample that stands for each point of the cloud."""
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """Samples that one frame sees.
-
-    There may be thousands of views, so little of each is kept: a compressed bit for each sample. Pixels are worked out
-    anew when they are asked for.
-    """
-
-    frame: int
-    """Index in `scene.frames`."""
-    camera: Camera
-    """Camera of the frame."""
-    points: Float32[Tensor, "S 3"]
-    """World positions of all samples, metres; all views share them."""
-    seen: bytes
-    """Whether each sample is seen, eight to a byte, compressed."""
-
-    @staticmethod
-    def of(frame: int, camera: Camera, points: Float32[Tensor, "S 3"], sample: Int64[Tensor, "n"]) -> "View":
-        """Return the view that sees some samples; `sample` says which."""
-        seen = np.zeros(len(points), dtype=np.bool_)
-        seen[sample.numpy()] = True
-        return View(frame, camera, points, zlib.compress(np.packbits(seen).tobytes(), 1))
-
-    @property
-    def sample(self) -> Int64[Tensor, "n"]:
-        """Which samples, ascending."""
-        packed = np.frombuffer(zlib.decompress(self.seen), np.uint8)
-        return torch.from_numpy(np.unpackbits(packed, count=len(self.points)).nonzero()[0])
-
-    @property
-    def pixels(self) -> Float64[Tensor, "n 2"]:
-        """Their exact pixel positions (x, y)."""
-        return project(self.points[self.sample], self.camera)[0]
-
-
-@dataclass(frozen=True)
-class Visibility:
-    """Who sees what in a scene: worked out once, shared by all teachers, so that their rows always match."""
-
-    views: tuple[View, ...]
-    """Frames that see at least one sample, in capture order."""
-    num_views: Int64[Tensor, "S"]
-    """Number of views that see each sample."""
-    problems: tuple[Problem, ...] = ()
-    """Frames that were left out and why."""
-    occlusion_tolerance: float | None = None
-    """The scene's tolerance, by which it was decided; None where visibility comes from elsewhere."""
-
-    @property
-    def seen_samples(self) -> Int64[Tensor, "V"]:
-        """Samples that at least one view sees, ascending; features have one row for each."""
-        return torch.nonzero(self.num_views).squeeze(1)
-
-
-def sample_cells(points: Float[Tensor, "N 3"], cell: float) -> Samples:
-    """Choose the point nearest the centroid of its cell's points, in every occupied cell.
-
-    Args:
-        points: World positions, metres.
-        cell: Edge of a cell, metres.
-
-    Returns:
-        The samples; of equally near points the first one in the cloud is taken.
-    """
-    voxels = voxelize(points, cell)
-    positions = points.double()
-    centroid = group_mean(positions, voxels.voxel_of_point, len(voxels.coordinates))
-    distance = (positions - centroid[voxels.voxel_of_point]).square().sum(dim=1).div(TIE).round()
-    by_distance = torch.argsort(distance, stable=True)
-    order = by_distance[torch.argsort(voxels.voxel_of_point[by_distance], stable=True)]
-    cell_in_order = voxels.voxel_of_point[order]
-    first = torch.ones_like(cell_in_order, dtype=torch.bool)
-    first[1:] = cell_in_order[1:] != cell_in_order[:-1]
-    return Samples(order[first], voxels.voxel_of_point)
-
-
-def see(scene: Scene, samples: Samples, *, border: int = 10, progress: OnCount | None = None) -> Visibility:
-    """Find the samples and pixels of every view.
-
-    Only depth is read. A frame whose depth cannot be read is left out and reported: it must not cost the scene.
-
-    Args:
-        scene: Where to look; its `occlusion_tolerance` decides what is hidden.
-        samples: The points to look for.
-        border: Width of the image margin that is not used, pixels.
-        progress: Called after each frame.
-    """
-    points = scene.points[samples.index_of_sample]
-    num_views = torch.zeros(len(points), dtype=torch.int64)
-    views, problems = [], []
-    for index, frame in enumerate(scene.frames):
-        try:
-            depth = frame.read_depth()
-            tolerance = scene.occlusion_tolerance
-            seen = visible_points(points, frame.camera, depth, occlusion_tolerance=tolerance, border=border)
-        except (UserError, OSError) as error:
-            problems.append(Problem.of_frame(f"{scene.name}, frame {frame.name}", error))
-        else:
-            if len(seen.index):
-                num_views[seen.index] += 1
-                views.append(View.of(index, frame.camera, points, seen.index))
-        if progress:
-            progress(index + 1, len(scene.frames))
-    return Visibility(tuple(views), num_views, tuple(problems), scene.occlusion_tolerance)
+EXACT = "+exact"
+"""Behind a teacher's name: its sums of a few rows that are not projected."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +56,26 @@ class Lifted:
     `1 - 1/n`. It is one minus the square of the mean resultant length where they are equally long (Mardia and Jupp,
     Directional Statistics, 2000, section 9.2). NaN where there are not two views."""
     exact: tuple[Int64[Tensor, "n"], Float[Tensor, "n D"]] | None = None
-    """Some rows of `features` and what they are without projection; None where none were asked for."""
+    """Some rows of `features` and what they are without projection; None where maps were not projected."""
+    seconds: float = 0.0
+    """How long the teacher looked at the views and its maps were summed."""
+
+
+@runtime_checkable
+class Unfinished(Protocol):
+    """Keeps the sums of a walk along many views, so that it can go on after an interruption."""
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return what was kept of the same walk; None if there is nothing."""
+        ...
+
+    def is_due(self, done: int, total: int) -> bool:
+        """Say whether sums are to be kept after so many views of a walk."""
+        ...
+
+    def save(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        """Keep sums, and JSON values about them."""
+        ...
 
 
 def lift(
@@ -183,13 +88,11 @@ def lift(
     upright: bool = True,
     progress: OnCount | None = None,
 ) -> Float[Tensor, "V C"]:
-    """Describe each seen sample by the mean of a teacher's features over the views that see it; see `lift_measured`."""
-    return lift_measured(
-        scene, visibility, teacher, mode=mode, batch_size=batch_size, upright=upright, progress=progress
-    ).features
+    """Describe each seen sample by the mean of a teacher's features over the views that see it; see `lift_together`."""
+    how: dict[str, Any] = {"mode": mode, "batch_size": batch_size, "upright": upright, "progress": progress}
+    return lift_measured(scene, visibility, teacher, **how).features
 
 
-@torch.no_grad()
 def lift_measured(
     scene: Scene,
     visibility: Visibility,
@@ -199,70 +102,87 @@ def lift_measured(
     batch_size: int = BATCH,
     upright: bool = True,
     skip_unreadable: bool = False,
+    view_weights: ViewWeights = "none",
     through: Projection | None = None,
     num_exact: int = 0,
     progress: OnCount | None = None,
 ) -> Lifted:
-    """Describe each seen sample by the mean of a teacher's features over the views that see it.
+    """Describe each seen sample as one teacher sees it, and measure how well its views agree; see `lift_together`."""
+    how: dict[str, Any] = {"mode": mode, "batch_size": batch_size, "upright": upright, "progress": progress}
+    how |= {"skip_unreadable": skip_unreadable, "view_weights": view_weights, "num_exact": num_exact}
+    how["through"] = {} if through is None else {teacher.name: through}
+    return lift_together(scene, visibility, [teacher], **how)[teacher.name]
+
+
+@torch.no_grad()
+def lift_together(
+    scene: Scene,
+    visibility: Visibility,
+    teachers: Sequence[Teacher],
+    *,
+    mode: Mode = "bicubic",
+    batch_size: int = BATCH,
+    upright: bool = True,
+    skip_unreadable: bool = False,
+    view_weights: ViewWeights = "none",
+    through: Mapping[str, Projection] | None = None,
+    num_exact: int = 0,
+    unfinished: Unfinished | None = None,
+    progress: OnCount | None = None,
+) -> dict[str, Lifted]:
+    """Describe each seen sample by the mean of each teacher's features over the views that see it.
+
+    The views are walked once for all teachers: while they look at some views, those before are summed and those after
+    are read. Memory does not depend on their number: the sums take 4 bytes for each channel of a sample.
 
     Args:
-        scene: Whose frames are shown to the teacher.
+        scene: Whose frames are shown to the teachers.
         visibility: What `see` found in this scene.
-        teacher: Turns an image into feature maps.
+        teachers: Each turns an image into feature maps.
         mode: "bicubic" reads at the nearest pixel, as if the map had been upsampled to the image by torch's bicubic
             interpolation (the paper's way); "bilinear" reads at the exact position.
-        batch_size: Frames shown at a time, to a teacher that takes several.
+        batch_size: Frames shown at a time, to teachers that take several.
         upright: Show each image turned by the nearest quarter so that what `up_of` finds to be up is up in it, and turn
             its maps back: teachers learned from upright photographs.
-        skip_unreadable: Leave out frames whose colours cannot be read, as if they had never been seen; the result's
-            `visibility` says which. Lift the first teacher this way and give that visibility to the others.
-        through: Lift maps projected by it: `features` are then of its width, and how far views agree or disagree is
-            that of the features that its codes stand for.
-        num_exact: Rows that are lifted without projection too, at most, spread evenly over all.
-        progress: Called after each view.
+        skip_unreadable: Leave out frames whose colours cannot be read, or of which a teacher gives values that are not
+            finite, as if no teacher had ever seen them; the results' `visibility` says which.
+        view_weights: How much each view counts in the mean; "robust" walks twice.
+        through: By a teacher's name, what its maps are projected by before they are lifted: `features` are then of that
+            width, and how far views agree or disagree is that of the features that its codes stand for.
+        num_exact: Rows of such a teacher that are lifted without projection too, at most, spread evenly over all.
+        unfinished: Keeps the sums of a long walk, and has those of one that was interrupted.
+        progress: Called after each view of each walk.
+
+    Returns:
+        What each teacher sees, by its name.
 
     Raises:
-        InputError: The mode is unknown, the teacher gives other maps than it promised, or a frame's colours cannot be
-            read or are not of its camera's size and may not be skipped.
+        InputError: The mode or the weights are unknown, a teacher fails or gives other maps than it promised, a frame
+            is to be left out and may not be skipped, or all are for values that are not finite.
     """
-    if mode not in get_args(Mode):
-        raise InputError(f"Unknown mode {mode!r}; choose from {get_args(Mode)}.")
-    seen = visibility.seen_samples
-    row_of_sample = torch.zeros_like(visibility.num_views)
-    row_of_sample[seen] = torch.arange(len(seen))
-    total = torch.zeros(len(seen), teacher.num_channels if through is None else through.width)
-    squares = torch.zeros(len(seen), dtype=torch.float64)
-    exact = _Exact.of(len(seen), num_exact, teacher.num_channels) if num_exact else None
-    unreadable: dict[int, Problem] = {}
-    quarters = image_quarters(scene, upright=upright)
-    images = [
-        partial(_read_image, scene, view.frame, quarters[view.frame], unreadable if skip_unreadable else None)
-        for view in visibility.views
-    ]
-    described = describe_views(teacher, images, batch_size=batch_size)
-    for done, (view, maps) in enumerate(zip(visibility.views, described, strict=True), start=1):
-        if maps:
-            total, squares = _on_device_of(maps, total, squares)
-            size = scene.frames[view.frame].camera.width, scene.frames[view.frame].camera.height
-            rows, pixels = row_of_sample[view.sample], view.pixels
-            as_stored = [one.rot90(-quarters[view.frame], (1, 2)) for one in maps]
-            if exact:
-                exact.add(rows, as_stored, pixels, size, mode)
-            if through:
-                _add_projected(total, squares, rows, through(as_stored), pixels, size, mode)
-            else:
-                _add_maps(total, squares, rows, as_stored, pixels, size, mode)
-        if progress:
-            progress(done, len(visibility.views))
-    if unreadable:
-        visibility = _without(visibility, unreadable)
-        kept = (visibility.num_views[seen] > 0).to(total.device)
-        total, squares = total[kept], squares[kept]
-        exact = exact and exact.without(~kept.cpu())
-    num_views = visibility.num_views[visibility.seen_samples].to(total.device)
-    agreement, disagreement = _agreement(total, squares, num_views), _disagreement(total, squares, num_views)
-    known = exact.rows_and_means(num_views) if exact else None
-    return Lifted(total.div_(num_views[:, None]), visibility, agreement, disagreement, known)
+    for chosen, options in ((mode, get_args(Mode)), (view_weights, get_args(ViewWeights))):
+        if chosen not in options:
+            raise InputError(f"Unknown mode {chosen!r}; choose from {options}.")
+    if not teachers:
+        return {}
+    parts = _parts(teachers, len(visibility.seen_samples), through or {}, num_exact)
+    walk = _Walk(scene, visibility, teachers, parts, mode, batch_size, upright, skip_unreadable, view_weights)
+    walk.go(unfinished, progress)
+    visibility = walk.visibility()
+    kept, num_views = visibility.num_views[walk.seen] > 0, visibility.num_views[visibility.seen_samples]
+    found = {}
+    for label, part in parts.items():
+        rows = part.rows if part.rows is None else (kept.cumsum(0) - 1)[part.rows[kept[part.rows]]]
+        if not bool(kept.all()):
+            walk.sums[label].keep(kept if part.rows is None else kept[part.rows])
+        found[label] = rows, *walk.sums[label].finish(num_views if rows is None else num_views[rows])
+    lifted = {}
+    for name, seconds in ((one.name, walk.seconds.get(one.name, 0.0)) for one in teachers):
+        _, features, agreement, disagreement = found[name]
+        rows, exact, _, _ = found.get(f"{name}{EXACT}", (None, None, None, None))
+        both = None if rows is None or exact is None else (rows, exact)
+        lifted[name] = Lifted(features, visibility, agreement, disagreement, both, seconds)
+    return lifted
 
 
 def image_quarters(scene: Scene, *, upright: bool = True) -> list[int]:
@@ -277,184 +197,213 @@ def image_quarters(scene: Scene, *, upright: bool = True) -> list[int]:
     return [0] * len(cameras) if up is None else quarters_to_upright(cameras, up)
 
 
-def _read_image(scene: Scene, index: int, quarters: int, unreadable: dict[int, Problem] | None) -> Tensor | None:
-    """Read the colours of a frame, turned counter-clockwise by quarters.
+@dataclass(frozen=True)
+class _Part:
+    """What is summed of a teacher: all rows, projected or not, or a few rows that are not."""
 
-    If that fails, note why in `unreadable` and return None; raise if there is none.
-    """
-    frame = scene.frames[index]
-    where, camera = f"{scene.name}, frame {frame.name}", frame.camera
-    try:
-        image = frame.read_image()
-        if tuple(image.shape) != (3, camera.height, camera.width):
-            size = f"{image.shape[-1]} x {image.shape[-2]}"
-            raise InputError(f"The image is {size}, its camera {camera.width} x {camera.height}.")
-    except (UserError, OSError) as error:
-        if unreadable is None:
+    teacher: int
+    """Its place among the teachers."""
+    width: int
+    """Channels of a row."""
+    through: Projection | None = None
+    rows: Int64[Tensor, "n"] | None = None
+    """Which rows, ascending; None: all."""
+    place: Int64[Tensor, "V"] | None = None
+    """Place of each row in `rows`; -1 where it is not among them."""
+
+    def pick(self, rows: Tensor) -> tuple[Tensor, Tensor | slice]:
+        """Return where some rows are summed here, and which of them are."""
+        if self.place is None:
+            return rows, slice(None)
+        place = self.place[rows]
+        return place[place >= 0], torch.nonzero(place >= 0).squeeze(1)
+
+
+def _parts(
+    teachers: Sequence[Teacher], num_rows: int, through: Mapping[str, Projection], num_exact: int
+) -> dict[str, _Part]:
+    """Say what is summed, by the name of its teacher; that of a few rows without projection has `EXACT` behind it."""
+    rows = torch.linspace(0, max(num_rows - 1, 0), min(num_exact, num_rows), dtype=torch.float64).round().long()
+    place = torch.full((num_rows,), -1)
+    place[rows] = torch.arange(len(rows))
+    parts = {}
+    for number, one in enumerate(teachers):
+        projection = through.get(one.name)
+        parts[one.name] = _Part(number, one.num_channels if projection is None else projection.width, projection)
+        if projection is not None and num_exact:
+            parts[f"{one.name}{EXACT}"] = _Part(number, one.num_channels, None, rows, place)
+    return parts
+
+
+class _Walk:
+    """A walk along the views of a scene, whose teachers describe each of them; with robust weights there are two."""
+
+    def __init__(
+        self,
+        scene: Scene,
+        visibility: Visibility,
+        teachers: Sequence[Teacher],
+        parts: Mapping[str, _Part],
+        mode: Mode,
+        batch_size: int,
+        upright: bool,
+        may_skip: bool,
+        view_weights: ViewWeights,
+    ) -> None:
+        self._scene, self._all, self._teachers, self._parts, self._mode = scene, visibility, teachers, parts, mode
+        self._batch_size, self._may_skip, self._view_weights = batch_size, may_skip, view_weights
+        self._quarters = image_quarters(scene, upright=upright)
+        self.seen = visibility.seen_samples
+        self._row_of_sample = torch.zeros_like(visibility.num_views)
+        self._row_of_sample[self.seen] = torch.arange(len(self.seen))
+        self._left_out: dict[int, Problem] = {}
+        self._undescribed: InputError | None = None
+        self._spread: dict[str, Spread] = {}
+        self._normals: Tensor | None = None
+        if view_weights == "geometry" and visibility.views:
+            self._normals = normals_of(visibility.views[0].points)
+        self.sums = self._start(weighted=view_weights == "geometry")
+        self.seconds: dict[str, float] = {}
+
+    def visibility(self) -> Visibility:
+        """Return the visibility without the frames that were left out."""
+        return _without(self._all, self._left_out) if self._left_out else self._all
+
+    def go(self, unfinished: Unfinished | None, progress: OnCount | None) -> None:
+        """Walk along all views, or from where an interrupted walk had come to."""
+        num_walks, walk, done = 2 if self._view_weights == "robust" else 1, 0, 0
+        if unfinished and (kept := unfinished.load()):
+            walk, done = self._restore(*kept)
+        for number in range(walk, num_walks):
+            if number == 1 and not self._spread:
+                num_views = self.visibility().num_views[self.seen]
+                self._spread = {
+                    label: self.sums[label].spread(num_views if part.rows is None else num_views[part.rows])
+                    for label, part in self._parts.items()
+                }
+                self.sums = self._start(weighted=True)
+            self._go_once(number, num_walks, done if number == walk else 0, unfinished, progress)
+        if self._undescribed and len(self._left_out) == len(self._all.views):
+            raise InputError(f"{self._scene.name}: no view is left. {self._undescribed}")
+
+    def _start(self, *, weighted: bool) -> dict[str, Sums]:
+        return {
+            label: Sums(len(self.seen) if part.rows is None else len(part.rows), part.width, weighted=weighted)
+            for label, part in self._parts.items()
+        }
+
+    def _go_once(
+        self, number: int, num_walks: int, first: int, unfinished: Unfinished | None, progress: OnCount | None
+    ) -> None:
+        """Walk along the views once; `number` says for the how manieth time."""
+        views, before = self._all.views, frozenset(self._left_out)
+        images = [partial(self._read, view) for view in views[first:]]
+        described = describe_together(
+            self._teachers, images, batch_size=self._batch_size, seconds=(seconds := dict[str, float]())
+        )
+        with ThreadPoolExecutor(1) as adding:
+            waiting = deque[Future[None]]()
+            for done, maps in enumerate(described, start=first + 1):
+                view = views[done - 1]
+                if isinstance(maps, InputError):
+                    self._leave_out(view, maps)
+                    self._undescribed = self._undescribed or maps
+                elif maps is not None:
+                    waiting.append(adding.submit(self._add, view, maps))
+                at_border = done % self._batch_size == 0 and done < len(views)
+                is_due = at_border and unfinished is not None and unfinished.is_due(done, len(views))
+                while len(waiting) > (0 if is_due else self._batch_size):
+                    waiting.popleft().result()
+                if is_due and unfinished:
+                    self._save(unfinished, number, done, before, seconds)
+                if progress:
+                    progress(number * len(views) + done, num_walks * len(views))
+            for one in waiting:
+                one.result()
+        self._took(seconds)
+
+    @torch.no_grad()
+    def _add(self, view: View, described: Sequence[tuple[Tensor, ...]]) -> None:
+        """Sum what all teachers say of a view."""
+        sample, pixels = view.sample, view.pixels
+        rows, size = self._row_of_sample[sample], (view.camera.width, view.camera.height)
+        weights = None
+        if self._normals is not None:
+            weights = geometry_weights(view.points[sample], self._normals[sample], view.camera, pixels)
+        for label, part in self._parts.items():
+            begun = time.perf_counter()
+            as_stored = [one.rot90(-self._quarters[view.frame], (1, 2)) for one in described[part.teacher]]
+            at, which = part.pick(rows)
+            self.sums[label].add(
+                as_stored if part.through is None else part.through(as_stored),
+                at,
+                pixels[which],
+                size,
+                mode=self._mode,
+                weights=None if weights is None else weights[which],
+                spread=self._spread.get(label),
+                summed=part.through is not None,
+            )
+            self._took({self._teachers[part.teacher].name: time.perf_counter() - begun})
+
+    def _took(self, seconds: Mapping[str, float]) -> None:
+        for name, more in seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + more
+
+    def _read(self, view: View) -> Tensor | None:
+        """Read the colours of a view, turned to be upright; None if they cannot be read."""
+        frame, camera = self._scene.frames[view.frame], view.camera
+        if view.frame in self._left_out:
+            return None
+        try:
+            image = frame.read_image()
+            if tuple(image.shape) != (3, camera.height, camera.width):
+                size = f"{image.shape[-1]} x {image.shape[-2]}"
+                raise InputError(f"The image is {size}, its camera {camera.width} x {camera.height}.")
+        except (UserError, OSError) as error:
+            self._leave_out(view, error)
+            return None
+        quarters = self._quarters[view.frame]
+        return image.rot90(quarters, (1, 2)).contiguous() if quarters else image
+
+    def _leave_out(self, view: View, error: UserError | OSError) -> None:
+        """Note why a view is left out; raise that if none may be."""
+        where = f"{self._scene.name}, frame {self._scene.frames[view.frame].name}"
+        if not self._may_skip:
             raise InputError(f"{where}: {error}") from error
-        unreadable[index] = Problem.of_frame(where, error)
-        return None
-    return image.rot90(quarters, (1, 2)).contiguous() if quarters else image
+        self._left_out[view.frame] = Problem.of_frame(where, error)
+
+    def _save(
+        self, unfinished: Unfinished, number: int, done: int, before: frozenset[int], seconds: Mapping[str, float]
+    ) -> None:
+        """Keep how far this walk has come."""
+        walked = before | {view.frame for view in self._all.views[:done]}  # others may have been read ahead
+        left_out = {str(frame): asdict(why) for frame, why in dict(self._left_out).items() if frame in walked}
+        tensors = {f"{name}/{key}": one for name, sums in self.sums.items() for key, one in sums.tensors().items()}
+        for name, spread in self._spread.items():
+            tensors |= {f"{name}/means": spread.means, f"{name}/scatter": spread.scatter}
+        took = {name: self.seconds.get(name, 0.0) + more for name, more in seconds.items()}
+        unfinished.save(tensors, {"walk": number, "done": done, "left_out": left_out, "seconds": took})
+
+    def _restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> tuple[int, int]:
+        """Go on as an earlier walk was kept; return its number and how many views it had seen."""
+        self._left_out = {int(frame): Problem(**why) for frame, why in about["left_out"].items()}
+        self.seconds = dict(about["seconds"])
+        if about["walk"] == 1:
+            self.sums = self._start(weighted=True)
+        for name, sums in self.sums.items():
+            sums.restore({key: tensors[f"{name}/{key}"] for key in sums.tensors()})
+            if about["walk"] == 1:
+                self._spread[name] = Spread(tensors[f"{name}/means"], tensors[f"{name}/scatter"])
+        return about["walk"], about["done"]
 
 
-def _without(visibility: Visibility, unreadable: dict[int, Problem]) -> Visibility:
-    """Return the visibility without some frames; `unreadable` has the reason for each."""
+def _without(visibility: Visibility, left_out: Mapping[int, Problem]) -> Visibility:
+    """Return the visibility without some frames; `left_out` has the reason for each."""
     num_views = visibility.num_views.clone()
     for view in visibility.views:
-        if view.frame in unreadable:
+        if view.frame in left_out:
             num_views[view.sample] -= 1
-    views = tuple(view for view in visibility.views if view.frame not in unreadable)
-    problems = (*visibility.problems, *unreadable.values())
+    views = tuple(view for view in visibility.views if view.frame not in left_out)
+    problems = (*visibility.problems, *(left_out[frame] for frame in sorted(left_out)))
     return Visibility(views, num_views, problems, visibility.occlusion_tolerance)
-
-
-def _on_device_of(maps: tuple[Tensor, ...], total: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
-    """Bring the sums to where a teacher's maps are."""
-    return total.to(maps[0].device), squares.to(maps[0].device)
-
-
-@dataclass
-class _Exact:
-    """Sums of a few rows without projection."""
-
-    rows: Int64[Tensor, "n"]
-    """Which rows, ascending."""
-    place: Int64[Tensor, "V"]
-    """Place of each row in `rows`; -1 where it is not among them."""
-    sums: Float[Tensor, "n C"]
-
-    @staticmethod
-    def of(num_rows: int, num_exact: int, num_channels: int) -> "_Exact":
-        rows = torch.linspace(0, max(num_rows - 1, 0), min(num_exact, num_rows), dtype=torch.float64).round().long()
-        place = torch.full((num_rows,), -1)
-        place[rows] = torch.arange(len(rows))
-        return _Exact(rows, place, torch.zeros(len(rows), num_channels))
-
-    def add(
-        self, rows: Tensor, maps: Sequence[Tensor], pixels: Tensor, image_size: tuple[int, int], mode: Mode
-    ) -> None:
-        here = self.place[rows] >= 0
-        self.sums = self.sums.to(maps[0].device)
-        unused = self.sums.new_zeros(len(self.sums), dtype=torch.float64)
-        _add_maps(self.sums, unused, self.place[rows[here]], maps, pixels[here], image_size, mode)
-
-    def without(self, dropped: Tensor) -> "_Exact":
-        """Leave out rows (V,) that have no feature after all."""
-        kept, number = ~dropped[self.rows], (~dropped).cumsum(0) - 1
-        return _Exact(number[self.rows[kept]], self.place[~dropped], self.sums[kept.to(self.sums.device)])
-
-    def rows_and_means(self, num_views: Tensor) -> tuple[Tensor, Tensor]:
-        return self.rows, self.sums / num_views[self.rows.to(num_views.device), None].to(self.sums.device)
-
-
-def _add_maps(
-    sums: Tensor,
-    squares: Tensor,
-    rows: Tensor,
-    maps: Sequence[Tensor],
-    pixels: Tensor,
-    image_size: tuple[int, int],
-    mode: Mode,
-) -> None:
-    """Add the features of maps whose channels lie side by side; see `_add_map`."""
-    for one, part in zip(maps, torch.split(sums, [len(one) for one in maps], dim=1), strict=True):
-        _add_map(part, squares, rows, one, pixels, image_size, mode)
-
-
-def _add_projected(
-    sums: Tensor,
-    squares: Tensor,
-    rows: Tensor,
-    maps: Sequence[Tensor],
-    pixels: Tensor,
-    image_size: tuple[int, int],
-    mode: Mode,
-) -> None:
-    """Add the features of maps that add up to a view's, and the squared length of what they add up to."""
-    if len(maps) == 1:
-        _add_map(sums, squares, rows, maps[0], pixels, image_size, mode)
-        return
-    of_view, unused = sums.new_zeros(len(rows), sums.shape[1]), squares.new_zeros(len(rows))
-    for one in maps:
-        _add_map(of_view, unused, torch.arange(len(rows)), one, pixels, image_size, mode)
-    sums.index_add_(0, rows.to(sums.device), of_view)
-    squares.index_add_(0, rows.to(sums.device), torch.linalg.vecdot(of_view, of_view).double())
-
-
-def _add_map(
-    sums: Tensor,
-    squares: Tensor,
-    rows: Tensor,
-    feature_map: Tensor,
-    pixels: Tensor,
-    image_size: tuple[int, int],
-    mode: Mode,
-) -> None:
-    """Add a map's features at pixels (n, 2), and their squared lengths, to distinct rows (n,) of the sums, in place."""
-    device = feature_map.device
-    table = feature_map.permute(1, 2, 0).reshape(-1, len(feature_map)).float().contiguous()
-    chunk = max(1, CHUNK // len(feature_map))
-    for part in _slices(len(rows), chunk):
-        taps, weights = _taps(pixels[part], image_size, (feature_map.shape[2], feature_map.shape[1]), mode)
-        features = functional.embedding_bag(
-            taps.to(device), table, per_sample_weights=weights.float().to(device), mode="sum"
-        )
-        sums.index_add_(0, rows[part].to(device), features)
-        squares.index_add_(0, rows[part].to(device), torch.linalg.vecdot(features, features).double())
-
-
-def _agreement(total: Tensor, squares: Tensor, num_views: Tensor) -> float:
-    """Return ICC(1) from the sums (V, C) of features, those of their squared lengths (V,), and the views summed."""
-    several = num_views > 1
-    n, squared = num_views[several].double(), squares[several]
-    if len(n) < 2:
-        return math.nan
-    sums = total[several]
-    of_means = torch.linalg.vecdot(sums, sums).double() / n
-    within = (squared - of_means).sum() / (n - 1).sum()
-    overall = sums.sum(dim=0, dtype=torch.float64)
-    between = (of_means.sum() - overall @ overall / n.sum()) / (len(n) - 1)
-    usual = (n.sum() - n.square().sum() / n.sum()) / (len(n) - 1)
-    return float((between - within) / (between + (usual - 1) * within))
-
-
-def _disagreement(total: Tensor, squares: Tensor, num_views: Tensor) -> Tensor:
-    """Return what of each sample's squared lengths its mean lacks (V,); the sums are those of `_agreement`."""
-    of_mean = torch.linalg.vecdot(total, total).double()
-    lacking = 1 - of_mean / (num_views * squares).clamp(min=1e-12)
-    return torch.where(num_views > 1, lacking.clamp(0, 1), math.nan).float()
-
-
-def _taps(pixels: Tensor, image_size: tuple[int, int], map_size: tuple[int, int], mode: Mode) -> tuple[Tensor, Tensor]:
-    """Return the cells (n, k) of a row-major map that make up its value at pixels (n, 2), and their weights."""
-    scale = torch.tensor(map_size, dtype=torch.float64) / torch.tensor(image_size, dtype=torch.float64)
-    read_at = pixels.round() if mode == "bicubic" else pixels
-    position = (read_at.double() + 0.5) * scale - 0.5
-    low = position.floor()
-    kernel = _cubic if mode == "bicubic" else _linear
-    weight_x, weight_y = kernel((position - low)[:, 0]), kernel((position - low)[:, 1])
-    offsets = torch.arange(weight_x.shape[1]) - (weight_x.shape[1] // 2 - 1)
-    limit = torch.tensor(map_size).sub(1)
-    cell_x = (low[:, :1].long() + offsets).clamp(min=0).minimum(limit[0])
-    cell_y = (low[:, 1:].long() + offsets).clamp(min=0).minimum(limit[1])
-    taps = cell_y[:, :, None] * map_size[0] + cell_x[:, None, :]
-    return taps.flatten(1), (weight_y[:, :, None] * weight_x[:, None, :]).flatten(1)
-
-
-def _cubic(t: Tensor) -> Tensor:
-    """Return the weights (n, 4) of Keys' cubic kernel, a = -0.75 as in torch, at fractions t (n,) past the second."""
-    a = -0.75
-    near, far = torch.stack([t, 1 - t], dim=1), torch.stack([1 + t, 2 - t], dim=1)
-    inner = ((a + 2) * near - (a + 3)) * near.square() + 1
-    outer = ((a * far - 5 * a) * far + 8 * a) * far - 4 * a
-    return torch.stack([outer[:, 0], inner[:, 0], inner[:, 1], outer[:, 1]], dim=1)
-
-
-def _linear(t: Tensor) -> Tensor:
-    """Return the weights (n, 2) of linear interpolation at fractions t (n,)."""
-    return torch.stack([1 - t, t], dim=1)
-
-
-def _slices(length: int, step: int) -> Iterator[slice]:
-    """Cut range(length) into slices of at most `step`."""
-    return (slice(start, start + step) for start in range(0, length, step))

@@ -256,6 +256,26 @@ def distances(
     return found[0].to(queries.device), found[1].to(queries.device)
 
 
+def normals_of(points: Float32[Tensor, "N 3"], *, num_neighbours: int = 16) -> Float32[Tensor, "N 3"]:
+    """Estimate the normals of a surface: of each point the direction in which its neighbours spread least.
+
+    Args:
+        points: Positions on the surface, metres.
+        num_neighbours: Points that are taken into account, itself included.
+
+    Returns:
+        Unit normals, which may point to either side; zero where there are not three points.
+    """
+    if len(points) < 3:
+        return torch.zeros_like(points)
+    positions = points.double().cpu()
+    index = cKDTree(positions.numpy()).query(positions.numpy(), k=min(num_neighbours, len(points)), workers=-1)[1]
+    near = positions[torch.from_numpy(np.asarray(index, dtype=np.int64))]
+    near = near - near.mean(dim=1, keepdim=True)
+    normals: Tensor = torch.linalg.eigh(near.mT @ near).eigenvectors[:, :, 0]
+    return normals.float().to(points.device)
+
+
 def group_mean(
     values: Float[Tensor, "N C"], group_of_value: Int64[Tensor, "N"], num_groups: int
 ) -> Float[Tensor, "G C"]:

@@ -81,7 +81,7 @@ class Album:
             quarters: For each frame by how many quarters, counter-clockwise, its image is turned to be upright.
         """
         self._views = {view.frame: view for view in choose(visibility)}
-        self._names = {index: scene.frames[index].name for index in self._views}
+        self._frames = {index: scene.frames[index] for index in self._views}
         self._quarters = {index: quarters[index] for index in self._views}
         self._cameras = {index: turned(scene.frames[index].camera, quarters[index]) for index in self._views}
         self._jpegs: dict[int, bytes] = {}
@@ -94,19 +94,22 @@ class Album:
         return replace(scene, frames=tuple(frames))
 
     def tensors(self, visibility: Visibility) -> dict[str, Tensor]:
-        """Return what was kept, as a store writes it; nothing if no image was read.
+        """Return what was kept, as a store writes it. Images that were read before an interruption are read again.
 
         Args:
             visibility: The visibility after lifting: frames that were left out then are left out here.
         """
-        kept = [view for view in visibility.views if view.frame in self._jpegs]
+        kept = [view for view in visibility.views if view.frame in self._views]
+        for view in kept:
+            if view.frame not in self._jpegs:
+                self._read(view.frame, self._frames[view.frame])
         if not kept:
             return {}
         cameras = [self._cameras[view.frame] for view in kept]
         cameras = [camera.resized(*small_size(camera.width, camera.height)) for camera in cameras]
         sizes = torch.tensor([[camera.width, camera.height] for camera in cameras], dtype=torch.float64)
         lenses = [torch.cat([camera.focal, camera.center, size]) for camera, size in zip(cameras, sizes, strict=True)]
-        names = json.dumps([self._names[view.frame] for view in kept]).encode()
+        names = json.dumps([self._frames[view.frame].name for view in kept]).encode()
         num_samples = len(visibility.num_views)
         return {
             "names": _as_tensor(names),

@@ -22,7 +22,7 @@ from cuao3d.store import Store, StoredScene
 from cuao3d.store.header import difference
 from cuao3d.teachers import TEACHERS, Teacher, TeacherSpec, card_of, load_teacher
 from cuao3d.teachers.network import Precision
-from cuao3d.teachers.views import BATCH, describe_views
+from cuao3d.teachers.views import BATCH, describe_together
 from cuao3d.vocabulary import Told
 
 CHUNK = 16
@@ -55,7 +55,7 @@ def vote(
     interpolation. That is linear, so scores are upsampled instead of features.
 
     Args:
-        scene: The scene; a frame whose image cannot be read does not vote.
+        scene: The scene; a frame whose image cannot be read, or whose maps are not finite, does not vote.
         samples: Its samples.
         teacher: Turns an image into feature maps.
         class_vectors: Unit vector of each class, in the teacher's text space.
@@ -66,11 +66,11 @@ def vote(
     num_views = torch.zeros(len(samples.index_of_sample), dtype=torch.int64)
     of_class = torch.zeros(len(num_views), len(class_vectors), dtype=torch.int64)
     images = [partial(_read, scene.frames[view.frame], quarters[view.frame]) for view in visibility.views]
-    described = describe_views(teacher, images, batch_size=batch_size)
-    for view, maps in zip(visibility.views, described, strict=True):
-        if maps:
+    described = describe_together([teacher], images, batch_size=batch_size)
+    for view, several in zip(visibility.views, described, strict=True):
+        if isinstance(several, tuple):  # lifting has left out all else, and said so
             size = view.camera.height, view.camera.width
-            maps = tuple(one.rot90(-quarters[view.frame], (1, 2)) for one in maps)
+            maps = tuple(one.rot90(-quarters[view.frame], (1, 2)) for one in several[0])
             of_pixel = _scores_at(maps, class_vectors, view.pixels, size).cpu()
             sample, named = view.sample, (of_pixel != 0).any(dim=1)
             num_views[sample] += 1

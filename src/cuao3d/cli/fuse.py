@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -34,6 +34,7 @@ def fuse(
     batch_size: Count = 4,
     upright: bool = True,
     codec: str | None = None,
+    view_weights: Literal["none", "robust", "geometry"] = "none",
     workers: Annotated[int, Range(1, 1024)] | None = None,
     shard: str | None = None,
     ray: Annotated[tuple[str, ...] | None, arg(metavar="[ADDRESS]")] = None,
@@ -58,6 +59,9 @@ def fuse(
         upright: Show each view turned by the nearest quarter so that the world's up is up; the store records it.
         codec: How features are kept: fp16; int8; pca:K, in the K directions that fit each teacher best; or pca:K+int8,
             such as pca:256+int8. Settled when the store is made, fp16 unless given; `store convert` makes another.
+        view_weights: How much each view counts in the mean of a point's features: none, all the same; robust, less the
+            farther it lies from what all say together (each view is shown twice); geometry, less from afar, at a slant
+            and near its image's border. The store records it.
         workers: Processes that share the scenes, one unless given; each loads the teachers. The store is the same
             whatever their number. With --ray unless given: one for every GPU with --device cuda, or every four cores.
         shard: Lift only a share of the scenes, i/n: the i-th of n. Others may lift theirs at the same time, on other
@@ -89,7 +93,8 @@ def fuse(
         reading |= {"annotations": Path(annotations).name} if annotations else {}  # a CSV may move
         settings = {"data": path.resolve().name, **reading}
         lift = partial(pipeline.fuse, dataset, loaded, out, num_workers=workers or 1, load=load, ray=cluster)
-        store = lift(cell=cell, settings=settings, batch_size=batch_size, upright=upright, codec=codec, shard=share)
+        how: dict[str, Any] = {"cell": cell, "batch_size": batch_size, "upright": upright, "view_weights": view_weights}
+        store = lift(settings=settings, codec=codec, shard=share, **how)
         missing = missing_of(store.missing(), dataset.names, share)
         if share:
             said.append(

@@ -1,14 +1,14 @@
 """From data to a store: every scene of a dataset is seen, lifted and written."""
 
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from socket import gethostname
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -17,13 +17,14 @@ from cuao3d.codecs import Codec, Coded, Projection
 from cuao3d.console import note, progress_bar
 from cuao3d.durable import locked
 from cuao3d.errors import DiskFullError, InputError, TeacherError, UserError
-from cuao3d.fusion import Visibility, image_quarters, lift_measured, sample_cells, see
+from cuao3d.fusion import Lifted, Visibility, image_quarters, lift_together, sample_cells, see
 from cuao3d.memory import give_back
 from cuao3d.objective import find_loss
 from cuao3d.photographs import Album
 from cuao3d.pipeline.bases import NUM_EXACT, fit_bases
 from cuao3d.pipeline.on_ray import RayCluster, check_sees, run_on_ray
 from cuao3d.pipeline.shards import OtherTeachersError, Shard, roll_locked, scene_locked, still_needed
+from cuao3d.pipeline.unfinished import LONG, KeptSums
 from cuao3d.progress import OnCount, OnStep
 from cuao3d.readers import Dataset
 from cuao3d.scene import Scene, Source
@@ -34,6 +35,7 @@ from cuao3d.store.sources import Record, record, source_of, source_of_scene
 from cuao3d.teachers import Teacher, cards_of, known_card
 from cuao3d.teachers.views import BATCH
 from cuao3d.text import load_text_encoder
+from cuao3d.view_weights import ViewWeights
 from cuao3d.workers import side_by_side
 
 
@@ -47,6 +49,7 @@ def fuse(
     batch_size: int = BATCH,
     upright: bool = True,
     codec: str | None = None,
+    view_weights: ViewWeights = "none",
     num_workers: int = 1,
     load: Callable[[], Sequence[Teacher]] | None = None,
     shard: Shard | None = None,
@@ -69,6 +72,7 @@ def fuse(
         upright: Show each view turned by the nearest quarter so that the world's up is up; the store records it.
         codec: How the store keeps features: fp16, int8, pca:K or pca:K+int8; settled when the store is made. None: as
             the store that is there, and fp16 in a new one.
+        view_weights: How much each view counts in a mean; the store records it. See `view_weights.py`.
         num_workers: Processes that share the scenes; see `side_by_side`. The store is the same whatever their number.
         load: How each of several processes gets the teachers; they are copied to it unless given.
         shard: Lift only this share; other processes may lift theirs into the same store at the same time, before or
@@ -91,6 +95,7 @@ def fuse(
     share = range(len(dataset)) if shard is None else shard.of(len(dataset))
     with locked(Path(out), shared=shard is not None):
         asked = {**(settings or {}), "upright": upright}
+        asked |= {} if view_weights == "none" else {"view_weights": view_weights}
         with roll_locked(Store(Path(out), cell, cards, asked)):
             store = Store.create(out, cell=cell, teachers=cards, settings=asked, codec=kept, revise=True)
             fit_bases(store, dataset, teachers, batch_size=batch_size, upright=upright)
@@ -315,12 +320,12 @@ def _add_teachers(
     """Lift some teachers onto the samples of a scene that is there; say whether they see the same samples."""
     samples = sample_cells(scene.points, lift.store.cell)
     visibility = see(scene, samples, progress=_progress(scene, "visibility", say))
+    teachers = [one for one in lift.teachers if one.name in names]
+    lifted = _lifted(scene, visibility, teachers, lift, made_from, say)
     there = num_views(lift.store, scene.name)
-    found = _Found()
-    for teacher in (one for one in lift.teachers if one.name in names):
-        visibility = _measure(scene, visibility, teacher, lift, say, found)
-        if not torch.equal(visibility.num_views, there):
-            return False  # a view that the others could read is gone, or one is back
+    if not all(torch.equal(one.visibility.num_views, there) for one in lifted.values()):
+        return False  # a view that the others could read is gone, or one is back
+    found = _Found.of(lifted, lift.store)
     change_teachers(
         lift.store,
         scene.name,
@@ -340,10 +345,10 @@ def _lift_scene(scene: Scene, lift: _Lift, made_from: Record, say: Callable[[str
     samples = sample_cells(scene.points, lift.store.cell)
     visibility = see(scene, samples, progress=_progress(scene, "visibility", say))
     album = Album(scene, visibility, image_quarters(scene, upright=lift.upright and bool(lift.teachers)))
-    watched = album.watch(scene)
-    found = _Found()
-    for teacher in lift.teachers:
-        visibility = _measure(watched, visibility, teacher, lift, say, found)
+    lifted = _lifted(album.watch(scene), visibility, lift.teachers, lift, made_from, say)
+    for one in lifted.values():
+        visibility = one.visibility
+    found = _Found.of(lifted, lift.store)
     lift.store.add_scene(
         scene,
         samples,
@@ -352,52 +357,65 @@ def _lift_scene(scene: Scene, lift: _Lift, made_from: Record, say: Callable[[str
         disagreement=found.disagreement,
         errors=found.errors,
         lifting=found.lifting,
-        photographs=album.tensors(visibility),
+        photographs=album.tensors(visibility) if lift.teachers else None,
         source=made_from,
     )
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Found:
     """What teachers saw of a scene, by their names."""
 
-    features: dict[str, Tensor] = field(default_factory=dict)
-    disagreement: dict[str, Tensor] = field(default_factory=dict)
-    errors: dict[str, float | None] = field(default_factory=dict)
-    lifting: dict[str, Lifting] = field(default_factory=dict)
+    features: dict[str, Tensor]
+    disagreement: dict[str, Tensor]
+    errors: dict[str, float | None]
+    lifting: dict[str, Lifting]
+
+    @staticmethod
+    def of(lifted: Mapping[str, Lifted], store: Store) -> "_Found":
+        """Collect it, and measure how far what the store keeps lies from what was not projected."""
+        features = {name: one.features for name, one in lifted.items()}
+        errors = dict[str, float | None]()
+        for name, one in lifted.items():
+            if one.exact is not None and (basis := store.basis(name)) is not None:
+                features[name] = Projection(basis).codes(one.features)
+                which, exact = one.exact
+                coded = Coded.of(features[name].cpu(), store.codec, basis)
+                errors[name] = coded.cosine_error(exact.cpu(), which)
+        disagreement = {name: one.disagreement for name, one in lifted.items()}
+        return _Found(features, disagreement, errors, {name: _about(one) for name, one in lifted.items()})
 
 
-def _measure(
+def _lifted(
     scene: Scene,
     visibility: Visibility,
-    teacher: Teacher,
+    teachers: Sequence[Teacher],
     lift: _Lift,
+    made_from: Record,
     say: Callable[[str], None],
-    found: _Found,
-) -> Visibility:
-    """Lift a teacher onto a scene, and note how that went; return the views that could be read."""
-    begun, basis = time.perf_counter(), lift.store.basis(teacher.name)
-    through = None if basis is None else Projection(basis)
-    lifted = lift_measured(
+) -> dict[str, Lifted]:
+    """Lift teachers onto a scene; a walk that was interrupted goes on."""
+    about = {"source": made_from.as_json(), "batch_size": lift.batch_size, "teachers": [one.name for one in teachers]}
+    bases = {one.name: lift.store.basis(one.name) for one in teachers}
+    return lift_together(
         scene,
         visibility,
-        teacher,
+        teachers,
         batch_size=lift.batch_size,
         upright=lift.upright,
-        skip_unreadable=not found.features,
-        through=through,
-        num_exact=0 if through is None else NUM_EXACT,
-        progress=_progress(scene, teacher.name, say),
+        skip_unreadable=True,
+        view_weights=cast(ViewWeights, lift.store.settings.get("view_weights", "none")),
+        through={name: Projection(basis) for name, basis in bases.items() if basis is not None},
+        num_exact=NUM_EXACT,
+        unfinished=KeptSums.of(lift.store, scene.name, about) if len(visibility.views) > LONG else None,
+        progress=_progress(scene, "lifting", say),
     )
-    name, rows = teacher.name, lifted.features
-    if through is not None and lifted.exact is not None:
-        rows = through.codes(rows)
-        which, exact = lifted.exact
-        found.errors[name] = Coded.of(rows.cpu(), lift.store.codec, basis).cosine_error(exact.cpu(), which)
+
+
+def _about(lifted: Lifted) -> Lifting:
+    """Note how the lifting of a teacher went."""
     agreement = None if math.isnan(lifted.agreement) else round(lifted.agreement, 4)
-    found.features[name], found.disagreement[name] = rows, lifted.disagreement
-    found.lifting[name] = Lifting(round(time.perf_counter() - begun, 3), len(lifted.visibility.views), agreement)
-    return lifted.visibility
+    return Lifting(round(lifted.seconds, 3), len(lifted.visibility.views), agreement)
 
 
 def _progress(scene: Scene, what: str, say: Callable[[str], None]) -> OnCount:
