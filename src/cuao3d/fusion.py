@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 from torch.nn import functional
 
@@ -230,9 +230,7 @@ def lift_measured(
     seen = visibility.seen_samples
     row_of_sample = torch.zeros_like(visibility.num_views)
     row_of_sample[seen] = torch.arange(len(seen))
-    total = torch.zeros(len(seen), teacher.num_channels if through is None else through.width)
-    squares = torch.zeros(len(seen), dtype=torch.float64)
-    exact = _Exact.of(len(seen), num_exact, teacher.num_channels) if num_exact else None
+    sums = _Sums.of(len(seen), teacher.num_channels, through, num_exact)
     unreadable: dict[int, Problem] = {}
     quarters = image_quarters(scene, upright=upright)
     images = [
@@ -242,27 +240,15 @@ def lift_measured(
     described = describe_views(teacher, images, batch_size=batch_size)
     for done, (view, maps) in enumerate(zip(visibility.views, described, strict=True), start=1):
         if maps:
-            total, squares = _on_device_of(maps, total, squares)
             size = scene.frames[view.frame].camera.width, scene.frames[view.frame].camera.height
-            rows, pixels = row_of_sample[view.sample], view.pixels
             as_stored = [one.rot90(-quarters[view.frame], (1, 2)) for one in maps]
-            if exact:
-                exact.add(rows, as_stored, pixels, size, mode)
-            if through:
-                _add_projected(total, squares, rows, through(as_stored), pixels, size, mode)
-            else:
-                _add_maps(total, squares, rows, as_stored, pixels, size, mode)
+            sums.add(row_of_sample[view.sample], as_stored, view.pixels, size, mode)
         if progress:
             progress(done, len(visibility.views))
     if unreadable:
         visibility = _without(visibility, unreadable)
-        kept = (visibility.num_views[seen] > 0).to(total.device)
-        total, squares = total[kept], squares[kept]
-        exact = exact and exact.without(~kept.cpu())
-    num_views = visibility.num_views[visibility.seen_samples].to(total.device)
-    agreement, disagreement = _agreement(total, squares, num_views), _disagreement(total, squares, num_views)
-    known = exact.rows_and_means(num_views) if exact else None
-    return Lifted(total.div_(num_views[:, None]), visibility, agreement, disagreement, known)
+        sums.keep(visibility.num_views[seen] > 0)
+    return sums.lifted(visibility)
 
 
 def image_quarters(scene: Scene, *, upright: bool = True) -> list[int]:
@@ -308,9 +294,51 @@ def _without(visibility: Visibility, unreadable: dict[int, Problem]) -> Visibili
     return Visibility(views, num_views, problems, visibility.occlusion_tolerance)
 
 
-def _on_device_of(maps: tuple[Tensor, ...], total: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
-    """Bring the sums to where a teacher's maps are."""
-    return total.to(maps[0].device), squares.to(maps[0].device)
+@dataclass
+class _Sums:
+    """Sums over the views so far, a row for each seen sample."""
+
+    total: Float[Tensor, "V D"]
+    """Of features, or of what they are projected to."""
+    squares: Float64[Tensor, "V"]
+    """Of their squared lengths."""
+    through: Projection | None
+    exact: "_Exact | None"
+
+    @staticmethod
+    def of(num_rows: int, num_channels: int, through: Projection | None, num_exact: int) -> "_Sums":
+        total = torch.zeros(num_rows, num_channels if through is None else through.width)
+        exact = _Exact.of(num_rows, num_exact, num_channels) if num_exact else None
+        return _Sums(total, torch.zeros(num_rows, dtype=torch.float64), through, exact)
+
+    def add(
+        self, rows: Tensor, maps: Sequence[Tensor], pixels: Tensor, image_size: tuple[int, int], mode: Mode
+    ) -> None:
+        """Add what the maps of a view hold at pixels (n, 2) to rows (n,), on the device of the maps."""
+        self.total, self.squares = self.total.to(maps[0].device), self.squares.to(maps[0].device)
+        if self.exact:
+            self.exact.add(rows, maps, pixels, image_size, mode)
+        if self.through:
+            _add_projected(self.total, self.squares, rows, self.through(maps), pixels, image_size, mode)
+        else:
+            _add_maps(self.total, self.squares, rows, maps, pixels, image_size, mode)
+
+    def keep(self, rows: Bool[Tensor, "V"]) -> None:
+        """Drop the other rows: no view that could be read sees them."""
+        kept = rows.to(self.total.device)
+        self.total, self.squares, self.exact = (
+            self.total[kept],
+            self.squares[kept],
+            self.exact and self.exact.of_kept(rows),
+        )
+
+    def lifted(self, visibility: Visibility) -> "Lifted":
+        """Return the means over the views of `visibility`; the sums are used up."""
+        num_views = visibility.num_views[visibility.seen_samples].to(self.total.device)
+        agreement = _agreement(self.total, self.squares, num_views)
+        disagreement = _disagreement(self.total, self.squares, num_views)
+        exact = self.exact.rows_and_means(num_views) if self.exact else None
+        return Lifted(self.total.div_(num_views[:, None]), visibility, agreement, disagreement, exact)
 
 
 @dataclass
@@ -338,10 +366,10 @@ class _Exact:
         unused = self.sums.new_zeros(len(self.sums), dtype=torch.float64)
         _add_maps(self.sums, unused, self.place[rows[here]], maps, pixels[here], image_size, mode)
 
-    def without(self, dropped: Tensor) -> "_Exact":
-        """Leave out rows (V,) that have no feature after all."""
-        kept, number = ~dropped[self.rows], (~dropped).cumsum(0) - 1
-        return _Exact(number[self.rows[kept]], self.place[~dropped], self.sums[kept.to(self.sums.device)])
+    def of_kept(self, kept: Tensor) -> "_Exact":
+        """Leave out the rows that are not kept, and number the others anew."""
+        own, number = kept[self.rows], kept.cumsum(0) - 1
+        return _Exact(number[self.rows[own]], self.place[kept], self.sums[own.to(self.sums.device)])
 
     def rows_and_means(self, num_views: Tensor) -> tuple[Tensor, Tensor]:
         return self.rows, self.sums / num_views[self.rows.to(num_views.device), None].to(self.sums.device)

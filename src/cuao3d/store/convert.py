@@ -185,7 +185,7 @@ def _is_there(target: Store, store: Store, name: str) -> bool:
             check_size(folder / file, entry)
     except UserError:
         return False
-    return all(target.keeps(manifest, teacher) for teacher in target.teachers)
+    return all(target._keeps(manifest, teacher) for teacher in target.teachers)
 
 
 def _copy_scene(target: Store, store: Store, name: str) -> None:

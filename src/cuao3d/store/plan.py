@@ -67,7 +67,7 @@ def plan(store: Store, name: str, source: Source) -> Change:
         return Change("again", reason, outdated=outdated)
     had, cards = manifest["teachers"], {teacher: asdict(card) for teacher, card in store.teachers.items()}
     changed = tuple(
-        teacher for teacher, card in cards.items() if had.get(teacher) != card or not store.keeps(manifest, teacher)
+        teacher for teacher, card in cards.items() if had.get(teacher) != card or not store._keeps(manifest, teacher)
     )
     if not changed and set(had) == set(cards):
         return Change("there")
@@ -95,7 +95,7 @@ def begin(store: Store, changes: Mapping[str, Change]) -> None:
         if (name := path.parent.name) in entries or (manifest := manifest_of(store, name)) is None:
             continue
         fits = manifest.get("cell") == store.cell and manifest.get("teachers") == cards
-        fits &= all(store.keeps(manifest, teacher) for teacher in cards)
+        fits &= all(store._keeps(manifest, teacher) for teacher in cards)
         left = Entry("it is no longer in the data, and was lifted otherwise", outdated=sha256_once(path))
         entries[name] = _finished(store, name) if fits else left
     expect(store, entries)
