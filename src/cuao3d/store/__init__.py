@@ -67,7 +67,7 @@ from cuao3d.teachers.teacher import TeacherCard as TeacherCard
 FORMAT = "cuao3d-store"
 FORMAT_VERSION = 1
 CODED_VERSION = 2
-"""Version of a store whose features are not kept in plain 16 bits: earlier code cannot read them and must not try."""
+"""Version of a store that does not keep plain 16 bits: earlier code must not try to read it."""
 CELL = 0.02
 """Default edge of a sample cell, metres."""
 
@@ -313,7 +313,7 @@ class Store:
                 not fit into 16 bits, or the store keeps another label set of the same name.
         """
         self._check_teachers(scene.name, features)
-        kept, coded = self._encode(scene.name, len(visibility.seen_samples), features, errors or {})
+        kept, coded = self._encode(scene.name, len(visibility.seen_samples), features, errors)
         cloud = cloud_tensors(scene, samples, visibility)
         folder = self._folder(scene.name)
         self._expect_anew(scene.name)
@@ -404,7 +404,7 @@ class Store:
 
     def _settled(self) -> dict[str, Any]:
         """Return what two stores of the same settings have in common."""
-        same = {key: value for key, value in self._header().items() if key not in ("format_version", "codec", "bases")}
+        same = {key: value for key, value in self._header().items() if key not in ("format_version", "bases")}
         return same | {"codec": str(self.codec)}
 
     def _write_header(self) -> None:
@@ -492,10 +492,9 @@ class Store:
             raise InputError(f"The store holds {sorted(self.teachers)}; scene {scene} came with {sorted(features)}.")
 
     def _encode(
-        self, scene: str, num_seen: int, features: Mapping[str, Tensor], errors: Mapping[str, float | None]
+        self, scene: str, num_seen: int, features: Mapping[str, Tensor], errors: Mapping[str, float | None] | None
     ) -> tuple[dict[str, Coded], dict[str, dict[str, Any]]]:
         """Encode the features of a scene; see `encode`."""
         given = {teacher: features[teacher] for teacher in self.teachers if teacher in features}
         bases = {teacher: self.basis(teacher) for teacher in given}
-        widths = {teacher: self.teachers[teacher].num_channels for teacher in given}
-        return encode(scene, num_seen, given, errors, self.codec, bases, widths)
+        return encode(scene, num_seen, given, errors or {}, self.codec, bases, self.teachers)

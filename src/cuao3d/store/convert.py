@@ -224,7 +224,7 @@ def _encoded(target: Store, store: Store, name: str) -> tuple[dict[str, dict[str
     scene, files, about = store[name], dict[str, dict[str, Tensor]](), dict[str, dict[str, Any]]()
     for teacher in store.teachers:
         if features_file(teacher) in scene.files:
-            kept, told = target._encode(name, len(scene.seen_samples), {teacher: scene.features(teacher)}, {})
+            kept, told = target._encode(name, len(scene.seen_samples), {teacher: scene.features(teacher)}, None)
             apart = scene.disagreement(teacher)
             files |= feature_files(kept, {} if apart is None else {teacher: apart})
             about |= told
