@@ -57,7 +57,7 @@ def read(monkeypatch) -> dict[str, list]:
     return seen
 
 
-@pytest.mark.parametrize("normalizer", ["none", "standardize"])
+@pytest.mark.parametrize("normalizer", ["none", pytest.param("standardize", marks=pytest.mark.slow)])
 def test_a_store_is_read_scene_by_scene_once_an_epoch(tmp_path, read, toy_words, normalizer):
     toy_words(6)
     words, looks = ("nyu40", 2) if normalizer == "none" else (None, 1)  # the loss over words looks at targets too
@@ -108,7 +108,9 @@ def scene_of(features: torch.Tensor):
     return TrainingScene("x", torch.zeros(len(features), 3), torch.arange(len(features)), (features,))
 
 
-@pytest.mark.parametrize("codec", ["int8", "pca:5", "pca:5+int8"])
+@pytest.mark.parametrize(
+    "codec", [pytest.param("int8", marks=pytest.mark.slow), pytest.param("pca:5", marks=pytest.mark.slow), "pca:5+int8"]
+)
 def test_a_student_of_codes_learns_as_one_of_the_features(tmp_path, codec):
     # Six channels that hold one of two directions: five directions of a basis lose nothing of them.
     store = make(tmp_path / "store")

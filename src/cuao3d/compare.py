@@ -137,7 +137,9 @@ def _open_scenes(store: Store, teachers: Sequence[str]) -> tuple[Counter[str], l
     labelled = []
     for name in store.names():
         scene = store[name]
-        num_bytes.update({teacher: scene.features(teacher).nbytes for teacher in teachers})
+        num_bytes.update(
+            {teacher: sum(one.nbytes for one in scene.coded(teacher).tensors.values()) for teacher in teachers}
+        )
         if scene.labels is not None:
             labelled.append(_without_points(scene, scene.labels, teachers))
     return num_bytes, labelled

@@ -67,7 +67,7 @@ from cuao3d.teachers.teacher import TeacherCard as TeacherCard
 FORMAT = "cuao3d-store"
 FORMAT_VERSION = 1
 CODED_VERSION = 2
-"""Version of a store whose features are not kept in plain 16 bits: earlier code cannot read them and must not try."""
+"""Version of a store that does not keep plain 16 bits: earlier code must not try to read it."""
 CELL = 0.02
 """Default edge of a sample cell, metres."""
 
@@ -133,7 +133,8 @@ class Store:
         has_header = (path / "store.json").is_file()
         if has_header and (there := cls._opened(path, damaged_too=revise or begins)):
             store.codec = codec or there.codec
-            store.bases = {name: sha256 for name, sha256 in there.bases.items() if _same_card(there, store, name)}
+            alike = {name for name, card in store.teachers.items() if there.teachers.get(name) == card}
+            store.bases = {name: sha256 for name, sha256 in there.bases.items() if name in alike}
             mine, other = there._settled(), store._settled()
             if revise:
                 mine, other = for_all(mine), for_all(other)
@@ -257,6 +258,9 @@ class Store:
     def basis(self, teacher: str) -> Basis | None:
         """Return the basis in which a teacher's features are kept; None where they are kept without one.
 
+        Args:
+            teacher: Name of the teacher.
+
         Raises:
             InputError: It is missing or damaged, or does not fit.
         """
@@ -268,7 +272,12 @@ class Store:
         return self._read_bases[teacher]
 
     def keep_basis(self, teacher: str, basis: Basis) -> None:
-        """Write the basis of a teacher; `store.json` states it once the header is written again, by `expect`."""
+        """Write the basis of a teacher; `store.json` states it once the header is written again, by `expect`.
+
+        Args:
+            teacher: Name of the teacher.
+            basis: Its basis.
+        """
         write_basis(self.path, teacher, basis)
         self.bases[teacher], self._read_bases[teacher] = basis.sha256, basis
 
@@ -304,7 +313,7 @@ class Store:
                 not fit into 16 bits, or the store keeps another label set of the same name.
         """
         self._check_teachers(scene.name, features)
-        kept, coded = self._encode(scene.name, len(visibility.seen_samples), features, errors or {})
+        kept, coded = self._encode(scene.name, len(visibility.seen_samples), features, errors)
         cloud = cloud_tensors(scene, samples, visibility)
         folder = self._folder(scene.name)
         self._expect_anew(scene.name)
@@ -317,25 +326,9 @@ class Store:
             write_lifting(folder, lifting)
         if source:
             source.write(folder)
-        manifest = {
-            "name": scene.name,
-            "split": scene.split,
-            "label_set": labels[0],
-            "label_set_sha256": labels[1],
-            "problems": [asdict(problem) for problem in (*scene.problems, *visibility.problems)],
-            "occlusion_tolerance": visibility.occlusion_tolerance,
-            "num_points": len(scene.points),
-            "num_samples": len(samples.index_of_sample),
-            "num_seen": len(visibility.seen_samples),
-            "cell": self.cell,
-            "teachers": self._header()["teachers"],
-            "is_finite": True,
-            **({"codecs": coded} if coded else {}),
-            "source": source.as_json() if source else None,
-            "code_version": __version__,
-            "files": files,
-        }
-        write_sealed(folder / "manifest.json", manifest)
+        about = self._about(scene, samples, visibility, labels, source)
+        about |= {"is_finite": True, **({"codecs": coded} if coded else {}), "files": files}
+        write_sealed(folder / "manifest.json", about)
         remove_others(folder, files)
 
     def label_set(self, name: str) -> LabelSet:
@@ -411,11 +404,36 @@ class Store:
 
     def _settled(self) -> dict[str, Any]:
         """Return what two stores of the same settings have in common."""
-        same = {key: value for key, value in self._header().items() if key not in ("format_version", "codec", "bases")}
+        same = {key: value for key, value in self._header().items() if key not in ("format_version", "bases")}
         return same | {"codec": str(self.codec)}
 
     def _write_header(self) -> None:
         write_sealed(self.path / "store.json", self._header() | {"code_version": __version__})
+
+    def _about(
+        self,
+        scene: Scene,
+        samples: Samples,
+        visibility: Visibility,
+        labels: tuple[str | None, str | None],
+        source: Record | None,
+    ) -> dict[str, Any]:
+        """Return what a manifest says of a scene besides its files; `labels` names its label set, with its SHA-256."""
+        return {
+            "name": scene.name,
+            "split": scene.split,
+            "label_set": labels[0],
+            "label_set_sha256": labels[1],
+            "problems": [asdict(problem) for problem in (*scene.problems, *visibility.problems)],
+            "occlusion_tolerance": visibility.occlusion_tolerance,
+            "num_points": len(scene.points),
+            "num_samples": len(samples.index_of_sample),
+            "num_seen": len(visibility.seen_samples),
+            "cell": self.cell,
+            "teachers": self._header()["teachers"],
+            "source": source.as_json() if source else None,
+            "code_version": __version__,
+        }
 
     def _manifest(self, name: str, roll: Mapping[str, Entry]) -> dict[str, Any] | None:
         """Return the manifest of a finished scene; None for one that is not.
@@ -453,10 +471,10 @@ class Store:
             if teacher in cards and card != cards[teacher]:
                 raise InputError(f"{other}: its features of {teacher} are of other weights, options or code; {AGAIN}.")
         for teacher in self.teachers:
-            if not self.keeps(manifest, teacher):
+            if not self._keeps(manifest, teacher):
                 raise InputError(f"{other}: its features of {teacher} are kept by another codec or basis; {AGAIN}.")
 
-    def keeps(self, manifest: Mapping[str, Any], teacher: str) -> bool:
+    def _keeps(self, manifest: Mapping[str, Any], teacher: str) -> bool:
         """Say whether a scene's features of a teacher are kept by this store's codec, in this store's basis."""
         about = manifest.get("codecs", {}).get(teacher)
         if self.codec == Codec() or about is None:
@@ -474,14 +492,9 @@ class Store:
             raise InputError(f"The store holds {sorted(self.teachers)}; scene {scene} came with {sorted(features)}.")
 
     def _encode(
-        self, scene: str, num_seen: int, features: Mapping[str, Tensor], errors: Mapping[str, float | None]
+        self, scene: str, num_seen: int, features: Mapping[str, Tensor], errors: Mapping[str, float | None] | None
     ) -> tuple[dict[str, Coded], dict[str, dict[str, Any]]]:
         """Encode the features of a scene; see `encode`."""
         given = {teacher: features[teacher] for teacher in self.teachers if teacher in features}
         bases = {teacher: self.basis(teacher) for teacher in given}
-        widths = {teacher: self.teachers[teacher].num_channels for teacher in given}
-        return encode(scene, num_seen, given, errors, self.codec, bases, widths)
-
-
-def _same_card(one: Store, other: Store, teacher: str) -> bool:
-    return teacher in one.teachers and one.teachers[teacher] == other.teachers.get(teacher)
+        return encode(scene, num_seen, given, errors or {}, self.codec, bases, self.teachers)

@@ -25,7 +25,16 @@ from cuao3d.store.revise import expect, manifest_of
 from cuao3d.store.roll import Entry
 from cuao3d.store.schemas import read_manifest
 from cuao3d.store.sources import SOURCES_FILE
-from cuao3d.store.stored import LIFTING_FILE, check_file, check_size, features_file, remove_others, write_file
+from cuao3d.store.stored import (
+    LIFTING_FILE,
+    PHOTOGRAPHS_FILE,
+    POINTS_FILE,
+    check_file,
+    check_size,
+    features_file,
+    remove_others,
+    write_file,
+)
 
 NUM_SCENES, NUM_ROWS = 64, 2048
 """Scenes, and rows of each, that a basis is fitted to at most; both spread evenly."""
@@ -176,7 +185,7 @@ def _is_there(target: Store, store: Store, name: str) -> bool:
             check_size(folder / file, entry)
     except UserError:
         return False
-    return all(target.keeps(manifest, teacher) for teacher in target.teachers)
+    return all(target._keeps(manifest, teacher) for teacher in target.teachers)
 
 
 def _copy_scene(target: Store, store: Store, name: str) -> None:
@@ -193,8 +202,8 @@ def _copy_scene(target: Store, store: Store, name: str) -> None:
     encoded, about = dict[str, dict[str, Tensor]](), manifest.get("codecs", {})
     if target.codec != store.codec:
         encoded, about = _encoded(target, store, name)
-    files = dict[str, Mapping[str, Any]]()
-    for file, entry in scene.files.items():
+    files, own = dict[str, Mapping[str, Any]](), {POINTS_FILE, PHOTOGRAPHS_FILE, *map(features_file, target.teachers)}
+    for file, entry in ((file, entry) for file, entry in scene.files.items() if file in own):
         check_file(scene.folder / file, entry)
         if file in encoded:
             files[file] = write_file(folder / file, encoded[file])
@@ -205,8 +214,8 @@ def _copy_scene(target: Store, store: Store, name: str) -> None:
         if (scene.folder / file).is_file():
             write_whole(folder / file, partial(shutil.copyfile, scene.folder / file))
     kept = {"codecs": about} if about else {}
-    own = {"files": files, FROM: scene.sha256, "code_version": __version__}
-    write_sealed(folder / "manifest.json", manifest | kept | own)
+    new = {"teachers": target._header()["teachers"], "files": files, FROM: scene.sha256, "code_version": __version__}
+    write_sealed(folder / "manifest.json", manifest | kept | new)
     remove_others(folder, files)
 
 
@@ -215,7 +224,7 @@ def _encoded(target: Store, store: Store, name: str) -> tuple[dict[str, dict[str
     scene, files, about = store[name], dict[str, dict[str, Tensor]](), dict[str, dict[str, Any]]()
     for teacher in store.teachers:
         if features_file(teacher) in scene.files:
-            kept, told = target._encode(name, len(scene.seen_samples), {teacher: scene.features(teacher)}, {})
+            kept, told = target._encode(name, len(scene.seen_samples), {teacher: scene.features(teacher)}, None)
             apart = scene.disagreement(teacher)
             files |= feature_files(kept, {} if apart is None else {teacher: apart})
             about |= told

@@ -12,6 +12,7 @@ from cuao3d.codecs import Basis, Codec, Coded
 from cuao3d.errors import InputError
 from cuao3d.files import write_tensors
 from cuao3d.store.stored import DISAGREEMENT, features_file
+from cuao3d.teachers.teacher import TeacherCard
 
 BASES = "bases"
 """Folder of a store that holds the basis of each teacher; `store.json` has their SHA-256."""
@@ -67,7 +68,7 @@ def encode(
     errors: Mapping[str, float | None],
     codec: Codec,
     bases: Mapping[str, Basis | None],
-    widths: Mapping[str, int],
+    cards: Mapping[str, TeacherCard],
 ) -> tuple[dict[str, Coded], dict[str, dict[str, Any]]]:
     """Encode a scene's features.
 
@@ -78,7 +79,7 @@ def encode(
         errors: Mean cosine error of each teacher whose codes are given.
         codec: How they are kept.
         bases: Basis of each teacher, if it has one.
-        widths: Channels of each teacher.
+        cards: Card of each teacher.
 
     Returns:
         What is kept by teacher, and what the manifest says of it; nothing of features in plain 16 bits.
@@ -89,7 +90,7 @@ def encode(
     kept: dict[str, Coded] = {}
     about: dict[str, dict[str, Any]] = {}
     for teacher, rows in features.items():
-        basis, expected = bases.get(teacher), (num_seen, widths[teacher])
+        basis, expected = bases.get(teacher), (num_seen, cards[teacher].num_channels)
         is_code = basis is not None and tuple(rows.shape) == (num_seen, len(basis.vectors))
         if tuple(rows.shape) != expected and not is_code:
             raise InputError(

@@ -67,7 +67,7 @@ def plan(store: Store, name: str, source: Source) -> Change:
         return Change("again", reason, outdated=outdated)
     had, cards = manifest["teachers"], {teacher: asdict(card) for teacher, card in store.teachers.items()}
     changed = tuple(
-        teacher for teacher, card in cards.items() if had.get(teacher) != card or not store.keeps(manifest, teacher)
+        teacher for teacher, card in cards.items() if had.get(teacher) != card or not store._keeps(manifest, teacher)
     )
     if not changed and set(had) == set(cards):
         return Change("there")
@@ -160,7 +160,7 @@ def _fits(store: Store, manifest: Mapping[str, Any]) -> bool:
     """Say whether a scene has the cells and the teachers of a store, kept as the store keeps them."""
     cards = {teacher: asdict(card) for teacher, card in store.teachers.items()}
     same = manifest.get("cell") == store.cell and manifest.get("teachers") == cards
-    return bool(same and all(store.keeps(manifest, teacher) for teacher in cards))
+    return bool(same and all(store._keeps(manifest, teacher) for teacher in cards))
 
 
 def _reason(store: Store, manifest: Mapping[str, Any], source: Source, folder: Path) -> str:

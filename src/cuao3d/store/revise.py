@@ -74,7 +74,7 @@ def change_teachers(
     """
     folder = store._folder(name)
     manifest = read_manifest(folder)
-    kept, coded = store._encode(name, manifest["num_seen"], features, errors or {})
+    kept, coded = store._encode(name, manifest["num_seen"], features, errors)
     written = feature_files(kept, disagreement or {})
     files = {POINTS_FILE: manifest["files"].pop(POINTS_FILE)}
     for file in map(features_file, store.teachers):

@@ -169,6 +169,9 @@ class StoredScene:
     def check(self, teachers: Iterable[str]) -> None:
         """Compare the files of teachers' features with the manifest; they are read whole once in a process.
 
+        Args:
+            teachers: Names of the teachers.
+
         Raises:
             InputError: One is not the one that was written.
         """
