@@ -304,6 +304,18 @@ def write_pointcloud(scene: Scene, folder: Path) -> Path:
     return folder / "cloud.ply"
 
 
+def write_video(path: Path, grays: list[int], *, width: int = 64, height: int = 48) -> None:
+    """Write a video whose frames are even, each of a grey of its own."""
+    av = pytest.importorskip("av", reason="PyAV is not installed (the extra [video])")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=30)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = width, height, "yuv420p", 4_000_000
+        for gray in grays:
+            frame = av.VideoFrame.from_ndarray(np.full((height, width, 3), gray, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
 WRITERS: dict[str, Callable[[Scene, Path], Path]] = {
     "sevenscenes": write_sevenscenes,
     "folder": write_folder,
