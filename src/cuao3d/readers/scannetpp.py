@@ -73,7 +73,8 @@ class ScanNetpp(Captures):
                 raise InputError(f"{where} has no entry {name}; restore it, or remove the frame's images.")
             pose = pose_entry(entry.get("aligned_pose"), f"{where}: {name}, aligned_pose")
             intrinsics = matrix(entry.get("intrinsic"), f"{where}: {name}, intrinsic", rows=3, columns=3)
-            lens = lens_of(intrinsics, size, f"{where}: {name}, intrinsic").at(image_size(colors[name]))
+            lens = lens_of(intrinsics, size, f"{where}: {name}, intrinsic")
+            lens = lens.at(image_size(colors[name], fitting=lens.size))
             depth = depths.get(name, folder / "iphone" / "depth" / f"{name}.png")
             return open_frame(name, pose, color=colors[name], lens=lens, depth=depth)
 
