@@ -110,9 +110,8 @@ def from_other_place(
     """
     measured = depth[depth > 0]
     usual = measured.median() if len(measured) else depth.new_tensor(torch.inf)
-    inverse = (
-        1 / depth.where(depth > 0, usual).double()
-    )  # the place over its depth, so that what is infinitely far is one
+    # Places are divided by their depth, so that what is infinitely far is a place as well.
+    inverse = 1 / depth.where(depth > 0, usual).double()
     places = _rays(camera) @ color_from_depth[:3, :3].T + color_from_depth[:3, 3] * inverse[..., None]
     return _seen_by(image, places, camera, focal, shift)
 
