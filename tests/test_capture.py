@@ -306,7 +306,7 @@ def test_a_lost_pose_and_an_unreadable_image_are_told_apart(synthetic_scene: Sce
     lost = replace(second, camera=replace(second.camera, world_from_camera=pose))
     path = WRITERS[layout](replace(synthetic_scene, frames=(first, lost, second)), tmp_path / "capture")
     depths = sorted(path.rglob("*depth*/*.png")) or sorted(path.rglob("*depth*.png"))
-    depths = depths or sorted(path.rglob("*depth*.hdf5"))
+    depths = depths or sorted(path.rglob("*depth*.hdf5")) or sorted(path.rglob("depth/*.npy"))
     depths[2].write_bytes(b"no image")
     scene = open_dataset(path)[0]
     assert len(scene.frames) == 1

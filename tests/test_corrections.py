@@ -1,5 +1,7 @@
 """What `capture.json` corrects: each option undoes one mistake, exactly."""
 
+import json
+import pickle
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,13 +14,14 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from conftest import camera_at
-from cuao3d.formats.images import lens_of
+from cuao3d.errors import InputError
+from cuao3d.formats.images import NoDepth, lens_of
 from cuao3d.readers import open_dataset
-from cuao3d.readers.corrections import lengths_of_rays, through_lens
+from cuao3d.readers.corrections import correct_frames, from_other_place, lengths_of_rays, through_lens
 from cuao3d.readers.options import CaptureOptions, correct_pose
 from cuao3d.readers.sevenscenes import write_capture
 from cuao3d.scene import OPENGL, Scene
-from written import same_views
+from written import same_views, write_folder
 
 BODY_FROM_OPTICAL = torch.tensor([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]], dtype=torch.float64)
 FLIP_Y = torch.diag(torch.tensor([1.0, -1, 1, 1], dtype=torch.float64))
@@ -157,3 +160,65 @@ def test_a_matrix_that_was_written_column_by_column_is_read():
     four = torch.eye(4, dtype=torch.float64)
     four[:3, :3] = matrix.T
     assert lens_of(four, (64, 48), "k.txt").center == (31.5, 23.5)
+
+
+def test_colours_of_a_lens_beside_the_depths_are_registered_exactly(synthetic_scene: Scene, tmp_path: Path):
+    # A slanted wall, coloured by its place, seen by a turned pair of lenses 4 cm apart: by hand, where rays meet it.
+    frame = synthetic_scene.frames[0]
+    camera, normal, distance = frame.camera, torch.tensor([0.3, -0.1, 1.0]).double(), 2.0
+    apart = torch.eye(4, dtype=torch.float64)
+    apart[:3, :3] = torch.from_numpy(Rotation.from_euler("xyz", [0.01, -0.02, 0.015]).as_matrix())
+    apart[:3, 3] = torch.tensor([-0.04, 0.01, 0.005])
+    y, x = torch.meshgrid(torch.arange(camera.height), torch.arange(camera.width), indexing="ij")
+    rays = torch.stack([(x - camera.center[0]) / camera.focal[0], (y - camera.center[1]) / camera.focal[1]], dim=-1)
+    rays = torch.cat([rays, torch.ones_like(rays[..., :1])], dim=-1).double()
+
+    def colors_of(places: Tensor) -> Tensor:
+        return (0.5 + 0.15 * places).permute(2, 0, 1).float()
+
+    depth = distance / (rays @ normal)
+    in_color = torch.linalg.inv(apart)
+    normal_there, origin = apart[:3, :3] @ normal, in_color[:3, 3]
+    reach = (distance - origin @ normal) / (rays @ normal_there)
+    photograph = colors_of((rays * reach[..., None]) @ in_color[:3, :3].T + origin)
+    two = replace(frame, read_image=lambda: photograph, read_depth=lambda: depth.float())
+    truth = colors_of(rays * depth[..., None])
+
+    def seen(**options: Any) -> Tensor:
+        (corrected,) = correct_frames([two], CaptureOptions(**options)).frames
+        return corrected.read_image()[:, 4:-4, 4:-4]
+
+    rows = tuple(tuple(row) for row in apart.tolist())
+    assert (seen() - truth[:, 4:-4, 4:-4]).abs().max() > 5e-3
+    torch.testing.assert_close(seen(color_from_depth=rows), truth[:, 4:-4, 4:-4], rtol=0, atol=2e-4)
+    # The same photograph, taken through another lens: 0.9 of the focal length, and 2 pixels to the right.
+    wide = through_lens(photograph, camera, 1 / 0.9, (-2 / 0.9, 0.0))
+    two = replace(two, read_image=lambda: wide)
+    other = seen(color_from_depth=rows, color_focal=0.9, color_shift=(2.0, 0.0))
+    torch.testing.assert_close(other[:, 4:-4, 4:-4], truth[:, 8:-8, 8:-8], rtol=0, atol=2e-3)
+
+
+def test_capture_json_holds_the_pose_of_the_colours_lens(synthetic_scene: Scene, tmp_path: Path):
+    capture = write_folder(synthetic_scene, tmp_path / "capture")
+    rows = [[1, 0, 0, -0.02], [0, 1, 0, 0], [0, 0, 1, 0]]
+    (capture / "capture.json").write_text(json.dumps({"color_from_depth": rows}))
+    moved, frame = open_dataset(capture)[0].frames[0], synthetic_scene.frames[0]
+    pose = torch.tensor([*rows, [0, 0, 0, 1]], dtype=torch.float64)
+    expected = from_other_place(frame.read_image(), moved.read_depth(), frame.camera, pose)
+    torch.testing.assert_close(moved.read_image(), expected, rtol=0, atol=0.01)
+    assert (moved.read_image() - frame.read_image()).abs().max() > 0.1
+    pickle.dumps(moved)  # workers get it
+    for wrong, cause in ((rows[:2], "list of 4 rows"), ([[2, 0, 0, 0], *rows[1:]], "color_from_depth.*no rotation")):
+        (capture / "capture.json").write_text(json.dumps({"color_from_depth": wrong}))
+        with pytest.raises(InputError, match=cause):
+            open_dataset(capture)[0]
+
+
+def test_without_depth_the_camera_moves_to_the_colours(synthetic_scene: Scene):
+    frame = replace(synthetic_scene.frames[0], read_depth=NoDepth("none"))
+    rows = ((1.0, 0.0, 0.0, -0.02), (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0), (0.0, 0.0, 0.0, 1.0))
+    (moved,) = correct_frames([frame], CaptureOptions(color_from_depth=rows)).frames
+    right = frame.camera.world_from_camera[:3, 0]
+    shift = moved.camera.world_from_camera[:3, 3] - frame.camera.world_from_camera[:3, 3]
+    torch.testing.assert_close(shift, 0.02 * right)
+    assert moved.read_image is frame.read_image

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from cuao3d.formats.images import (
+    NoDepth,
     depth_size,
     image_size,
     jpeg,
@@ -323,3 +324,29 @@ def test_a_pixel_of_a_resized_image_is_the_one_whose_corner_it_begins_at():
 def test_a_jpeg_holds_the_picture():
     picture = np.full((8, 6, 3), (200, 30, 60), dtype=np.uint8)
     np.testing.assert_allclose(np.asarray(Image.open(io.BytesIO(jpeg(picture)))).astype(int), picture, atol=3)
+
+
+@pytest.mark.parametrize("orientation", [6, 8])
+def test_a_photograph_that_exif_turns_away_from_its_intrinsics_is_taken_as_stored(orientation: int, tmp_path: Path):
+    here, stored = torch.eye(4, dtype=torch.float64), picture(size=(16, 8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
+    Image.fromarray(np.full((4, 8), 1000, np.uint16)).save(tmp_path / "d.png")
+    assert image_size(tmp_path / "a.png") == image_size(tmp_path / "a.png", fitting=(8, 16)) == (8, 16)
+    assert image_size(tmp_path / "a.png", fitting=(16, 8)) == (16, 8)
+    assert image_size(tmp_path / "a.png", fitting=(32, 16)) == (8, 16)  # neither fits
+    # As a folder's matrix: for images of the size that is seen, with the middle of those that are stored.
+    matrix = torch.tensor([[10, 0, 7.5], [0, 10, 3.5], [0, 0, 1]], dtype=torch.float64)
+    lens = lens_of(matrix, image_size(tmp_path / "a.png"), "K")
+    assert lens.size == (16, 8)
+    frame = open_frame("a", here, color=tmp_path / "a.png", lens=lens, depth=tmp_path / "d.png")
+    assert (frame.camera.width, frame.camera.height) == (8, 4)
+    shown = eight(frame.read_image()).astype(int)
+    assert np.abs(shown - stored.reshape(4, 2, 8, 2, 3).mean(axis=(1, 3))).max() <= 1
+    upright = lens_of(torch.tensor([[10, 0, 3.5], [0, 10, 7.5], [0, 0, 1]]).double(), (8, 16), "K")
+    assert upright.size == (8, 16)
+    frame = open_frame("a", here, color=tmp_path / "a.png", lens=upright, depth=NoDepth("none"))
+    assert frame.read_image().shape == (3, 16, 8)
+    wide = lens_of(torch.tensor([[10, 0, 5.5], [0, 10, 5.5], [0, 0, 1]]).double(), (8, 16), "K")
+    assert wide.size == (8, 16)  # off the middle of both: nothing is turned

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from cuao3d.readers.scannetpp import ScanNetpp
 from cuao3d.scene import Scene
-from written import damage, read_all, same_views, write_scannetpp
+from written import damage, read_all, same_views, write_scannetpp, write_video
 
 POSES = "iphone/pose_intrinsic_imu.json"
 
@@ -110,3 +111,16 @@ def test_videos_that_were_not_extracted_are_named(capture: Path):
 def test_damaged_files_are_refused_cleanly(name: str, capture: Path):
     assert damage(capture / name, lambda: read_all(capture), times=150) > 0.2
     assert ScanNetpp(capture)[0].problems == ()
+
+
+def test_colours_come_out_of_the_video_by_their_number(capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUAO3D_CACHE", str(tmp_path / "cache"))
+    shutil.rmtree(capture / "iphone" / "rgb")
+    write_video(capture / "iphone" / "rgb.mkv", [10 * number for number in range(12)])
+    scene = ScanNetpp(capture)[0]
+    assert ([frame.name for frame in scene.frames], scene.problems) == (["frame_000000", "frame_000010"], ())
+    grays = [frame.read_image().mean().item() * 255 for frame in scene.frames]
+    np.testing.assert_allclose(grays, [0, 100], atol=4)
+    assert len(list((tmp_path / "cache").rglob("*.jpg"))) == 2
+    (capture / "iphone" / "depth" / "frame_000010.png").rename(capture / "iphone" / "depth" / "frame_000020.png")
+    assert "1 depth images have no colour image: frame_000020.png" in map(str, ScanNetpp(capture)[0].problems)

@@ -9,25 +9,13 @@ from cuao3d.formats.video import extract_frames
 from cuao3d.readers import open_dataset
 from cuao3d.readers.stray import Stray
 from cuao3d.scene import Scene
-from written import damage, read_all, same_views, write_stray
+from written import damage, read_all, same_views, write_stray, write_video
 
 
 @pytest.fixture
 def capture(synthetic_scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CUAO3D_CACHE", str(tmp_path / "cache"))
     return write_stray(synthetic_scene, tmp_path / "capture")
-
-
-def write_video(path: Path, grays: list[int], *, width: int = 64, height: int = 48) -> None:
-    """Write a video whose frames are even, each of a grey of its own."""
-    av = pytest.importorskip("av", reason="PyAV is not installed (the extra [video])")
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=30)
-        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = width, height, "yuv420p", 4_000_000
-        for gray in grays:
-            frame = av.VideoFrame.from_ndarray(np.full((height, width, 3), gray, np.uint8), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
 
 
 def test_a_written_capture_is_read_back(capture: Path, synthetic_scene: Scene):

@@ -199,6 +199,20 @@ def write_hypersim(scene: Scene, folder: Path, *, unit: float = 0.0254) -> Path:
     return folder
 
 
+def write_habitat(scene: Scene, folder: Path) -> Path:
+    rows = []
+    for index, frame in enumerate(scene.frames):
+        save_color(frame, folder / "rgb" / f"{index:06d}.png")
+        (folder / "depth").mkdir(exist_ok=True)
+        np.save(folder / "depth" / f"{index:06d}.npy", frame.read_depth().numpy())
+        turned = pose(frame)[:3, :3] @ OPENGL[:3, :3]
+        numbers = [*pose(frame)[:3, 3], *Rotation.from_matrix(turned).as_quat()]
+        rows.append("\t".join(f"{value:.17g}" for value in numbers))
+    (folder / "poses.txt").write_text("\n".join(rows))
+    np.savetxt(folder / "intrinsics.txt", intrinsics(scene.frames[0].camera), fmt="%.17g")
+    return folder
+
+
 def write_polycam(scene: Scene, folder: Path) -> Path:
     for index, frame in enumerate(scene.frames):
         name, camera, keyframes = f"{72513413100 + 91 * index}", frame.camera, folder / "keyframes"
@@ -304,6 +318,18 @@ def write_pointcloud(scene: Scene, folder: Path) -> Path:
     return folder / "cloud.ply"
 
 
+def write_video(path: Path, grays: list[int], *, width: int = 64, height: int = 48) -> None:
+    """Write a video whose frames are even, each of a grey of its own."""
+    av = pytest.importorskip("av", reason="PyAV is not installed (the extra [video])")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=30)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = width, height, "yuv420p", 4_000_000
+        for gray in grays:
+            frame = av.VideoFrame.from_ndarray(np.full((height, width, 3), gray, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
 WRITERS: dict[str, Callable[[Scene, Path], Path]] = {
     "sevenscenes": write_sevenscenes,
     "folder": write_folder,
@@ -312,6 +338,7 @@ WRITERS: dict[str, Callable[[Scene, Path], Path]] = {
     "replica": write_replica,
     "arkitscenes": write_arkitscenes,
     "scannetpp": write_scannetpp,
+    "habitat": write_habitat,
     "hypersim": write_hypersim,
     "polycam": write_polycam,
     "open3d": write_open3d,

@@ -113,7 +113,7 @@ def lens_of(intrinsics: Float64[Tensor, "R C"], size: Size, where: str) -> Lens:
     Args:
         intrinsics: fx 0 cx / 0 fy cy / 0 0 1, pixels. Transposed, as column by column, it is read too: a last row of
             cx cy 1 can mean nothing else.
-        size: Width and height of the images.
+        size: Width and height of the images, upright. See `Lens.as_stored`.
         where: Where the matrix stands, for messages.
 
     Raises:
@@ -122,7 +122,7 @@ def lens_of(intrinsics: Float64[Tensor, "R C"], size: Size, where: str) -> Lens:
     if not intrinsics[:2, 2:].any() and intrinsics[2, :2].all():
         intrinsics = intrinsics.T
     try:
-        return Lens(pair(intrinsics.diagonal()[:2]), pair(intrinsics[:2, 2]), size)
+        return Lens(pair(intrinsics.diagonal()[:2]), pair(intrinsics[:2, 2]), size).as_stored()
     except UserError as error:
         raise InputError(f"{where} holds no focal lengths ({error}); expected fx 0 cx / 0 fy cy / 0 0 1.") from error
 
@@ -160,7 +160,7 @@ def open_frame(
     """
     if problem := pose_problem(world_from_camera):
         raise PoseError(f"{problem}; correct it, or remove the frame.")
-    _check_size(color, image_size(color), lens.size)
+    _check_size(color, image_size(color, fitting=lens.size), lens.size)
     if isinstance(depth, Path) and not depth.is_file():
         depth = NoDepth(_missing(depth))
     if isinstance(depth, NoDepth):
@@ -209,8 +209,13 @@ def usual_size(paths: Iterable[Path], measure: Callable[[Path], Size]) -> Size:
     return sizes.most_common(1)[0][0]
 
 
-def image_size(path: Path) -> Size:
+def image_size(path: Path, *, fitting: Size | None = None) -> Size:
     """Return width and height of an image, upright, from its header alone.
+
+    Args:
+        path: The image.
+        fitting: Size that intrinsics are for. Where only the image as it is stored has it, and not as its EXIF turns
+            it, it is taken as stored: the intrinsics are those of the sensor.
 
     Raises:
         InputError: The file is missing, no image, or too large.
@@ -219,7 +224,7 @@ def image_size(path: Path) -> Size:
         return _check_pixels(path, hdf5_size(path))
     with _open(path) as image:
         width, height = image.size
-        return (height, width) if _orientation(image) >= 5 else (width, height)
+        return (height, width) if _orientation(image, fitting) >= 5 else (width, height)
 
 
 def depth_size(path: Path) -> Size:
@@ -238,15 +243,19 @@ def depth_size(path: Path) -> Size:
         return size
 
 
-def read_colors(path: Path) -> Float32[Tensor, "3 H W"]:
+def read_colors(path: Path, *, fitting: Size | None = None) -> Float32[Tensor, "3 H W"]:
     """Read a photograph: RGB in [0, 1], upright; what is transparent is seen over white.
+
+    Args:
+        path: The file.
+        fitting: As of `image_size`.
 
     Raises:
         InputError: The file is missing, damaged, no image, or too large.
     """
     if path.suffix.lower() == RADIANCE:
         return as_image(read_radiance(path))
-    return as_image(_read_pixels(path, _as_rgb))
+    return as_image(_read_pixels(path, partial(_as_rgb, fitting=fitting)))
 
 
 def read_depth(path: Path, unit: float = MILLIMETRE) -> Float32[Tensor, "H W"]:
@@ -360,7 +369,8 @@ def _read_pixels(path: Path, convert: Callable[[Image.Image], NDArray[Any]]) -> 
             raise InputError(f"{called(path)} is damaged ({error}); copy it again.") from error
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Image.Image, fitting: Size | None = None) -> int:
+    """Return the EXIF orientation by which an image is to be turned; see `image_size` for `fitting`."""
     # The EXIF of a PNG may lie behind its pixels; there it does not count, else every header would cost a whole file.
     if image.format == "PNG" and "exif" not in image.info:
         return 1
@@ -368,12 +378,13 @@ def _orientation(image: Image.Image) -> int:
         orientation = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # damaged EXIF makes the parser fail in many ways, and the pixels may be fine
         return 1
-    return orientation if orientation in _TURNS else 1
+    is_fine = orientation >= 5 and image.size == fitting and image.width != image.height
+    return orientation if orientation in _TURNS and not is_fine else 1
 
 
-def _as_rgb(image: Image.Image) -> NDArray[Any]:
+def _as_rgb(image: Image.Image, *, fitting: Size | None = None) -> NDArray[Any]:
     """Return (H, W, 3), upright: 8 bits, or floats in [0, 1] where the file holds 16 bits of grey."""
-    if (orientation := _orientation(image)) != 1:
+    if (orientation := _orientation(image, fitting)) != 1:
         image = image.transpose(_TURNS[orientation])
     if image.mode.startswith("I"):
         gray = np.asarray(image).astype(np.float32) / MISSING
@@ -405,10 +416,10 @@ def _read_colors_for(path: Path, lens: Lens, seen: Lens) -> Float32[Tensor, "3 H
 
 def _colors_for(path: Path, lens: Lens, seen: Lens) -> Float32[Tensor, "3 H W"]:
     if lens == seen:
-        return read_colors(path)
+        return read_colors(path, fitting=lens.size)
     # Where many pixels fall on one they are averaged first, else fine texture turns into noise.
     step = max(1, int(min(lens.focal[0] / seen.focal[0], lens.focal[1] / seen.focal[1], min(lens.size) // 2)))
-    photograph = functional.avg_pool2d(read_colors(path)[None], step, ceil_mode=True)
+    photograph = functional.avg_pool2d(read_colors(path, fitting=lens.size)[None], step, ceil_mode=True)
     look = _look(lens, seen)
     # Position x of the photograph is (x + 0.5) / step - 0.5 of the reduced one, and grid_sample counts from -1 to 1.
     extent = step * torch.tensor([photograph.shape[3], photograph.shape[2]])

@@ -14,6 +14,9 @@ from cuao3d.scene import Camera
 ASPECT_TOLERANCE = 0.02
 """How far the proportions of colour and depth may differ, as a part of them, where both show one view."""
 
+OFF, NEAR = 0.2, 0.05
+"""A principal point is off the middle of images, or near it, from and to such parts of width and height together."""
+
 Size = tuple[int, int]
 Distortion = tuple[float, float, float, float, float]
 
@@ -40,6 +43,19 @@ class Lens:
             raise InputError("the intrinsics are lost (they hold NaN or infinity)")
         if 0 in self.focal:
             raise InputError(f"the focal lengths are {self.focal[0]:g} and {self.focal[1]:g}; neither can be 0")
+
+    def as_stored(self) -> "Lens":
+        """Return the lens of images turned by 90 degrees, if the principal point lies in the middle of those alone.
+
+        EXIF turns photographs that are taken upright; their intrinsics are often those of the sensor, which lies.
+        """
+        turned = replace(self, size=(self.size[1], self.size[0]))
+        return turned if self._off_middle > OFF and turned._off_middle < NEAR else self
+
+    @property
+    def _off_middle(self) -> float:
+        """How far the principal point is off the middle, as parts of width and height together."""
+        return sum(abs((at + 0.5) / extent - 0.5) for at, extent in zip(self.center, self.size, strict=True))
 
     def at(self, size: Size) -> "Lens":
         """Return this lens for its images resized; see `Camera.resized`.

@@ -13,6 +13,7 @@ from cuao3d.readers.arkitscenes import ArkitScenes
 from cuao3d.readers.capture import Captures
 from cuao3d.readers.colmap import Colmap
 from cuao3d.readers.folder import Folder
+from cuao3d.readers.habitat import Habitat
 from cuao3d.readers.hypersim import Hypersim
 from cuao3d.readers.matterport import Matterport
 from cuao3d.readers.nearest import nearest, recording, subfolders
@@ -87,6 +88,7 @@ DATASETS: dict[str, type[Reader]] = {
     "stray": Stray,
     "scannerapp": ScannerApp,
     "record3d": Record3D,
+    "habitat": Habitat,
     "folder": Folder,
     "open3d": Open3D,
     "colmap": Colmap,

@@ -98,7 +98,7 @@ def _lens(lenses: dict[int, Lens | str], photograph: Photograph, where: str, col
     lens = lenses.get(photograph.camera, f"{where}: there is no camera {photograph.camera} in the model.")
     if isinstance(lens, str):
         raise InputError(lens)
-    size = image_size(color)
+    size = image_size(color, fitting=lens.size)
     if size == lens.size:
         return lens
     try:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 from torch import Tensor
 from torch.nn import functional
 
@@ -81,13 +81,62 @@ def through_lens(
     Returns:
         The colours as the camera would see them; black where their lens did not look.
     """
-    height, width = image.shape[1:]
-    center, moved = camera.center.tolist(), list(shift)
-    x, y = (
-        center[axis] + (torch.arange(size, dtype=torch.float64) - center[axis]) * focal + moved[axis]
-        for axis, size in ((0, width), (1, height))
-    )
-    grid = torch.stack(torch.meshgrid(2 * x / (width - 1) - 1, 2 * y / (height - 1) - 1, indexing="xy"), dim=-1)
+    return _seen_by(image, _rays(camera), camera, focal, shift)
+
+
+def from_other_place(
+    image: Float32[Tensor, "3 H W"],
+    depth: Float32[Tensor, "H W"],
+    camera: Camera,
+    color_from_depth: Float64[Tensor, "4 4"],
+    focal: float = 1.0,
+    shift: tuple[float, float] = (0.0, 0.0),
+) -> Float32[Tensor, "3 H W"]:
+    """Bring colours of a lens that is in another place to the camera of depth: each pixel is looked up where it lies.
+
+    What something nearer hides from the colours' lens gets its colour. Pixels without depth are taken to be as far as
+    half of the others are.
+
+    Args:
+        image: Colours.
+        depth: Depth along the optical axis, metres, 0 = missing.
+        camera: Camera of the depth image.
+        color_from_depth: Pose of the depth's camera in that of the colours, metres.
+        focal: As of `through_lens`.
+        shift: As of `through_lens`.
+
+    Returns:
+        The colours as the camera would see them; black where their lens did not look.
+    """
+    measured = depth[depth > 0]
+    usual = measured.median() if len(measured) else depth.new_tensor(torch.inf)
+    # Places are divided by their depth, so that what is infinitely far is a place as well.
+    inverse = 1 / depth.where(depth > 0, usual).double()
+    places = _rays(camera) @ color_from_depth[:3, :3].T + color_from_depth[:3, 3] * inverse[..., None]
+    return _seen_by(image, places, camera, focal, shift)
+
+
+def _rays(camera: Camera) -> Float64[Tensor, "H W 3"]:
+    """Return where each pixel looks, at a depth of 1."""
+    x, y = (torch.arange(size, dtype=torch.float64) for size in (camera.width, camera.height))
+    x, y = (x - camera.center[0]) / camera.focal[0], (y - camera.center[1]) / camera.focal[1]
+    x, y = torch.meshgrid(x, y, indexing="xy")
+    return torch.stack([x, y, torch.ones_like(x)], dim=-1)
+
+
+def _seen_by(
+    image: Float32[Tensor, "3 H W"],
+    places: Float64[Tensor, "H W 3"],
+    camera: Camera,
+    focal: float,
+    shift: tuple[float, float],
+) -> Float32[Tensor, "3 H W"]:
+    """Look places in the colours' camera up in its image; black where it does not see them."""
+    size = torch.tensor([image.shape[2], image.shape[1]], dtype=torch.float64)
+    ahead = places[..., 2:].clamp(min=1e-9)
+    positions = camera.center + places[..., :2] / ahead * camera.focal * focal + torch.tensor(shift)
+    positions = positions.where(places[..., 2:] > 0, -2 * size)
+    grid = 2 * positions / (size - 1) - 1
     return functional.grid_sample(image[None], grid.float()[None], align_corners=True)[0]
 
 
@@ -110,9 +159,13 @@ def _correct(frame: Frame, options: CaptureOptions, offset: Offset) -> Frame:
     read_image, read_depth = frame.read_image, frame.read_depth
     if not isinstance(read_depth, NoDepth) and (options.depth_scale != 1 or options.depth_along == "rays"):
         read_depth = partial(_corrected_depth, read_depth, camera, options)
+    if options.color_from_depth is not None and isinstance(read_depth, NoDepth):  # the camera is that of the colours
+        depth_from_color = torch.linalg.inv(torch.tensor(options.color_from_depth, dtype=torch.float64))
+        camera = replace(camera, world_from_camera=camera.world_from_camera @ depth_from_color)
+    has_other_lens = options.color_from_depth is not None and not isinstance(read_depth, NoDepth)
     colors = (options.photographs, options.color_focal, options.color_shift)
-    if frame.has_colors and colors != ("as read", 1.0, (0.0, 0.0)):
-        read_image = partial(_corrected_colors, read_image, camera, options)
+    if frame.has_colors and (has_other_lens or colors != ("as read", 1.0, (0.0, 0.0))):
+        read_image = partial(_corrected_colors, read_image, read_depth if has_other_lens else None, camera, options)
     return replace(frame, camera=camera, read_image=read_image, read_depth=read_depth)
 
 
@@ -163,9 +216,12 @@ def lengths_of_rays(camera: Camera) -> Float32[Tensor, "H W"]:
 
 
 def _corrected_colors(
-    read_image: Callable[[], Tensor], camera: Camera, options: CaptureOptions
+    read_image: Callable[[], Tensor], read_depth: Callable[[], Tensor] | None, camera: Camera, options: CaptureOptions
 ) -> Float32[Tensor, "3 H W"]:
     image = turned_photograph(read_image(), options.photographs)
+    if read_depth is not None and options.color_from_depth is not None:
+        pose = torch.tensor(options.color_from_depth, dtype=torch.float64)
+        return from_other_place(image, read_depth(), camera, pose, options.color_focal, options.color_shift)
     if (options.color_focal, options.color_shift) == (1.0, (0.0, 0.0)):
         return image
     return through_lens(image, camera, options.color_focal, options.color_shift)

@@ -167,7 +167,11 @@ LAYOUTS = (
                 "download it; it holds the poses",
                 ("pose_intrinsic_imu.json",),
             ),
-            Piece("iphone/rgb/", ("iphone/rgb/", "iphone/frames/"), "extract it with ScanNet++'s toolbox"),
+            Piece(
+                "iphone/rgb/",
+                ("iphone/rgb/", "iphone/frames/", "iphone/rgb.mkv", "iphone/rgb.mp4"),
+                "extract it with ScanNet++'s toolbox",
+            ),
         ),
     ),
     Near(

@@ -158,4 +158,5 @@ def _lens(entry: dict[str, Any], size: Size, where: str) -> Lens:
     width, height = (whole(entry.get(key, given), f"{where}, {key}") for key, given in zip("wh", size, strict=True))
     distortion = (value("k1", 0.0), value("k2", 0.0), value("p1", 0.0), value("p2", 0.0), value("k3", 0.0))
     focal, corner = (value("fl_x"), value("fl_y")), (value("cx"), value("cy"))
-    return Lens(focal, (corner[0] - 0.5, corner[1] - 0.5), (width, height), distortion)
+    lens = Lens(focal, (corner[0] - 0.5, corner[1] - 0.5), (width, height), distortion)
+    return lens if "w" in entry else lens.as_stored()

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from cuao3d.errors import InputError, UserError
 from cuao3d.files import check_inside, read_json
-from cuao3d.formats.entries import choice, file_name, fraction, number, positive, whole
+from cuao3d.formats.entries import choice, file_name, fraction, number, pose_entry, positive, whole
 from cuao3d.formats.points import Points
 from cuao3d.geometry import move
 from cuao3d.labels import LABEL_SETS, label_set
-from cuao3d.scene import OPENGL, Source
+from cuao3d.scene import OPENGL, Source, pose_problem
 from cuao3d.schema import shown
 
 CAPTURE = "capture.json"
@@ -105,6 +105,9 @@ class CaptureOptions:
     """Focal length of the colours' lens, as a part of that of the depth's, where images are not registered."""
     color_shift: tuple[float, float] = (0.0, 0.0)
     """Pixels that colours lie further right, and further down, than depth."""
+    color_from_depth: tuple[tuple[float, ...], ...] | None = None
+    """Pose of the depth's lens in the camera of the colours: 3 or 4 rows of 4 numbers, metres, OpenCV axes. Each pixel
+    of depth then has the colour of its place, where the colours' lens saw it; None: both lenses are in one place."""
     skip: tuple[str, ...] = ()
     """Names of frames that are left out, because their poses are wrong."""
     every: int = 1
@@ -149,6 +152,7 @@ def read_options(folder: Path) -> CaptureOptions:
         "color_lag": _integer,
         "color_focal": positive,
         "color_shift": _shift_entry,
+        "color_from_depth": _rigid_entry,
         "skip": _names_entry,
         "every": whole,
         "label_set": partial(named_label_set, folder),
@@ -361,6 +365,13 @@ def _shift_entry(entry: object, where: str) -> tuple[float, float]:
         raise InputError(f"{where} is {shown(entry)}; expected two numbers [right, down], in pixels.")
     x, y = (number(value, where) for value in entry)
     return x, y
+
+
+def _rigid_entry(entry: object, where: str) -> tuple[tuple[float, ...], ...]:
+    pose = pose_entry(entry, where, rows=len(entry) if isinstance(entry, list) and len(entry) == 3 else 4)
+    if problem := pose_problem(pose):
+        raise InputError(f"{where}: {problem}; expected a rotation and a shift in metres, [[1, 0, 0, x], ...].")
+    return tuple(tuple(row) for row in pose.tolist())
 
 
 def _names_entry(entry: object, where: str) -> tuple[str, ...]:
