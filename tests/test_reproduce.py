@@ -17,6 +17,7 @@ from cuao3d.reproduce.claims import HELD, NOT_HELD, OPEN, Verdict, bounds, judge
 from cuao3d.reproduce.judgement import make_claims
 from cuao3d.reproduce.results import make_tables, write_results
 from cuao3d.reproduce.worlds import MATTERPORT, PROTOCOLS, ROOMS, Size
+from cuao3d.store import Store, TeacherCard
 from cuao3d.tables import Cell as Number
 from cuao3d.tables import read_tables
 from make_fixture_matterport import write_building
@@ -211,6 +212,14 @@ def test_labels_that_are_too_coarse_for_a_set_leave_it_out(synthetic_store):
     assert found.labels == K21
     assert list(left_out) == ["matterport40", "matterport80", "matterport160"]
     assert "cuao3d fuse DATA --annotations matterport160" in left_out["matterport160"]
+
+
+def test_the_teachers_of_a_store_play_their_own_parts_whatever_their_order(tmp_path):
+    words, none = TeacherCard(3, text="minilm"), TeacherCard(3)
+    store = Store.create(tmp_path / "own", cell=0.05, teachers={"stable_diffusion": none, "lseg": words})
+    assert MATTERPORT.named_by(store).stand_in == {"lseg": "lseg", "stable_diffusion": "stable_diffusion"}
+    store = Store.create(tmp_path / "mine", cell=0.05, teachers={"mine": none, "talkative": words})
+    assert MATTERPORT.named_by(store).stand_in == {"lseg": "talkative", "dinov2": "mine"}
 
 
 def test_what_nothing_can_be_scored_in_is_refused_before_anything_is_trained(synthetic_store, tmp_path):
