@@ -9,7 +9,7 @@ and lifted into `--fresh` first. With `--keep`, what was fitted is kept with the
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -57,7 +57,16 @@ HEADS = {"heteroscedastic head": "train", "heteroscedastic head, fitted where co
 RIVALS += (*HEADS, "margin minus divergence", "confidence", "confidence, shuffled", "random")
 
 
-def main(store: Positional[Path], fresh: Path = Path("fresh"), run: Path = SHIPPED_STUDENT, keep: bool = False) -> None:
+HEADS_BEGIN, HEADS_END = "<!-- measured by scripts/measure_trust.py --heads-in -->", "<!-- end of heads -->"
+
+
+def main(
+    store: Positional[Path],
+    fresh: Path = Path("fresh"),
+    run: Path = SHIPPED_STUDENT,
+    keep: bool = False,
+    heads_in: str | None = None,
+) -> None:
     """Fit, measure, and write the page.
 
     Args:
@@ -65,13 +74,16 @@ def main(store: Positional[Path], fresh: Path = Path("fresh"), run: Path = SHIPP
         fresh: Where the fresh rooms are, or will be lifted to.
         run: Folder of the student's run.
         keep: Keep what was fitted with the student and on the teacher's card.
+        heads_in: Measure the rivals alone, in this split of the store, and neither fit nor lift.
     """
+    if heads_in is not None:
+        write_block(HEADS_BEGIN, HEADS_END, compare_heads(Predictor.open(store, run=run), Store.open(store), heads_in))
+        return
     rooms = Rooms(range(FIRST_SEED, FIRST_SEED + NUM_ROOMS), split="test", num_views=NUM_VIEWS, label_set=LABELS)
     lifted = fuse(rooms, [load_teacher("mini-lseg")], fresh, cell=recipes.MINI_CELL, settings={"data": "rooms"})
     opened = Store.open(store)
     student, alone = Predictor.open(opened, run=run), Predictor.open(opened)
-    noises = {head: fit_noise(*lessons(student, opened, split)) for head, split in HEADS.items()}
-    quiet = {name: quietness(student, lifted[name], noises) for name in lifted.names()}
+    quiet = quietness(student, opened, lifted, lifted.names())
     lines, on_card = [], {}
     for labels in (COARSE, LABELS):
         classes = opened.label_set(labels)
@@ -87,8 +99,32 @@ def main(store: Positional[Path], fresh: Path = Path("fresh"), run: Path = SHIPP
     if keep:
         card = WEIGHTS / "mini_lseg.json"
         write_json(card, read_json(card) | {"confidence": dict(reversed(on_card.items()))})
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    write_text(PAGE, f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{rest.partition(END)[2]}")
+    write_block(BEGIN, END, lines)
+
+
+def write_block(begin: str, end: str, lines: list[str]) -> None:
+    """Write lines into the page, in place of those that stand between two marks."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+    write_text(PAGE, f"{before}{begin}\n" + "\n".join(lines) + f"\n{end}{rest.partition(end)[2]}")
+
+
+def compare_heads(student: Predictor, store: Store, split: str) -> list[str]:
+    """Return a table of how well each rival tells wrong labels in the rooms of a split."""
+    quiet, columns = quietness(student, store, store, store.names(split)), {}
+    for labels in (COARSE, LABELS):
+        scenes = Scenes(store, student, store.label_set(labels), split)
+        scenes.quiet = quiet
+        for readout in ("fused", "distilled", "2d3d"):
+            columns[f"{labels}, {readout}"] = measure(scenes, readout, student.fits[labels])["auroc"]
+    lines = ["", f"AUROC of errors in {len(store.names(split))} rooms of the split {split}:", ""]
+    lines += ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for rival in RIVALS:
+        shown = [f"{one[rival]:.3f}" for one in columns.values()]
+        best = [one[rival] == max(one.values()) for one in columns.values()]
+        lines.append(
+            f"| {rival} | " + " | ".join(f"**{a}**" if b else a for a, b in zip(shown, best, strict=True)) + " |"
+        )
+    return lines
 
 
 class Scenes:
@@ -134,10 +170,11 @@ def lessons(predictor: Predictor, store: Store, split: str) -> tuple[Tensor, Ten
     return hidden, losses
 
 
-def quietness(predictor: Predictor, scene: StoredScene, noises: dict[str, Noise]) -> dict[str, Tensor]:
-    """Return minus the log variance of each head at the samples of a scene."""
-    hidden = hidden_of(predictor, scene)
-    return {head: -noise(hidden) for head, noise in noises.items()}
+def quietness(student: Predictor, taught: Store, store: Store, names: Iterable[str]) -> dict[str, dict[str, Tensor]]:
+    """Return, for rooms of a store, minus the log variance at each sample by heads that are fitted in another."""
+    noises = {head: fit_noise(*lessons(student, taught, split)) for head, split in HEADS.items()}
+    hidden = ((name, hidden_of(student, store[name])) for name in names)
+    return {name: {head: -noise(channels) for head, noise in noises.items()} for name, channels in hidden}
 
 
 def fit_noise(hidden: Tensor, losses: Tensor) -> Noise:
