@@ -31,6 +31,7 @@ from cuao3d.predictor import Predictor
 from cuao3d.reliability import Levels
 from cuao3d.scene import Scene
 from cuao3d.store import Store, TeacherCard
+from measure_trust import fit_noise
 
 OF = {"teacher": "color", "weights_sha256": None}
 
@@ -256,3 +257,10 @@ def test_evaluate_prints_and_draws_how_far_labels_can_be_trusted(labelled, tmp_p
     assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
     assert main([*evaluate, "--curves", str(tmp_path / "curves.txt")]) == 2
     assert ".png" in capsys.readouterr().err
+
+
+def test_the_heteroscedastic_head_finds_the_noise_of_each_group():
+    # Of a group with a constant input, L exp(-s) / 2 + s / 2 is least where exp(s) is the mean loss.
+    hidden = torch.eye(2)[[0, 0, 1, 1]]
+    noise = fit_noise(hidden, torch.tensor([0.1, 0.3, 0.4, 0.8]))
+    assert noise(torch.eye(2)).exp().tolist() == pytest.approx([0.2, 0.6], rel=1e-5)

@@ -18,7 +18,7 @@ from cuao3d.predictor import Predictor
 from cuao3d.readers import open_dataset
 from cuao3d.readers.sevenscenes import write_capture
 from cuao3d.run import finish_run
-from cuao3d.scene import Scene
+from cuao3d.scene import UNLABELLED, Scene
 from cuao3d.store import Store, TeacherCard
 from cuao3d.student import Student
 
@@ -150,6 +150,21 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, words):
 
 
 @pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("undrawn")
+def test_labels_of_ones_own_without_a_class_that_is_there_are_scored_and_without_all_are_no_zero(tmp_path, words):
+    store = store_of(tmp_path / "store", words)
+    own = tmp_path / "own.csv"
+    own.write_text(f"id,name,r,g,b\n{PICTURE},picture,1,1,1\n2,cabinet,2,2,2\n")
+    page, left_out = page_of(store, tmp_path / "page.html", labels=str(own))
+    assert "Scores of the lifted features" not in left_out
+    assert cells_of(page, "picture") == ["100.0"]
+    bare = store_of(tmp_path / "bare", words, labels=torch.full_like(make_synthetic_scene().labels, UNLABELLED))
+    page, left_out = page_of(bare, tmp_path / "page.html")
+    assert "has a label of scannet20: there is nothing to score" in left_out["Scores of the lifted features"]
+    assert "<h2>Scores" not in page
+    assert "mIoU" not in page
+
+
 def test_a_scene_that_is_missing_is_named_and_changes_the_exit_code(tmp_path, words, capsys, monkeypatch):
     store = store_of(tmp_path / "store", words)
     command = ["report", str(store.path), "--out", str(tmp_path / "page.html")]

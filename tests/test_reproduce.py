@@ -10,12 +10,14 @@ from conftest import make_synthetic_scene
 from cuao3d import __version__, recipes
 from cuao3d.cli import main
 from cuao3d.errors import DiskFullError, InputError, NotFoundError
-from cuao3d.reproduce import Reproduction
+from cuao3d.reproduce import TABLES, Reproduction
 from cuao3d.reproduce.arms import ARMS, MINI
 from cuao3d.reproduce.cells import Cell, Cells, Result
-from cuao3d.reproduce.claims import HELD, NOT_HELD, OPEN, bounds, judge
+from cuao3d.reproduce.claims import HELD, NOT_HELD, OPEN, Verdict, bounds, judge
+from cuao3d.reproduce.judgement import make_claims
 from cuao3d.reproduce.results import make_tables, write_results
 from cuao3d.reproduce.worlds import MATTERPORT, PROTOCOLS, ROOMS, Size
+from cuao3d.store import Store, TeacherCard
 from cuao3d.tables import Cell as Number
 from cuao3d.tables import read_tables
 from make_fixture_matterport import write_building
@@ -212,6 +214,14 @@ def test_labels_that_are_too_coarse_for_a_set_leave_it_out(synthetic_store):
     assert "cuao3d fuse DATA --annotations matterport160" in left_out["matterport160"]
 
 
+def test_the_teachers_of_a_store_play_their_own_parts_whatever_their_order(tmp_path):
+    words, none = TeacherCard(3, text="minilm"), TeacherCard(3)
+    store = Store.create(tmp_path / "own", cell=0.05, teachers={"stable_diffusion": none, "lseg": words})
+    assert MATTERPORT.named_by(store).stand_in == {"lseg": "lseg", "stable_diffusion": "stable_diffusion"}
+    store = Store.create(tmp_path / "mine", cell=0.05, teachers={"mine": none, "talkative": words})
+    assert MATTERPORT.named_by(store).stand_in == {"lseg": "talkative", "dinov2": "mine"}
+
+
 def test_what_nothing_can_be_scored_in_is_refused_before_anything_is_trained(synthetic_store, tmp_path):
     own = tmp_path / "own.csv"
     own.write_text("id,name,r,g,b\n0,thing,0,0,0\n")
@@ -255,6 +265,94 @@ def test_the_ablation_compares_students_of_the_same_seed_and_its_claims_stand_be
     assert (gain, beside, verdict) == ("+1.0 ± 0.0 (3)", "oracle +8.0 ± 0.0 (3); shuffled -1.0 ± 0.0 (3)", HELD)
     assert verdicts["learned noise levels beat equal weights"][2] == NOT_HELD
     assert verdicts["demeaning helps"][2:] == (OPEN, "not run")
+
+
+def both(distilled, together):
+    return [scored(distilled), {**scored(together, "2d3d"), "ensemble": "unit-average"}]
+
+
+def test_2d3d_and_transfers_are_judged_between_students_of_the_same_seed(tmp_path):
+    paper, ours = [both(20, 23), both(30, 33), both(40, 43)], [both(19, 0), None, both(39, 0)]
+    cells = {
+        "rooms/all + sigma + demean-%d/made100": paper,
+        "rooms/conditioned-%d/made100": ours,
+        "rooms/lifted/made100": [[scored(31, "fused")]],
+        "rooms/LSeg only-%d/in-houses-matterport21": [[scored(10)], [scored(20)], [scored(30)]],
+        "rooms/all + sigma + demean-%d/in-houses-matterport21": [[scored(12)], [scored(22)], [scored(32)]],
+        "rooms/lifted-%d/linear-probe": [
+            [scored(20, "probe: lifted mini-lseg"), scored(26, "probe: lifted concatenated")]
+        ],
+        "houses/LSeg only-%d/in-rooms-made100": [[scored(10)], [scored(10)], [scored(10)]],
+        "houses/conditioned-%d/in-rooms-made100": [[scored(9)], [scored(8)], [scored(7)]],
+    }
+    verdicts = {one.text: one for one in make_claims(done_with(tmp_path, ("zero-shot", "cross-dataset"), cells))}
+    assert verdicts["2D3D beats 3D"].gains == (3, 3, 3)
+    assert verdicts["2D3D beats 3D"].verdict.word == HELD
+    assert verdicts["2D3D beats 3D"].beside == {"lifted features alone": (11, 1, -9)}
+    assert verdicts["(ours) conditioning beats the paper's way"].gains == (-1, -1)  # the second seed of ours failed
+    there = verdicts["three teachers beat LSeg alone, in the paper's way, from rooms to houses"]
+    assert (there.gains, there.verdict.word) == ((2, 2, 2), HELD)
+    back = verdicts["three teachers beat LSeg alone, conditioned, from houses to rooms"]
+    assert (back.gains, back.verdict.word) == ((-1, -2, -3), NOT_HELD)
+    assert verdicts["three teachers beat LSeg alone, conditioned, from rooms to houses"].verdict.why == "not run"
+
+
+def test_the_probe_of_all_heads_is_compared_with_the_best_head_of_its_seed_and_with_the_baseline(tmp_path):
+    def probes(together, *heads):
+        found = {"probe: concatenated": together, "probe: averaged": 99, "control: shuffled labels": 1}
+        return [scored(miou, name) for name, miou in {**found, **heads_of(heads)}.items()]
+
+    def heads_of(mious):
+        return {f"probe: head {index}": miou for index, miou in enumerate(mious)}
+
+    cells = {
+        "rooms/conditioned-%d/linear-probe": [probes(30, 29, 20), probes(40, 30, 41), probes(50, 48, 48)],
+        "rooms/LSeg only-%d/linear-probe": [[scored(25, "probe: head lseg")], [scored(35, "probe: head lseg")], None],
+    }
+    heads, base = make_claims(done_with(tmp_path, ("linear-probe",), cells))
+    assert (heads.gains, base.gains) == ((1, -1), (5, 5))
+    assert (heads.verdict.word, base.verdict.word) == (NOT_HELD, HELD)
+    assert base.beside == {"shuffled": (-24, -34)}
+
+
+def test_geometry_is_judged_beside_guesses_that_see_no_feature(tmp_path):
+    def errors(lseg, dino, diffusion, *, quantity="depth", unit="metres"):
+        of = {
+            "probe: lifted mini-lseg": lseg,
+            "probe: lifted mini-dino": dino,
+            "probe: lifted mini-diffusion": diffusion,
+        }
+        of |= {"control: mean": 0.9, "control: place in the image": 0.5}
+        return [{"quantity": quantity, "unit": unit, "readout": name, "error": error} for name, error in of.items()]
+
+    cells = {"rooms/lifted-%d/geometry": [errors(0.6, 0.4, 0.55), errors(0.7, 0.5, 0.65)]}
+    dino, diffusion = make_claims(done_with(tmp_path, ("geometry",), cells))
+    assert dino.text == "DINOv2 knows depth better than LSeg (less error, cm)"
+    assert dino.gains == pytest.approx((20, 20))
+    assert dino.beside["blind"] == pytest.approx((10, 20))
+    assert dino.verdict.word == HELD
+    assert diffusion.gains == pytest.approx((5, 5))
+    assert diffusion.verdict == Verdict(NOT_HELD, "a guess that sees no feature gains as much")
+
+
+def test_the_claims_of_the_paper_are_all_judged_by_a_whole_reproduction(tmp_path):
+    probes = [{"quantity": "normal", "unit": "degrees", "readout": name, "error": 20.0} for name in GEOMETRY]
+    done = done_with(tmp_path, TABLES, {"rooms/lifted-%d/geometry": [probes]})
+    texts = [one.text for one in make_claims(done)]
+    for part in (
+        "three teachers beat LSeg alone, in the paper's way",
+        "learned noise levels beat equal weights",
+        "demeaning helps",
+        "2D3D beats 3D",
+        "the probe of all heads beats that of the best head",
+        "the probe of all heads beats that of LSeg's student",
+        "three teachers beat LSeg alone, in the paper's way, from rooms to houses",
+        "DINOv2 knows normal better than LSeg (less error, degrees)",
+    ):
+        assert part in texts
+
+
+GEOMETRY = ("probe: lifted mini-lseg", "probe: lifted mini-dino", "control: mean")
 
 
 def test_a_cell_that_failed_leaves_its_seed_out_and_is_not_zero(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cuao3d.errors import KilledError
 from cuao3d.workers import side_by_side
 
 
@@ -46,6 +47,16 @@ def test_results_come_in_the_order_of_the_jobs_and_every_step_is_told(num_worker
 def test_a_failure_is_raised_as_it_was():
     with pytest.raises(ValueError, match="room 7 is broken"):
         side_by_side([CountTo(1), fail], 2, lambda *step: None)
+
+
+def die(on_step):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_said_in_a_line_that_names_the_cure():
+    with pytest.raises(KilledError, match=r"One of 2 worker processes was killed .* fewer --workers"):
+        side_by_side([CountTo(1), die], 2, lambda *step: None)
 
 
 class HearInterrupts:

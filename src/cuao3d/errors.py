@@ -33,6 +33,10 @@ class DiskFullError(UserError, OSError):
     """A disk is full or read-only, or a quota is used up: no other file could be written either."""
 
 
+class KilledError(UserError):
+    """A worker process was killed from outside, as where memory ran out."""
+
+
 class TerminatedError(KeyboardInterrupt):
     """SIGTERM asked the program to end, as Ctrl-C does."""
 

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from multiprocessing.queues import SimpleQueue
@@ -16,6 +17,7 @@ from typing import TypeVar
 
 import torch
 
+from cuao3d.errors import KilledError
 from cuao3d.progress import OnStep
 
 T = TypeVar("T")
@@ -38,6 +40,7 @@ def side_by_side(
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed; the jobs are terminated.
+        KilledError: A process was killed; what the jobs had kept on disk by then is there.
         Exception: The error of the first job in the list that failed, after the others have ended.
     """
     num_workers = min(num_workers, len(jobs))
@@ -60,7 +63,13 @@ def side_by_side(
                 process.terminate()
             raise
         _pass_on(progress, on_step)
-        return [future.result() for future in running]
+        try:
+            return [future.result() for future in running]
+        except BrokenProcessPool as error:
+            raise KilledError(
+                f"One of {num_workers} worker processes was killed from outside, perhaps because memory ran out. What "
+                "was finished is kept; type the same command again, with fewer --workers where memory is short."
+            ) from error
 
 
 @contextmanager

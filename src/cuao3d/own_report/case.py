@@ -62,6 +62,8 @@ class Case:
     split: Split | None
     """Split that is scored; None for all scenes."""
     classes: LabelSet
+    spelled: str
+    """What the classes are called in commands: a name, or the path of a CSV."""
     run: Path | None
     data: Dataset | None
     """What the store was made from."""
@@ -98,11 +100,12 @@ def open_case(
     split, labelled = scored(store)
     first = labelled or store[store.names()[0]]
     shown = first if scene is None else store[scene]
-    classes = store.label_set(labels or (labelled.label_set if labelled else None) or UNLESS_LABELLED)
+    spelled = labels or (labelled.label_set if labelled else None) or UNLESS_LABELLED
+    classes = store.label_set(spelled)
     written = Written(store.missing())
     student = None if run is None else load_student(run)
     dataset = None if data is None else _data_of(store, shown, data)
-    case = Case(store, shown, split, classes, run, dataset, student, None, None, written, Looks(shown))
+    case = Case(store, shown, split, classes, spelled, run, dataset, student, None, None, written, Looks(shown))
     with case.part("Words for the lifted features"):
         case.lifted = Predictor.open(store)
     if student is not None:

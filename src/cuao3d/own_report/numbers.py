@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from cuao3d import pipeline
 from cuao3d.metrics import Row
@@ -63,7 +62,7 @@ def scores(case: Case) -> Section | None:
                 continue
             model = "none" if predictor.student is None else "student"
             rows += pipeline.evaluate(
-                case.store, predictor, labels=_spelled(case), split=case.split, model=model, progress=case.told
+                case.store, predictor, labels=case.spelled, split=case.split, model=model, progress=case.told
             )
     if not rows:
         return None
@@ -153,11 +152,3 @@ def _questions(asked: Sequence[tuple[Row, str, Retrieval]]) -> Table:
 
 def _who(row: Row) -> str:
     return READOUTS.get(row.readout, row.readout)
-
-
-def _spelled(case: Case) -> str:
-    """Return how the store spells its label set: a name, or the path of its CSV."""
-    for name in (case.scene.label_set, case.classes.name):
-        if name and Path(name).stem == case.classes.name:
-            return name
-    return case.classes.name

@@ -35,6 +35,7 @@ def judge(
     *,
     oracle: Sequence[float] | None = None,
     shuffled: Sequence[float] | None = None,
+    blind: Sequence[float] | None = None,
     headroom: float | None = None,
 ) -> Verdict:
     """Judge whether something gains.
@@ -44,6 +45,7 @@ def judge(
         oracle: For a claim that further teachers help: what a perfect teacher without words gains for each seed.
         shuffled: Likewise: what teachers gain whose targets were dealt out anew; a gain that is no larger is no
             knowledge.
+        blind: For a claim that features know something: what guesses gain that see no feature.
         headroom: Likewise: see `MIN_HEADROOM`.
     """
     if not gains:
@@ -54,6 +56,8 @@ def judge(
     if low > 0:
         if shuffled and statistics.mean(gains) <= statistics.mean(shuffled):
             return Verdict(NOT_HELD, "targets that know nothing gain as much")
+        if blind and statistics.mean(gains) <= statistics.mean(blind):
+            return Verdict(NOT_HELD, "a guess that sees no feature gains as much")
         return Verdict(HELD, f"at least {low:+.1f}")
     if oracle is not None and (len(oracle) < 2 or bounds(oracle)[0] <= 0):
         return Verdict(OPEN, "a perfect teacher brings nothing that can be measured either")

@@ -21,12 +21,13 @@ from cuao3d.predictor import Predictor
 from cuao3d.progress import machine, waiting
 from cuao3d.published import published
 from cuao3d.reproduce import tables as lines
-from cuao3d.reproduce.arms import BASE, DINO, LSEG, OURS, PAPERS_WAY, TITLES
-from cuao3d.reproduce.tables import Claim, Row, claim, differences, miou_of
+from cuao3d.reproduce.arms import BASE, OURS, TITLES
+from cuao3d.reproduce.judgement import LIFTED, headroom, make_claims, rows_of
+from cuao3d.reproduce.tables import Row
 from cuao3d.reproduce.worlds import QUICK
 from cuao3d.tables import Table, Value, write_tables
 
-HERE, LIFTED = "here", "lifted"
+HERE = "here"
 
 
 def make_tables(done: "room.Reproduction") -> list[Table]:
@@ -51,11 +52,6 @@ def _without_empty(table: Table) -> Table:
     kept = [index for index in range(len(table.columns)) if any(row[index] is not None for row in table.rows)]
     rows = tuple(tuple(row[index] for index in kept) for row in table.rows)
     return replace(table, columns=tuple(table.columns[index] for index in kept), rows=rows)
-
-
-def rows_of(done: "room.Reproduction", where: str, arm: str, what: str) -> list[Sequence[Row] | None]:
-    """Return the rows of a student's cells, one entry a seed; None where it failed."""
-    return [done.cells.value(f"{where}/{arm}-{seed}/{what}") for seed in done.seeds]
 
 
 def _zero_shot(done: "room.Reproduction") -> Table:
@@ -151,18 +147,6 @@ def _ablation(done: "room.Reproduction") -> Table:
     return lines.ablation_table(scores, headroom(done), f"Students of {steps}, scored on {main}.")
 
 
-def headroom(done: "room.Reproduction") -> float | None:
-    """Return what linear probes find more in all lifted features than in those of the teacher with words, mIoU."""
-    apart = []
-    for rows in rows_of(done, done.world.name, LIFTED, "linear-probe"):
-        of = {row["readout"]: row["miou"] for row in rows or ()}
-        words = of.get(f"probe: lifted {done.world.stand_in[LSEG]}")
-        together = of.get("probe: lifted concatenated")
-        if words is not None and together is not None:
-            apart.append(together - words)
-    return sum(apart) / len(apart) if apart else None
-
-
 def _linear_probe(done: "room.Reproduction") -> Table:
     world = done.world
     found: list[tuple[Value, ...]] = []
@@ -238,75 +222,6 @@ def _trust(done: "room.Reproduction") -> Table:
         "AURC: mean error over all coverages; withholding points at random leaves the error as it is. Off: expected "
         "calibration error; confidence is fitted on scenes that no table shows; where it is not, there is none.",
     )
-
-
-def make_claims(done: "room.Reproduction") -> list[Claim]:
-    """Judge the claims of the paper that the cells can tell about."""
-    found: list[Claim] = []
-    main = done.world.labels[0]
-    if "ablation" in done.asked:
-        miou = {arm: miou_of(rows_of(done, room.CONTROLLED, arm, main)) for arm in done.ladder}
-
-        def gain(arm: str, other: str = BASE) -> list[float]:
-            return differences(miou.get(arm, {}), miou.get(other, {}))
-
-        known = headroom(done)
-        for text, arm, oracle, shuffled in (
-            ("three teachers beat LSeg alone, in the paper's way", PAPERS_WAY, "oracle", "shuffled"),
-            ("three teachers beat LSeg alone, conditioned", OURS, "conditioned, oracle", "conditioned, shuffled"),
-        ):
-            found.append(claim(text, gain(arm), oracle=gain(oracle), shuffled=gain(shuffled), headroom=known))
-        found.append(claim("learned noise levels beat equal weights", gain("all + sigma", "all, equal")))
-        found.append(claim("demeaning helps", gain(PAPERS_WAY, "all + sigma")))
-    if {"zero-shot", "vocabularies"} & set(done.asked):
-        rows = rows_of(done, done.world.name, PAPERS_WAY, main)
-        found.append(claim("2D3D beats 3D", differences(miou_of(rows, "2d3d"), miou_of(rows))))
-        ours = miou_of(rows_of(done, done.world.name, OURS, main))
-        found.append(claim("(ours) conditioning beats the paper's way", differences(ours, miou_of(rows))))
-    if done.other is not None:
-        what = f"in-{done.other.name}-{done.other.labels[0]}"
-        paper, base, ours = (miou_of(rows_of(done, done.world.name, arm, what)) for arm in (PAPERS_WAY, BASE, OURS))
-        where = f"taken to {done.other.name}"
-        found.append(
-            claim(f"three teachers beat LSeg alone, {where}", differences(paper, base), headroom=headroom(done))
-        )
-        found.append(claim(f"(ours) conditioning beats the paper's way, {where}", differences(ours, paper)))
-    if "linear-probe" in done.asked:
-        found += _probe_claims(done)
-    if "geometry" in done.asked:
-        found += _geometry_claims(done)
-    return found
-
-
-def _probe_claims(done: "room.Reproduction") -> list[Claim]:
-    of_seed = []
-    for seed in done.seeds:
-        ours, base = (done.cells.value(f"{done.world.name}/{arm}-{seed}/linear-probe") or () for arm in (OURS, BASE))
-        of = {row["readout"]: row["miou"] for row in ours}
-        heads = [miou for readout, miou in of.items() if readout.startswith("probe: head")]
-        alone = [row["miou"] for row in base if row["readout"].startswith("probe: head")]
-        if "probe: concatenated" in of and heads and alone:
-            of_seed.append((of["probe: concatenated"], max(heads), alone[0]))
-    return [
-        claim("the probe of all heads beats that of the best head", [one - best for one, best, _ in of_seed]),
-        claim("the probe of all heads beats that of LSeg's student", [one - base for one, _, base in of_seed]),
-    ]
-
-
-def _geometry_claims(done: "room.Reproduction") -> list[Claim]:
-    gains: dict[tuple[str, str], list[float]] = {}
-    for rows in rows_of(done, done.world.name, LIFTED, "geometry"):
-        errors = {(row["quantity"], row["unit"], row["readout"]): row["error"] for row in rows or ()}
-        for quantity, unit in dict.fromkeys(key[:2] for key in errors):
-            words, dino = (
-                errors.get((quantity, unit, f"probe: lifted {done.world.stand_in.get(role)}")) for role in (LSEG, DINO)
-            )
-            if words is not None and dino is not None:
-                gains.setdefault((quantity, unit), []).append(words - dino)
-    return [
-        claim(f"DINOv2 knows {quantity} better than LSeg (less error, {unit})", values)
-        for (quantity, unit), values in gains.items()
-    ]
 
 
 def _costs(done: "room.Reproduction") -> Table:

@@ -167,7 +167,17 @@ def _signed(values: Sequence[float]) -> str:
     return f"{mean:+.1f}" + ("" if half is None else f" ± {half:.1f}") + f" ({len(values)})"
 
 
-def claim(text: str, gains: Sequence[float], **controls: Any) -> Claim:
-    """Judge a claim; the controls are those of `judge`."""
-    beside = {what: tuple(controls[what]) for what in ("oracle", "shuffled") if controls.get(what)}
-    return Claim(text, tuple(gains), judge(gains, **controls), beside)
+def claim(
+    text: str, gains: Sequence[float], *, beside: Mapping[str, Sequence[float]] | None = None, **controls: Any
+) -> Claim:
+    """Judge a claim.
+
+    Args:
+        text: The claim.
+        gains: What is gained for each seed.
+        beside: What else gains how much, to be shown beside it; the verdict does not depend on it.
+        controls: Those of `judge`.
+    """
+    shown = {what: tuple(controls[what]) for what in ("oracle", "shuffled", "blind") if controls.get(what)}
+    shown |= {what: tuple(values) for what, values in (beside or {}).items()}
+    return Claim(text, tuple(gains), judge(gains, **controls), shown)

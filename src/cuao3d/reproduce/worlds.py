@@ -77,8 +77,12 @@ class World:
         return tuple(self.stand_in.values())
 
     def named_by(self, store: Store) -> "World":
-        """Return the same with its teachers as a store calls them; of one that was given, in its order."""
-        return self if self.is_made else replace(self, stand_in=dict(zip(ROLES, store.teachers, strict=False)))
+        """Return the same with its teachers as a store calls them: by their own names, or those with words first."""
+        if self.is_made:
+            return self
+        own = tuple(role for role in ROLES if role in store.teachers)
+        names = own or sorted(store.teachers, key=lambda name: store.teachers[name].text is None)
+        return replace(self, stand_in=dict(zip(own or ROLES, names, strict=False)))
 
     def scored_in(self, store: Store) -> tuple["World", dict[str, str]]:
         """Return the same with those label sets that the labels of a store can be converted to; and why not to others.
