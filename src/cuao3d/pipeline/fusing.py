@@ -88,8 +88,7 @@ def fuse(
         store = Store(Path(out), cell, cards, asked)
         with roll_locked(store):
             store = Store.create(out, cell=cell, teachers=cards, settings=asked, revise=True)
-        changes = _plan(dataset, share, store, upright)
-        with roll_locked(store):
+            changes = _plan(dataset, share, store, upright)
             begin(store, changes, [name for name in dataset.names if name not in changes])
         _say_changes(changes)
         load = partial(list, teachers) if load is None or (num_workers == 1 and ray is None) else load
