@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from conftest import ColorTeacher
 from cuao3d.augment import Augmentation
+from cuao3d.cli import main
 from cuao3d.distill import DistillConfig, OnDemand, distill
 from cuao3d.errors import InputError
 from cuao3d.pipeline import fuse
@@ -138,3 +139,27 @@ def test_broken_scenes_are_left_out_and_said(tmp_path, capsys):
         lifted(Rooms(1, (0,)), tmp_path / "none", 1.0),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "Give either the folder of a store, or --lift DATA"),
+        (["STORE", "--lift", "DATA"], "Give either the folder of a store, or --lift DATA"),
+        (["--lift", "DATA"], "--lift needs the teachers: --teachers"),
+    ],
+)
+def test_a_store_or_data_with_teachers_is_given_and_not_both(tmp_path, capsys, options, said):
+    assert main(["distill", *options, "--out", str(tmp_path / "run")]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_makes_the_student_of_a_store(tmp_path, room_folder):
+    how = ["--steps", "1", "--voxel-size", "0.2", "--config.batch-size", "1", "--teachers", "mini-lseg"]
+    assert main(["fuse", str(room_folder), "--out", str(tmp_path / "store"), "--teachers", "mini-lseg"]) == 0
+    assert main(["distill", str(tmp_path / "store"), "--out", str(tmp_path / "one"), *how]) == 0
+    assert main(["distill", "--lift", str(room_folder), "--out", str(tmp_path / "two"), *how]) == 0
+    one, two = (load_file(tmp_path / run / "student.safetensors") for run in ("one", "two"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "store", "two"]
