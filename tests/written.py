@@ -447,7 +447,7 @@ def spoil(store: Store, scene: str, teacher: str, rows: slice) -> None:
     save_file({"features": features}, file)
     manifest = read_sealed(folder / "manifest.json", "")
     manifest["files"][file.name] = {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
-    del manifest["is_finite"]  # as in stores of earlier versions
+    manifest.pop("is_finite", None)  # as in stores of earlier versions
     write_sealed(folder / "manifest.json", manifest)
     entries = read_roll(store.path)
     write_roll(store.path, {**entries, scene: Entry(sha256=sha256_of(folder / "manifest.json"))} if entries else {})

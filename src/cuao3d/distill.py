@@ -6,7 +6,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, Protocol, cast, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -86,6 +86,19 @@ class DistillConfig(TrainConfig):
     """Initial learning rate of the noise levels; None: the student's. It follows the same schedule."""
 
 
+@runtime_checkable
+class OnDemand(Protocol):
+    """A store that holds the features of a scene only while their turn is near."""
+
+    def take(self, scene: StoredScene, teachers: tuple[str, ...], /) -> TrainingScene:
+        """Return what training needs of a scene; its targets are there whenever they are asked for."""
+        ...
+
+    def follow(self, turns: Sequence[str], /) -> None:
+        """Be told the names of the scenes in the order of training, from the first step on."""
+        ...
+
+
 def distill(
     store: Store,
     config: DistillConfig,
@@ -129,11 +142,13 @@ def distill(
             check_finished(out)
             return out
         _say_seen(told, stored)
-        taken = [_take_features(scene, config.teachers) for scene in seen]
+        taken = [_take(store, scene, config.teachers) for scene in seen]
         used, apart = _part((scene for scene, _ in taken), held_out, store)
         distiller, scenes = _make_distiller(store, used, config)
         targets = from_first(lambda: check_targets(scenes, distiller.lessons(), config))
         batches = Batches(scenes, config, row_means, apart)
+        if isinstance(store, OnDemand):
+            store.follow([batches.scene_at(place).name for place in range(len(batches) * config.batch_size)])
         outcome = train(distiller, distiller.parameter_groups(), batches, config, out, device=device, on_step=on_step)
         _check_all((*scenes, *apart))
         give_back()
@@ -395,6 +410,11 @@ def _word_vectors(store: Store, config: DistillConfig) -> Words | None:
             _, texts = _vocabulary(store, config)
             return Words(index, load_text_encoder(encoder)(texts), texts)
     return None
+
+
+def _take(store: Store, scene: StoredScene, teachers: tuple[str, ...]) -> tuple[TrainingScene, dict[str, int]]:
+    """Read what distillation needs of a scene; of a store on demand, whose features are finite, nothing yet."""
+    return (store.take(scene, teachers), {}) if isinstance(store, OnDemand) else _take_features(scene, teachers)
 
 
 def _take_features(scene: StoredScene, teachers: tuple[str, ...]) -> tuple[TrainingScene, dict[str, int]]:

@@ -1,8 +1,9 @@
 """`cuao3d distill`: a store becomes a student."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, Suppress
 
@@ -10,7 +11,7 @@ from cuao3d.cli.settings import flag_of, join_options
 from cuao3d.cli.shared import check_device, note_missing, split_names
 from cuao3d.cli.training import configurable, configure, train_shown
 from cuao3d.errors import InputError
-from cuao3d.schema import CountOrZero, Length, Seed
+from cuao3d.schema import CountOrZero, Length, Range, Seed
 
 if TYPE_CHECKING:
     from cuao3d.distill import DistillConfig
@@ -20,9 +21,11 @@ Recipe = Literal["mini", "ours", "closed-set", "paper", "released-code", "opensc
 
 
 def distill(
-    store: Positional[Path],
+    store: Positional[Path | None] = None,
     *,
     out: Path,
+    lift: Path | None = None,
+    cache_gb: Annotated[float, Range(1e-3, 1e6)] = 10.0,
     recipe: Recipe = "mini",
     config_file: Path | None = None,
     teachers: str | None = None,
@@ -38,8 +41,12 @@ def distill(
     Several processes train one student together: torchrun --nproc-per-node 2 -m cuao3d distill ...
 
     Args:
-        store: Folder of the store.
+        store: Folder of the store; none with --lift.
         out: Folder of the run.
+        lift: Instead of a store, the data: the teachers (--teachers, as of `cuao3d fuse`) lift the scenes of the next
+            steps while the student trains. It trades time for disk: each scene is lifted once and then, unless its
+            features are still kept, whenever its turn comes.
+        cache_gb: Gigabytes of features that --lift keeps at a time, in OUT.lifted beside the run until it is finished.
         recipe: Configuration to start from; "mini" suits a laptop, "ours" is the same at the paper's size. "closed-set"
             adds a vocabulary (--config.words), whose words count as seen in every table.
         config_file: Start from the configuration of a run instead: its config.json, or its folder.
@@ -66,13 +73,55 @@ def distill(
         "--steps": ("num_steps", steps),
         "--seed": ("seed", seed),
     }
+    if (store is None) == (lift is None):
+        raise InputError("Give either the folder of a store, or --lift DATA with --teachers.")
     settings = join_options(config or {}, options)
-    opened = Store.open(store)
-    with joined(device) as own:
-        config = _configure(opened, recipe, config_file, settings)
+
+    def configure_for(held: "Store") -> "DistillConfig":
+        named = {} if lift is None else {"teachers": tuple(held.teachers)}
+        return _configure(held, recipe, config_file, settings | named)
+
+    with joined(device) as own, ExitStack() as stack:
+        if lift is None:
+            assert store is not None
+            opened = Store.open(store)
+            config = configure_for(opened)
+        else:
+            lifted = _lifted(lift, teachers, out, own, cache_gb, voxel_size, configure_for)
+            opened, config = stack.enter_context(lifted)
         learned = ", ".join(config.teachers)
         train_shown(room.distill, opened, config, out, resume, own, title="distilling", learned=learned)
-    return note_missing(opened.missing())
+        missing = opened.missing()
+    return note_missing(missing)
+
+
+@contextmanager
+def _lifted(
+    data: Path,
+    names: str | None,
+    out: Path,
+    device: str,
+    cache_gb: float,
+    voxel_size: float | None,
+    configure_for: Callable[["Store"], "DistillConfig"],
+) -> Iterator[tuple["Store", "DistillConfig"]]:
+    """Load teachers and make a store that they lift on demand; the settings are checked before anything is lifted."""
+    from cuao3d.pipeline.on_demand import lifted_on_demand
+    from cuao3d.progress import waiting
+    from cuao3d.readers import open_dataset
+    from cuao3d.store import CELL, Store
+    from cuao3d.teachers import cards_of, load_teacher, parse_teachers
+
+    if names is None:
+        raise InputError("--lift needs the teachers: --teachers lseg,dinov2, or as `cuao3d fuse` takes them.")
+    specs, folder = parse_teachers(names), out.with_name(f"{out.name}.lifted")
+    dataset = open_dataset(data)
+    with waiting("loading the teachers"):
+        loaded = [load_teacher(spec, device=device) for spec in specs]
+    settings, cell = {"data": data.resolve().name}, min(CELL, voxel_size or CELL)
+    config = configure_for(Store(folder, cell, cards_of(loaded), dict(settings)))
+    with lifted_on_demand(dataset, loaded, folder, cache_gb=cache_gb, cell=cell, settings=settings) as store:
+        yield store, config
 
 
 def configurable_distill(arguments: list[str]) -> Callable[..., int]:

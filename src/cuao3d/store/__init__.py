@@ -228,7 +228,7 @@ class Store:
                 f"{', '.join(self.names()) or 'none'}."
             )
         self._check_belongs(manifest, folder)
-        for file, entry in manifest["files"].items():
+        for file, entry in self._needed(manifest["files"]).items():
             check_size(folder / file, entry)
         stored = read_cloud(folder, manifest)
         num_views = stored["num_views"].long()
@@ -386,6 +386,10 @@ class Store:
     def count_of_scenes(self) -> str:
         """Return how many of its scenes the store holds, in words: "1 of 2 scenes; room-4 unfinished"."""
         return count_of(len(self.names()), self.missing())
+
+    def _needed(self, files: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the files of a manifest that must be there when a scene is opened."""
+        return files
 
     def _folder(self, name: str) -> Path:
         check_file_name(name, "scene")
