@@ -21,6 +21,7 @@ from cuao3d.run import finish_run
 from cuao3d.scene import UNLABELLED, Scene
 from cuao3d.store import Store, TeacherCard
 from cuao3d.student import Student
+from test_report import without_scripts
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,10 @@ def test_the_page_of_a_labelled_store_has_its_scores_and_needs_nothing_else(tmp_
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert len(sources) == 4, "the scene, its segments, their map, the histograms"
     assert all(source.startswith("data:image/webp;base64,") for source in sources)
-    assert not re.search(r"<script|<link|@import|url\(|https?:", page)
+    assert not re.search(r"<link|@import|url\(|https?:", without_scripts(page))
+    (data,) = re.findall(r'id="pane-data">(.*?)</script>', page, re.DOTALL)
+    (exhibit,) = json.loads(data)["exhibits"]
+    assert [layer["name"] for layer in exhibit["layers"]] == ["Photograph colours", "Truth", "Lifted features"]
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.spatial import cKDTree
 
 from conftest import PICTURE_COLOR, WALL_COLOR
 from cuao3d import pane
@@ -110,7 +111,7 @@ def test_large_clouds_are_thinned_together_and_say_so(monkeypatch):
     assert np.abs(brightness / 255 * 5 - positions_of(large)[:, 0]).max() < 0.02, "a colour stays with its point"
 
 
-def test_walls_go_where_the_still_pictures_take_them_away():
+def test_walls_go_where_the_still_pictures_take_them_away(monkeypatch):
     room = make_room(0, num_views=1)
     outward, _ = Dollhouse(room.points, room.normals, size=(64, 48)).view.sides[0]
     azimuth = math.degrees(math.atan2(outward[1], outward[0])) + 30
@@ -124,6 +125,18 @@ def test_walls_go_where_the_still_pictures_take_them_away():
     assert 0.05 < hidden.mean() < 0.8
     shown = np.asarray(house._matrix.sum(axis=0))[0] > 0
     assert not shown[hidden].any(), "what the pane hides is in no picture"
+    monkeypatch.setattr(pane, "MAX_POINTS", 2000)
+    layer = pane.photograph(torch.zeros(len(view.positions), 3))
+    (packed,) = json.loads(pane.as_json([pane.Exhibit("room", view, [layer])]))["exhibits"]
+    point = cKDTree(view.positions).query(positions_of(packed))[1]
+    bits = unpacked(packed["walls"])
+    for index, (_, in_the_way) in enumerate(view.sides):
+        assert np.array_equal(bits >> index & 1, in_the_way[point])
+    light = unpacked(packed["light"]) / 255
+    assert (np.abs(light - view.light[point]) < 0.02).mean() > 0.98, "all but those where surfaces meet"
+    up = np.abs(room.normals[:, 2].numpy())
+    assert view.light[up > 0.999].min() > 0.99
+    assert view.light[up < 0.01].max() < 0.93
 
 
 def test_what_users_wrote_never_is_markup(tmp_path, synthetic_scene):

@@ -138,7 +138,7 @@ def write_report(path: Path | str, results: Mapping[str, Any], gallery: Gallery)
         layers=painter.heats(gallery.layers, TRUST),
         unseen=_unseen(gallery) > 0,
         segments=painter.segments(int(results.get("seed", 0))),
-        **_pane(painter.exhibits()),
+        pane=pane.for_page(painter.exhibits()),
         table=table,
         asked=[(line, *asked) for group in table for line in group["lines"] for asked in line["asked"]],
         by_seen=[(line, *divided) for group in table for line in group["lines"] for divided in line["by_seen"]],
@@ -228,16 +228,6 @@ class _Painter:
             components = pane.Layer(name, "PCA", principal)
             pictures.append((name, self.draw(segmented), self.draw(components)))
         return pictures
-
-
-def _pane(exhibits: Sequence[pane.Exhibit]) -> dict[str, Any]:
-    """Return what the template needs for the 3D pane; without anything to show, there is none."""
-    scripts = pane.scripts() if exhibits else ()
-    return {
-        "policy": pane.policy(with_pane=bool(exhibits)),
-        "scripts": scripts,
-        "pane_data": pane.as_json(exhibits),
-    }
 
 
 def _jpeg_uri(image: UInt8[np.ndarray, "H W 3"]) -> str:

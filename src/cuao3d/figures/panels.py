@@ -72,6 +72,7 @@ class Looks:
             Dollhouse(scene.points, **look),
             Dollhouse(scene.points, **look, azimuth=-90.0, elevation=ABOVE),
         )
+        self.view = self._houses[0].view
 
     def __call__(self, colors: Float[Tensor, "N 3"]) -> tuple[Picture, Picture]:
         """Return both pictures of the scene in some colours, RGB in [0, 1]."""

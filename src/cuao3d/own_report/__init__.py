@@ -12,6 +12,7 @@ from cuao3d.errors import InputError
 from cuao3d.files import write_text
 from cuao3d.own_report.case import Case, Section, Written, open_case
 from cuao3d.own_report.numbers import inventory, scores
+from cuao3d.pane import Exhibit, for_page
 from cuao3d.progress import machine
 from cuao3d.store import Store
 
@@ -61,6 +62,7 @@ def report(
     page = environment.get_template(TEMPLATE).render(
         title=store.path.resolve().name,
         about=_about(case),
+        pane=for_page([Exhibit(case.scene.name, case.looks.view, case.layers)] if case.layers else []),
         sections=[section for section in made if section is not None],
         left_out=case.written.left_out,
         missing=case.written.missing,

@@ -12,6 +12,7 @@ from torch import Tensor
 from cuao3d.errors import InputError, UserError
 from cuao3d.evaluate import labels_of
 from cuao3d.labels import LabelSet
+from cuao3d.pane import Layer
 from cuao3d.predictor import Predictor, student_features
 from cuao3d.progress import OnCount
 from cuao3d.readers import Dataset, open_dataset
@@ -72,6 +73,8 @@ class Case:
     ours: Predictor | None
     written: Written
     looks: "Looks"
+    layers: list[Layer] = field(default_factory=list)
+    """What the 3D pane shows of the scene."""
     told: OnCount = lambda done, total: None
     """Told after each scene or view that a part goes through."""
 

@@ -1,9 +1,12 @@
 """The pictures of a report: a scene and what it is taken for, what features tell apart, where views disagree."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
+from torch import Tensor
 
+from cuao3d import pane
 from cuao3d.errors import InputError, UserError
 from cuao3d.figures.ambiguity import choose_object, crops, study, upright_scene
 from cuao3d.figures.histograms import draw_histograms, feature_histograms
@@ -16,6 +19,7 @@ from cuao3d.history import read_history
 from cuao3d.metrics import background_of
 from cuao3d.own_report.case import Case, Section
 from cuao3d.predictor import student_features
+from cuao3d.query import heat
 from cuao3d.readers import Dataset
 from cuao3d.scene import UNLABELLED, Split
 from cuao3d.store import Store
@@ -29,12 +33,29 @@ def sides(case: Case) -> Section:
     predictions = {
         name: predictor.segment(case.scene, case.classes) for name, predictor in predictors.items() if predictor
     }
+    case.layers += _layers(case, predictions)
     title = f"{case.scene.name}: what went in, and what each point is taken for"
     figure = draw_sides(case.scene, case.classes, predictions, title, labels=case.labels, looks=case.looks)
     about = "Above: a look into the room from one of its corners, without ceiling and front walls. Below: from above."
     if case.labels is None:
         about += " There are no labels: nobody knows the truth."
     return Section("The scene", about, figures=(_picture(figure, title),))
+
+
+def _layers(case: Case, predictions: Mapping[str, Tensor]) -> list[pane.Layer]:
+    """Return what the 3D pane shows: the colours, the truth, what points are taken for, and where views disagree."""
+    scene, layers = case.scene, list[pane.Layer]()
+    if scene.colors is not None:
+        layers.append(pane.photograph(scene.colors))
+    if case.labels is not None:
+        layers.append(pane.classes("Truth", "Taken for", case.labels, case.classes))
+    layers += [pane.classes(name, "Taken for", rows, case.classes) for name, rows in predictions.items()]
+    for teacher in case.store.teachers:
+        if (apart := scene.disagreement(teacher)) is not None:
+            values = heat(scene.spread(apart.nan_to_num(0))[scene.sample_of_point])
+            seen = scene.seen[scene.sample_of_point]
+            layers.append(pane.heat(teacher, "Where views disagree", values, scene.colors, seen))
+    return layers
 
 
 def segments(case: Case) -> Section | None:

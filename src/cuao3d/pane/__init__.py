@@ -40,6 +40,8 @@ FINE = 16
 LIGHT_STEPS = 51
 """Steps of the brightness of surfaces; fewer than its byte has, as they pack better."""
 
+NO_SCRIPT = "'none'"
+
 SCRIPTS = ("three.min.js", "pane.js")
 
 
@@ -107,6 +109,24 @@ def as_hex(color: Tensor) -> str:
     return "#" + "".join(f"{round(255 * float(value)):02x}" for value in color)
 
 
+@dataclass(frozen=True)
+class ForPage:
+    """What `pane.html.j2` and the head of a page need."""
+
+    policy: str
+    """The page's Content-Security-Policy: nothing is loaded, and no script runs but ours."""
+    scripts: tuple[Markup, ...]
+    """three.js and the script that draws; none where there is nothing to show."""
+    data: Markup
+    """What it draws."""
+
+
+def for_page(exhibits: Sequence[Exhibit]) -> ForPage:
+    """Return what a page needs to show clouds; without any, it has no pane and may run no script."""
+    allowed = scripts() if exhibits else ()
+    return ForPage(_policy(allowed), allowed, as_json(exhibits))
+
+
 def as_json(exhibits: Sequence[Exhibit]) -> Markup:
     """Return what `pane.js` draws, to be put into a script element: no text in it can end that element."""
     weights = [math.sqrt(len(one.layers)) * len(one.view.positions) for one in exhibits]
@@ -128,13 +148,10 @@ def scripts() -> tuple[Markup, ...]:
     return tuple(Markup((files("cuao3d.pane") / name).read_text(encoding="utf-8")) for name in SCRIPTS)
 
 
-@cache
-def policy(*, with_pane: bool) -> str:
-    """Return the Content-Security-Policy of a page: nothing is loaded, and no script runs but ours."""
-    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts()]
-    allowed = " ".join(hashes) if with_pane else "'none'"
+def _policy(allowed: Sequence[str]) -> str:
+    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in allowed]
     inline = "img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-    return f"default-src 'none'; script-src {allowed}; {inline}"
+    return f"default-src 'none'; script-src {' '.join(hashes) or NO_SCRIPT}; {inline}"
 
 
 def _packed(exhibit: Exhibit, most: float) -> dict[str, Any]:
