@@ -322,7 +322,7 @@ class Pane:
         assert self._shown is not None
         layers = self._session.layers(self._shown.scene)
         self._client.scene.add_icosphere(
-            "/clicked", radius=self._point_size(layers), color=(230, 30, 30), position=tuple(where.tolist())
+            "/clicked", radius=2 * self._point_size(layers), color=(230, 30, 30), position=tuple(where.tolist())
         )
 
     def _resize(self) -> None:
