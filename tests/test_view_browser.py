@@ -17,6 +17,7 @@ from PIL import Image
 from conftest import PICTURE
 from cuao3d.colors import HEAT
 from cuao3d.formats.ply import read_ply
+from cuao3d.view.layers import RADIUS
 from cuao3d.view.server import Viewer
 from cuao3d.view.session import Session
 from viewed import CLASSES, make_session, picture_of
@@ -137,10 +138,20 @@ def first(browser: Any, viewer: Viewer) -> Iterator[Visit]:
     visit.close()
 
 
-def parts(session: Session) -> tuple[torch.Tensor, torch.Tensor]:
-    """Positions of the picture, and of the wall where the picture does not hide it."""
+def parts(visit: Visit, session: Session) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions of the picture, and of the wall where it is on the screen and the picture does not hide it."""
     positions, own = session.layers(NAME).positions, picture_of(session, NAME)
-    return positions[own], positions[~own & (positions[:, 0].abs() > 0.6)]
+    on_screen, size = visit.screen(positions), np.array(visit.pixels().shape[1::-1])
+    low, high = on_screen[own].min(axis=0) - 2 * disc_of(visit, session), on_screen[own].max(axis=0)
+    beside = ((on_screen < low) | (on_screen > high + 2 * disc_of(visit, session))).any(axis=1)
+    inside = ((on_screen > 2) & (on_screen < size - 3)).all(axis=1)
+    return positions[own], positions[~own & torch.from_numpy(beside & inside)]
+
+
+def disc_of(visit: Visit, session: Session) -> float:
+    """Radius of the disc of a point of the picture, pixels."""
+    height = visit.screen(session.layers(NAME).positions[picture_of(session, NAME)])[:, 1]
+    return float(np.ptp(height)) / 0.44 * RADIUS * session.layers(NAME).spacing * 1.5  # it is 44 cm high, and oblique
 
 
 def is_warm(colors: np.ndarray) -> np.ndarray:
@@ -148,7 +159,7 @@ def is_warm(colors: np.ndarray) -> np.ndarray:
 
 
 def test_what_is_asked_glows_where_it_is(first, session):
-    picture, wall = parts(session)
+    picture, wall = parts(first, session)
     first.ask("picture")
     await_(lambda: is_warm(first.colors_at(picture)).mean() > 0.95)
     assert is_warm(first.colors_at(wall)).mean() < 0.05
@@ -158,13 +169,13 @@ def test_what_is_asked_glows_where_it_is(first, session):
     row, column = np.nonzero(hottest.reshape(first.pixels().shape[:2]))
     x, y = first.screen(picture).T
     assert len(row) > 0.3 * (x.max() - x.min()) * (y.max() - y.min())
-    disc = np.ptp(x) / 0.44 * session.layers(NAME).spacing  # the picture is 44 cm wide
+    disc = disc_of(first, session)
     for at, edges in ((column, x), (row, y)):
         assert edges.min() - disc < at.min() < at.max() < edges.max() + disc  # there, and nowhere else
 
 
 def test_several_questions_have_a_legend_whose_switches_hide(first, session):
-    picture, wall = parts(session)
+    picture, wall = parts(first, session)
     first.ask("wall; picture")
     switch = first.page.get_by_role("button", name="picture", exact=True)
     await_(lambda: (first.colors_at(picture)[:, 0] > 180).mean() > 0.95)  # orange; the wall is blue
@@ -178,7 +189,7 @@ def test_several_questions_have_a_legend_whose_switches_hide(first, session):
 
 @pytest.mark.slow
 def test_sliders_change_what_is_seen(first, session):
-    picture, _ = parts(session)
+    picture, _ = parts(first, session)
     first.choose("Colour by", "truth")
     label = 255 * CLASSES.colors[CLASSES.ids.index(PICTURE)].numpy()
     await_(lambda: (np.abs(first.colors_at(picture) - label) < 12).all(axis=1).mean() > 0.95)
@@ -193,7 +204,7 @@ def test_sliders_change_what_is_seen(first, session):
 
 
 def test_a_click_names_the_point_and_shows_what_is_like_it(first, session):
-    picture, wall = parts(session)
+    picture, wall = parts(first, session)
     first.choose("Colour by", "photograph")
     x, y = first.screen(picture.mean(dim=0, keepdim=True))[0]
     first.page.mouse.click(x, y)  # the canvas begins in the corner
