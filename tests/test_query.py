@@ -78,6 +78,31 @@ def test_scores_are_cosines(monkeypatch):
     torch.testing.assert_close(scores(features.half(), 5 * text), expected, atol=2e-3, rtol=0)
 
 
+@given(st.integers(0, 40), st.integers(1, 9), st.integers(1, 20), st.sampled_from([1, 7, 64, 1 << 18]))
+def test_scores_are_those_of_the_plain_product(num_rows, num_channels, num_texts, chunk):
+    generator = torch.Generator().manual_seed(num_rows)
+    features = torch.randn(num_rows, num_channels, generator=generator).half()
+    features[::5] = 0
+    text = torch.randn(num_texts, num_channels, generator=generator)
+    rows = features.float() / features.float().norm(dim=1, keepdim=True).clamp(min=1e-12)
+    expected = rows @ (text / text.norm(dim=1, keepdim=True).clamp(min=1e-12)).T
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(query, "CHUNK", chunk)
+        found = scores(features, text)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert found.is_contiguous()
+    assert not found[::5].any()
+
+
+def test_a_hundred_questions_are_answered_as_one_at_a_time(chairs_and_clutter):
+    words = ["chair", "seat", "elephant"] * 34
+    for word, found in zip(words, ask(chairs_and_clutter, Questions.read(Table(), words)), strict=True):
+        (alone,) = ask(chairs_and_clutter, Questions.read(Table(), [word]))
+        assert (found.words, found.verdict, found.peak) == (alone.words, alone.verdict, pytest.approx(alone.peak))
+        torch.testing.assert_close(found.relevance, alone.relevance)
+        assert torch.equal(found.answers, alone.answers)
+
+
 def test_no_feature_has_no_score_and_no_class():
     class_scores = scores(torch.tensor([[0.0, 0.0], [0.0, -3.0]]), torch.eye(2))
     assert class_scores.tolist() == [[0, 0], [0, -1]]

@@ -3,6 +3,7 @@
 import shutil
 import socket
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,11 +17,11 @@ from cuao3d.figures.segments import of_lifted, segment
 from cuao3d.formats.ply import read_ply
 from cuao3d.query import MIN_POINTS
 from cuao3d.view.asking import MOST_LETTERS, MOST_QUESTIONS, Question, read_questions
-from cuao3d.view.layers import LAYERS
+from cuao3d.view.layers import LAYERS, Layers
 from cuao3d.view.models import open_models
 from cuao3d.view.painted import palette, thin
 from cuao3d.view.server import Viewer, warn_of_host
-from cuao3d.view.session import NOTHING_BESIDE, Session, Wanted
+from cuao3d.view.session import NOTHING_BESIDE, Session, Wanted, first_height
 from cuao3d.view.worker import Newest
 from viewed import CLASSES, make_session, picture_of
 
@@ -215,6 +216,18 @@ def test_a_large_cloud_is_thinned_to_points_of_its_own_that_cover_it(session, mo
     few = Session(session.store, session.models, most_points=most)
     (picture,) = few.picture(Wanted(NAME, "colours", "relevance", text="picture"))
     assert torch.equal(is_warm(picture), picture_of(few, NAME))
+
+
+def test_a_ceiling_is_not_drawn_at_first_and_a_wall_is(session):
+    assert first_height(session.layers(NAME)) == 1
+    plan = torch.cartesian_prod(torch.linspace(0, 4, 41), torch.linspace(0, 3, 31))
+    floor, ceiling = (torch.nn.functional.pad(plan, (0, 1), value=height) for height in (0.0, 2.5))
+    layers = session.layers(NAME)
+    for points, share in ((torch.cat([floor, ceiling]), 1 - 0.3 / 2.5), (torch.cat([floor, ceiling[:200]]), 1)):
+        sample = torch.zeros(len(points), dtype=torch.int64)
+        bare = {"colors": None, "labels": None, "normals": None, "cameras": ()}
+        room = replace(layers.scene, points=points, sample_of_point=sample, **bare)
+        assert first_height(Layers(session.store, {}, room)) == pytest.approx(share, abs=0.01)
 
 
 def test_scenes_that_are_not_there_and_paths_are_refused(session):

@@ -52,7 +52,7 @@ LAYERS = (
 NUM_WORDS = 5
 """Words that are told of a point that was clicked."""
 
-RADIUS = 0.75
+RADIUS = 1.6
 """Radius of the disc that a point is drawn as, in units of `Layers.spacing`; a click meets the nearest disc."""
 
 REACH = 0.02

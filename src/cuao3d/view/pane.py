@@ -321,8 +321,14 @@ class Pane:
     def _mark(self, where: np.ndarray) -> None:
         assert self._shown is not None
         layers = self._session.layers(self._shown.scene)
-        self._client.scene.add_icosphere(
-            "/clicked", radius=self._point_size(layers), color=(230, 30, 30), position=tuple(where.tolist())
+        self._client.scene.add_point_cloud(
+            "/clicked",
+            np.zeros((1, 3), np.float32),
+            np.array([[230, 30, 30]], np.uint8),
+            point_size=2.5 * self._point_size(layers),
+            point_shape="circle",
+            point_shading="flat",
+            position=where,
         )
 
     def _resize(self) -> None:
@@ -333,7 +339,7 @@ class Pane:
 
     def _point_size(self, layers: Layers) -> float:
         scale = self._size.value if math.isfinite(self._size.value) else 1.0
-        return 2 * RADIUS * layers.spacing * min(max(scale, 0.1), 10.0)
+        return RADIUS * layers.spacing * min(max(scale, 0.1), 10.0)
 
     def _draw_cameras(self, layers: Layers, scene: str) -> None:
         """Draw the cameras of the scene with their photographs, or take them away."""

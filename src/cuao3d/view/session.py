@@ -42,6 +42,9 @@ PICTURE_SIDE = 320
 CEILING = 0.2
 """A scene whose uppermost part, this thick in metres, covers much of it has a ceiling, which is not drawn at first."""
 
+PLAN = 0.25
+"""Edge of the cells in which it is looked at from above, metres."""
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -260,9 +263,11 @@ def first_height(layers: Layers) -> float:
     if high - low < 4 * CEILING:
         return 1.0
     flat = layers.positions.double() - height[:, None] * layers.up.double()
-    plan = voxelize(flat - flat.amin(dim=0), 0.25).voxel_of_point
-    covered = torch.unique(plan[height > high - CEILING])
-    has_ceiling = len(covered) > 0.4 * len(torch.unique(plan))
+    cells = voxelize(flat - flat.amin(dim=0), PLAN)
+    sides = cells.coordinates.amax(dim=0) + 1
+    covered = torch.unique(cells.voxel_of_point[height > high - CEILING])
+    level = sides.sort(descending=True).values[:2]  # of the plan, which has no height
+    has_ceiling = int(level[1]) * PLAN > 1 and len(covered) > 0.4 * int(level.prod())
     return round(1 - 1.5 * CEILING / (high - low), 2) if has_ceiling else 1.0
 
 
