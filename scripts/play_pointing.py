@@ -24,6 +24,7 @@ from cuao3d.exports import ask_store
 from cuao3d.predictor import Predictor
 from cuao3d.readers import open_dataset
 from cuao3d.teachers import load_teacher
+from cuao3d.view_weights import ViewWeights
 
 HEAD = [
     "| teacher | first place | one of three | AUROC | seconds a view |",
@@ -61,7 +62,7 @@ def main(
         readme.write_text(found.sub(lambda _: "\n".join(rows) + "\n", page), encoding="utf-8")
 
 
-def play(folder: Path, name: str) -> str:
+def play(folder: Path, name: str, *, view_weights: ViewWeights = "none") -> str:
     """Lift a capture with a teacher, ask for all words and let the capture's script judge; return a row."""
     truth = json.loads((folder / "objects.json").read_text())
     teacher, dataset = load_teacher(name), open_dataset(folder)
@@ -73,7 +74,7 @@ def play(folder: Path, name: str) -> str:
         seconds.append(time.perf_counter() - begin)
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary)
-        store = pipeline.fuse(dataset, [teacher], out / "store")
+        store = pipeline.fuse(dataset, [teacher], out / "store", view_weights=view_weights)
         ask_store(store, Predictor.open(store), [*truth["present"], *truth["absent"]], out / "answers.json")
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):

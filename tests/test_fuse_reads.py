@@ -152,7 +152,7 @@ def test_a_scene_of_which_no_view_is_finite_is_left_out(synthetic_scene, tmp_pat
     alone = replace(synthetic_scene, name="alone", frames=synthetic_scene.frames[:1])
     store = fuse(Scenes(alone, synthetic_scene), [bad], tmp_path / "store", cell=0.05)
     assert store.names() == ("synthetic",)
-    assert "alone: no view is left. Teacher 'bad' gave" in " ".join(store.missing()["alone"].split())
+    assert "no view is left. alone, frame x=-0.25 left out: Teacher 'bad' gave 576 of 576" in store.missing()["alone"]
 
 
 def raises(maps):

@@ -126,3 +126,30 @@ def test_the_store_records_weights_and_is_not_gone_on_with_under_others(syntheti
         fuse(Scenes(synthetic_scene), [ColorTeacher()], tmp_path / "store", cell=0.05)
     plain = fuse(Scenes(synthetic_scene), [ColorTeacher()], tmp_path / "plain", cell=0.05)
     assert "view_weights" not in plain.settings
+
+
+@pytest.mark.parametrize("how", ["none", "robust", "geometry"])
+def test_a_scene_that_no_view_sees_has_no_rows(synthetic_scene, how):
+    behind = replace(synthetic_scene, points=synthetic_scene.points - torch.tensor([0, 20.0, 0]))
+    visibility = see(behind, sample_cells(behind.points, 0.05))
+    lifted = lift_measured(behind, visibility, ColorTeacher(), view_weights=how)
+    assert lifted.features.shape == (0, 3)
+    assert lifted.disagreement.shape == (0,)
+    assert math.isnan(lifted.agreement)
+
+
+def test_sums_do_not_depend_on_the_number_of_threads():
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(24, *size, generator=generator) for size in ((3, 4), (15, 20), (60, 80))]
+    pixels = torch.rand(3000, 2, generator=generator, dtype=torch.float64) * torch.tensor([639.0, 479.0])
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            sums = Sums(3000, 72)
+            sums.add(maps, torch.randperm(3000, generator=generator.manual_seed(1)), pixels, (640, 480))
+            found.append(sums.tensors())
+    finally:
+        torch.set_num_threads(threads)
+    for name, tensor in found[0].items():
+        assert torch.equal(tensor, found[1][name])

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Protocol, get_args, runtime_checkable
 
@@ -23,7 +23,7 @@ from cuao3d.geometry import normals_of, quarters_to_upright
 from cuao3d.gravity import up_of
 from cuao3d.progress import OnCount
 from cuao3d.sampling import Mode
-from cuao3d.scene import Problem, Scene
+from cuao3d.scene import Problem, ProblemKind, Scene
 from cuao3d.sums import Spread, Sums
 from cuao3d.teachers import Teacher
 from cuao3d.teachers.views import BATCH, describe_together
@@ -157,8 +157,8 @@ def lift_together(
         What each teacher sees, by its name.
 
     Raises:
-        InputError: The mode or the weights are unknown, a teacher fails or gives other maps than it promised, a frame
-            is to be left out and may not be skipped, or all are for values that are not finite.
+        InputError: The mode or the weights are unknown, a teacher fails or gives other maps than it promised, or a
+            frame is to be left out and may not be skipped.
     """
     for chosen, options in ((mode, get_args(Mode)), (view_weights, get_args(ViewWeights))):
         if chosen not in options:
@@ -257,7 +257,6 @@ class _Walk:
         self._row_of_sample = torch.zeros_like(visibility.num_views)
         self._row_of_sample[self.seen] = torch.arange(len(self.seen))
         self._left_out: dict[int, Problem] = {}
-        self._undescribed: InputError | None = None
         self._spread: dict[str, Spread] = {}
         self._normals: Tensor | None = None
         if view_weights == "geometry" and visibility.views:
@@ -283,8 +282,6 @@ class _Walk:
                 }
                 self.sums = self._start(weighted=True)
             self._go_once(number, num_walks, done if number == walk else 0, unfinished, progress)
-        if self._undescribed and len(self._left_out) == len(self._all.views):
-            raise InputError(f"{self._scene.name}: no view is left. {self._undescribed}")
 
     def _start(self, *, weighted: bool) -> dict[str, Sums]:
         return {
@@ -306,8 +303,7 @@ class _Walk:
             for done, maps in enumerate(described, start=first + 1):
                 view = views[done - 1]
                 if isinstance(maps, InputError):
-                    self._leave_out(view, maps)
-                    self._undescribed = self._undescribed or maps
+                    self._leave_out(view, maps, "features")
                 elif maps is not None:
                     waiting.append(adding.submit(self._add, view, maps))
                 at_border = done % self._batch_size == 0 and done < len(views)
@@ -366,12 +362,12 @@ class _Walk:
         quarters = self._quarters[view.frame]
         return image.rot90(quarters, (1, 2)).contiguous() if quarters else image
 
-    def _leave_out(self, view: View, error: UserError | OSError) -> None:
+    def _leave_out(self, view: View, error: UserError | OSError, kind: ProblemKind = "frame") -> None:
         """Note why a view is left out; raise that if none may be."""
         where = f"{self._scene.name}, frame {self._scene.frames[view.frame].name}"
         if not self._may_skip:
             raise InputError(f"{where}: {error}") from error
-        self._left_out[view.frame] = Problem.of_frame(where, error)
+        self._left_out[view.frame] = replace(Problem.of_frame(where, error), kind=kind)
 
     def _save(
         self, unfinished: Unfinished, number: int, done: int, before: frozenset[int], seconds: Mapping[str, float]

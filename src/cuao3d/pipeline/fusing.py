@@ -394,10 +394,14 @@ def _lifted(
     made_from: Record,
     say: Callable[[str], None],
 ) -> dict[str, Lifted]:
-    """Lift teachers onto a scene; a walk that was interrupted goes on."""
+    """Lift teachers onto a scene; a walk that was interrupted goes on.
+
+    Raises:
+        InputError: No view is left, for a teacher gives no finite values.
+    """
     about = {"source": made_from.as_json(), "batch_size": lift.batch_size, "teachers": [one.name for one in teachers]}
     bases = {one.name: lift.store.basis(one.name) for one in teachers}
-    return lift_together(
+    lifted = lift_together(
         scene,
         visibility,
         teachers,
@@ -410,6 +414,10 @@ def _lifted(
         unfinished=KeptSums.of(lift.store, scene.name, about) if len(visibility.views) > LONG else None,
         progress=_progress(scene, "lifting", say),
     )
+    for seen in (one.visibility for one in lifted.values()):
+        if not seen.views and (why := [problem.text for problem in seen.problems if problem.kind == "features"]):
+            raise InputError(f"no view is left. {why[0]}")
+    return lifted
 
 
 def _about(lifted: Lifted) -> Lifting:

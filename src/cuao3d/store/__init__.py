@@ -9,6 +9,7 @@
   told otherwise, and how far its views disagree.
 - `STORE/scenes/NAME/photographs.safetensors`: some images that teachers saw, to show places in; see `photographs.py`.
 - `STORE/scenes/NAME/lifting.json`: how long each teacher took and how well its views agree; nothing depends on it.
+- `STORE/scenes/NAME/unfinished.safetensors`: only while a long capture is lifted; see `pipeline/unfinished.py`.
 - `STORE/scenes/NAME/sources.json`: size, time and SHA-256 of each file that the scene was read from.
 - `STORE/scenes/NAME/manifest.json`: SHA-256 of the files above but the last two, and what decided them. A scene
   without it is not finished.
