@@ -96,7 +96,7 @@ class SceneZoo:
         cameras = reading.frames(CAMERAS)
         if not len(cameras.indices):
             raise InputError(f"No usable frame in {self.path}, scene {self.ids[index]}: scenezoo finds none.")
-        first = reading.frames(("rgb", "depth"), [int(cameras.indices[0])])
+        first = reading.frames(("rgb", "depth", *CAMERAS), [int(cameras.indices[0])])
         keys = cameras.frame_keys or [f"{number:06d}" for number in cameras.indices]
         of_name = {as_file_name(str(key)): place for place, key in enumerate(keys)}
         frames, problems = open_frames(of_name, lambda name: reading.open(name, cameras, of_name[name], first))
@@ -139,13 +139,7 @@ class _Reading:
         pose = torch.linalg.inv(torch.from_numpy(cameras.world_to_camera[place]).double())
         if problem := pose_problem(pose):
             raise PoseError(f"{problem}; scenezoo gives it so.")
-        lens, depth_lens = (
-            lens_of(torch.from_numpy(matrix[place]).double(), (pixels.shape[2], pixels.shape[1]), f"{name}, {what}")
-            for what, matrix, pixels in (
-                ("rgb_intrinsics", cameras.rgb_intrinsics, first.rgb),
-                ("depth_intrinsics", cameras.depth_intrinsics, first.depth),
-            )
-        )
+        lens, depth_lens = (_lens(name, of, cameras, place, first) for of in ("rgb", "depth"))
         frame = Frame(
             name,
             depth_lens.camera(pose),
@@ -166,6 +160,20 @@ class _Reading:
         if pixels.shape[1::-1] != size:
             raise InputError(f"{what} of frame {number} is {pixels.shape[1::-1]}, that of the first {size}.")
         return pixels
+
+
+def _lens(name: str, of: str, cameras: Any, place: int, first: Any) -> Lens:
+    """Return the lens of a frame's colours or depth.
+
+    Intrinsics that are asked for without pixels are for the images that the dataset usually has; those that come with
+    pixels are for these.
+    """
+    pixels, what = getattr(first, of), f"{of}_intrinsics"
+    matrix, usual, with_pixels = getattr(cameras, what)[place], getattr(cameras, what)[0], getattr(first, what)[0]
+    scale = float(usual[0, 0]) / float(with_pixels[0, 0])
+    size = pixels.shape[2], pixels.shape[1]
+    usual_size = round(size[0] * scale), round(size[1] * scale)
+    return lens_of(torch.from_numpy(matrix).double(), usual_size, f"{name}, {what}").at(size)
 
 
 def _bent(lens: Lens, distortion: Any, place: int) -> Lens:
