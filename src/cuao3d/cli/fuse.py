@@ -46,7 +46,8 @@ def fuse(
     """Lift the features of 2D teachers to the points of a capture, or of every scene of a dataset.
 
     Args:
-        path: Folder of the capture or of the dataset, or the file of a lone cloud.
+        path: Folder of the capture or of the dataset, or the file of a lone cloud; scenezoo:NAME:FOLDER for a dataset
+            that only the package scenezoo reads.
         out: Folder of the store to make, or to go on with.
         teachers: Names of the teachers, separated by commas; "none" for points alone. The default, photo, learned from
             photographs; mini-lseg,mini-dino,mini-diffusion learned from synthetic rooms. NAME:KEY=VALUE,KEY=VALUE sets

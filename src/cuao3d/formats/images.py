@@ -417,9 +417,14 @@ def _read_colors_for(path: Path, lens: Lens, seen: Lens) -> Float32[Tensor, "3 H
 def _colors_for(path: Path, lens: Lens, seen: Lens) -> Float32[Tensor, "3 H W"]:
     if lens == seen:
         return read_colors(path, fitting=lens.size)
+    return seen_through(read_colors(path, fitting=lens.size), lens, seen)
+
+
+def seen_through(image: Float32[Tensor, "3 H W"], lens: Lens, seen: Lens) -> Float32[Tensor, "3 h w"]:
+    """Return an image of a lens as the pinhole `seen` would have taken it; black where the lens did not look."""
     # Where many pixels fall on one they are averaged first, else fine texture turns into noise.
     step = max(1, int(min(lens.focal[0] / seen.focal[0], lens.focal[1] / seen.focal[1], min(lens.size) // 2)))
-    photograph = functional.avg_pool2d(read_colors(path, fitting=lens.size)[None], step, ceil_mode=True)
+    photograph = functional.avg_pool2d(image[None], step, ceil_mode=True)
     look = _look(lens, seen)
     # Position x of the photograph is (x + 0.5) / step - 0.5 of the reduced one, and grid_sample counts from -1 to 1.
     extent = step * torch.tensor([photograph.shape[3], photograph.shape[2]])

@@ -27,6 +27,7 @@ from cuao3d.readers.replica import Replica
 from cuao3d.readers.scannerapp import ScannerApp
 from cuao3d.readers.scannet import ScanNet
 from cuao3d.readers.scannetpp import ScanNetpp
+from cuao3d.readers.scenezoo import PREFIX, SceneZoo
 from cuao3d.readers.sevenscenes import SevenScenes
 from cuao3d.readers.stray import Stray
 from cuao3d.readers.tum import Tum
@@ -101,7 +102,7 @@ def open_dataset(path: Path | str, *, tolerance: float | None = None, **options:
     """Open a capture, a folder of captures, or the file of a lone cloud, by its layout.
 
     Args:
-        path: The folder, or the file.
+        path: The folder, or the file; or `scenezoo:NAME:PATH`, a dataset that the package scenezoo reads.
         tolerance: A point is visible where |z - depth| <= tolerance * depth. Unless given, each scene has that of its
             `capture.json` or of its dataset.
         options: Arguments for the reader of this layout, such as `annotations`, `every` or `official`.
@@ -114,6 +115,11 @@ def open_dataset(path: Path | str, *, tolerance: float | None = None, **options:
             the layout that it comes nearest to.
         InputError: The file is a recording, or the reader of this layout does not take an option, or not this value.
     """
+    if str(path).startswith(PREFIX):
+        if options:
+            raise InputError(f"{path} is read by scenezoo, which does not take --{next(iter(options))}.")
+        zoo = SceneZoo(path)
+        return zoo if tolerance is None else _WithTolerance(zoo, fraction(tolerance, "--tolerance"))
     path = Path(path)
     if not path.exists():
         raise NotFoundError(f"There is no folder {path}, and no file.{nearby(path)}")
@@ -152,7 +158,7 @@ def _elsewhere(path: Path) -> str | None:
 class _WithTolerance:
     """A dataset whose scenes all have one tolerance of occlusion."""
 
-    def __init__(self, dataset: Reader, tolerance: float) -> None:
+    def __init__(self, dataset: Opened, tolerance: float) -> None:
         self.names, self.folders = dataset.names, dataset.folders
         self._dataset, self._tolerance = dataset, tolerance
 
