@@ -118,7 +118,7 @@ def compare_heads(student: Predictor, store: Store, split: str) -> list[str]:
             columns[f"{labels}, {readout}"] = measure(scenes, readout, student.fits[labels])["auroc"]
     lines = ["", f"AUROC of errors in {len(store.names(split))} rooms of the split {split}:", ""]
     lines += ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for rival in RIVALS:
+    for rival in (rival for rival in RIVALS if all(rival in one for one in columns.values())):
         shown = [f"{one[rival]:.3f}" for one in columns.values()]
         best = [one[rival] == max(one.values()) for one in columns.values()]
         lines.append(
@@ -246,8 +246,8 @@ def measure(scenes: Scenes, readout: str, fits: dict[str, Fit]) -> dict:
         judged = judge(readout, own, scored, fits)
         found = signals(readout, scored, temperature) | {"number of views": scene.num_views.double()}
         apart = scene.disagreement(scenes.predictor.teacher)
-        assert apart is not None
-        found |= {"views agree": -scene.spread(apart).nan_to_num(float(apart.nanmean())).double()}
+        if apart is not None:  # stores of earlier versions have none
+            found |= {"views agree": -scene.spread(apart).nan_to_num(float(apart.nanmean())).double()}
         found |= {"confidence": judged.confidence.double()}
         found |= scenes.quiet.get(name, {})
         of_point = scored.sample_of_point

@@ -9,6 +9,7 @@ import torch
 from scipy.spatial.distance import jensenshannon
 from torch.nn.functional import cross_entropy
 
+from cuao3d.answers import _layers, how_sure
 from cuao3d.cli import main
 from cuao3d.confidence import (
     SHARES,
@@ -226,6 +227,10 @@ def test_columns_and_promise_reach_a_person(labelled, tmp_path, capsys):
     assert 10 < kept.sum() < 59
     assert (columns["label"][kept] != store["s19"].labels.numpy()[kept]).mean() <= 0.1
     assert columns["confidence"][kept].min() >= columns["confidence"][1:][~kept[1:]].max()
+    layers = _layers(store["s19"], how_sure(store, Predictor.open(store), store["s19"], 0.1), None)
+    layer = layers["Where the label is withheld"]
+    assert layer.values.tolist() == (~kept).astype(float).tolist()
+    assert "in 19 of 20 such scenes" in layer.answer
     assert main([*ask, "--out", str(shown), "--abstain", "0.1"]) == 0
     written = json.loads(shown.read_text())
     assert written["confidence"]["labelled"] == pytest.approx(kept.mean(), abs=1e-4)

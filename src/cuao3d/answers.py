@@ -230,6 +230,9 @@ def _layers(scene: StoredScene, sure: Sureness | None, apart: Tensor | None) -> 
         what = f"one minus the confidence; classes of {sure.classes.name}, fitted on {sure.measured_on}"
         labelled = sure.judged.confidence > 0
         layers["How unsure it is what a point is"] = Heat(1 - sure.judged.confidence, what, seen=labelled)
+        if sure.abstain is not None:
+            withheld = (sure.judged.classes == UNLABELLED).float()
+            layers["Where the label is withheld"] = Heat(withheld, _promise(sure), seen=labelled)
     if apart is not None:
         what = "disagreement between the views of a point; grey: one view or none"
         layers["Where views disagree"] = Heat(heat(apart.nan_to_num(0)), what)
