@@ -294,6 +294,17 @@ def test_a_basis_that_does_not_fit_is_refused_and_fuse_makes_it_again(synthetic_
     assert contents(out) == whole
 
 
+def test_scenes_of_another_basis_are_lifted_again(synthetic_scene, tmp_path):
+    pipeline.fuse(Scenes(synthetic_scene), [Mixed()], tmp_path, cell=0.05, codec="pca:3")
+    rewrite(tmp_path / "store.json", bases={})
+    (tmp_path / "bases" / "mixed.basis.safetensors").unlink()
+    other = replace(synthetic_scene, name="other", points=synthetic_scene.points[200:], colors=None, labels=None)
+    store = pipeline.fuse(Scenes(synthetic_scene, other), [Mixed()], tmp_path, cell=0.05)
+    assert store.names() == ("other", "synthetic")
+    told = json.loads((store["synthetic"].folder / "manifest.json").read_text())["codecs"]["mixed"]
+    assert told["basis_sha256"] == store.basis("mixed").sha256
+
+
 def test_a_scene_of_another_basis_or_codec_is_refused(synthetic_scene, tmp_path):
     store = pipeline.fuse(Scenes(synthetic_scene), [Mixed()], tmp_path, cell=0.05, codec="pca:3")
     (tmp_path / "scenes.json").unlink()
