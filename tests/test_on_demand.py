@@ -163,3 +163,16 @@ def test_the_command_makes_the_student_of_a_store(tmp_path, room_folder):
     one, two = (load_file(tmp_path / run / "student.safetensors") for run in ("one", "two"))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "store", "two"]
+
+
+def test_a_training_that_was_interrupted_finds_the_clouds_again(tmp_path):
+    with pytest.raises(KeyboardInterrupt), lifted(Rooms(3), tmp_path / "cache", ONE_SCENE) as store:
+        assert store.num_lifted == 3
+        raise KeyboardInterrupt
+    rooms = Rooms(3)
+    with lifted(rooms, tmp_path / "cache", ONE_SCENE) as store:
+        assert (store.num_lifted, rooms.read, len(store.names())) == (0, [], 3)
+        assert store.missing() == {}
+        scene = store.take(store["room-0"], ("color",))
+        assert len(scene.targets[0]) == len(scene.rows)
+        assert rooms.read == [0]

@@ -36,7 +36,7 @@ def unused_port() -> int:
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        ("127.0.0.1:{port}", r"at 127\.0\.0\.1:\d+ cannot be joined: .*refused.*`ray status --address 127"),
+        ("127.0.0.1:{port}", r"at 127\.0\.0\.1:\d+ cannot be joined: .*refused.*`ray status`"),
         ("ray://127.0.0.1:{port}", "cannot be joined: .*refused"),
         ("127.0.0.1", r"--ray is '127\.0\.0\.1'; expected HOST:PORT"),
     ],

@@ -72,6 +72,15 @@ class Sureness:
             "labelled": round(kept, 4),
         }
 
+    @property
+    def promise(self) -> str:
+        """How many points keep a label, and what is promised of these."""
+        kept, wrong = 100 * self.about["labelled"], 100 * (self.abstain or 0)
+        of = f"{self.classes.name} (fitted on {self.measured_on})"
+        if not kept:
+            return f"no point keeps a label of {of}: none is so sure that the promise of {wrong:g} % could be kept"
+        return f"{kept:.0f} % of the points keep a label of {of}: at most {wrong:g} % of these are wrong, in 19 of 20 such scenes"
+
 
 def page_of(
     out: Path,
@@ -232,7 +241,7 @@ def _layers(scene: StoredScene, sure: Sureness | None, apart: Tensor | None) -> 
         layers["How unsure it is what a point is"] = Heat(1 - sure.judged.confidence, what, seen=labelled)
         if sure.abstain is not None:
             withheld = (sure.judged.classes == UNLABELLED).float()
-            layers["Where the label is withheld"] = Heat(withheld, _promise(sure), seen=labelled)
+            layers["Where the label is withheld"] = Heat(withheld, sure.promise, seen=labelled)
     if apart is not None:
         what = "disagreement between the views of a point; grey: one view or none"
         layers["Where views disagree"] = Heat(heat(apart.nan_to_num(0)), what)

@@ -133,7 +133,7 @@ def ask_store(
     if asked.apart is None and predictor.teacher in store.teachers:
         note(f"How far views disagree is left out: {store.path} was made before that was kept. {MAKE_AGAIN}")
     lines = [f"{asked.scene.name}: {one.words!r}: {where_is(asked.scene, one)}" for one in asked.answers]
-    return [*lines, *([_promise(asked.sure)] if asked.sure is not None and abstain is not None else [])]
+    return [*lines, *([asked.sure.promise] if asked.sure is not None and abstain is not None else [])]
 
 
 def save_answers(
@@ -231,16 +231,6 @@ def _ask_all(store: Store, predictor: Predictor, words: Sequence[str], names: Se
             raise unanswered
         note(f"{name}: no view saw anything of it.", head="left out")
     return answers
-
-
-def _promise(sure: Sureness) -> str:
-    """Say how many points keep a label, and what is promised of these."""
-    kept, wrong = 100 * sure.about["labelled"], 100 * (sure.abstain or 0)
-    of = f"{sure.classes.name} (fitted on {sure.measured_on})"
-    if not kept:
-        return f"no point keeps a label of {of}: none is so sure that the promise of {wrong:g} % could be kept"
-    promise = f"at most {wrong:g} % of these are wrong, in 19 of 20 such scenes"
-    return f"{kept:.0f} % of the points keep a label of {of}: {promise}"
 
 
 class _Rows(NamedTuple):

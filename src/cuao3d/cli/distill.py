@@ -1,7 +1,8 @@
 """`cuao3d distill`: a store becomes a student."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -44,8 +45,7 @@ def distill(
         store: Folder of the store; none with --lift.
         out: Folder of the run.
         lift: Instead of a store, the data: the teachers (--teachers, as of `cuao3d fuse`) lift the scenes of the next
-            steps while the student trains. It trades time for disk: each scene is lifted once and then, unless its
-            features are still kept, whenever its turn comes.
+            steps while the student trains, and again whenever their turn comes; see docs/scale.md.
         cache_gb: Gigabytes of features that --lift keeps at a time, in OUT.lifted beside the run until it is finished.
         recipe: Configuration to start from; "mini" suits a laptop, "ours" is the same at the paper's size. "closed-set"
             adds a vocabulary (--config.words), whose words count as seen in every table.
@@ -62,10 +62,6 @@ def distill(
         config: Every setting of the training. What is not given is the recipe's; --help shows that of the recipe that
             it is given.
     """
-    from cuao3d import distill as room
-    from cuao3d.ranks import joined
-    from cuao3d.store import Store
-
     check_device(device)
     options = {
         "--teachers": ("teachers", None if teachers is None else tuple(split_names(teachers))),
@@ -81,14 +77,29 @@ def distill(
         named = {} if lift is None else {"teachers": tuple(held.teachers)}
         return _configure(held, recipe, config_file, settings | named)
 
+    lifting = None if lift is None else partial(_lifted, lift, teachers, out, cache_gb, voxel_size, configure_for)
+    return _train(store or out, lifting, configure_for, out, resume, device)
+
+
+def _train(
+    path: Path,
+    lifting: "Callable[[str], AbstractContextManager[tuple[Store, DistillConfig]]] | None",
+    configure_for: "Callable[[Store], DistillConfig]",
+    out: Path,
+    resume: str,
+    device: str,
+) -> int:
+    """Train on the store at a path, or on one that `lifting` makes for a device; return the exit code."""
+    from cuao3d import distill as room
+    from cuao3d.ranks import joined
+    from cuao3d.store import Store
+
     with joined(device) as own, ExitStack() as stack:
-        if lift is None:
-            assert store is not None
-            opened = Store.open(store)
+        if lifting is None:
+            opened = Store.open(path)
             config = configure_for(opened)
         else:
-            lifted = _lifted(lift, teachers, out, own, cache_gb, voxel_size, configure_for)
-            opened, config = stack.enter_context(lifted)
+            opened, config = stack.enter_context(lifting(own))
         learned = ", ".join(config.teachers)
         train_shown(room.distill, opened, config, out, resume, own, title="distilling", learned=learned)
         missing = opened.missing()
@@ -100,10 +111,10 @@ def _lifted(
     data: Path,
     names: str | None,
     out: Path,
-    device: str,
     cache_gb: float,
     voxel_size: float | None,
     configure_for: Callable[["Store"], "DistillConfig"],
+    device: str,
 ) -> Iterator[tuple["Store", "DistillConfig"]]:
     """Load teachers and make a store that they lift on demand; the settings are checked before anything is lifted."""
     from cuao3d.pipeline.on_demand import lifted_on_demand

@@ -18,6 +18,8 @@ DEFAULT = "photo"
 
 if TYPE_CHECKING:
     from cuao3d.pipeline.on_ray import RayCluster
+    from cuao3d.pipeline.shards import Shard
+    from cuao3d.readers import Dataset
     from cuao3d.store import Store
     from cuao3d.teachers import Teacher, TeacherSpec
     from cuao3d.teachers.network import Precision
@@ -63,26 +65,20 @@ def fuse(
         view_weights: How much each view counts in the mean of a point's features: none, all the same; robust, less the
             farther it lies from what all say together (each view is shown twice); geometry, less from afar, at a slant
             and near its image's border. The store records it.
-        workers: Processes that share the scenes, one unless given; each loads the teachers. The store is the same
-            whatever their number. With --ray unless given: one for every GPU with --device cuda, or every four cores.
-        shard: Lift only a share of the scenes, i/n: the i-th of n. Others may lift theirs at the same time, on other
-            machines too; see docs/scale.md.
-        ray: Lift on a Ray cluster: that of ADDRESS (HOST:PORT or auto) or of $RAY_ADDRESS, or one that is started here;
-            see docs/scale.md.
+        workers: Processes that share the scenes, one unless given, or with --ray one a GPU or four cores; each loads
+            the teachers. The store is the same whatever their number.
+        shard: Lift only a share of the scenes, i/n: the i-th of n, also beside others; see docs/scale.md.
+        ray: Lift on the Ray cluster of ADDRESS (HOST:PORT or auto) or of $RAY_ADDRESS, or on one started here.
         annotations: Label set in which the labels of the data are read: a name such as scannet200, or your own CSV.
         tolerance: Part of the measured depth by which a point may lie off it and still be visible, such as 0.1.
         every: Use only every n-th frame, where the dataset is a recording, such as raw ScanNet.
         official: Read cameras as the official pipeline does, where it differs; see docs/conventions.md.
     """
-    from cuao3d import pipeline
-    from cuao3d.pipeline.shards import Shard, missing_of
-    from cuao3d.progress import Stages
+    from cuao3d.pipeline.shards import Shard
     from cuao3d.readers import open_dataset
     from cuao3d.teachers import parse_teachers
 
-    cluster = None if ray is None else _cluster(ray, device, workers)
-    if cluster is None:
-        check_device(device)
+    cluster = _cluster(ray, device, workers)
     share = Shard.read(shard) if shard else None
     _check_nothing_is_dropped_unasked(teachers, out)
     specs = parse_teachers(teachers or DEFAULT)
@@ -90,25 +86,38 @@ def fuse(
     dataset = open_dataset(path, **reading)
     load = partial(_load_teachers, specs, device, precision)
     loaded = _load_with_notes(load if cluster is None else partial(_load_teachers, specs, "cpu", precision))
+    reading |= {"annotations": Path(annotations).name} if annotations else {}  # a CSV may move
+    how = {"settings": {"data": path.resolve().name, **reading}, "cell": cell, "batch_size": batch_size}
+    how |= {"codec": codec, "view_weights": view_weights}
+    how |= {"upright": upright, "num_workers": workers or 1, "load": load, "ray": cluster}
+    return _fuse_shown(dataset, loaded, out, how, share)
+
+
+def _fuse_shown(
+    dataset: "Dataset", teachers: "Sequence[Teacher]", out: Path, how: dict[str, Any], share: "Shard | None"
+) -> int:
+    """Lift, and say how it went; return the exit code."""
+    from cuao3d import pipeline
+    from cuao3d.pipeline.shards import missing_of
+    from cuao3d.progress import Stages
+
     with Stages()("lifting") as said:
-        reading |= {"annotations": Path(annotations).name} if annotations else {}  # a CSV may move
-        settings = {"data": path.resolve().name, **reading}
-        lift = partial(pipeline.fuse, dataset, loaded, out, num_workers=workers or 1, load=load, ray=cluster)
-        how: dict[str, Any] = {"cell": cell, "batch_size": batch_size, "upright": upright, "view_weights": view_weights}
-        store = lift(settings=settings, codec=codec, shard=share, **how)
+        store = pipeline.fuse(dataset, teachers, out, shard=share, **how)
         missing = missing_of(store.missing(), dataset.names, share)
         if share:
-            said.append(
-                f"share {shard}: {len(share.of(len(dataset)))} of {len(dataset)} scenes, {len(missing)} left out"
-            )
+            held = f"{len(share.of(len(dataset)))} of {len(dataset)} scenes"
+            said.append(f"share {share.number}/{share.count}: {held}, {len(missing)} left out")
         said.append(_summarise(store))
     return LEFT_OUT if missing else 0
 
 
-def _cluster(address: tuple[str, ...], device: str, workers: int | None) -> "RayCluster":
-    """Read --ray; raise InputError where it does not go together with --device."""
+def _cluster(address: tuple[str, ...] | None, device: str, workers: int | None) -> "RayCluster | None":
+    """Read --ray; raise InputError where it does not go together with --device, or this machine has no such device."""
     from cuao3d.pipeline.on_ray import RayCluster
 
+    if address is None:
+        check_device(device)
+        return None
     if len(address) > 1:
         raise InputError(f"--ray takes one address, not {' '.join(address)}; write DATA first: cuao3d fuse DATA --ray.")
     if device not in ("cpu", "cuda"):

@@ -8,7 +8,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from socket import gethostname
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -73,12 +73,10 @@ def fuse(
         codec: How the store keeps features: fp16, int8, pca:K or pca:K+int8; settled when the store is made. None: as
             the store that is there, and fp16 in a new one.
         view_weights: How much each view counts in a mean; the store records it. See `view_weights.py`.
-        num_workers: Processes that share the scenes; see `side_by_side`. The store is the same whatever their number.
+        num_workers: Processes that share the scenes; see `side_by_side`.
         load: How each of several processes gets the teachers; they are copied to it unless given.
-        shard: Lift only this share; other processes may lift theirs into the same store at the same time, before or
-            after, on this machine or on others. The store is the same as from one process.
-        ray: Lift on a Ray cluster, whose nodes see the data and the store under the same paths. `num_workers` has no
-            effect then.
+        shard: Lift only this share; others may lift theirs into the same store meanwhile, on other machines too.
+        ray: Lift on a Ray cluster whose nodes see data and store under the same paths; not with `num_workers`.
 
     Returns:
         The store, with every scene that could be lifted; `Store.missing` names the others.
@@ -96,23 +94,35 @@ def fuse(
     with locked(Path(out), shared=shard is not None):
         asked = {**(settings or {}), "upright": upright}
         asked |= {} if view_weights == "none" else {"view_weights": view_weights}
-        with roll_locked(Store(Path(out), cell, cards, asked)):
-            store = Store.create(out, cell=cell, teachers=cards, settings=asked, codec=kept, revise=True)
-            fit_bases(store, dataset, teachers, batch_size=batch_size, upright=upright)
-            changes = _plan(dataset, share, store, upright)
-            begin(store, changes, [name for name in dataset.names if name not in changes])
-        _say_changes(changes)
+        how: dict[str, Any] = {"cell": cell, "teachers": cards, "settings": asked, "codec": kept}
+        store, changes = _begin(dataset, share, Path(out), teachers, how, batch_size)
         load = partial(list, teachers) if load is None or (num_workers == 1 and ray is None) else load
-        lift, how = partial(_Lift, store, batch_size, upright), num_workers if ray is None else ray
-        broken = _fuse_in_parallel(dataset, changes, load, lift, how)
-        with roll_locked(store):
+        broken = _fuse_in_parallel(
+            dataset, changes, load, partial(_Lift, store, batch_size, upright), ray or num_workers
+        )
+        with roll_locked(store.path):
             end(store, broken, list(changes))
-    for name, reason in broken.items():
-        note(f"{name}: {reason}", head="left out")
-    if shard is None and len(broken) == len(dataset):
-        first = next((f"{name}: {reason}" for name, reason in broken.items()), "The dataset is empty.")
-        raise InputError(f"No scene could be lifted. {first}")
+    _say_broken(broken, is_all=shard is None and len(broken) == len(dataset))
     return store
+
+
+def _begin(
+    dataset: Dataset,
+    share: Sequence[int],
+    out: Path,
+    teachers: Sequence[Teacher],
+    asked: Mapping[str, Any],
+    batch_size: int,
+) -> tuple[Store, dict[str, Change]]:
+    """Make a store or go on with one, and write down what its scenes need; of several processes one at a time."""
+    with roll_locked(out):
+        store = Store.create(out, **asked, revise=True)
+        upright = bool(store.settings["upright"])
+        fit_bases(store, dataset, teachers, batch_size=batch_size, upright=upright)
+        changes = _plan(dataset, share, store, upright)
+        begin(store, changes, [name for name in dataset.names if name not in changes])
+    _say_changes(changes)
+    return store, changes
 
 
 def _check_cards(cards: Mapping[str, TeacherCard]) -> None:
@@ -176,6 +186,15 @@ def _say_changes(changes: Mapping[str, Change]) -> None:
         lines.append(f"{_scenes(count)}: {what}")
     for line in lines:
         note(line)
+
+
+def _say_broken(broken: Mapping[str, str], *, is_all: bool) -> None:
+    """Print why scenes were left out; raise InputError if these are all."""
+    lines = [f"{name}: {reason}" for name, reason in broken.items()]
+    for line in lines:
+        note(line, head="left out")
+    if is_all:
+        raise InputError(f"No scene could be lifted. {lines[0] if lines else 'The dataset is empty.'}")
 
 
 def _scenes(count: int) -> str:

@@ -19,7 +19,7 @@ from cuao3d.pipeline.fusing import _Lift, _why_broken
 from cuao3d.ranks import num_ranks
 from cuao3d.readers import Dataset
 from cuao3d.store import CELL, Setting, Store, StoredScene
-from cuao3d.store.plan import Change, begin, check_names, end
+from cuao3d.store.plan import Change, begin, check_names, end, manifest_sha256
 from cuao3d.store.revise import manifest_of
 from cuao3d.store.sources import source_of
 from cuao3d.store.stored import POINTS_FILE, features_file
@@ -141,8 +141,8 @@ class OnDemandStore(Store):
         if name in self._there:
             return None
         self._make_room(self._bytes.get(name, max(self._bytes.values(), default=0)))
-        before = manifest_of(self, name)
-        if reason := _why_broken(self._dataset, self._index[name], self._lift, Change("new"), lambda line: None):
+        before, change = manifest_of(self, name), Change("again", outdated=manifest_sha256(self, name))
+        if reason := _why_broken(self._dataset, self._index[name], self._lift, change, lambda line: None):
             return reason
         after = manifest_of(self, name)
         assert after is not None

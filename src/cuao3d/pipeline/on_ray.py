@@ -271,8 +271,8 @@ def _check_answers(address: str) -> None:
 
 def _cannot_be_joined(address: str, why: str) -> InputError:
     return InputError(
-        f"The Ray cluster at {address} cannot be joined: {why}. See that it runs (`ray status --address {address}`), "
-        "or leave the address out to start Ray on this machine."
+        f"The Ray cluster at {address} cannot be joined: {why}. See that it runs (`ray status`), or "
+        "leave the address out to start Ray on this machine."
     )
 
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from cuao3d.durable import LOCK, locked
 from cuao3d.errors import InputError
@@ -36,8 +37,8 @@ class Shard:
         number, count = map(int, found.groups()) if found else (0, 0)
         if not 1 <= number <= count:
             raise InputError(
-                f"--shard is {text!r}; expected i/n, the i-th of n shares, from 1/n to n/n. In a job array of slurm: "
-                "sbatch --array=1-16 and --shard $SLURM_ARRAY_TASK_ID/16."
+                f"--shard is {text!r}; expected i/n, the i-th of n shares, from 1/n to n/n. In an array of 16 "
+                "jobs of slurm: --shard $SLURM_ARRAY_TASK_ID/16."
             )
         return cls(number, count)
 
@@ -47,9 +48,9 @@ class Shard:
 
 
 @contextmanager
-def roll_locked(store: Store) -> Iterator[None]:
+def roll_locked(store: Path) -> Iterator[None]:
     """Let one process at a time change what a store says of all its scenes; others wait, a moment at most."""
-    with locked(store.path, name=f"{LOCK}-roll", on_wait=lambda holder: None):
+    with locked(store, name=f"{LOCK}-roll", on_wait=lambda holder: None):
         yield
 
 
