@@ -90,6 +90,7 @@ ROOMS = (
     "figures",
     "report",
     "answers",
+    "index",
     "recipes",
     "calibrate",
     "pipeline",

@@ -127,7 +127,8 @@ def moved(box: Box, transform: Float64[Tensor, "4 4"]) -> tuple[Float64[Tensor, 
 def _hull(points: Float64[np.ndarray, "N 2"]) -> Float64[np.ndarray, "H 2"]:
     """Return the corners of the convex hull, in order; both ends of points that lie on a line."""
     try:
-        return points[ConvexHull(points).vertices]
+        outline: np.ndarray = points[ConvexHull(points).vertices]
+        return outline
     except (QhullError, ValueError):  # fewer than three points, or all on a line
         far = points[np.linalg.norm(points - points[0], axis=1).argmax()]
         return np.stack([points[np.linalg.norm(points - far, axis=1).argmax()], far])
