@@ -24,8 +24,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cuao3d.console import note, progress_bar
-from cuao3d.durable import make_folder, remove
-from cuao3d.errors import InputError, NotFoundError, UserError
+from cuao3d.durable import is_own, locked, make_folder, remove
+from cuao3d.errors import DiskFullError, InputError, NotFoundError, UserError
 from cuao3d.files import nearby, sha256_of, write_tensors
 from cuao3d.index.named_colors import NAMES
 from cuao3d.index.parts import describe_parts
@@ -149,33 +149,48 @@ def update(path: Path, stores: Sequence[Store], predictors: Iterable[Predictor],
     Raises:
         InputError: The folder holds something else, or parts of another teacher, width, encoder or student.
     """
-    pairs = list(zip(stores, predictors, strict=True))
-    for store, predictor in pairs:
-        _claim(path, identity(predictor, student), store.path)
-    about, roll = read_about(path), _read_roll(path)
-    Vectors.empty(width_of(about))  # a missing library is noticed before hours of work
-    entries = {key: one for key, one in roll.entries.items() if Path(one.store).is_dir()}
-    done, left_out = [], dict[str, str]()
-    for store, predictor in pairs:
-        here = str(store.path.resolve())
-        names = store.names()
-        wanted = {key_of(here, name): name for name in names}
-        entries = {key: one for key, one in entries.items() if one.store != here or key in wanted}
-        with progress_bar() as bar:
-            for key, name in bar.track(list(wanted.items()), description=f"indexing {store.path.name}"):
-                try:
-                    is_new, entry = _cut_up(path, store, name, predictor)
-                except (UserError, OSError) as error:
-                    left_out[name] = str(error)
-                    entries.pop(key, None)
-                    continue
-                done += [name] if is_new else []
-                if key not in entries or entries[key].sha256 != entry.sha256:
-                    entries[key] = entry
-                give_back()
-    removed = tuple(one.scene for key, one in roll.entries.items() if key not in entries)
-    _write_vectors(path, about, roll, entries)
+    with locked(path):
+        pairs = list(zip(stores, predictors, strict=True))
+        for store, predictor in pairs:
+            _claim(path, identity(predictor, student), store.path)
+        about, roll = read_about(path), _read_roll(path)
+        Vectors.empty(width_of(about))  # a missing library is noticed before hours of work
+        entries = {key: one for key, one in roll.entries.items() if Path(one.store).is_dir()}
+        done, left_out = list[str](), dict[str, str]()
+        for store, predictor in pairs:
+            _follow(path, store, predictor, entries, done, left_out)
+        removed = tuple(one.scene for key, one in roll.entries.items() if key not in entries)
+        _write_vectors(path, about, roll, entries)
     return Changes(Index.open(path) if entries else _empty(path, about), tuple(done), removed, left_out)
+
+
+def _follow(
+    path: Path,
+    store: Store,
+    predictor: Predictor,
+    entries: dict[str, Entry],
+    done: list[str],
+    left_out: dict[str, str],
+) -> None:
+    """Bring the entries of a store's scenes up to date; note what was done and what was left out."""
+    here = str(store.path.resolve())
+    wanted = {key_of(here, name): name for name in store.names()}
+    for key in [key for key, one in entries.items() if one.store == here and key not in wanted]:
+        del entries[key]
+    with progress_bar() as bar:
+        for key, name in bar.track(list(wanted.items()), description=f"indexing {store.path.name}"):
+            try:
+                is_new, entry = _cut_up(path, store, name, predictor)
+            except DiskFullError:
+                raise
+            except (UserError, OSError) as error:  # a broken scene does not stop the others
+                left_out[name] = str(error)
+                entries.pop(key, None)
+                continue
+            done += [name] if is_new else []
+            if key not in entries or entries[key].sha256 != entry.sha256:
+                entries[key] = entry
+            give_back()
 
 
 def identity(predictor: Predictor, student: Path | None) -> dict[str, Any]:
@@ -259,7 +274,7 @@ def _claim(path: Path, mine: dict[str, Any], store: Path) -> None:
             said = ", ".join(f"{name} {about.get(name)!r}, not {mine[name]!r}" for name in differing)
             raise InputError(f"{path} holds parts of another kind than those of {store}: {said}. Choose another --out.")
         return
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and (not path.is_dir() or any(not is_own(one.name) for one in path.iterdir())):
         raise InputError(f"{path} is there already and is no index. Choose a new or an empty folder.")
     make_folder(path / "scenes")
     write_sealed(path / "index.json", {"format": FORMAT, "format_version": FORMAT_VERSION, **mine})

@@ -6,20 +6,22 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
-NAMES = {
-    "black": (25, 25, 25),
-    "white": (240, 240, 240),
-    "grey": (135, 135, 135),
-    "red": (195, 30, 35),
-    "orange": (235, 130, 30),
-    "yellow": (235, 215, 60),
-    "green": (55, 140, 65),
-    "blue": (45, 85, 180),
-    "purple": (120, 60, 150),
-    "pink": (235, 150, 185),
-    "brown": (115, 75, 45),
+TYPICAL = {
+    "black": ((25, 25, 25),),
+    "white": ((240, 240, 240),),
+    "grey": ((135, 135, 135),),
+    "red": ((195, 30, 35), (90, 15, 20)),
+    "orange": ((235, 130, 30),),
+    "yellow": ((235, 215, 60),),
+    "green": ((55, 140, 65), (25, 60, 30), (150, 200, 130), (0, 255, 0)),
+    "blue": ((45, 85, 180), (25, 35, 80), (135, 175, 220), (0, 0, 255)),
+    "purple": ((120, 60, 150), (70, 35, 85)),
+    "pink": ((235, 150, 185),),
+    "brown": ((115, 75, 45), (70, 45, 30)),
 }
-"""The eleven basic colour terms of English (Berlin and Kay, 1969), each with a typical colour, sRGB in 0 to 255."""
+"""The eleven basic colour terms of English (Berlin and Kay, 1969), each with typical colours, sRGB in 0 to 255."""
+
+NAMES = tuple(TYPICAL)
 
 ALSO = {"gray": "grey", "violet": "purple"}
 """Other words for them."""
@@ -52,16 +54,15 @@ def split_colors(question: str) -> tuple[str, tuple[str, ...]]:
 
 
 def color_of_points(colors: Float[Tensor, "N 3"]) -> Int64[Tensor, "N"]:
-    """Return the row in `NAMES` of the colour that is nearest to each point's, in CIELAB with lightness toned down.
+    """Return the row in `NAMES` whose typical colour is nearest to each point's, in CIELAB with lightness toned down.
 
     Args:
         colors: sRGB in [0, 1].
     """
-    typical = _lab(torch.tensor(list(NAMES.values())) / 255)
-    return torch.cat([torch.cdist(_lab(few), typical).argmin(dim=1) for few in torch.split(colors, 1 << 16)] or [_NONE])
-
-
-_NONE = torch.zeros(0, dtype=torch.int64)
+    rows = torch.tensor([row for row, typical in enumerate(TYPICAL.values()) for _ in typical])
+    typical = _lab(torch.tensor([color for colors in TYPICAL.values() for color in colors]) / 255)
+    nearest = [torch.cdist(_lab(few), typical).argmin(dim=1) for few in torch.split(colors, 1 << 16)]
+    return rows[torch.cat(nearest)]
 
 
 def _lab(colors: Float[Tensor, "N 3"]) -> Float32[Tensor, "N 3"]:

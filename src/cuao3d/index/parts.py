@@ -24,8 +24,8 @@ CELL = 0.1
 CELLS_A_PART = 120
 """Mean number of cells of a part: a furnished room of 15 square metres has some 50 parts."""
 
-MOST_PARTS = 1_000
-"""Parts of a scene at most."""
+FEWEST_PARTS, MOST_PARTS = 10, 1_000
+"""Parts of a scene at least, if it has so many cells, and at most."""
 
 FEWEST_SAMPLES = 10
 """Smaller parts are left out."""
@@ -91,7 +91,7 @@ def over_segment(points: Float32[Tensor, "n 3"], directions: Float[Tensor, "n C"
     corner = (points.double().amin(dim=0) / CELL).floor() * CELL
     voxels = voxelize(points.double() - corner, CELL)
     num_cells = len(voxels.coordinates)
-    num_parts = min(MOST_PARTS, num_cells, max(1, round(num_cells / CELLS_A_PART)))
+    num_parts = min(MOST_PARTS, num_cells, max(FEWEST_PARTS, round(num_cells / CELLS_A_PART)))
     if num_parts == 1:
         return torch.zeros(len(points), dtype=torch.int64)
     from sklearn.cluster import AgglomerativeClustering

@@ -94,7 +94,7 @@ def search(
             f"{index.about['num_channels']}."
         )
     asked = torch.zeros(len(NAMES))
-    asked[[list(NAMES).index(name) for name in colors]] = 1
+    asked[[NAMES.index(name) for name in colors]] = 1
     row = torch.cat([questions.vectors[0].float().cpu(), COLOR_WEIGHT / COLOR_SCALE * asked]).numpy()
     keys, rows = index.vectors.nearest(row, max(CANDIDATES, 4 * top), exact=exact)
     width = len(row) - len(NAMES)
