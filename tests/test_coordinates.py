@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cuao3d.cli import main
-from cuao3d.coordinates import as_matrix, describe_place, in_capture, unit_of
+from cuao3d.coordinates import as_matrix, describe_place, in_capture, size_in_words, unit_of
 from cuao3d.formats.ply import read_ply
 from cuao3d.geometry import move
 from cuao3d.pipeline import fuse
@@ -40,10 +40,17 @@ def room() -> Scene:
 def test_a_place_by_hand_in_a_world_that_was_turned_and_scaled():
     # Our x is the capture's y, our y its -x; 1000 of its units make a metre; its origin lies at (1, 2, 3) m of it.
     capture_from_world = torch.tensor([[0, -1, 0, 1.0], [1, 0, 0, 2], [0, 0, 1, 3], [0, 0, 0, 0.001]]) * 1000
-    points = torch.tensor([[0.0, 0, 0], [2.0, 0.5, 0.25], [1.0, 0.1, 0.05], [1.0, 0.2, 0.1]])
-    place = describe_place(points, points[:3], capture_from_world.double())
+    points = torch.tensor(
+        [[0.0, 0, 0], [2.0, 0.5, 0.25], [1.0, 0.1, 0.05], [2.0, 0, 0.1], [0, 0.5, 0.1], [1, 0.2, 0.1]]
+    )
+    place = describe_place(points, points[:3], capture_from_world.double(), floor=-0.5)
     assert place["center"] == pytest.approx([1000 - 200, 2000 + 1000, 3000 + 100])
-    assert place["size"] == pytest.approx([2000, 500, 250])
+    assert place["box"]["size"] == pytest.approx([2000, 500, 250])
+    assert place["box"]["center"] == pytest.approx([1000 - 250, 2000 + 1000, 3000 + 125])
+    assert place["box"]["yaw"] == 90.0
+    assert place["size_m"] == [2, 0.5, 0.25]
+    assert place["above_floor_m"] == 0.5
+    assert size_in_words(place) == "2.00 x 0.50 x 0.25 m, 0.50 m above the floor"
     assert place["corners"][0] == pytest.approx([1000, 2000, 3000])
     assert place["corners"][1] == pytest.approx([1000, 4000, 3000])
     assert place["corners"][2] == pytest.approx([500, 2000, 3000])
@@ -52,10 +59,13 @@ def test_a_place_by_hand_in_a_world_that_was_turned_and_scaled():
 
 
 def test_where_nothing_was_changed_places_are_in_metres_to_a_millimetre():
-    points = torch.tensor([[0.0, 0, 0], [1.23456, 1, 1], [0.61728, 0.5, 0.5]])
+    points = torch.tensor([[0.0, 0, 0], [1.23456, 0, 0], [1.23456, 1, 1], [0, 1, 1], [0.61728, 0.5, 0.5]])
     place = describe_place(points, points, None)
     assert place["center"] == [0.617, 0.5, 0.5]
-    assert place["size"] == [1.235, 1.0, 1.0]
+    assert place["box"] == {"center": [0.617, 0.5, 0.5], "size": [1.235, 1.0, 1.0], "yaw": 0.0}
+    assert place["above_floor_m"] is None
+    assert size_in_words(place) == "1.24 x 1.00 x 1.00 m"
+    assert size_in_words(place | {"above_floor_m": 0.05}) == "1.24 x 1.00 x 1.00 m, on the floor"
     assert unit_of(None) == " m"
     assert in_capture(points, None).equal(points)
     assert as_matrix(None) == torch.eye(4).tolist()

@@ -21,7 +21,7 @@ from cuao3d.finds import Find, Finds, Place, layout
 from cuao3d.labels import label_set
 from cuao3d.photographs import Outline, Photograph
 from cuao3d.pipeline import fuse
-from cuao3d.query import Answer, parts
+from cuao3d.query import Answer
 from cuao3d.report import Gallery, write_report
 from cuao3d.scene import Scene
 from cuao3d.store import PHOTOGRAPHS_FILE, Store
@@ -70,13 +70,15 @@ def test_a_place_is_outlined_in_the_photograph_that_shows_it(store, tmp_path):
     assert "<b>1 picture</b>" in page
     seen = "the 64 % that was seen"
     assert f'<b>picture</b><i class="verdict">here</i><span>relevance 1.00, 1 place in {seen}</span>' in page
-    assert re.search(r"<b>1</b> relevance 1\.00, at \(0\.00, 1\.00, 1\.00\) m</span>", page)
+    size = r"0\.44 x 0\.00 x 0\.44 m"
+    assert re.search(rf"<b>1</b> relevance 1\.00, at \(0\.00, 1\.00, 1\.00\) m; {size}</span>", page)
     assert re.search(rf'<p class="rest absent"><b>bathtub</b><i class="verdict">absent</i>.*not in {seen}', page)
 
 
 def test_the_places_of_a_question_are_worked_out_once_for_a_page(store, tmp_path, monkeypatch):
     clustered = []
-    monkeypatch.setattr(answers, "parts", lambda points: clustered.append(len(points)) or parts(points))
+    find = answers.find_places
+    monkeypatch.setattr(answers, "find_places", lambda points, *rest: clustered.append(points) or find(points, *rest))
     ask(store, tmp_path, "picture", "wall")
     assert len(clustered) == 2
 

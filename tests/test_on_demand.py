@@ -166,9 +166,13 @@ def test_the_command_makes_the_student_of_a_store(tmp_path, room_folder):
 
 
 def test_a_training_that_was_interrupted_finds_the_clouds_again(tmp_path):
-    with pytest.raises(KeyboardInterrupt), lifted(Rooms(3), tmp_path / "cache", ONE_SCENE) as store:
-        assert store.num_lifted == 3
-        raise KeyboardInterrupt
+    def interrupted():
+        with lifted(Rooms(3), tmp_path / "cache", ONE_SCENE) as store:
+            assert store.num_lifted == 3
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     rooms = Rooms(3)
     with lifted(rooms, tmp_path / "cache", ONE_SCENE) as store:
         assert (store.num_lifted, rooms.read, len(store.names())) == (0, [], 3)

@@ -10,17 +10,19 @@ import torch
 from torch import Tensor
 
 from cuao3d import __version__
+from cuao3d.boxes import floor_height
 from cuao3d.colors import heat_colors
 from cuao3d.confidence import UNFITTED, Judged
-from cuao3d.coordinates import as_matrix, describe_place, unit_of
+from cuao3d.coordinates import as_matrix, describe_place, size_in_words, unit_of
 from cuao3d.errors import NotFoundError
 from cuao3d.evaluate import labels_of
 from cuao3d.files import write_whole
 from cuao3d.formats.ply import cloud_columns, write_ply
 from cuao3d.labels import LabelSet
 from cuao3d.photographs import outline, read_photographs
+from cuao3d.places import find_places
 from cuao3d.predictor import Predictor
-from cuao3d.query import MIN_POINTS, Answer, heat, parts
+from cuao3d.query import Answer, heat
 from cuao3d.scene import UNLABELLED
 from cuao3d.store import Store, StoredScene
 
@@ -42,10 +44,6 @@ NO_PHOTOGRAPHS = (
 )
 
 MAKE_AGAIN = "Make it again to have it: cuao3d fuse DATA --out ANOTHER"
-
-BEST_SHARE = 4
-"""The relevance and the centre of a place are those of the best of its points, one in so many: the others would hide a
-small place behind a large one, and pull the centre off the thing."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,8 @@ class Sureness:
         of = f"{self.classes.name} (fitted on {self.measured_on})"
         if not kept:
             return f"no point keeps a label of {of}: none is so sure that the promise of {wrong:g} % could be kept"
-        return f"{kept:.0f} % of the points keep a label of {of}: at most {wrong:g} % of these are wrong, in 19 of 20 such scenes"
+        promise = f"at most {wrong:g} % of these are wrong, in 19 of 20 such scenes"
+        return f"{kept:.0f} % of the points keep a label of {of}: {promise}"
 
 
 def page_of(
@@ -154,7 +153,7 @@ def disagreement_of(predictor: Predictor, scene: StoredScene) -> Tensor | None:
 
 
 def places(scene: StoredScene, answer: Answer) -> list[dict[str, Any]]:
-    """List the connected parts of a scene that answer a question, the most relevant first; none if it is absent.
+    """List the places of a scene that answer a question, the most relevant first; none if it is absent.
 
     They are described in the coordinates of the capture's pose files; see `describe_place`.
     """
@@ -199,7 +198,8 @@ def in_words(answer: Answer, found: Sequence[Mapping[str, Any]], *, unit: str = 
     x, y, z = found[0]["center"]
     more = f", and {len(found) - 1} more" if len(found) > 1 else ""
     seen = (f" (in {part})" if part else "") + _doubt(answer)
-    return f"{'perhaps ' if answer.verdict == 'unsure' else ''}at ({x:.2f}, {y:.2f}, {z:.2f}){unit}{more}{seen}"
+    where = f"at ({x:.2f}, {y:.2f}, {z:.2f}){unit}, {size_in_words(found[0])}"
+    return f"{'perhaps ' if answer.verdict == 'unsure' else ''}{where}{more}{seen}"
 
 
 def as_heat(scene: StoredScene, answer: Answer, *, of_gallery: bool = True) -> "Heat":
@@ -316,22 +316,17 @@ def _places_and_points(scene: StoredScene, answer: Answer) -> list[tuple[dict[st
 
 def _find_places(scene: StoredScene, answer: Answer) -> list[tuple[dict[str, Any], Tensor]]:
     """Work out what `_places_and_points` returns."""
-    index = torch.nonzero(answer.answers).squeeze(1)
-    part_of_point = parts(scene.points[index])
-    by_part = torch.argsort(part_of_point, stable=True)[int((part_of_point < 0).sum()) :]
+    floor = floor_height(scene.sample_points)
     found = []
-    for own in torch.split(index[by_part], torch.bincount(part_of_point[by_part]).tolist()):
-        relevance = answer.relevance[own]
-        least = relevance.topk(max(min(MIN_POINTS, len(own)), len(own) // BEST_SHARE)).values[-1]
-        best = relevance >= least  # all that are equal, so that the centre of an even place is its middle
-        points = scene.points[own]
+    for part in find_places(scene.points, answer.relevance, answer.answers, answer.seen):
+        own, best = scene.points[part.points], scene.points[part.best]
         place = {
-            **describe_place(points, points[best], scene.capture_from_world),
-            "num_points": len(own),
-            "relevance": round(float(relevance[best].mean()), 3),
+            **describe_place(own, best, scene.capture_from_world, floor),
+            "num_points": len(part.points),
+            "relevance": round(part.relevance, 3),
         }
-        found.append((place, own))
-    return sorted(found, key=lambda one: -one[0]["relevance"])
+        found.append((place, part.points))
+    return found
 
 
 def _about_answer(answer: Answer, num_places: int) -> str:
@@ -353,7 +348,7 @@ def _doubt(answer: Answer) -> str:
 def _about_place(place: Mapping[str, Any], unit: str) -> str:
     """Say how relevant a place is, and where it is."""
     x, y, z = place["center"]
-    return f"relevance {place['relevance']:.2f}, at ({x:.2f}, {y:.2f}, {z:.2f}){unit}"
+    return f"relevance {place['relevance']:.2f}, at ({x:.2f}, {y:.2f}, {z:.2f}){unit}; {size_in_words(place)}"
 
 
 def in_heat(scene: StoredScene, answers: Sequence[Answer]) -> Tensor:

@@ -1,12 +1,14 @@
 """From our world (metres, z up) to the coordinates of a capture's pose files, in which answers are given."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
+from cuao3d.boxes import moved, upright_box
 from cuao3d.geometry import move
 
 FAR = 1_000.0
@@ -14,6 +16,9 @@ FAR = 1_000.0
 
 ON_THE_THING = 0.1
 """Metres from the nearest of its points up to which the middle of a place lies on the thing."""
+
+ON_FLOOR = 0.1
+"""Metres above the floor up to which a place is said to stand on it."""
 
 
 def in_capture(points: Float32[Tensor, "N 3"], transform: Float64[Tensor, "4 4"] | None) -> Float[Tensor, "N 3"]:
@@ -43,7 +48,10 @@ def as_matrix(transform: Float64[Tensor, "4 4"] | None) -> list[list[float]]:
 
 
 def describe_place(
-    points: Float32[Tensor, "N 3"], best: Float32[Tensor, "M 3"], transform: Float64[Tensor, "4 4"] | None
+    points: Float32[Tensor, "N 3"],
+    best: Float32[Tensor, "M 3"],
+    transform: Float64[Tensor, "4 4"] | None,
+    floor: float | None = None,
 ) -> dict[str, Any]:
     """Describe a place by numbers that JSON can hold.
 
@@ -51,31 +59,51 @@ def describe_place(
         points: World positions of its points, metres.
         best: Those that answer the question best.
         transform: `capture_from_world` of the scene.
+        floor: Height of the floor in the world, metres; None where it is not known.
 
     Returns:
         In the capture's coordinates and unit: `center`, the mean of the best points or, where that lies off the thing,
-        the point nearest to it; `corners`, the eight corners of the box around the points, whose edges are level or
-        upright in the room: bit 0 of a corner's index says whether it is at the box's far end along our x, bit 1 along
-        y, bit 2 along z, which is up; `size`, the lengths of these edges.
+        the point nearest to it; `box`, the upright box around the points, by its `center`, its `size` (length, width,
+        height) and its `yaw`, the direction of the length in degrees (see `boxes.moved`); `corners`, the eight corners
+        of the box: bit 0 of a corner's index says whether it is at the far end along the length, bit 1 along the width,
+        bit 2 along the height. In metres, whatever the unit: `size_m`, the size of the box, and `above_floor_m`, the
+        height of its lower face above the floor, or None.
     """
     middle = best.mean(dim=0)
     off = (points - middle).norm(dim=1)
     if off.min() > ON_THE_THING:
         middle = points[off.argmin()]
-    low, high = points.amin(dim=0), points.amax(dim=0)
-    far = torch.tensor([[index >> axis & 1 for axis in range(3)] for index in range(8)], dtype=torch.bool)
     units = units_per_metre(transform)
     digits = 3 + max(0, math.ceil(-math.log10(units)))  # a millimetre, whatever the unit
-
-    def rounded(values: Tensor) -> list[Any]:
-        found: list[Any] = values.double().mul(10**digits).round().div(10**digits).tolist()
-        return found
-
+    box = upright_box(points)
+    change = torch.eye(4, dtype=torch.float64) if transform is None else transform.double()
+    center, yaw = moved(box, change)
     return {
-        "center": rounded(in_capture(middle[None], transform)[0]),
-        "size": rounded((high - low) * units),
-        "corners": rounded(in_capture(torch.where(far, high, low), transform)),
+        "center": _rounded(in_capture(middle[None], transform)[0], digits),
+        "box": {
+            "center": _rounded(center, digits),
+            "size": _rounded(box.size * units, digits),
+            "yaw": round(yaw, 1) % 180,
+        },
+        "corners": _rounded(box.corners @ change[:3, :3].T + change[:3, 3], digits),
+        "size_m": _rounded(box.size, 3),
+        "above_floor_m": None if floor is None else round(box.bottom - floor, 3),
     }
+
+
+def size_in_words(place: Mapping[str, Any]) -> str:
+    """Say how large a place is, and how high above the floor: "1.9 x 0.9 x 0.8 m, 0.1 m above the floor".
+
+    Args:
+        place: What `describe_place` returned.
+    """
+    size, above = " x ".join(f"{edge:.2f}" for edge in place["size_m"]) + " m", place["above_floor_m"]
+    return size if above is None else f"{size}, {f'{above:.2f} m above' if above > ON_FLOOR else 'on'} the floor"
+
+
+def _rounded(values: Tensor, digits: int) -> list[Any]:
+    found: list[Any] = values.double().mul(10**digits).round().div(10**digits).tolist()
+    return found
 
 
 def units_per_metre(transform: Tensor | None) -> float:

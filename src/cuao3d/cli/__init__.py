@@ -22,10 +22,12 @@ from cuao3d.cli.demo import configurable_demo, demo
 from cuao3d.cli.distill import configurable_distill, distill
 from cuao3d.cli.evaluate import evaluate
 from cuao3d.cli.fuse import fuse
+from cuao3d.cli.index import index
 from cuao3d.cli.probe import probe
 from cuao3d.cli.query import query
 from cuao3d.cli.report import report
 from cuao3d.cli.reproduce import reproduce
+from cuao3d.cli.search import search
 from cuao3d.cli.settings import bound, check_options, refuse_unknown_options
 from cuao3d.cli.store import store
 from cuao3d.cli.supervise import configurable_supervise, supervise
@@ -45,6 +47,8 @@ COMMANDS: dict[str, Any] = {
     "probe": probe,
     "query": query,
     "view": view,
+    "index": index,
+    "search": search,
     "compare": compare,
     "report": report,
     "reproduce": reproduce,
@@ -65,6 +69,7 @@ AFTER_STOP = {
     "fuse": "Finished scenes are kept; the same command goes on with the next one.",
     "distill": "With --resume auto, the default, the same command goes on from the last checkpoint, if it saved one.",
     "supervise": "With --resume auto, the default, the same command goes on from the last checkpoint, if it saved one.",
+    "index": "Finished scenes are kept; the same command goes on with the next one.",
     "import": "Finished scenes are kept; the same command goes on with the next one.",
     "reproduce": "Finished scenes, students and cells are kept; the same command goes on with the next ones.",
     "weights": "Files that arrived whole are kept; the same command fetches the others.",
