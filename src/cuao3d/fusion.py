@@ -168,6 +168,11 @@ def lift_together(
     parts = _parts(teachers, len(visibility.seen_samples), through or {}, num_exact)
     walk = _Walk(scene, visibility, teachers, parts, mode, batch_size, upright, skip_unreadable, view_weights)
     walk.go(unfinished, progress)
+    return _collect(walk, parts, teachers)
+
+
+def _collect(walk: "_Walk", parts: Mapping[str, "_Part"], teachers: Sequence[Teacher]) -> dict[str, Lifted]:
+    """Return what each teacher saw on a walk; its sums are used up."""
     visibility = walk.visibility()
     kept, num_views = visibility.num_views[walk.seen] > 0, visibility.num_views[visibility.seen_samples]
     found = {}

@@ -53,20 +53,18 @@ def fuse(
         out: Folder of the store to make, or to go on with.
         teachers: Names of the teachers, separated by commas; "none" for points alone. The default, photo, learned from
             photographs; mini-lseg,mini-dino,mini-diffusion learned from synthetic rooms. NAME:KEY=VALUE,KEY=VALUE sets
-            options, NAME=FOLDER says where weights lie, my_teacher.py:MyTeacher is a class of your own. A teacher that
-            a store lacks is added; one that is not named is dropped.
+            options, NAME=FOLDER says where weights lie, my_teacher.py:MyTeacher is a class of your own. A store's other
+            teachers are dropped.
         cell: Edge of a sample cell, metres.
         device: Where the teachers run, such as cuda.
         precision: What the teachers compute in; the store records it.
         batch_size: Views shown to a teacher at a time; halved where memory runs out.
-        upright: Show each view turned by the nearest quarter so that the world's up is up; the store records it.
+        upright: Show each view turned by the nearest quarter so that the world's up is up.
         codec: How features are kept: fp16; int8; pca:K, in the K directions that fit each teacher best; or pca:K+int8,
             such as pca:256+int8. Settled when the store is made, fp16 unless given; `store convert` makes another.
         view_weights: How much each view counts in the mean of a point's features: none, all the same; robust, less the
-            farther it lies from what all say together (each view is shown twice); geometry, less from afar, at a slant
-            and near its image's border. The store records it.
-        workers: Processes that share the scenes, one unless given, or with --ray one a GPU or four cores; each loads
-            the teachers. The store is the same whatever their number.
+            farther it lies from what all say together; geometry, less from afar, at a slant and near a border.
+        workers: Processes that share the scenes, one unless given, or with --ray one a GPU or four cores.
         shard: Lift only a share of the scenes, i/n: the i-th of n, also beside others; see docs/scale.md.
         ray: Lift on the Ray cluster of ADDRESS (HOST:PORT or auto) or of $RAY_ADDRESS, or on one started here.
         annotations: Label set in which the labels of the data are read: a name such as scannet200, or your own CSV.
@@ -78,8 +76,7 @@ def fuse(
     from cuao3d.readers import open_dataset
     from cuao3d.teachers import parse_teachers
 
-    cluster = _cluster(ray, device, workers)
-    share = Shard.read(shard) if shard else None
+    cluster, share = _cluster(ray, device, workers), Shard.read(shard) if shard else None
     _check_nothing_is_dropped_unasked(teachers, out)
     specs = parse_teachers(teachers or DEFAULT)
     reading = reading_options(annotations, tolerance, every, official=official)
@@ -87,10 +84,9 @@ def fuse(
     load = partial(_load_teachers, specs, device, precision)
     loaded = _load_with_notes(load if cluster is None else partial(_load_teachers, specs, "cpu", precision))
     reading |= {"annotations": Path(annotations).name} if annotations else {}  # a CSV may move
-    how = {"settings": {"data": path.resolve().name, **reading}, "cell": cell, "batch_size": batch_size}
-    how |= {"codec": codec, "view_weights": view_weights}
-    how |= {"upright": upright, "num_workers": workers or 1, "load": load, "ray": cluster}
-    return _fuse_shown(dataset, loaded, out, how, share)
+    how = {"settings": {"data": path.resolve().name, **reading}, "cell": cell, "codec": codec, "upright": upright}
+    how |= {"view_weights": view_weights, "batch_size": batch_size, "num_workers": workers or 1, "load": load}
+    return _fuse_shown(dataset, loaded, out, how | {"ray": cluster}, share)
 
 
 def _fuse_shown(

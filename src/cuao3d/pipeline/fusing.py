@@ -58,20 +58,18 @@ def fuse(
     """Lift every scene of a dataset into a store; a broken one is reported.
 
     A scene that is there already is lifted again if something that decides it has changed: its files, `capture.json`,
-    the cell, `upright`, weights, options or code of the teachers. Where only some of the teachers are new or others,
-    only their features are lifted; those of teachers that are not asked for are dropped.
+    the cell, `upright`, weights, options or code of the teachers. Of teachers that are new or others only their own
+    features are lifted; those of teachers that are not asked for are dropped.
 
     Args:
         dataset: The scenes; one that has `source(index)` need not be read to know whether it has changed.
         teachers: The teachers; empty for points alone.
         out: Folder of the store.
         cell: Edge of a sample cell, metres.
-        settings: Further settings that all scenes depend on; a store made with others is refused, apart from
-            `OF_SCENES`.
+        settings: Further settings that all scenes depend on; a store made with others, but `OF_SCENES`, is refused.
         batch_size: Views shown to a teacher at a time, if it takes several.
         upright: Show each view turned by the nearest quarter so that the world's up is up; the store records it.
-        codec: How the store keeps features: fp16, int8, pca:K or pca:K+int8; settled when the store is made. None: as
-            the store that is there, and fp16 in a new one.
+        codec: How the store keeps features; see `Codec.FORMS`. None: as the store that is there, fp16 in a new one.
         view_weights: How much each view counts in a mean; the store records it. See `view_weights.py`.
         num_workers: Processes that share the scenes; see `side_by_side`.
         load: How each of several processes gets the teachers; they are copied to it unless given.
@@ -83,8 +81,7 @@ def fuse(
 
     Raises:
         InputError: A teacher or the codec is invalid, two scenes have one name, no scene of all could be read, the
-            folder holds something else, or another process writes the store and not just a share, or with other
-            teachers.
+            folder holds something else, or another process writes the store, other than a share of the same.
         NotInstalledError: Ray is not installed.
     """
     cards, kept = cards_of(teachers), None if codec is None else Codec.parse(codec)
@@ -97,9 +94,8 @@ def fuse(
         how: dict[str, Any] = {"cell": cell, "teachers": cards, "settings": asked, "codec": kept}
         store, changes = _begin(dataset, share, Path(out), teachers, how, batch_size)
         load = partial(list, teachers) if load is None or (num_workers == 1 and ray is None) else load
-        broken = _fuse_in_parallel(
-            dataset, changes, load, partial(_Lift, store, batch_size, upright), ray or num_workers
-        )
+        lift = partial(_Lift, store, batch_size, upright)
+        broken = _fuse_in_parallel(dataset, changes, load, lift, ray or num_workers)
         with roll_locked(store.path):
             end(store, broken, list(changes))
     _say_broken(broken, is_all=shard is None and len(broken) == len(dataset))
