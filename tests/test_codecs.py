@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from cuao3d import pipeline
+from cuao3d.cli import main
 from cuao3d.codecs import Basis, Codec, Coded, Projection, Quantised
 from cuao3d.errors import InputError
 from cuao3d.files import write_tensors
 from cuao3d.fusion import lift, lift_measured, sample_cells, see
 from cuao3d.objective import Compressed, RowMeans, row_means, table_of, teacher_loss
+from cuao3d.readers.sevenscenes import write_capture
 from cuao3d.store import Store, TeacherCard
+from cuao3d.worlds.rooms import make_room
 
 WIDTH = 8
 
@@ -250,6 +253,17 @@ def test_a_fuse_that_stopped_goes_on_to_the_same_bytes(synthetic_scene, tmp_path
             pipeline.fuse(data, [Stops()], tmp_path / f"part{at}", **how)
         pipeline.fuse(data, [Mixed()], tmp_path / f"part{at}", **how)
         assert contents(tmp_path / f"part{at}") == contents(whole.path)
+
+
+@pytest.mark.slow
+def test_the_number_of_workers_makes_no_difference(tmp_path):
+    for seed in (0, 1):
+        write_capture(make_room(seed, num_views=2), tmp_path / "data" / f"room-{seed}")
+    how = ["--teachers", "mini-diffusion", "--cell", "0.1", "--codec", "pca:16+int8"]
+    for workers in ("1", "2"):
+        words = ["fuse", str(tmp_path / "data"), "--out", str(tmp_path / workers), *how, "--workers", workers]
+        assert main(words) == 0
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 
 def test_a_codec_is_settled_when_the_store_is_made(synthetic_scene, tmp_path):
