@@ -28,7 +28,7 @@ from cuao3d.scene import Scene
 from cuao3d.worlds.rooms import make_room
 
 SCANNET = label_set("scannet20")
-EVIL = "</script><script>window.hacked = 1</script><!-- <img src=x onerror='window.hacked = 1'> & \u2028"
+EVIL = "<img src=x onerror='window.hacked = 1'></script><script>window.hacked = 1</script><!-- & \u2028"
 
 ARGUMENTS = [
     *("--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-sync"),
