@@ -48,16 +48,14 @@ def fuse(
     """Lift the features of 2D teachers to the points of a capture, or of every scene of a dataset.
 
     Args:
-        path: Folder of the capture or of the dataset, or the file of a lone cloud; scenezoo:NAME:FOLDER for a dataset
-            that only the package scenezoo reads.
+        path: Folder of the capture or of the dataset, or the file of a lone cloud; scenezoo:NAME:FOLDER by scenezoo.
         out: Folder of the store to make, or to go on with.
         teachers: Names of the teachers, separated by commas; "none" for points alone. The default, photo, learned from
-            photographs; mini-lseg,mini-dino,mini-diffusion learned from synthetic rooms. NAME:KEY=VALUE,KEY=VALUE sets
-            options, NAME=FOLDER says where weights lie, my_teacher.py:MyTeacher is a class of your own. A store's other
-            teachers are dropped.
+            photographs; mini-lseg,mini-dino,mini-diffusion learned from made rooms. NAME:KEY=VALUE,... sets options,
+            NAME=FOLDER says where weights lie, FILE.py:CLASS is your own. Other teachers of a store are dropped.
         cell: Edge of a sample cell, metres.
         device: Where the teachers run, such as cuda.
-        precision: What the teachers compute in; the store records it.
+        precision: What the teachers compute in.
         batch_size: Views shown to a teacher at a time; halved where memory runs out.
         upright: Show each view turned by the nearest quarter so that the world's up is up.
         codec: How features are kept: fp16; int8; pca:K, in the K directions that fit each teacher best; or pca:K+int8,
@@ -78,15 +76,15 @@ def fuse(
 
     cluster, share = _cluster(ray, device, workers), Shard.read(shard) if shard else None
     _check_nothing_is_dropped_unasked(teachers, out)
-    specs = parse_teachers(teachers or DEFAULT)
     reading = reading_options(annotations, tolerance, every, official=official)
     dataset = open_dataset(path, **reading)
-    load = partial(_load_teachers, specs, device, precision)
+    load = partial(_load_teachers, specs := parse_teachers(teachers or DEFAULT), device, precision)
     loaded = _load_with_notes(load if cluster is None else partial(_load_teachers, specs, "cpu", precision))
     reading |= {"annotations": Path(annotations).name} if annotations else {}  # a CSV may move
     how = {"settings": {"data": path.resolve().name, **reading}, "cell": cell, "codec": codec, "upright": upright}
-    how |= {"view_weights": view_weights, "batch_size": batch_size, "num_workers": workers or 1, "load": load}
-    return _fuse_shown(dataset, loaded, out, how | {"ray": cluster}, share)
+    how |= {"view_weights": view_weights, "batch_size": batch_size, "num_workers": workers or 1} | {"load": load}
+    how["ray"] = cluster
+    return _fuse_shown(dataset, loaded, out, how, share)
 
 
 def _fuse_shown(

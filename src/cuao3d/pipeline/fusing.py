@@ -57,20 +57,19 @@ def fuse(
 ) -> Store:
     """Lift every scene of a dataset into a store; a broken one is reported.
 
-    A scene that is there already is lifted again if something that decides it has changed: its files, `capture.json`,
-    the cell, `upright`, weights, options or code of the teachers. Of teachers that are new or others only their own
-    features are lifted; those of teachers that are not asked for are dropped.
+    A scene that is there is lifted again if what decides it has changed: its files, `capture.json`, the cell, `upright`,
+    weights, options or code of the teachers. Teachers that are new are added; those that are not asked for are dropped.
 
     Args:
         dataset: The scenes; one that has `source(index)` need not be read to know whether it has changed.
         teachers: The teachers; empty for points alone.
         out: Folder of the store.
         cell: Edge of a sample cell, metres.
-        settings: Further settings that all scenes depend on; a store made with others, but `OF_SCENES`, is refused.
+        settings: Further settings that all depend on; a store made with others, apart from `OF_SCENES`, is refused.
         batch_size: Views shown to a teacher at a time, if it takes several.
         upright: Show each view turned by the nearest quarter so that the world's up is up; the store records it.
         codec: How the store keeps features; see `Codec.FORMS`. None: as the store that is there, fp16 in a new one.
-        view_weights: How much each view counts in a mean; the store records it. See `view_weights.py`.
+        view_weights: How much each view counts in a mean; see `view_weights.py`.
         num_workers: Processes that share the scenes; see `side_by_side`.
         load: How each of several processes gets the teachers; they are copied to it unless given.
         shard: Lift only this share; others may lift theirs into the same store meanwhile, on other machines too.
@@ -84,14 +83,14 @@ def fuse(
             folder holds something else, or another process writes the store, other than a share of the same.
         NotInstalledError: Ray is not installed.
     """
-    cards, kept = cards_of(teachers), None if codec is None else Codec.parse(codec)
-    _check_cards(cards)
+    _check_cards(cards := cards_of(teachers))
     check_names(dataset.names, partial(source_of, dataset))
     share = range(len(dataset)) if shard is None else shard.of(len(dataset))
     with locked(Path(out), shared=shard is not None):
-        asked = {**(settings or {}), "upright": upright}
-        asked |= {} if view_weights == "none" else {"view_weights": view_weights}
-        how: dict[str, Any] = {"cell": cell, "teachers": cards, "settings": asked, "codec": kept}
+        weighted = {} if view_weights == "none" else {"view_weights": view_weights}
+        asked = {**(settings or {}), "upright": upright, **weighted}
+        kept = None if codec is None else Codec.parse(codec)
+        how: dict[str, Any] = {"codec": kept, "cell": cell, "teachers": cards, "settings": asked}
         store, changes = _begin(dataset, share, Path(out), teachers, how, batch_size)
         load = partial(list, teachers) if load is None or (num_workers == 1 and ray is None) else load
         lift = partial(_Lift, store, batch_size, upright)

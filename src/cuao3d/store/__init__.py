@@ -39,7 +39,7 @@ from cuao3d.scene import Scene, Split
 from cuao3d.schema import fit
 from cuao3d.seals import read_sealed, sha256_once, write_sealed
 from cuao3d.store.encoding import encode, feature_files, read_basis, write_basis
-from cuao3d.store.header import LABELS, difference, for_all, is_beginning
+from cuao3d.store.header import CODED_VERSION, FORMAT, FORMAT_VERSION, LABELS, difference, for_all, is_beginning
 from cuao3d.store.header import Setting as Setting
 from cuao3d.store.roll import AGAIN, ROLL, UNFINISHED, Entry, count_of, read_roll, remove_damaged_roll, write_roll
 from cuao3d.store.schemas import read_cloud, read_header, read_manifest
@@ -65,10 +65,6 @@ from cuao3d.store.stored import SceneSummary as SceneSummary
 from cuao3d.store.stored import StoredScene as StoredScene
 from cuao3d.teachers.teacher import TeacherCard as TeacherCard
 
-FORMAT = "cuao3d-store"
-FORMAT_VERSION = 1
-CODED_VERSION = 2
-"""Version of a store that does not keep plain 16 bits: earlier code must not try to read it."""
 CELL = 0.02
 """Default edge of a sample cell, metres."""
 
@@ -126,8 +122,7 @@ class Store:
         Raises:
             InputError: The folder holds something else.
         """
-        path = Path(path)
-        store = cls(path, cell, dict(teachers or {}), dict(settings or {}), codec)
+        store = cls(path := Path(path), cell, dict(teachers or {}), dict(settings or {}), codec)
         for teacher in store.teachers:
             check_file_name(teacher, "teacher")
         begins = path.is_dir() and is_beginning(path)
@@ -409,8 +404,8 @@ class Store:
 
     def _settled(self) -> dict[str, Any]:
         """Return what two stores of the same settings have in common."""
-        same = {key: value for key, value in self._header().items() if key not in ("format_version", "bases")}
-        return same | {"codec": str(self.codec)}
+        header = self._header() | {"codec": str(self.codec)}
+        return {key: value for key, value in header.items() if key not in ("format_version", "bases")}
 
     def _write_header(self) -> None:
         write_sealed(self.path / "store.json", self._header() | {"code_version": __version__})

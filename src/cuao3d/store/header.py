@@ -7,6 +7,11 @@ from typing import Any
 
 from cuao3d.durable import is_own
 
+FORMAT = "cuao3d-store"
+FORMAT_VERSION = 1
+CODED_VERSION = 2
+"""Version of a store that does not keep plain 16 bits: earlier code must not try to read it."""
+
 LABELS = "labels"
 
 Setting = str | int | float | bool | None
