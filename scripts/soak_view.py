@@ -65,13 +65,13 @@ class Tab:
     def __init__(self, browser: Any, viewer: Viewer, wrong: list[str]) -> None:
         self.viewer, before = viewer, set(viewer.server.get_clients())
         self.page = browser.new_page(viewport={"width": 800, "height": 480})
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(60_000)
         self.page.on("pageerror", lambda error: wrong.append(f"page: {error}"))
         self.page.on("console", lambda one: wrong.append(f"console: {one.text}") if one.type == "error" else None)
         self.page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         self.page.goto(viewer.url)
         self.page.get_by_label("Colour by").wait_for()
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while not (new := set(viewer.server.get_clients()) - before) or not new <= set(viewer._panes):
             assert time.monotonic() < end, "the pane was not built in time"
             time.sleep(0.05)

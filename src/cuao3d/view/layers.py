@@ -52,8 +52,9 @@ LAYERS = (
 NUM_WORDS = 5
 """Words that are told of a point that was clicked."""
 
-RADIUS = 1.6
-"""Radius of the disc that a point is drawn as, in units of `Layers.spacing`; a click meets the nearest disc."""
+RADIUS = 1.0
+"""Radius of the disc that a point is drawn as, in units of `Layers.spacing`; a click meets the
+nearest disc."""
 
 REACH = 0.02
 """Half the angle of the cone in which a click that meets no disc finds a point, radians."""
@@ -109,11 +110,12 @@ class Layers:
 
     @cached_property
     def spacing(self) -> float:
-        """Usual distance between neighbours among the points that are drawn, metres."""
+        """Usual distance of a point that is drawn to its fourth neighbour, metres."""
         some = self.positions[:: max(1, len(self.positions) // 500)].numpy()
-        if len(self.positions) < 2:
+        num_neighbours = min(4, len(self.positions) - 1)
+        if num_neighbours < 1:
             return self.store.cell
-        distance = cKDTree(self.positions.numpy()).query(some, k=2)[0][:, 1]
+        distance = cKDTree(self.positions.numpy()).query(some, k=num_neighbours + 1)[0][:, -1]
         return max(float(np.median(distance)), 1e-4)
 
     @cached_property
