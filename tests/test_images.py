@@ -344,6 +344,9 @@ def test_a_photograph_that_exif_turns_away_from_its_intrinsics_is_taken_as_store
     assert (frame.camera.width, frame.camera.height) == (8, 4)
     shown = eight(frame.read_image()).astype(int)
     assert np.abs(shown - stored.reshape(4, 2, 8, 2, 3).mean(axis=(1, 3))).max() <= 1
+    Image.fromarray(np.full((8, 16), 1000, np.uint16)).save(tmp_path / "large.png")
+    same = open_frame("a", here, color=tmp_path / "a.png", lens=lens, depth=tmp_path / "large.png")
+    np.testing.assert_array_equal(eight(same.read_image()), stored)
     upright = lens_of(torch.tensor([[10, 0, 3.5], [0, 10, 7.5], [0, 0, 1]]).double(), (8, 16), "K")
     assert upright.size == (8, 16)
     frame = open_frame("a", here, color=tmp_path / "a.png", lens=upright, depth=NoDepth("none"))

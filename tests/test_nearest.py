@@ -70,6 +70,11 @@ def test_a_capture_one_folder_further_up_or_down_is_pointed_at(synthetic_scene: 
             "iphone/pose_intrinsic_imu.json",
             "iphone/rgb/ is here; iphone/pose_intrinsic_imu.json is missing",
         ),
+        (
+            "hypersim",
+            "_detail/metadata_scene.csv",
+            "_detail/cam_00/camera_keyframe_positions.hdf5 and images/ are here; _detail/metadata_scene.csv is missing",
+        ),
         ("nerfstudio", "transforms.json", "color/ is missing: if images/ is it, rename it to color/; pose/ is missing"),
         ("colmap", "sparse/0/cameras.txt", "images/ and sparse/0/images.bin are here; sparse/0/cameras.bin is missing"),
     ],

@@ -175,6 +175,23 @@ LAYOUTS = (
         ),
     ),
     Near(
+        "Hypersim",
+        (
+            Piece(
+                "_detail/metadata_scene.csv",
+                ("_detail/metadata_scene.csv",),
+                "download it; it holds the unit of lengths",
+                ("metadata_scene.csv",),
+            ),
+            Piece(
+                "_detail/cam_00/camera_keyframe_positions.hdf5",
+                ("_detail/cam_00/camera_keyframe_positions.hdf5",),
+                "download it, and camera_keyframe_orientations.hdf5; they hold the poses",
+            ),
+            Piece("images/", ("images/",), "download or unpack scene_cam_00_final_preview/ and the like into it"),
+        ),
+    ),
+    Near(
         "raw ScanNet",
         (
             Piece("ID.sens", ("*.sens",), "download it; it holds photographs, depth and poses"),
