@@ -313,8 +313,9 @@ def test_the_command_writes_what_python_writes(store, answers, tmp_path):
         assert (tmp_path / f"python{ending}").read_bytes() == (tmp_path / f"command{ending}").read_bytes(), ending
 
 
-def test_an_answer_is_shown_in_the_browser_and_in_a_notebook_inline(answers, monkeypatch, capsys):
+def test_an_answer_is_shown_in_the_browser_and_in_a_notebook_inline(answers, tmp_path, monkeypatch, capsys):
     opened, shown = [], []
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
     page = answers[0].show()
     assert opened == [page.as_uri()]

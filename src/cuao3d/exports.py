@@ -52,7 +52,7 @@ ABOUT = {
     "label": "id of the class that the point is taken for, 255: none",
     "confidence": "estimated chance that the label is right",
     "answer": "number of the question that the point answers, 0: none",
-    "score": "cosine of the point and the question nearest to it, 0: not seen",
+    "score": "cosine of the point and its most relevant question, 0: not seen",
     "margin": "relevance of the most relevant question: 1 = as the question itself, 0 = none or not seen",
     "disagreement": "between the views of the point, 0 to 1, NaN: fewer than two",
     "seen": "1: the point has a feature",
