@@ -91,6 +91,13 @@ def test_a_yaw_is_counted_from_the_x_axis_of_the_capture_as_seen_from_above():
     assert center.tolist() == pytest.approx([-1000 * y, 1000 * x, z])
 
 
+def test_in_a_world_that_is_turned_by_20_degrees_a_yaw_is_20_degrees_more():
+    turn = torch.eye(4, dtype=torch.float64)
+    cos, sin = math.cos(math.radians(20)), math.sin(math.radians(20))
+    turn[:2, :2] = torch.tensor([[cos, -sin], [sin, cos]])
+    assert moved(upright_box(turned(CORNERS, 30)), turn)[1] == pytest.approx(50)
+
+
 def test_where_x_points_up_a_yaw_is_counted_from_y():
     upright = torch.eye(4, dtype=torch.float64)
     upright[:3, :3] = torch.tensor([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])  # the capture's x is our z, its y our x
