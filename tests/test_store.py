@@ -1,6 +1,7 @@
 """Facts about what survives on disk."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import ColorTeacher
+from cuao3d import seals
 from cuao3d.durable import LOCK, PREFIX, SUFFIX
 from cuao3d.errors import InputError
 from cuao3d.files import sha256_of, write_tensors
 from cuao3d.fusion import Visibility, lift, sample_cells, see
 from cuao3d.scene import Problem
-from cuao3d.store import Store, TeacherCard
+from cuao3d.store import Store, TeacherCard, roll
+from cuao3d.store.roll import Entry, read_roll, write_roll
 
 CARD = {"color": TeacherCard(num_channels=3)}
 LOST = Problem("pose", "a frame is lost")
@@ -300,3 +303,17 @@ def test_a_manifest_nested_nearly_too_deeply_is_refused(synthetic_store: Store):
     path.write_text(path.read_text().replace('"problems": []', '"problems": ' + "[" * 900 + "]" * 900))
     with pytest.raises(InputError, match="manifest"):
         Store.open(synthetic_store.path)["synthetic"]
+
+
+def test_the_roll_of_a_store_is_read_again_only_if_it_has_changed(tmp_path, monkeypatch):
+    write_roll(tmp_path, {"a": Entry(), "b": Entry()})
+    long_ago = (1_000_000_000, 1_000_000_000)
+    monkeypatch.setattr(seals.time, "time_ns", lambda: 2**62)  # when the file has long been as it is
+    assert list(read_roll(tmp_path)) == ["a", "b"]
+    read_roll(tmp_path).clear()
+    with monkeypatch.context() as now:
+        now.setattr(roll, "read_sealed", None)
+        assert list(read_roll(tmp_path)) == ["a", "b"]
+    write_roll(tmp_path, {"c": Entry()})
+    os.utime(tmp_path / roll.ROLL, long_ago)
+    assert list(read_roll(tmp_path)) == ["c"]

@@ -10,6 +10,7 @@ import math
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import (
     Annotated,
@@ -231,9 +232,14 @@ def _fit_one_of(value: Any, schemas: Sequence[Any], keys: str) -> Any:
     raise _Misfit(keys, f"is {shown(value)}; expected {' or '.join(_WORDS.get(one, str(one)) for one in schemas)}")
 
 
+@cache
+def _hints_of(schema: Any) -> dict[str, Any]:
+    return get_type_hints(schema, include_extras=True)
+
+
 def _fit_object(value: Any, schema: Any, keys: str) -> Any:
     """Fit an object to a dataclass, or to a TypedDict, which leaves out keys that it does not know."""
-    content, hints = _of_type(value, dict, keys), get_type_hints(schema, include_extras=True)
+    content, hints = _of_type(value, dict, keys), _hints_of(schema)
     if is_typeddict(schema):  # its `__required_keys__` are wrong where annotations are postponed
         needed = {name for name, hint in hints.items() if schema.__total__ and get_origin(hint) is not NotRequired}
     else:

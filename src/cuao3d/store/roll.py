@@ -8,7 +8,7 @@ from typing import TypedDict
 from cuao3d.durable import remove
 from cuao3d.errors import InputError
 from cuao3d.schema import fit
-from cuao3d.seals import read_sealed, write_sealed
+from cuao3d.seals import is_settled, read_sealed, stamp_of, write_sealed
 
 ROLL = "scenes.json"
 
@@ -41,8 +41,14 @@ class _Roll(TypedDict):
     scenes: dict[str, Entry]
 
 
+_ROLLS: dict[str, tuple[tuple[int, ...], dict[str, Entry]]] = {}
+"""Stamp of each file that was read, and what it holds: each scene of thousands asks for it."""
+
+
 def read_roll(store: Path) -> dict[str, Entry]:
     """Read the names that a store should hold; of one that no command filled there are none.
+
+    Within a process the file is read again only if it has changed.
 
     Raises:
         InputError: The file is damaged.
@@ -50,8 +56,14 @@ def read_roll(store: Path) -> dict[str, Entry]:
     path = store / ROLL
     if not path.is_file():
         return {}
-    read: _Roll = fit(read_sealed(path, AGAIN), _Roll, str(path), AGAIN)
-    return read["scenes"]
+    key, stamp = str(path.resolve()), stamp_of(path)
+    known, entries = _ROLLS.get(key, ((), {}))
+    if known != stamp:
+        read: _Roll = fit(read_sealed(path, AGAIN), _Roll, str(path), AGAIN)
+        entries = read["scenes"]
+        if is_settled(stamp):
+            _ROLLS[key] = stamp, entries
+    return dict(entries)
 
 
 def write_roll(store: Path, entries: Mapping[str, Entry]) -> None:
