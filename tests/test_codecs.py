@@ -319,6 +319,17 @@ def test_scenes_of_another_basis_are_lifted_again(synthetic_scene, tmp_path):
     assert told["basis_sha256"] == store.basis("mixed").sha256
 
 
+def test_fuse_removes_the_basis_of_a_teacher_that_is_dropped(synthetic_scene, tmp_path):
+    class Other(Mixed):
+        name = "other"
+
+    data = Scenes(synthetic_scene)
+    pipeline.fuse(data, [Mixed(), Other()], tmp_path / "a", cell=0.05, codec="pca:3")
+    pipeline.fuse(data, [Mixed()], tmp_path / "a", cell=0.05)
+    pipeline.fuse(data, [Mixed()], tmp_path / "b", cell=0.05, codec="pca:3")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
 def test_a_scene_of_another_basis_or_codec_is_refused(synthetic_scene, tmp_path):
     store = pipeline.fuse(Scenes(synthetic_scene), [Mixed()], tmp_path, cell=0.05, codec="pca:3")
     (tmp_path / "scenes.json").unlink()

@@ -71,6 +71,7 @@ AFTER_STOP = {
     "supervise": "With --resume auto, the default, the same command goes on from the last checkpoint, if it saved one.",
     "index": "Finished scenes are kept; the same command goes on with the next one.",
     "import": "Finished scenes are kept; the same command goes on with the next one.",
+    "store": "Finished scenes are kept; the same command goes on with the next one.",
     "reproduce": "Finished scenes, students and cells are kept; the same command goes on with the next ones.",
     "weights": "Files that arrived whole are kept; the same command fetches the others.",
 }

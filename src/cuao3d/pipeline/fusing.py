@@ -57,7 +57,7 @@ def fuse(
 ) -> Store:
     """Lift every scene of a dataset into a store; a broken one is reported.
 
-    A scene that is there is lifted again if what decides it has changed: its files, `capture.json`, the cell, `upright`,
+    A scene that is there is lifted again if what decides it changed: its files, `capture.json`, the cell, `upright`,
     weights, options or code of the teachers. Teachers that are new are added; those that are not asked for are dropped.
 
     Args:

@@ -1,6 +1,6 @@
 """Features as the files of a store hold them: encoded by its codec, in the bases that its folder keeps."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cuao3d.codecs import Basis, Codec, Coded
+from cuao3d.durable import remove
 from cuao3d.errors import InputError
 from cuao3d.files import write_tensors
 from cuao3d.store.stored import DISAGREEMENT, features_file
@@ -59,6 +60,14 @@ def read_basis(store: Path, teacher: str, sha256: str | None, shape: tuple[int, 
     if basis.sha256 != sha256:
         raise InputError(f"{path} does not fit: its SHA-256 is not the one that store.json states; {cure}.")
     return basis
+
+
+def remove_other_bases(store: Path, teachers: Iterable[str]) -> None:
+    """Remove the bases of teachers that a store does not have any more."""
+    kept = {basis_path(store, teacher) for teacher in teachers}
+    for path in sorted((store / BASES).glob("*.safetensors")):
+        if path not in kept:
+            remove(path)
 
 
 def encode(

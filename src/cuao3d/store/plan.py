@@ -10,6 +10,7 @@ from cuao3d.errors import InputError, UserError
 from cuao3d.scene import Source
 from cuao3d.seals import sha256_once
 from cuao3d.store import Store
+from cuao3d.store.encoding import remove_other_bases
 from cuao3d.store.revise import expect, is_written, manifest_of
 from cuao3d.store.roll import Entry, read_roll
 from cuao3d.store.schemas import read_manifest
@@ -115,6 +116,7 @@ def end(store: Store, broken: Mapping[str, str], names: Sequence[str] | None = N
         elif name in broken:
             entries[name] = Entry(broken[name], outdated=entry.outdated)
     expect(store, entries)
+    remove_other_bases(store.path, store.bases)
 
 
 def check_names(names: Sequence[str], source_of: Callable[[int], Source | None]) -> None:
