@@ -181,6 +181,16 @@ def test_a_dropped_teacher_is_gone_and_an_interrupted_drop_goes_on(make, tmp_pat
         drop_teacher(Store.open(part.path), "wide")
 
 
+def test_a_file_that_a_killed_drop_left_goes_at_the_next(make):
+    store = make("a", ("one",))
+    path = store["one"].folder / "wide.features.safetensors"
+    content = path.read_bytes()
+    drop_teacher(store, "wide")
+    path.write_bytes(content)  # as if it had been killed after the manifest was written
+    drop_teacher(Store.open(store.path), "wide")
+    assert not path.exists()
+
+
 def test_an_inventory_adds_up(make, tmp_path):
     store = make("a", ("one", "two"))
     small = inventory(convert(store, Codec(4, True), tmp_path / "b"))
