@@ -64,8 +64,8 @@ class Tab:
 
     def __init__(self, browser: Any, viewer: Viewer, wrong: list[str]) -> None:
         self.viewer, before = viewer, set(viewer.server.get_clients())
-        self.page = browser.new_page(viewport={"width": 800, "height": 480})
-        self.page.set_default_timeout(60_000)
+        self.page = browser.new_page(viewport={"width": 900, "height": 480})
+        self.page.set_default_timeout(120_000)
         self.page.on("pageerror", lambda error: wrong.append(f"page: {error}"))
         self.page.on("console", lambda one: wrong.append(f"console: {one.text}") if one.type == "error" else None)
         self.page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))

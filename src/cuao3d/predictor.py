@@ -201,7 +201,7 @@ class Predictor:
         return scene.seen if self.student is None else torch.ones(len(scene.num_views), dtype=torch.bool)
 
     def questions(self, queries: Sequence[str]) -> Questions:
-        """Return questions, encoded; the last `MOST_REMEMBERED` are remembered.
+        """Return questions with their vectors; the last `MOST_REMEMBERED` are remembered.
 
         Args:
             queries: The questions.
