@@ -260,7 +260,8 @@ def draw_figures(done: "room.Reproduction") -> list[Section]:
     world, store = done.world, done.stores[done.world.name]
     runs = {arm: Path(value["run"]) for arm, seed, value in done.trained(world.name, room.MODELS) if seed == 0}
     with waiting("drawing"):
-        case = open_case(store, runs.get(OURS), done.datasets[world.name], world.labels[0], None)
+        shown = store.names(world.split)[0]  # not of the split that confidence is fitted on
+        case = open_case(store, runs.get(OURS), done.datasets[world.name], world.labels[0], shown)
         sections = (_sides(done, case, runs), segments(case), disagreement(case), histograms(case), training_of(case))
     for name, reason in case.written.left_out:
         note(f"{name}: {reason}", head="left out")
