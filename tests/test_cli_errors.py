@@ -98,7 +98,7 @@ def test_an_interrupt_says_whether_the_command_goes_on(breaks, command, monkeypa
     assert code == 130
     assert breaks(TerminatedError(), command=command) == (143, said)
     assert said.startswith("Stopped. ")
-    goes_on = {"demo", "fuse", "distill", "supervise", "import", "reproduce", "weights"}
+    goes_on = {"demo", "fuse", "distill", "supervise", "import", "index", "reproduce", "store", "weights"}
     assert ("starts over" in said) == (command not in goes_on)
     assert "Traceback" not in said
 

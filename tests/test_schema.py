@@ -133,12 +133,14 @@ def is_number(hint):
 NUMBERS = {
     "fuse": ("--cell", "--batch-size", "--workers", "--tolerance", "--every"),
     "check": ("--cell", "--tolerance", "--every"),
-    "distill": ("--voxel-size", "--steps", "--seed"),
+    "distill": ("--voxel-size", "--steps", "--seed", "--cache-gb"),
     "supervise": ("--voxel-size", "--steps", "--seed"),
     "probe": ("--samples", "--seed"),
     "reproduce": ("--seeds", "--steps", "--workers"),
     "evaluate": ("--passes",),
     "query": ("--abstain",),
+    "view": ("--port",),
+    "search": ("--top",),
     "demo": ("--seed",),
     "import": ("--cell",),
 }
@@ -153,11 +155,12 @@ def test_these_are_all_options_with_numbers():
 
 @pytest.mark.parametrize(("command", "option"), [(command, one) for command in NUMBERS for one in NUMBERS[command]])
 def test_numbers_out_of_range_are_refused_by_name(command, option, tmp_path, capsys):
-    is_float = option in ("--cell", "--tolerance", "--voxel-size", "--abstain")
+    is_float = option in ("--cell", "--tolerance", "--voxel-size", "--abstain", "--cache-gb")
     for value in ("-5", "-1", "99999999999999", *(("nan", "inf", "-inf", "0", "-0.05", "1e300") if is_float else ())):
         typed = {"demo": [], "reproduce": ["rooms"], "query": [tmp_path / "nowhere", "a chair"]}
+        typed["search"] = typed["query"]
         places = typed.get(command, [tmp_path / "nowhere"])
-        out = [] if command in ("check", "probe", "evaluate") else ["--out", tmp_path / "out"]
+        out = [] if command in ("check", "probe", "evaluate", "view") else ["--out", tmp_path / "out"]
         says(capsys, [command, *places, *out, f"{option}={value}"], f"{option} is {float(value):g}; expected a number ")
     assert not (tmp_path / "out").exists()
 

@@ -12,9 +12,6 @@ from cuao3d.console import note, progress_bar, tell, tell_table
 from cuao3d.errors import InputError, UserError
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
-    from cuao3d.progress import OnCount
     from cuao3d.store import Store
 
 
@@ -41,7 +38,7 @@ def store(
             several stores into --out. "drop" removes teachers. "add" lifts further teachers. "calibrate" fits
             confidence, which `query` and `evaluate` then use; it is kept in the store or, with --run, in the run.
         path: Folder of the store.
-        more: For merge, further stores; for drop and add, names of teachers, as `fuse --teachers` takes them.
+        more: For merge, further stores; for drop and add, names of teachers, as `fuse` takes them.
         out: For convert and merge, folder of the store to make, or to go on with.
         codec: For convert, how features are kept: fp16, int8, pca:K or pca:K+int8, such as pca:256+int8.
         data: For add, the data that the store was made of; without it the command to run is said.
@@ -143,10 +140,10 @@ def _verify(opened: "Store") -> int:
 def _copy(opened: "Store", others: Sequence["Store"], out: Path, codec: str | None) -> int:
     """Convert a store, or merge several."""
     from cuao3d.codecs import Codec
+    from cuao3d.progress import telling
     from cuao3d.store.convert import convert, merge
 
-    with progress_bar() as bar:
-        progress = _on_count(bar, "converting" if codec else "merging")
+    with telling(None, "converting" if codec else "merging") as progress:
         if codec:
             made = convert(opened, Codec.parse(codec), out, progress=progress)
         else:
@@ -156,11 +153,12 @@ def _copy(opened: "Store", others: Sequence["Store"], out: Path, codec: str | No
 
 def _drop(opened: "Store", teachers: Sequence[str]) -> int:
     """Remove teachers from a store."""
+    from cuao3d.progress import telling
     from cuao3d.store.drop import drop_teacher
 
     for teacher in teachers:
-        with progress_bar() as bar:
-            drop_teacher(opened, teacher, progress=_on_count(bar, f"dropping {teacher}"))
+        with telling(None, f"dropping {teacher}") as progress:
+            drop_teacher(opened, teacher, progress=progress)
     tell(f"{opened.count_of_scenes()}, teachers {', '.join(opened.teachers) or 'none'}")
     return note_missing(opened.missing())
 
@@ -188,12 +186,6 @@ def _typed(teacher: str, options: dict[str, object]) -> str:
     """Return a teacher as `--teachers` takes it."""
     pairs = ",".join(f"{key}={value}" for key, value in options.items() if key != "precision")
     return f"{teacher}:{pairs}" if pairs else teacher
-
-
-def _on_count(bar: "Progress", what: str) -> "OnCount":
-    """Show how far something has come."""
-    task = bar.add_task(what, total=None)
-    return lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _calibrate(

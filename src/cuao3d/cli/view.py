@@ -1,12 +1,14 @@
 """`cuao3d view`: look at a store in the browser, and ask it."""
 
 from pathlib import Path
+from typing import Annotated
 
 from tyro.conf import Positional
 
 from cuao3d.cli.shared import check_device, note_missing
 from cuao3d.console import tell
 from cuao3d.errors import InputError
+from cuao3d.schema import Range
 
 
 def view(
@@ -16,7 +18,7 @@ def view(
     data: Path | None = None,
     scene: str | None = None,
     host: str = "127.0.0.1",
-    port: int = 0,
+    port: Annotated[int, Range(0, 65535)] = 0,
     teacher: str | None = None,
     text: str | None = None,
     device: str = "cpu",
