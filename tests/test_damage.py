@@ -166,6 +166,7 @@ def test_the_command_verifies_a_store(world, tmp_path, capsys):
     assert "1 of 4 scenes" in said
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_a_cured_capture_gives_the_store_of_a_fresh_one(lounge_folder, tmp_path, capsys):
     capture = shutil.copytree(lounge_folder, tmp_path / "lounge")

@@ -104,6 +104,7 @@ def test_a_loss_is_given_a_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch):
     assert all(predicted == target and predicted[0] <= 32 for predicted, target in seen)
 
 
+@pytest.mark.slow
 def test_a_student_learns_by_a_loss_from_a_file_and_by_a_registered_one_as_by_the_built_in(file, tmp_path, registered):
     store = make_store(tmp_path / "store")
     config = replace(CONFIG, num_steps=2, normalizers=("none", "standardize"))

@@ -129,6 +129,7 @@ def refuse(rank: int, *, store: Path, out: Path) -> None:
         distill(Store.open(store), replace(CONFIG, batch_size=3), out)
 
 
+@pytest.mark.slow
 def test_scenes_that_cannot_be_shared_are_refused(tmp_path):
     store = make_store(tmp_path / "store")
     together(2, partial(refuse, store=store.path, out=tmp_path / "run"), tmp_path)

@@ -139,6 +139,7 @@ def reproduced(folder, data, *options, world="scannet", asked="zero-shot"):
     return code, {table.name: table for table in read_tables(folder)}
 
 
+@pytest.mark.slow
 def test_a_dataset_of_ones_own_gets_the_tables_with_the_published_rows_and_further_seeds_add(scans, tmp_path, small):
     code, tables = reproduced(tmp_path / "out", scans)
     assert code == 0

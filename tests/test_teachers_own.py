@@ -321,6 +321,7 @@ def test_a_store_without_options_still_opens_and_goes_on(tmp_path, scan, own):
     assert main(command) == 0
 
 
+@pytest.mark.slow
 def test_any_name_that_can_be_lifted_works_up_to_the_head(tmp_path, scan, own):
     code = """
 class Mine:

@@ -260,7 +260,9 @@ LABELS = """id,name,r,g,b,synonyms,questions
 """
 
 
-@pytest.mark.parametrize(("words", "seen"), [("sofa\ntree", ["sofa"]), ("engine", [])])
+@pytest.mark.parametrize(
+    ("words", "seen"), [("sofa\ntree", ["sofa"]), pytest.param("engine", [], marks=pytest.mark.slow)]
+)
 def test_the_command_line_trains_with_a_vocabulary_and_evaluates_by_it(tmp_path, capsys, words, seen):
     """Words among the evaluated names, and words that are none of them."""
     (tmp_path / "mine.csv").write_text(LABELS)

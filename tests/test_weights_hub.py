@@ -264,6 +264,7 @@ def run_in_terminal(command, environment):
         return program.returncode, out.read().decode(), shown.decode()
 
 
+@pytest.mark.slow
 def test_a_teacher_is_fetched_by_a_program_of_its_own_and_lifts_a_capture(home, synthetic_scene, tmp_path):
     """Nothing of the library is replaced while it downloads, and it writes to a terminal."""
     transformers = pytest.importorskip("transformers")
