@@ -109,7 +109,7 @@ def prepare(rows: int, channels: int, device: str) -> dict[Any, Callable[[], Any
     def questions(count: int) -> Questions:
         words = tuple(f"question {index}" for index in range(count))
         applies = torch.ones(count, NUM_CONTRAST, dtype=torch.bool)
-        return Questions(words, texts[:count], contrast, applies, (None,) * count)
+        return Questions(words, texts[:count], contrast, applies, (None,) * count, (True,) * count)
 
     return {
         "pass": raw.sum,
