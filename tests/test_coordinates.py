@@ -14,6 +14,7 @@ from cuao3d.coordinates import as_matrix, describe_place, in_capture, size_in_wo
 from cuao3d.formats.ply import read_ply
 from cuao3d.geometry import move
 from cuao3d.pipeline import fuse
+from cuao3d.places import Upright
 from cuao3d.readers import open_dataset
 from cuao3d.readers.sevenscenes import write_capture
 from cuao3d.scene import Scene
@@ -122,6 +123,18 @@ def test_answers_about_a_tilted_room_are_those_of_the_level_one_where_it_stands(
     box = torch.tensor(found["answers"]["a bed"]["places"][0]["corners"]).double()
     upright = torch.nn.functional.normalize(box[4] - box[0], dim=0)
     assert float(upright @ tilt[:3, 2]) > math.cos(math.radians(0.1))
+
+
+def test_boxes_stand_on_the_floor_of_a_world_whose_y_is_up(room: Scene, untouched: dict, tmp_path: Path):
+    """As phones write it, and nobody said so in capture.json."""
+    y_up = torch.tensor([[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]], dtype=torch.float64)
+    found = asked(turned(room, y_up), {}, tmp_path)
+    for own, level in zip(*(one["answers"]["a bed"]["places"] for one in (found, untouched)), strict=True):
+        assert own["size_m"] == pytest.approx(level["size_m"], abs=0.02)
+        assert own["above_floor_m"] == pytest.approx(level["above_floor_m"], abs=0.02)
+        assert own["box"]["center"][1] == pytest.approx(level["box"]["center"][2], abs=0.02)
+    unknown = replace(Store.open(tmp_path / "store")["room"], up=None)
+    assert Upright.of(unknown).floor is None
 
 
 def test_answers_about_a_room_in_millimetres_are_in_millimetres(

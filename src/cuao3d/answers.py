@@ -10,17 +10,16 @@ import torch
 from torch import Tensor
 
 from cuao3d import __version__
-from cuao3d.boxes import floor_height
 from cuao3d.colors import heat_colors
 from cuao3d.confidence import UNFITTED, Judged
-from cuao3d.coordinates import as_matrix, describe_place, size_in_words, unit_of
+from cuao3d.coordinates import as_matrix, size_in_words, unit_of
 from cuao3d.errors import NotFoundError
 from cuao3d.evaluate import labels_of
 from cuao3d.files import write_whole
 from cuao3d.formats.ply import cloud_columns, write_ply
 from cuao3d.labels import LabelSet
 from cuao3d.photographs import outline, read_photographs
-from cuao3d.places import find_places
+from cuao3d.places import Upright, find_places
 from cuao3d.predictor import Predictor
 from cuao3d.query import Answer, heat
 from cuao3d.scene import UNLABELLED
@@ -316,12 +315,11 @@ def _places_and_points(scene: StoredScene, answer: Answer) -> list[tuple[dict[st
 
 def _find_places(scene: StoredScene, answer: Answer) -> list[tuple[dict[str, Any], Tensor]]:
     """Work out what `_places_and_points` returns."""
-    floor = floor_height(scene.sample_points)
-    found = []
-    for part in find_places(scene.points, answer.relevance, answer.answers, answer.seen):
+    upright, found = Upright.of(scene), []
+    for part in find_places(upright.turn(scene.points), answer.relevance, answer.answers, answer.seen):
         own, best = scene.points[part.points], scene.points[part.best]
         place = {
-            **describe_place(own, best, scene.capture_from_world, floor),
+            **upright.describe(own, best),
             "num_points": len(part.points),
             "relevance": round(part.relevance, 3),
         }

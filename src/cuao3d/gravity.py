@@ -57,6 +57,9 @@ ENOUGH = 500
 MOST = 0.6
 """Share of level surfaces that must face the way that cameras take for up; ceilings are seen too."""
 
+Z = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
+"""Up, unless something says otherwise."""
+
 ON_ITS_SIDE = 2.0
 """Where all cameras on one side explain this many times more than all upright, up is not certain."""
 
@@ -119,15 +122,14 @@ def up_of(scene: Scene) -> Float64[Tensor, "3"] | None:
     Args:
         scene: The scene; the depth of at most `NUM_VIEWS` of its frames is read, and only in doubt.
     """
-    z = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
     cameras = [frame.camera for frame in scene.frames]
     change = scene.capture_from_world
     is_moved_only = change is not None and change[:3, 3].any() and change[:3, :3].equal(torch.eye(3).double())
     is_said = change is not None and not is_moved_only
     if is_said or not cameras or _mean_up(cameras).norm() < UPRIGHT:
-        return z
+        return Z
     if up_direction(cameras)[2] == 1:  # within 15 degrees of it
-        return z
+        return Z
     places = np.linspace(0, len(scene.frames) - 1, min(len(scene.frames), NUM_VIEWS)).round().astype(int)
     views = []
     for frame in (scene.frames[place] for place in places):

@@ -2,16 +2,22 @@
 
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from cuao3d.boxes import floor_height
+from cuao3d.coordinates import describe_place
+from cuao3d.gravity import Z
 from cuao3d.query import MIN_POINTS, parts
+from cuao3d.readers.options import rotation_of
+from cuao3d.store import StoredScene
 
 BEST_SHARE = 4
 """The relevance and the centre of a place are those of the best of its points, one in so many: the others would hide a
@@ -54,6 +60,38 @@ class Part:
         least = own.topk(max(min(MIN_POINTS, len(own)), len(own) // BEST_SHARE)).values[-1]
         is_best = own >= least  # all that are equal, so that the centre of an even part is its middle
         return Part(points, points[is_best], float(own[is_best].mean()))
+
+
+class Upright(NamedTuple):
+    """A scene's world turned so that +z is up, in which places are described."""
+
+    rotation: Float64[Tensor, "3 3"]
+    """From the scene's world."""
+    transform: Float64[Tensor, "4 4"] | None
+    """From the turned world to the capture's coordinates; None: they are the same."""
+    floor: float | None
+    """Height of the floor, metres; None where it is not known, as where up could not be told."""
+
+    @staticmethod
+    def of(scene: StoredScene) -> "Upright":
+        """Turn the world of a scene; where up could not be told, as if it were +z, and without a floor."""
+        if scene.up is None or scene.up.equal(Z):
+            floor = None if scene.up is None else floor_height(scene.sample_points)
+            return Upright(torch.eye(3, dtype=torch.float64), scene.capture_from_world, floor)
+        x, y, z = scene.up.tolist()
+        rotation = rotation_of((x, y, z))
+        back = torch.eye(4, dtype=torch.float64)
+        back[:3, :3] = rotation.T
+        change = back if scene.capture_from_world is None else scene.capture_from_world.double() @ back
+        return Upright(rotation, change, floor_height(scene.sample_points @ rotation.T.float()))
+
+    def turn(self, points: Float32[Tensor, "N 3"]) -> Float32[Tensor, "N 3"]:
+        """Turn positions of the scene's world."""
+        return points if self.transform is None else points @ self.rotation.T.to(points)
+
+    def describe(self, points: Float32[Tensor, "N 3"], best: Float32[Tensor, "M 3"]) -> dict[str, Any]:
+        """Describe a place by its points, and by those that answer best, in the scene's world; see `describe_place`."""
+        return describe_place(self.turn(points), self.turn(best), self.transform, self.floor)
 
 
 def find_places(

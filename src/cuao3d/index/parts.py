@@ -11,11 +11,10 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional
 
-from cuao3d.boxes import floor_height
-from cuao3d.coordinates import describe_place
 from cuao3d.geometry import group_mean, voxelize
 from cuao3d.index.named_colors import NAMES, color_of_points
 from cuao3d.photographs import Photograph, outline, read_photographs
+from cuao3d.places import Upright
 from cuao3d.store import StoredScene
 
 CELL = 0.1
@@ -64,7 +63,7 @@ def describe_parts(scene: StoredScene, features: Float[Tensor, "S C"], known: Te
     points = scene.sample_points[sample]
     directions = functional.normalize(features.cpu().float()[sample], dim=1)
     part_of_sample = over_segment(points, directions)
-    photographs, floor = read_photographs(scene), floor_height(scene.sample_points)
+    photographs, upright = read_photographs(scene), Upright.of(scene)
     vectors, colors, about = [directions[:0]], [torch.zeros(0, len(NAMES))], []
     for part in range(int(part_of_sample.max()) + 1 if len(part_of_sample) else 0):
         own = torch.nonzero(part_of_sample == part).squeeze(1)
@@ -72,7 +71,7 @@ def describe_parts(scene: StoredScene, features: Float[Tensor, "S C"], known: Te
             continue
         vectors.append(functional.normalize(directions[own].mean(dim=0, keepdim=True), dim=1))
         colors.append(_shares(scene, sample[own])[None])
-        about.append(_describe(scene, sample[own], floor, photographs))
+        about.append(_describe(scene, sample[own], upright, photographs))
     return Parts(torch.cat(vectors), torch.cat(colors), about)
 
 
@@ -126,7 +125,7 @@ def _shares(scene: StoredScene, samples: Int64[Tensor, "n"]) -> Float32[Tensor, 
 
 
 def _describe(
-    scene: StoredScene, samples: Int64[Tensor, "n"], floor: float | None, photographs: tuple[Photograph, ...]
+    scene: StoredScene, samples: Int64[Tensor, "n"], upright: Upright, photographs: tuple[Photograph, ...]
 ) -> dict[str, Any]:
     """Return what is told of a part."""
     points = scene.sample_points[samples]
@@ -138,7 +137,7 @@ def _describe(
         edges = (where.left / width, where.top / height, where.right / width, where.bottom / height)
         shown = {"name": where.photograph.name, "outline": [round(edge, 4) for edge in edges]}
     return {
-        **describe_place(points, points, scene.capture_from_world, floor),
+        **upright.describe(points, points),
         "num_samples": len(samples),
         "color": None if mean is None or not math.isfinite(float(mean.sum())) else [round(v, 3) for v in mean.tolist()],
         "photograph": shown,

@@ -76,6 +76,7 @@ CLOUD = {
     "intrinsics": (FLOATS, "F 6"),
     "world_from_camera": (FLOATS, "F 4 4"),
     "capture_from_world": (FLOATS, "4 4"),
+    "up": (FLOATS, "3"),
 }
 """Types and shape of each tensor of a scene's cloud; a letter is a length that is the same everywhere."""
 

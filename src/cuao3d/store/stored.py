@@ -15,6 +15,7 @@ from cuao3d.durable import remove
 from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import sha256_of, write_tensors
 from cuao3d.fusion import Samples, Visibility
+from cuao3d.gravity import Z, up_of
 from cuao3d.scene import Camera, Problem, Scene, Split, narrow_labels
 from cuao3d.seals import sha256_once, write_sealed
 
@@ -82,6 +83,8 @@ class StoredScene:
     """Unit surface normals, world axes."""
     cameras: tuple[Camera, ...]
     """Cameras of the scene's frames; they also tell which way is up."""
+    up: Float64[Tensor, "3"] | None
+    """Unit vector that points up in the world; None where it could not be told, see `gravity.up_of`."""
     capture_from_world: Float64[Tensor, "4 4"] | None
     """As of `Scene`: takes world positions to the coordinates of the capture's pose files; None: they are the same."""
     index_of_sample: Int64[Tensor, "S"]
@@ -242,6 +245,8 @@ def cloud_tensors(scene: Scene, samples: Samples, visibility: Visibility) -> dic
         tensors["world_from_camera"] = torch.stack([camera.world_from_camera for camera in cameras])
     if scene.capture_from_world is not None:
         tensors["capture_from_world"] = scene.capture_from_world
+    if (up := up_of(scene)) is None or not up.equal(Z):
+        tensors["up"] = torch.zeros(3, dtype=torch.float64) if up is None else up
     if scene.colors is not None:
         tensors["colors"] = (scene.colors * 255).round().clamp(0, 255).to(torch.uint8)
     if scene.labels is not None:
@@ -275,6 +280,12 @@ def read_cameras(tensors: Mapping[str, Tensor]) -> tuple[Camera, ...]:
         return ()
     pairs = zip(tensors["intrinsics"], tensors["world_from_camera"], strict=True)
     return tuple(Camera(lens[:2], lens[2:4], int(lens[4]), int(lens[5]), pose) for lens, pose in pairs)
+
+
+def read_up(tensors: Mapping[str, Tensor]) -> Tensor | None:
+    """Return the direction that `cloud_tensors` kept as up; +z where it kept none, None for zeros."""
+    up = tensors.get("up", Z)
+    return up if up.any() else None
 
 
 def read_problem(entry: dict[str, Any] | str) -> Problem:
