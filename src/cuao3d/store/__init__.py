@@ -51,12 +51,11 @@ from cuao3d.store.stored import (
     Coding,
     check_file,
     check_size,
+    cloud_fields,
     cloud_tensors,
     cure,
     damaged,
-    read_cameras,
     read_problem,
-    read_up,
     remove_others,
     write_file,
     write_lifting,
@@ -227,25 +226,12 @@ class Store:
         self._check_belongs(manifest, folder)
         for file, entry in self._needed(manifest["files"]).items():
             check_size(folder / file, entry)
-        stored = read_cloud(folder, manifest)
-        num_views = stored["num_views"].long()
-        colors, labels, normals = stored.get("colors"), stored.get("labels"), stored.get("normals")
         return StoredScene(
             name=name,
             split=manifest["split"],
             label_set=kept_label_set(self.path / LABELS, manifest["label_set"], manifest.get("label_set_sha256")),
             problems=tuple(map(read_problem, manifest["problems"])),
-            points=stored["points"],
-            colors=None if colors is None else colors.float() / 255,
-            labels=None if labels is None else labels.long(),
-            normals=None if normals is None else normals.float(),
-            cameras=read_cameras(stored),
-            up=read_up(stored),
-            capture_from_world=stored.get("capture_from_world"),
-            index_of_sample=stored["index_of_sample"].long(),
-            sample_of_point=stored["sample_of_point"].long(),
-            num_views=num_views,
-            seen_samples=torch.nonzero(num_views).squeeze(1),
+            **cloud_fields(read_cloud(folder, manifest)),
             sha256=sha256_once(folder / "manifest.json"),
             folder=folder,
             files=manifest["files"],

@@ -282,10 +282,23 @@ def read_cameras(tensors: Mapping[str, Tensor]) -> tuple[Camera, ...]:
     return tuple(Camera(lens[:2], lens[2:4], int(lens[4]), int(lens[5]), pose) for lens, pose in pairs)
 
 
-def read_up(tensors: Mapping[str, Tensor]) -> Tensor | None:
-    """Return the direction that `cloud_tensors` kept as up; +z where it kept none, None for zeros."""
-    up = tensors.get("up", Z)
-    return up if up.any() else None
+def cloud_fields(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return what `cloud_tensors` kept as fields of `StoredScene`."""
+    colors, labels, normals = (tensors.get(name) for name in ("colors", "labels", "normals"))
+    num_views, up = tensors["num_views"].long(), tensors.get("up", Z)
+    return {
+        "points": tensors["points"],
+        "colors": None if colors is None else colors.float() / 255,
+        "labels": None if labels is None else labels.long(),
+        "normals": None if normals is None else normals.float(),
+        "cameras": read_cameras(tensors),
+        "up": up if up.any() else None,
+        "capture_from_world": tensors.get("capture_from_world"),
+        "index_of_sample": tensors["index_of_sample"].long(),
+        "sample_of_point": tensors["sample_of_point"].long(),
+        "num_views": num_views,
+        "seen_samples": torch.nonzero(num_views).squeeze(1),
+    }
 
 
 def read_problem(entry: dict[str, Any] | str) -> Problem:
