@@ -119,6 +119,16 @@ def test_what_cannot_be_converted_is_said(make, tmp_path):
     assert Store.open(tmp_path / "c").names() == ()
 
 
+def test_a_result_that_got_further_teachers_meanwhile_is_left_alone(make, tmp_path):
+    thin, other = (make(*one, cards={"thin": CARDS["thin"]}) for one in (("a", ("one",)), ("c", ("two",))))
+    small, whole = convert(make("both", ("one",)), Codec(4), tmp_path / "small"), make("whole", ("one",))
+    for copy in (lambda: convert(thin, Codec(4), small.path), lambda: merge([thin, other], whole.path)):
+        before = contents(small.path), contents(whole.path)
+        with pytest.raises(InputError, match=r"holds features of wide, which are not those of .*a and would be lost"):
+            copy()
+        assert (contents(small.path), contents(whole.path)) == before
+
+
 def test_merged_scenes_are_those_of_both_and_an_interrupted_merge_goes_on(make, tmp_path):
     a, b = make("a", ("one", "two"), {"data": "left"}), make("b", ("three",), {"data": "right"})
     whole = merge([a, b], tmp_path / "whole")
@@ -228,6 +238,6 @@ def test_the_commands(make, tmp_path, capsys):
         assert main(["store", *words]) == 2
         told = capsys.readouterr().err
         assert message in " ".join(told.split()), told
-    path = tmp_path / "small" / "bases" / "wide.basis.safetensors"
+    (path,) = (tmp_path / "small" / "bases").iterdir()
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     assert main(["store", "verify", out["small"]]) == 2

@@ -4,7 +4,7 @@
 - `STORE/scenes.json`: the scenes that it should hold; why one of them is missing.
 - `STORE/labels/NAME.csv`: label sets of the scenes' labels, unless they come with the package.
 - `STORE/scenes/NAME/points.safetensors`: the cloud, its labels, its samples and how many views see each.
-- `STORE/bases/TEACHER.basis.safetensors`: where the codec has bases, that of a teacher; `store.json` has their SHA-256.
+- `STORE/bases/TEACHER.SHA.basis.safetensors`: where the codec has bases, that of a teacher; `store.json` has SHA-256s.
 - `STORE/scenes/NAME/TEACHER.features.safetensors`: a row per seen sample as the store's codec keeps it, fp16 unless
   told otherwise, and how far its views disagree.
 - `STORE/scenes/NAME/photographs.safetensors`: some images that teachers saw, to show places in; see `photographs.py`.
