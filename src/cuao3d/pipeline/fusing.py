@@ -82,15 +82,13 @@ def fuse(
     Raises:
         InputError: A teacher or the codec is invalid, two scenes have one name, no scene of all could be read, the
             folder holds something else, or another process writes the store, other than a share of the same.
-        OtherTeachersError: A share of other teachers or settings was begun meanwhile.
         NotInstalledError: Ray is not installed.
     """
     _check_cards(cards := cards_of(teachers))
     check_names(dataset.names, partial(source_of, dataset))
     share = range(len(dataset)) if shard is None else shard.of(len(dataset))
     with locked(Path(out), shared=shard is not None):
-        weighted = {} if view_weights == "none" else {"view_weights": view_weights}
-        asked = {**(settings or {}), "upright": upright, **weighted}
+        asked = {**(settings or {}), "upright": upright} | _weighted(view_weights)
         kept = None if codec is None else Codec.parse(codec)
         how: dict[str, Any] = {"codec": kept, "cell": cell, "teachers": cards, "settings": asked}
         store, changes = _begin(dataset, share, Path(out), teachers, how, batch_size)
@@ -102,6 +100,10 @@ def fuse(
             end(store, broken, list(changes))
     _say_broken(broken, is_all=shard is None and len(broken) == len(dataset))
     return store
+
+
+def _weighted(view_weights: ViewWeights) -> dict[str, Setting]:
+    return {} if view_weights == "none" else {"view_weights": view_weights}
 
 
 def _begin(
