@@ -338,6 +338,32 @@ def test_a_fuse_that_stops_before_it_states_a_new_basis_leaves_the_old_one(synth
     assert len(list((tmp_path / "bases").iterdir())) == 1
 
 
+@pytest.mark.parametrize("text", ["int8", "pca:3"])
+def test_a_store_whose_header_is_damaged_stays_in_its_codec(synthetic_scene, tmp_path, text, capsys):
+    data = Scenes(synthetic_scene)
+    store = pipeline.fuse(data, [Mixed()], tmp_path, cell=0.05, codec=text)
+    whole = contents(tmp_path)
+    (tmp_path / "store.json").write_text("{")
+    pipeline.fuse(data, [Mixed()], tmp_path, cell=0.05)
+    assert contents(tmp_path) == whole
+    assert "1 scene was there already" in capsys.readouterr().err
+    (tmp_path / "store.json").write_text("{")
+    pipeline.fuse(data, [Mixed()], tmp_path, cell=0.05, codec="fp16")
+    assert "synthetic (features of mixed were kept by another codec or basis)" in capsys.readouterr().err
+    assert store.codec == Codec.parse(text)
+
+
+def test_a_store_of_bases_alone_whose_header_is_damaged_asks_for_its_codec(synthetic_scene, tmp_path):
+    data = Scenes(synthetic_scene)
+    store = pipeline.fuse(data, [Mixed()], tmp_path, cell=0.05, codec="pca:3")
+    (store["synthetic"].folder / "manifest.json").unlink()
+    (tmp_path / "store.json").write_text("{")
+    with pytest.raises(InputError, match=r"store\.json is damaged, and no scene says .* Say it: --codec"):
+        pipeline.fuse(data, [Mixed()], tmp_path, cell=0.05)
+    pipeline.fuse(data, [Mixed()], tmp_path, cell=0.05, codec="pca:3")
+    assert Store.open(tmp_path).names() == ("synthetic",)
+
+
 def test_fuse_removes_the_basis_of_a_teacher_that_is_dropped(synthetic_scene, tmp_path):
     class Other(Mixed):
         name = "other"
