@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from conftest import ColorTeacher
 from cuao3d.augment import Augmentation
 from cuao3d.cli import main
-from cuao3d.distill import DistillConfig, OnDemand, distill
+from cuao3d.distill import DistillConfig, OnDemand, _take_features, distill
 from cuao3d.errors import InputError
 from cuao3d.pipeline import fuse
 from cuao3d.pipeline.on_demand import lifted_on_demand
@@ -113,6 +113,22 @@ def test_scenes_of_the_next_turns_are_lifted_ahead_and_what_is_needed_last_is_dr
         until(lambda: there() == {"room-1", "room-2"})
         assert len(scenes["room-1"].targets) == 1
         until(lambda: there() == {"room-2", "room-0"})
+
+
+def test_a_training_that_goes_on_lifts_ahead_from_where_it_does(tmp_path):
+    store, turns = fuse(Rooms(4), teachers(), tmp_path / "store", cell=0.1), []
+    store.take = lambda scene, names: _take_features(scene, names)[0]
+    store.follow = turns.append
+
+    def stop(done, *_):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distill(store, CONFIG, tmp_path / "run", on_step=stop)
+    distill(store, CONFIG, tmp_path / "run")
+    assert len(turns[0]) == CONFIG.num_steps * CONFIG.batch_size
+    assert turns[1] == turns[0][2 * CONFIG.batch_size :]
 
 
 class Changing(Rooms):
