@@ -4,12 +4,14 @@ import json
 import time
 from contextlib import suppress
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from conftest import ColorTeacher
+from cuao3d import balance
 from cuao3d.augment import Augmentation
 from cuao3d.cli import main
 from cuao3d.distill import DistillConfig, OnDemand, _take_features, distill
@@ -129,6 +131,18 @@ def test_a_training_that_goes_on_lifts_ahead_from_where_it_does(tmp_path):
     distill(store, CONFIG, tmp_path / "run")
     assert len(turns[0]) == CONFIG.num_steps * CONFIG.batch_size
     assert turns[1] == turns[0][2 * CONFIG.batch_size :]
+
+
+def test_balancing_reads_each_scene_once_and_holds_no_features(tmp_path, monkeypatch):
+    monkeypatch.setattr(balance, "WHOLE_VALUES", 400)
+    with lifted(Rooms(4), tmp_path / "cache", ONE_SCENE) as store:
+        store._read = Mock(wraps=store._read)
+        scenes = [store.take(store[name], ("color",)) for name in store.names()]
+        scenes, _ = balance.balanced(scenes, balance.Words(0, torch.eye(3), ("red", "green", "blue")), 1.0)
+        assert store._read.call_count == 4
+        assert len(scenes[0].chances()) == len(scenes[0].rows)
+        assert scenes[0].chances() is scenes[0].chances()
+        assert store._read.call_count == 5
 
 
 class Changing(Rooms):
