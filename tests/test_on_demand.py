@@ -202,8 +202,34 @@ def test_a_training_that_was_interrupted_finds_the_clouds_again(tmp_path):
         raise KeyboardInterrupt
     rooms = Rooms(3)
     with lifted(rooms, tmp_path / "cache", ONE_SCENE) as store:
-        assert (store.num_lifted, rooms.read, len(store.names())) == (0, [], 3)
+        assert (store.num_lifted, rooms.read, len(store.names())) == (0, [0, 1, 2], 3)
         assert store.missing() == {}
         scene = store.take(store["room-0"], ("color",))
         assert len(scene.targets[0]) == len(scene.rows)
-        assert rooms.read == [0]
+        assert rooms.read == [0, 1, 2, 0]
+
+
+class Moved(Rooms):
+    """Rooms of which one was captured anew."""
+
+    def __getitem__(self, index):
+        scene = super().__getitem__(index)
+        return replace(scene, points=scene.points * 0.9) if index == 1 else scene
+
+
+def test_a_scene_that_changed_before_a_training_goes_on_is_lifted_again(tmp_path, capsys):
+    with suppress(KeyboardInterrupt), lifted(Rooms(3), tmp_path / "cache", ONE_SCENE):
+        raise KeyboardInterrupt
+    with lifted(Moved(3), tmp_path / "cache", ONE_SCENE) as store:
+        assert store.num_lifted == 1
+        assert torch.equal(store["room-1"].points, Moved(3)[1].points)
+
+
+def test_a_folder_that_was_not_made_here_is_left_alone(tmp_path):
+    store = fuse(Rooms(2), teachers(), tmp_path / "store", cell=0.1)
+    with (
+        pytest.raises(InputError, match=r"store is there already, and no training made it"),
+        lifted(Rooms(2), store.path, ONE_SCENE),
+    ):
+        pass
+    assert all(path.is_file() for path in (store["room-0"].folder / file for file in store["room-0"].files))

@@ -58,7 +58,7 @@ def plan(store: Store, name: str, source: Source) -> Change:
     outdated = sha256_once(path)
     try:
         manifest = read_manifest(folder)
-        for file, entry in manifest["files"].items():
+        for file, entry in store._needed(manifest["files"]).items():
             check_size(folder / file, entry)
         if manifest["name"] != name or read_roll(store.path).get(name, Entry()).sha256 not in (None, outdated):
             return Change("again", "its manifest was that of another scene")
