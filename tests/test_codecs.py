@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from cuao3d.errors import InputError
 from cuao3d.files import write_tensors
 from cuao3d.fusion import lift, lift_measured, sample_cells, see
 from cuao3d.objective import Compressed, RowMeans, row_means, table_of, teacher_loss
+from cuao3d.pipeline import fusing
 from cuao3d.readers.sevenscenes import write_capture
 from cuao3d.store import Store, TeacherCard
 from cuao3d.worlds.rooms import make_room
@@ -288,7 +290,7 @@ def rewrite(path: Path, **changes) -> None:
 def test_a_basis_that_does_not_fit_is_refused_and_fuse_makes_it_again(synthetic_scene, tmp_path):
     data, out = Scenes(synthetic_scene), tmp_path / "store"
     store = pipeline.fuse(data, [Mixed()], out, cell=0.05, codec="pca:3")
-    path, whole = out / "bases" / "mixed.basis.safetensors", contents(out)
+    (path,), whole = (out / "bases").iterdir(), contents(out)
     vectors, mean = store.basis("mixed").vectors, store.basis("mixed").mean
     for tensors, message in (
         ({"vectors": vectors.flip(0), "mean": mean}, "does not fit: its SHA-256 is not the one"),
@@ -311,12 +313,55 @@ def test_a_basis_that_does_not_fit_is_refused_and_fuse_makes_it_again(synthetic_
 def test_scenes_of_another_basis_are_lifted_again(synthetic_scene, tmp_path):
     pipeline.fuse(Scenes(synthetic_scene), [Mixed()], tmp_path, cell=0.05, codec="pca:3")
     rewrite(tmp_path / "store.json", bases={})
-    (tmp_path / "bases" / "mixed.basis.safetensors").unlink()
+    next((tmp_path / "bases").iterdir()).unlink()
     other = replace(synthetic_scene, name="other", points=synthetic_scene.points[200:], colors=None, labels=None)
     store = pipeline.fuse(Scenes(synthetic_scene, other), [Mixed()], tmp_path, cell=0.05)
     assert store.names() == ("other", "synthetic")
     told = json.loads((store["synthetic"].folder / "manifest.json").read_text())["codecs"]["mixed"]
     assert told["basis_sha256"] == store.basis("mixed").sha256
+
+
+def test_a_fuse_that_stops_before_it_states_a_new_basis_leaves_the_old_one(synthetic_scene, tmp_path, monkeypatch):
+    class Louder(Mixed):
+        def __call__(self, image):
+            return tuple(one * one + 1 for one in super().__call__(image))
+
+    data, how = Scenes(synthetic_scene), {"cell": 0.05, "codec": "pca:3"}
+    before = pipeline.fuse(data, [Mixed()], tmp_path, **how)["synthetic"].features("mixed").clone()
+    with monkeypatch.context() as patched:
+        patched.setattr(fusing, "_plan", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.fuse(data, [Louder()], tmp_path, **how)
+    assert len(list((tmp_path / "bases").iterdir())) == 2
+    assert torch.equal(Store.open(tmp_path)["synthetic"].features("mixed"), before)
+    pipeline.fuse(data, [Louder()], tmp_path, **how)
+    assert len(list((tmp_path / "bases").iterdir())) == 1
+
+
+@pytest.mark.parametrize("text", ["int8", "pca:3"])
+def test_a_store_whose_header_is_damaged_stays_in_its_codec(synthetic_scene, tmp_path, text, capsys):
+    data = Scenes(synthetic_scene)
+    store = pipeline.fuse(data, [Mixed()], tmp_path, cell=0.05, codec=text)
+    whole = contents(tmp_path)
+    (tmp_path / "store.json").write_text("{")
+    pipeline.fuse(data, [Mixed()], tmp_path, cell=0.05)
+    assert contents(tmp_path) == whole
+    assert "1 scene was there already" in capsys.readouterr().err
+    (tmp_path / "store.json").write_text("{")
+    pipeline.fuse(data, [Mixed()], tmp_path, cell=0.05, codec="fp16")
+    assert "synthetic (features of mixed were kept by another codec or basis)" in capsys.readouterr().err
+    assert store.codec == Codec.parse(text)
+
+
+def test_a_store_of_bases_alone_whose_header_is_damaged_asks_for_its_codec(synthetic_scene, tmp_path):
+    data = Scenes(synthetic_scene)
+    store = pipeline.fuse(data, [Mixed()], tmp_path, cell=0.05, codec="pca:3")
+    (store["synthetic"].folder / "manifest.json").unlink()
+    (tmp_path / "store.json").write_text("{")
+    with pytest.raises(InputError, match=r"store\.json is damaged, and no scene says .* Say it: --codec"):
+        pipeline.fuse(data, [Mixed()], tmp_path, cell=0.05)
+    pipeline.fuse(data, [Mixed()], tmp_path, cell=0.05, codec="pca:3")
+    assert Store.open(tmp_path).names() == ("synthetic",)
 
 
 def test_fuse_removes_the_basis_of_a_teacher_that_is_dropped(synthetic_scene, tmp_path):

@@ -4,15 +4,17 @@ import json
 import time
 from contextlib import suppress
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from conftest import ColorTeacher
+from cuao3d import balance
 from cuao3d.augment import Augmentation
 from cuao3d.cli import main
-from cuao3d.distill import DistillConfig, OnDemand, distill
+from cuao3d.distill import DistillConfig, OnDemand, _take_features, distill
 from cuao3d.errors import InputError
 from cuao3d.pipeline import fuse
 from cuao3d.pipeline.on_demand import lifted_on_demand
@@ -115,6 +117,34 @@ def test_scenes_of_the_next_turns_are_lifted_ahead_and_what_is_needed_last_is_dr
         until(lambda: there() == {"room-2", "room-0"})
 
 
+def test_a_training_that_goes_on_lifts_ahead_from_where_it_does(tmp_path):
+    store, turns = fuse(Rooms(4), teachers(), tmp_path / "store", cell=0.1), []
+    store.take = lambda scene, names: _take_features(scene, names)[0]
+    store.follow = turns.append
+
+    def stop(done, *_):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distill(store, CONFIG, tmp_path / "run", on_step=stop)
+    distill(store, CONFIG, tmp_path / "run")
+    assert len(turns[0]) == CONFIG.num_steps * CONFIG.batch_size
+    assert turns[1] == turns[0][2 * CONFIG.batch_size :]
+
+
+def test_balancing_reads_each_scene_once_and_holds_no_features(tmp_path, monkeypatch):
+    monkeypatch.setattr(balance, "WHOLE_VALUES", 400)
+    with lifted(Rooms(4), tmp_path / "cache", ONE_SCENE) as store:
+        store._read = Mock(wraps=store._read)
+        scenes = [store.take(store[name], ("color",)) for name in store.names()]
+        scenes, _ = balance.balanced(scenes, balance.Words(0, torch.eye(3), ("red", "green", "blue")), 1.0)
+        assert store._read.call_count == 4
+        assert len(scenes[0].chances()) == len(scenes[0].rows)
+        assert scenes[0].chances() is scenes[0].chances()
+        assert store._read.call_count == 5
+
+
 class Changing(Rooms):
     """Rooms of which one looks otherwise when it is read again."""
 
@@ -172,8 +202,34 @@ def test_a_training_that_was_interrupted_finds_the_clouds_again(tmp_path):
         raise KeyboardInterrupt
     rooms = Rooms(3)
     with lifted(rooms, tmp_path / "cache", ONE_SCENE) as store:
-        assert (store.num_lifted, rooms.read, len(store.names())) == (0, [], 3)
+        assert (store.num_lifted, rooms.read, len(store.names())) == (0, [0, 1, 2], 3)
         assert store.missing() == {}
         scene = store.take(store["room-0"], ("color",))
         assert len(scene.targets[0]) == len(scene.rows)
-        assert rooms.read == [0]
+        assert rooms.read == [0, 1, 2, 0]
+
+
+class Moved(Rooms):
+    """Rooms of which one was captured anew."""
+
+    def __getitem__(self, index):
+        scene = super().__getitem__(index)
+        return replace(scene, points=scene.points * 0.9) if index == 1 else scene
+
+
+def test_a_scene_that_changed_before_a_training_goes_on_is_lifted_again(tmp_path, capsys):
+    with suppress(KeyboardInterrupt), lifted(Rooms(3), tmp_path / "cache", ONE_SCENE):
+        raise KeyboardInterrupt
+    with lifted(Moved(3), tmp_path / "cache", ONE_SCENE) as store:
+        assert store.num_lifted == 1
+        assert torch.equal(store["room-1"].points, Moved(3)[1].points)
+
+
+def test_a_folder_that_was_not_made_here_is_left_alone(tmp_path):
+    store = fuse(Rooms(2), teachers(), tmp_path / "store", cell=0.1)
+    with (
+        pytest.raises(InputError, match=r"store is there already, and no training made it"),
+        lifted(Rooms(2), store.path, ONE_SCENE),
+    ):
+        pass
+    assert all(path.is_file() for path in (store["room-0"].folder / file for file in store["room-0"].files))

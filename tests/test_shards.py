@@ -130,6 +130,30 @@ def test_two_that_fill_one_store_with_other_teachers_do_not_mix(tmp_path):
         fuse(Switching(tmp_path), [ColorTeacher()], tmp_path, cell=0.1, shard=Shard(1, 1))
 
 
+class SwitchingLate(Switching):
+    """Rooms whose only one that is read is read before the other process begins; it has none to lift after."""
+
+    def __getitem__(self, index):
+        scene = Rooms.__getitem__(self, index)
+        frames = [replace(frame, read_image=self.late(frame.read_image)) for frame in scene.frames]
+        return replace(scene, frames=tuple(frames))
+
+    def late(self, read):
+        def read_image():
+            if len(self.read) == 1:
+                self.read.append(None)
+                fill(self.out, count=2, teacher=Gray, shard=Shard(2, 2))
+            return read()
+
+        return read_image
+
+
+def test_a_share_that_ends_last_does_not_take_the_store_back(tmp_path):
+    with pytest.raises(OtherTeachersError, match=r"store\.json has changed meanwhile"):
+        fuse(SwitchingLate(tmp_path), [ColorTeacher()], tmp_path, cell=0.1, shard=Shard(1, 2))
+    assert list(Store.open(tmp_path).teachers) == ["gray"]
+
+
 class Counting(ColorTeacher):
     """The colour teacher; it counts the views that it is shown."""
 

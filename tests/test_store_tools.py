@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -119,6 +121,16 @@ def test_what_cannot_be_converted_is_said(make, tmp_path):
     assert Store.open(tmp_path / "c").names() == ()
 
 
+def test_a_result_that_got_further_teachers_meanwhile_is_left_alone(make, tmp_path):
+    thin, other = (make(*one, cards={"thin": CARDS["thin"]}) for one in (("a", ("one",)), ("c", ("two",))))
+    small, whole = convert(make("both", ("one",)), Codec(4), tmp_path / "small"), make("whole", ("one",))
+    for copy in (lambda: convert(thin, Codec(4), small.path), lambda: merge([thin, other], whole.path)):
+        before = contents(small.path), contents(whole.path)
+        with pytest.raises(InputError, match=r"holds features of wide, which are not those of .*a and would be lost"):
+            copy()
+        assert (contents(small.path), contents(whole.path)) == before
+
+
 def test_merged_scenes_are_those_of_both_and_an_interrupted_merge_goes_on(make, tmp_path):
     a, b = make("a", ("one", "two"), {"data": "left"}), make("b", ("three",), {"data": "right"})
     whole = merge([a, b], tmp_path / "whole")
@@ -205,6 +217,56 @@ def test_an_inventory_adds_up(make, tmp_path):
     assert inventory(store).teachers[0].cosine_error is None
 
 
+def test_nothing_is_dropped_where_a_name_is_wrong(make, capsys):
+    store = make("a", ("one",))
+    before = contents(store.path)
+    assert main(["store", "drop", str(store.path), "thin", "other"]) == 2
+    assert "holds no features of 'other', only of wide, thin" in capsys.readouterr().err
+    assert contents(store.path) == before
+
+
+def added(store: Store, monkeypatch, capsys, *more: str, loads: bool = True) -> tuple[dict, str]:
+    """What `store add` gives to `fuse`, and what it says; `loads`: whether the teachers can be loaded as they were."""
+    given: dict = {}
+    monkeypatch.setattr(import_module("cuao3d.cli.fuse"), "fuse", lambda data, **how: given.update(how) or 0)
+    monkeypatch.setattr("cuao3d.voting.lifting_teacher", Mock(side_effect=None if loads else InputError("No wide.")))
+    main(["store", "add", str(store.path), "mini-dino", *more])
+    return given, " ".join(capsys.readouterr().err.split())
+
+
+def test_further_teachers_are_lifted_as_those_that_are_there(make, monkeypatch, capsys):
+    half = {name: replace(card, options={"precision": "bf16"}) for name, card in CARDS.items()}
+    store = make("a", ("one",), {"upright": False, "view_weights": "robust", "every": 3}, half)
+    given, _ = added(store, monkeypatch, capsys, "--data", "DATA")
+    assert given == {
+        "out": store.path,
+        "teachers": "wide,thin,mini-dino",
+        "cell": 0.05,
+        "precision": "bf16",
+        "device": "cpu",
+        "upright": False,
+        "view_weights": "robust",
+        "every": 3,
+    }
+    given, told = added(store, monkeypatch, capsys)
+    assert not given
+    assert "--cell 0.05 --view-weights robust --every 3 --no-upright --precision bf16." in told
+
+
+def test_teachers_that_would_be_lifted_again_are_not_added_to(make, monkeypatch, capsys):
+    given, told = added(make("a", ("one",)), monkeypatch, capsys, "--data", "DATA", loads=False)
+    assert "No wide. Name it as it was lifted, as NAME=FOLDER or FILE.py:CLASS" in told
+    assert "or run: cuao3d fuse DATA --out" in told
+    mixed = {"wide": replace(CARDS["wide"], options={"precision": "fp16"}), "thin": CARDS["thin"]}
+    for store, message in (
+        (make("b", ("one",), cards=mixed), "compute in fp16 and fp32"),
+        (make("c", ("one",), {"annotations": "my.csv"}), "does not say where my.csv lies"),
+    ):
+        more, told = added(store, monkeypatch, capsys, "--data", "DATA")
+        assert message in told
+        assert not given | more
+
+
 def test_the_commands(make, tmp_path, capsys):
     a, b = make("a", ("one",), {"upright": True}), make("b", ("two",), {"upright": True})
     out = {name: str(tmp_path / name) for name in ("merged", "small", "info.json")}
@@ -228,6 +290,6 @@ def test_the_commands(make, tmp_path, capsys):
         assert main(["store", *words]) == 2
         told = capsys.readouterr().err
         assert message in " ".join(told.split()), told
-    path = tmp_path / "small" / "bases" / "wide.basis.safetensors"
+    (path,) = (tmp_path / "small" / "bases").iterdir()
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     assert main(["store", "verify", out["small"]]) == 2

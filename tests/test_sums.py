@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from conftest import ColorTeacher, golden_camera
+from cuao3d import fusion
 from cuao3d.errors import InputError
 from cuao3d.fusion import lift_measured, sample_cells, see
 from cuao3d.geometry import normals_of
 from cuao3d.pipeline import fuse
 from cuao3d.scene import Camera
-from cuao3d.sums import Sums
+from cuao3d.sums import Spread, Sums
 from cuao3d.view_weights import geometry_weights
 from test_fuse_reads import Scenes
 
@@ -136,6 +137,18 @@ def test_a_scene_that_no_view_sees_has_no_rows(synthetic_scene, how):
     assert lifted.features.shape == (0, 3)
     assert lifted.disagreement.shape == (0,)
     assert math.isnan(lifted.agreement)
+
+
+def test_what_views_say_together_is_brought_to_the_device_of_the_maps(synthetic_scene, monkeypatch):
+    visibility, given = see(synthetic_scene, sample_cells(synthetic_scene.points, 0.05)), []
+    monkeypatch.setattr(Sums, "add", lambda _sums, _maps, *_where, spread, **_how: given.append(spread))
+    parts = fusion._parts([teacher := ColorTeacher()], len(visibility.seen_samples), {}, 0)
+    walk = fusion._Walk(synthetic_scene, visibility, [teacher], parts, "bicubic", 1, True, False, "robust")
+    walk._spread = {teacher.name: Spread(torch.zeros(len(walk.seen), 3), torch.ones(len(walk.seen)).double())}
+    for _ in range(2):
+        walk._add(visibility.views[0], [(torch.zeros(3, 6, 8, device="meta"),)])
+    assert [(one.means.device.type, one.scatter.device.type) for one in given] == [("meta", "meta")] * 2
+    assert given[0].means is given[1].means  # moved once
 
 
 def test_sums_do_not_depend_on_the_number_of_threads():

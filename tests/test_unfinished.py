@@ -8,6 +8,7 @@ import torch
 from conftest import ColorTeacher
 from cuao3d.errors import DiskFullError, InputError
 from cuao3d.pipeline import fuse, fusing, unfinished
+from cuao3d.scene import Source
 from cuao3d.store import Store
 from test_fuse_reads import Scenes
 from test_identity import content
@@ -99,6 +100,14 @@ def test_sums_that_are_damaged_or_of_another_lifting_are_not_gone_on_from(long_s
     moved = replace(long_scene, points=long_scene.points + torch.tensor([0.001, 0, 0]))
     lift(moved, tmp_path / "other", teacher := Stops())
     assert teacher.num_shown == NUM_VIEWS - 1
+
+
+def test_sums_of_other_views_are_not_gone_on_from(long_scene, tmp_path, monkeypatch):
+    monkeypatch.setattr(fusing, "source_of_scene", lambda scene: Source({}))  # it knows of neither depth nor poses
+    interrupt(long_scene, tmp_path / "store", 8)
+    fewer = replace(long_scene, frames=(*long_scene.frames[:3], *long_scene.frames[5:]))
+    lift(fewer, tmp_path / "store", teacher := Stops())
+    assert teacher.num_shown == NUM_VIEWS - 3
 
 
 def test_a_disk_too_full_for_sums_costs_nothing_else(long_scene, tmp_path, monkeypatch, capsys):

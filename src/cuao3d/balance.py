@@ -1,6 +1,9 @@
 """Which points a student is shown: those of rare words as often as the balance says."""
 
+from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,24 +48,39 @@ def balanced(scenes: list[TrainingScene], words: Words, balance: float) -> tuple
         return scenes, words
     chance = (frequency / frequency.sum()).clamp(min=1e-6).pow(-balance)
     chances: list[Any] = [
-        chance[kind] if len(kind) == len(scene.rows) else _Chances(scene.targets[words.teacher], words.vectors, chance)
+        chance[kind]
+        if len(kind) == len(scene.rows)
+        else _Chances(partial(_of_teacher, scene, words.teacher), words.vectors, chance)
         for scene, kind in zip(scenes, kinds, strict=True)
     ]
-    return [replace(scene, chances=own) for scene, own in zip(scenes, chances, strict=True)], words
+    return [_with_chances(scene, own) for scene, own in zip(scenes, chances, strict=True)], words
+
+
+def _with_chances(scene: TrainingScene, chances: Any) -> TrainingScene:
+    """Return a scene with other chances; its targets, which may be lifted when they are read, are not read."""
+    other = copy(scene)
+    object.__setattr__(other, "chances", chances)
+    return other
+
+
+def _of_teacher(scene: TrainingScene, teacher: int) -> Table:
+    features: Table = scene.targets[teacher]
+    return features
 
 
 @dataclass
 class _Chances:
     """The sampling probability of each point of a scene, worked out when its turn has come."""
 
-    features: Table
+    read: Callable[[], Table]
+    """Returns the features; they are read where they lie then."""
     vectors: Tensor
     of_word: Tensor
     found: Tensor | None = None
 
     def __call__(self) -> Tensor:
         if self.found is None:
-            self.found = self.of_word[_nearest_word(self.features, self.vectors)]
+            self.found = self.of_word[_nearest_word(self.read(), self.vectors)]
         return self.found
 
 

@@ -1,7 +1,7 @@
 """Distillation: a sparse 3D student learns to predict the features of 2D teachers at the same points."""
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -95,7 +95,7 @@ class OnDemand(Protocol):
         ...
 
     def follow(self, turns: Sequence[str], /) -> None:
-        """Be told the names of the scenes in the order of training, from the first step on."""
+        """Be told the names of the scenes in the order of training, from the step on at which it begins or goes on."""
         ...
 
 
@@ -146,9 +146,8 @@ def distill(
         used, apart = _part((scene for scene, _ in taken), held_out, store)
         distiller, scenes = _make_distiller(store, used, config)
         targets = from_first(lambda: check_targets(scenes, distiller.lessons(), config))
-        batches = Batches(scenes, config, row_means, apart)
-        if isinstance(store, OnDemand):
-            store.follow([batches.scene_at(place).name for place in range(len(batches) * config.batch_size)])
+        of_store = partial(_FollowedBatches, store) if isinstance(store, OnDemand) else Batches
+        batches = of_store(scenes, config, row_means, apart)
         outcome = train(distiller, distiller.parameter_groups(), batches, config, out, device=device, on_step=on_step)
         _check_all((*scenes, *apart))
         give_back()
@@ -183,6 +182,19 @@ def idle_settings(config: DistillConfig, cards: Mapping[str, TeacherCard]) -> di
     elif config.points_per_scene is None:
         reasons["balance"] = "where the loss uses all points (--config.points-per-scene None)"
     return reasons
+
+
+class _FollowedBatches(Batches):
+    """Batches whose order a store on demand is told, from the step on at which the training goes on."""
+
+    def __init__(self, store: OnDemand, *about: Any) -> None:
+        super().__init__(*about)
+        self._store = store
+
+    def ahead(self, first: int, device: str) -> Generator[tuple[Batch, ...], None, None]:
+        places = range(first * self.config.batch_size, len(self) * self.config.batch_size)
+        self._store.follow([self.scene_at(place).name for place in places])
+        return super().ahead(first, device)
 
 
 class _Distiller(Learner):

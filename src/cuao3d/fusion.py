@@ -335,6 +335,8 @@ class _Walk:
             begun = time.perf_counter()
             as_stored = [one.rot90(-self._quarters[view.frame], (1, 2)) for one in described[part.teacher]]
             at, which = part.pick(rows)
+            if (spread := self._spread.get(label)) is not None:  # one that was restored comes from the CPU
+                self._spread[label] = spread = spread.to(as_stored[0].device)
             self.sums[label].add(
                 as_stored if part.through is None else part.through(as_stored),
                 at,
@@ -342,7 +344,7 @@ class _Walk:
                 size,
                 mode=self._mode,
                 weights=None if weights is None else weights[which],
-                spread=self._spread.get(label),
+                spread=spread,
                 summed=part.through is not None,
             )
             self._took({self._teachers[part.teacher].name: time.perf_counter() - begun})

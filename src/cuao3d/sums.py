@@ -24,6 +24,10 @@ class Spread:
     scatter: Float64[Tensor, "V"]
     """Mean squared distance of its features from it."""
 
+    def to(self, device: torch.device) -> "Spread":
+        """Return it on a device."""
+        return Spread(self.means.to(device), self.scatter.to(device))
+
 
 class Sums:
     """Sums over views, a row for each sample; on the device of the maps that are added."""

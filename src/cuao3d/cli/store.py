@@ -23,6 +23,7 @@ def store(
     out: Path | None = None,
     codec: str | None = None,
     data: Path | None = None,
+    device: str | None = None,
     json: Path | None = None,
     run: Path | None = None,
     labels: str = "scannet20",
@@ -42,6 +43,7 @@ def store(
         out: For convert and merge, folder of the store to make, or to go on with.
         codec: For convert, how features are kept: fp16, int8, pca:K or pca:K+int8, such as pca:256+int8.
         data: For add, the data that the store was made of; without it the command to run is said.
+        device: For add, where the teachers run, such as cuda.
         json: For info, also write it as JSON, here.
         run: Folder of a finished run, to calibrate its student.
         labels: Label set of the classes: its name, or a CSV of your own.
@@ -51,7 +53,7 @@ def store(
     """
     from cuao3d.store import Store
 
-    _check_options(action, more, out=out, codec=codec, data=data, json=json)
+    _check_options(action, more, out=out, codec=codec, data=data, device=device, json=json)
     opened = Store.open(path)
     match action:
         case "info":
@@ -64,7 +66,7 @@ def store(
         case "drop":
             return _drop(opened, more)
         case "add":
-            return _add(opened, more, data)
+            return _add(opened, more, data, device or "cpu")
         case "calibrate":
             return _calibrate(opened, run, labels, split, teacher, text)
 
@@ -76,7 +78,7 @@ def _check_options(action: str, more: Sequence[str], **given: object) -> None:
         InputError: Something is missing, or too much.
     """
     needs = {"convert": ("codec", "out"), "merge": ("out",)}.get(action, ())
-    takes = {"info": ("json",), "add": ("data",)}.get(action, ())
+    takes = {"info": ("json",), "add": ("data", "device")}.get(action, ())
     listed = {"merge": "other stores", "drop": "names of teachers", "add": "names of teachers"}.get(action)
     for name in needs:
         if given[name] is None:
@@ -154,8 +156,10 @@ def _copy(opened: "Store", others: Sequence["Store"], out: Path, codec: str | No
 def _drop(opened: "Store", teachers: Sequence[str]) -> int:
     """Remove teachers from a store."""
     from cuao3d.progress import telling
-    from cuao3d.store.drop import drop_teacher
+    from cuao3d.store.drop import check_holds, drop_teacher
 
+    for teacher in teachers:
+        check_holds(opened, teacher)
     for teacher in teachers:
         with telling(None, f"dropping {teacher}") as progress:
             drop_teacher(opened, teacher, progress=progress)
@@ -163,23 +167,57 @@ def _drop(opened: "Store", teachers: Sequence[str]) -> int:
     return note_missing(opened.missing())
 
 
-def _add(opened: "Store", teachers: Sequence[str], data: Path | None) -> int:
-    """Lift further teachers into a store by `fuse`, or say which command does."""
+def _add(opened: "Store", teachers: Sequence[str], data: Path | None, device: str) -> int:
+    """Lift further teachers into a store by `fuse`, or say which command does.
+
+    Raises:
+        InputError: No data are given, or the teachers that are there cannot be loaded as they were.
+    """
     from cuao3d.cli.fuse import fuse
     from cuao3d.store.header import OF_SCENES
+    from cuao3d.teachers import parse_teachers
 
-    known = [_typed(name, dict(card.options)) for name, card in opened.teachers.items()]
-    names = ",".join([*known, *teachers])
-    how = {key: value for key, value in opened.settings.items() if key in (*OF_SCENES, "upright")}
-    if data is not None:
-        return fuse(data, out=opened.path, teachers=names, cell=opened.cell, **how)  # type: ignore[arg-type]
-    options = [f"--{key} {value}" for key, value in how.items() if not isinstance(value, bool)]
-    options += [f"--{'' if value else 'no-'}{key}" for key, value in how.items() if isinstance(value, bool)]
-    told = " ".join([f"--teachers {names} --cell {opened.cell:g}", *options])
-    raise InputError(
-        f"Say where the data of {opened.path} lie, with --data, or run: cuao3d fuse DATA --out {opened.path} {told}. "
-        "Teachers that are there stay as they are."
-    )
+    typed = {spec.name for spec in parse_teachers(",".join(teachers))}
+    stay = [name for name in opened.teachers if name not in typed]
+    names = ",".join([*(_typed(name, dict(opened.teachers[name].options)) for name in stay), *teachers])
+    precisions = sorted({str(opened.teachers[name].options.get("precision", "fp32")) for name in stay}) or ["fp32"]
+    how = {key: value for key, value in opened.settings.items() if key in (*OF_SCENES, "upright", "view_weights")}
+    flags = {key: f"--{key.replace('_', '-')}" for key in how}
+    options = [f"{flags[key]} {value}" for key, value in how.items() if not isinstance(value, bool)]
+    options += [flags[key].replace("--", "--" if value else "--no-") for key, value in how.items() if value in (0, 1)]
+    options += [] if precisions == ["fp32"] else [f"--precision {'|'.join(precisions)}"]
+    told = f"cuao3d fuse {data or 'DATA'} --out {opened.path} --teachers {names} --cell {opened.cell:g}"
+    if data is None:
+        reason = f"Say where the data of {opened.path} lie, with --data,"
+    else:
+        reason = _why_not_alike(opened, stay, precisions, str(how.get("annotations", "")), device)
+        if not reason:
+            how |= {"precision": precisions[0], "device": device}
+            return fuse(data, out=opened.path, teachers=names, cell=opened.cell, **how)  # type: ignore[arg-type]
+    raise InputError(f"{reason} or run: {' '.join([told, *options])}. Teachers that are there stay as they are.")
+
+
+def _why_not_alike(
+    opened: "Store", teachers: Sequence[str], precisions: Sequence[str], annotations: str, device: str
+) -> str:
+    """Say why teachers that stay in a store would be lifted again; nothing if they would not be."""
+    from cuao3d.cli.shared import check_device
+    from cuao3d.memory import give_back
+    from cuao3d.voting import lifting_teacher
+
+    check_device(device)
+    if len(precisions) > 1:
+        return f"Teachers of {opened.path} compute in {' and '.join(precisions)}: lift them into a store each,"
+    if annotations.endswith(".csv"):
+        return f"The store does not say where {annotations} lies: write its folder before its name,"
+    for name in teachers:
+        try:
+            lifting_teacher(opened, name, device=device)
+        except UserError as error:
+            return f"{error} Name it as it was lifted, as NAME=FOLDER or FILE.py:CLASS, beside the further teachers,"
+        finally:
+            give_back()
+    return ""
 
 
 def _typed(teacher: str, options: dict[str, object]) -> str:

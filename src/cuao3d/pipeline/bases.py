@@ -1,7 +1,6 @@
 """The bases of a store: fitted to what each teacher sees of a sample of the dataset, before a scene is lifted."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -15,6 +14,7 @@ from cuao3d.memory import give_back
 from cuao3d.readers import Dataset
 from cuao3d.scene import Scene
 from cuao3d.store import Store
+from cuao3d.store.revise import has_basis
 from cuao3d.teachers import Teacher
 
 NUM_SCENES, NUM_FRAMES, NUM_SAMPLES = 16, 8, 2048
@@ -38,18 +38,12 @@ def fit_bases(store: Store, dataset: Dataset, teachers: Sequence[Teacher], *, ba
         InputError: No scene of the sample gives a teacher's features.
     """
     ranks = {one.name: store.codec.rank_of(one.num_channels) for one in teachers}
-    for teacher in (one for one in teachers if ranks[one.name] is not None and not _has_basis(store, one.name)):
+    for teacher in (one for one in teachers if ranks[one.name] is not None and not has_basis(store, one.name)):
         rows = _sample(dataset, teacher, store.cell, batch_size, upright)
         try:
             store.keep_basis(teacher.name, Basis.fit(rows, ranks[teacher.name] or 0))
         except InputError as error:
             raise InputError(f"No basis of {teacher.name} for --codec {store.codec}: {error}.") from None
-
-
-def _has_basis(store: Store, teacher: str) -> bool:
-    with suppress(InputError):
-        return store.basis(teacher) is not None
-    return False
 
 
 def _sample(dataset: Dataset, teacher: Teacher, cell: float, batch_size: int, upright: bool) -> Iterator[Tensor]:

@@ -23,11 +23,12 @@ from cuao3d.objective import find_loss
 from cuao3d.photographs import Album
 from cuao3d.pipeline.bases import NUM_EXACT, fit_bases
 from cuao3d.pipeline.on_ray import RayCluster, check_sees, run_on_ray
-from cuao3d.pipeline.shards import OtherTeachersError, Shard, roll_locked, scene_locked, still_needed
+from cuao3d.pipeline.shards import OtherTeachersError, Shard, check_is_written, roll_locked, scene_locked, still_needed
 from cuao3d.pipeline.unfinished import LONG, KeptSums
 from cuao3d.progress import OnCount, OnStep
 from cuao3d.readers import Dataset
 from cuao3d.scene import Scene, Source
+from cuao3d.seals import tensors_sha256
 from cuao3d.store import CELL, Lifting, Setting, Store, TeacherCard
 from cuao3d.store.plan import Change, OtherCaptureError, begin, check_names, end, manifest_sha256, plan
 from cuao3d.store.revise import change_teachers, manifest_of, num_views
@@ -87,8 +88,7 @@ def fuse(
     check_names(dataset.names, partial(source_of, dataset))
     share = range(len(dataset)) if shard is None else shard.of(len(dataset))
     with locked(Path(out), shared=shard is not None):
-        weighted = {} if view_weights == "none" else {"view_weights": view_weights}
-        asked = {**(settings or {}), "upright": upright, **weighted}
+        asked = {**(settings or {}), "upright": upright} | _weighted(view_weights)
         kept = None if codec is None else Codec.parse(codec)
         how: dict[str, Any] = {"codec": kept, "cell": cell, "teachers": cards, "settings": asked}
         store, changes = _begin(dataset, share, Path(out), teachers, how, batch_size)
@@ -96,9 +96,14 @@ def fuse(
         lift = partial(_Lift, store, batch_size, upright)
         broken = _fuse_in_parallel(dataset, changes, load, lift, ray or num_workers)
         with roll_locked(store.path):
+            check_is_written(store)
             end(store, broken, list(changes))
     _say_broken(broken, is_all=shard is None and len(broken) == len(dataset))
     return store
+
+
+def _weighted(view_weights: ViewWeights) -> dict[str, Setting]:
+    return {} if view_weights == "none" else {"view_weights": view_weights}
 
 
 def _begin(
@@ -413,7 +418,9 @@ def _lifted(
     Raises:
         InputError: No view is left, for a teacher gives no finite values.
     """
+    frames = torch.tensor([view.frame for view in visibility.views])
     about = {"source": made_from.as_json(), "batch_size": lift.batch_size, "teachers": [one.name for one in teachers]}
+    about["seen"] = tensors_sha256({"frames": frames, "num_views": visibility.num_views}, {})
     bases = {one.name: lift.store.basis(one.name) for one in teachers}
     lifted = lift_together(
         scene,

@@ -15,10 +15,12 @@ from cuao3d.batches import TrainingScene
 from cuao3d.console import note, progress_bar
 from cuao3d.durable import locked, remove
 from cuao3d.errors import InputError
-from cuao3d.pipeline.fusing import _Lift, _why_broken
+from cuao3d.files import write_whole
+from cuao3d.pipeline.fusing import _Lift, _plan_scene, _why_broken
 from cuao3d.ranks import num_ranks
 from cuao3d.readers import Dataset
 from cuao3d.store import CELL, Setting, Store, StoredScene
+from cuao3d.store.header import is_beginning
 from cuao3d.store.plan import Change, begin, check_names, end, manifest_sha256
 from cuao3d.store.revise import manifest_of
 from cuao3d.store.sources import source_of
@@ -27,6 +29,9 @@ from cuao3d.teachers import Teacher, cards_of
 
 CACHE_GB = 10.0
 """Gigabytes of features that are kept unless told otherwise."""
+
+MARK = "on-demand"
+"""Empty file in each folder that was made here: no other is ever deleted."""
 
 
 class OnDemandStore(Store):
@@ -47,12 +52,21 @@ class OnDemandStore(Store):
         self._thread: Thread | None = None
         self._failed: BaseException | None = None
         self._is_asked = self._is_closed = False
-        manifests = {name: manifest_of(store, name) for name in self._index}
-        self._bytes = {name: self._size(manifest) for name, manifest in manifests.items() if manifest}
+        self._bytes: dict[str, int] = {}
         """Bytes of the features of each scene that was lifted before."""
-        self._there = {name for name in self._bytes if all(path.is_file() for path in self._features(name))}
+        self._there: set[str] = set()
         self.num_lifted = 0
         """Scenes that were lifted so far, each time counted."""
+
+    def begin(self) -> None:
+        """Find out which scenes were lifted before, from what the data are now."""
+        changes = {
+            name: _plan_scene(self._dataset, index, self, self._lift.upright) for name, index in self._index.items()
+        }
+        begin(self, changes)
+        manifests = {name: manifest_of(self, name) for name in self._index}
+        self._bytes = {name: self._size(manifest) for name, manifest in manifests.items() if manifest}
+        self._there = {name for name in self._bytes if all(path.is_file() for path in self._features(name))}
 
     def take(self, scene: StoredScene, teachers: tuple[str, ...]) -> TrainingScene:
         """Return what training needs of a scene; its targets are lifted whenever they are asked for and not there."""
@@ -220,16 +234,22 @@ def lifted_on_demand(
         The store, for `distill`.
 
     Raises:
-        InputError: No scene could be lifted, several processes train together, or another process uses the folder.
+        InputError: No scene could be lifted, several processes train together, another process uses the folder, or
+            it was not made here.
     """
     if num_ranks() > 1:
         raise InputError("--lift is for one process; several that train together need a store: cuao3d fuse.")
     check_names(dataset.names, partial(source_of, dataset))
+    if folder.exists() and not (folder / MARK).is_file() and not (folder.is_dir() and is_beginning(folder)):
+        raise InputError(
+            f"{folder} is there already, and no training made it: its files are not touched. Move it away."
+        )
     with locked(folder):
         asked = {**(settings or {}), "upright": upright}
         plain = Store.create(folder, cell=cell, teachers=cards_of(teachers), settings=asked)
         store = OnDemandStore(plain, dataset, _Lift(plain, batch_size, upright, teachers), int(cache_gb * 1e9))
-        begin(plain, {name: Change("new") for name in dataset.names if manifest_of(plain, name) is None}, dataset.names)
+        write_whole(folder / MARK, lambda path: path.touch())
+        store.begin()
         try:
             broken = store.lift_all()
             end(plain, broken, list(broken))

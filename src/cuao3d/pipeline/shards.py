@@ -67,12 +67,17 @@ def scene_locked(store: Store, name: str, say: Callable[[str], None]) -> Iterato
         OtherTeachersError: The store has other teachers or settings by now.
     """
     with locked(store.path / "scenes" / name, on_wait=lambda holder: say(f"{name}: {holder} lifts it")):
-        if not is_written(store):
-            raise OtherTeachersError(
-                f"{store.path / 'store.json'} has changed meanwhile: another command fills the store with other "
-                "teachers or settings. Give all that fill one store the same options, or a store each."
-            )
+        check_is_written(store)
         yield
+
+
+def check_is_written(store: Store) -> None:
+    """Raise OtherTeachersError if the store has other teachers or settings by now."""
+    if not is_written(store):
+        raise OtherTeachersError(
+            f"{store.path / 'store.json'} has changed meanwhile: another command fills the store with other "
+            "teachers or settings. Give all that fill one store the same options, or a store each."
+        )
 
 
 def still_needed(store: Store, name: str, change: Change, look_again: Callable[[], Change]) -> Change:

@@ -4,15 +4,13 @@
 - `STORE/scenes.json`: the scenes that it should hold; why one of them is missing.
 - `STORE/labels/NAME.csv`: label sets of the scenes' labels, unless they come with the package.
 - `STORE/scenes/NAME/points.safetensors`: the cloud, its labels, its samples and how many views see each.
-- `STORE/bases/TEACHER.basis.safetensors`: where the codec has bases, that of a teacher; `store.json` has their SHA-256.
-- `STORE/scenes/NAME/TEACHER.features.safetensors`: a row per seen sample as the store's codec keeps it, fp16 unless
-  told otherwise, and how far its views disagree.
+- `STORE/bases/TEACHER.SHA.basis.safetensors`: where the codec has bases, that of a teacher; `store.json` has SHA-256s.
+- `STORE/scenes/NAME/TEACHER.features.safetensors`: a row per seen sample, in the codec; how far its views disagree.
 - `STORE/scenes/NAME/photographs.safetensors`: some images that teachers saw, to show places in; see `photographs.py`.
 - `STORE/scenes/NAME/lifting.json`: how long each teacher took and how well its views agree; nothing depends on it.
 - `STORE/scenes/NAME/unfinished.safetensors`: only while a long capture is lifted; see `pipeline/unfinished.py`.
 - `STORE/scenes/NAME/sources.json`: size, time and SHA-256 of each file that the scene was read from.
-- `STORE/scenes/NAME/manifest.json`: SHA-256 of the files above but the last two, and what decided them. A scene
-  without it is not finished.
+- `STORE/scenes/NAME/manifest.json`: SHA-256s of all that readers use, and what decided it; last: it means finished.
 
 A file is compared with its manifest at its first use in a process, a JSON file with the SHA-256 that it holds.
 """
@@ -41,7 +39,7 @@ from cuao3d.store.encoding import encode, feature_files, read_basis, write_basis
 from cuao3d.store.header import CODED_VERSION, FORMAT, FORMAT_VERSION, LABELS, difference, for_all, is_beginning
 from cuao3d.store.header import Setting as Setting
 from cuao3d.store.roll import AGAIN, ROLL, UNFINISHED, Entry, count_of, read_roll, remove_damaged_roll, write_roll
-from cuao3d.store.schemas import read_cloud, read_header, read_manifest
+from cuao3d.store.schemas import codec_of_scenes, read_cloud, read_header, read_manifest
 from cuao3d.store.sources import Record
 from cuao3d.store.stored import LIFTING_FILE as LIFTING_FILE
 from cuao3d.store.stored import PHOTOGRAPHS_FILE as PHOTOGRAPHS_FILE
@@ -143,6 +141,8 @@ class Store:
             return store
         if path.exists() and not (begins or has_header):
             raise InputError(f"{path} is there already and is no store. Choose a new or an empty folder.")
+        if has_header and codec is None:
+            store.codec = codec_of_scenes(path)
         make_folder(path / "scenes")
         store._write_header()
         return store

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,16 @@ from torch import Tensor
 from cuao3d import __version__
 from cuao3d.codecs import Basis, Codec
 from cuao3d.durable import locked, remove
-from cuao3d.errors import InputError, UserError
+from cuao3d.errors import InputError, NotFoundError, UserError
 from cuao3d.files import write_whole
 from cuao3d.labels.kept import keep_label_set
 from cuao3d.progress import OnCount
 from cuao3d.seals import sha256_once, write_sealed
-from cuao3d.store import Store
+from cuao3d.store import Store, TeacherCard
 from cuao3d.store.encoding import feature_files
 from cuao3d.store.header import LABELS, difference
 from cuao3d.store.plan import end
-from cuao3d.store.revise import expect, manifest_of
+from cuao3d.store.revise import expect, has_basis, manifest_of
 from cuao3d.store.roll import Entry
 from cuao3d.store.schemas import read_manifest
 from cuao3d.store.sources import SOURCES_FILE
@@ -67,12 +68,13 @@ def convert(store: Store, codec: Codec, out: Path | str, *, progress: OnCount | 
         raise InputError(f"{store.path} is kept as {codec} already. Name another codec; choose from {Codec.FORMS}.")
     out = _elsewhere(out, [store])
     with locked(out):
+        _check_teachers(out, store)
         target = Store.create(
             out, cell=store.cell, teachers=store.teachers, settings=store.settings, codec=codec, revise=True
         )
         for teacher, card in store.teachers.items():
             rank = codec.rank_of(card.num_channels)
-            if rank is not None and not _has_basis(target, teacher):
+            if rank is not None and not has_basis(target, teacher):
                 try:
                     target.keep_basis(teacher, Basis.fit(_sample(store, teacher), rank))
                 except InputError as error:
@@ -115,11 +117,12 @@ def merge(stores: Sequence[Store], out: Path | str, *, progress: OnCount | None 
     data = [str(store.settings["data"]) for store in stores if "data" in store.settings]
     settings = dict(first.settings) | ({"data": "+".join(dict.fromkeys(data))} if data else {})
     with locked(out):
+        _check_teachers(out, first)
         target = Store.create(
             out, cell=first.cell, teachers=first.teachers, settings=settings, codec=first.codec, revise=True
         )
         for teacher in first.teachers:
-            if (basis := first.basis(teacher)) is not None and not _has_basis(target, teacher):
+            if (basis := first.basis(teacher)) is not None and not has_basis(target, teacher):
                 target.keep_basis(teacher, basis)
         _fill(target, stores, progress)
     return target
@@ -133,17 +136,22 @@ def _elsewhere(out: Path | str, stores: Sequence[Store]) -> Path:
     return Path(out)
 
 
+def _check_teachers(out: Path, store: Store) -> None:
+    """Raise InputError where a store that is there has teachers that the one to be read has not: they would go."""
+    there = dict[str, TeacherCard]()
+    with suppress(InputError, NotFoundError):  # what cannot be opened is made again
+        there = Store.open(out).teachers
+    if others := [name for name, card in there.items() if store.teachers.get(name) != card]:
+        raise InputError(
+            f"{out} holds features of {', '.join(others)}, which are not those of {store.path} and would be lost. "
+            "Choose another folder, or delete this one."
+        )
+
+
 def _alike(store: Store) -> dict[str, Any]:
     """Return what stores that are merged have in common: all but where their data lay."""
     settled = store._settled()
     return settled | {"settings": {key: value for key, value in store.settings.items() if key != "data"}}
-
-
-def _has_basis(target: Store, teacher: str) -> bool:
-    try:
-        return target.basis(teacher) is not None
-    except InputError:
-        return False
 
 
 def _sample(store: Store, teacher: str) -> Iterator[Tensor]:

@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from cuao3d.durable import locked, remove
+from cuao3d.durable import locked
 from cuao3d.errors import NotFoundError
 from cuao3d.progress import OnCount
 from cuao3d.store import Store
-from cuao3d.store.encoding import basis_path
+from cuao3d.store.encoding import has_files_of, remove_other_bases
 from cuao3d.store.plan import end
 from cuao3d.store.revise import change_teachers, manifest_of
 from cuao3d.store.roll import read_roll, write_roll
@@ -31,10 +31,7 @@ def drop_teacher(store: Store, teacher: str, *, progress: OnCount | None = None)
     with locked(store.path):
         roll, finished = read_roll(store.path), store.names()
         holding = [name for name in finished if _holds(store, name, teacher)]
-        is_begun = bool(holding) or any(name in roll and roll[name].sha256 is None for name in finished)
-        if teacher not in store.teachers and not (is_begun or basis_path(store.path, teacher).is_file()):
-            held = ", ".join(store.teachers) or "none"
-            raise NotFoundError(f"{store.path} holds no features of {teacher!r}, only of {held}.")
+        check_holds(store, teacher)
         if roll:
             write_roll(store.path, roll | {name: replace(roll[name], sha256=None) for name in holding if name in roll})
         store.teachers = {name: card for name, card in store.teachers.items() if name != teacher}
@@ -46,7 +43,22 @@ def drop_teacher(store: Store, teacher: str, *, progress: OnCount | None = None)
                 progress(done, len(holding))
         if roll:
             end(store, {})
-        remove(basis_path(store.path, teacher))
+        remove_other_bases(store.path, store.bases)
+
+
+def check_holds(store: Store, teacher: str) -> None:
+    """Check that a store has a teacher, or that dropping it was begun.
+
+    Raises:
+        NotFoundError: Neither is so.
+    """
+    if teacher in store.teachers or has_files_of(store.path, teacher):
+        return
+    roll, finished = read_roll(store.path), store.names()
+    if any(_holds(store, name, teacher) or (name in roll and roll[name].sha256 is None) for name in finished):
+        return
+    held = ", ".join(store.teachers) or "none"
+    raise NotFoundError(f"{store.path} holds no features of {teacher!r}, only of {held}.")
 
 
 def _holds(store: Store, name: str, teacher: str) -> bool:

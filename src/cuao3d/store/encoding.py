@@ -1,6 +1,7 @@
 """Features as the files of a store hold them: encoded by its codec, in the bases that its folder keeps."""
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,23 @@ from cuao3d.store.stored import DISAGREEMENT, features_file
 from cuao3d.teachers.teacher import TeacherCard
 
 BASES = "bases"
-"""Folder of a store that holds the basis of each teacher; `store.json` has their SHA-256."""
+"""Folder of a store that holds the basis of each teacher; `store.json` has their SHA-256.
+
+A part of it is in the name of each file, so that a new basis never replaces the one that scenes are kept in.
+"""
 
 NUM_MEASURED = 4096
 """Features of a scene whose cosine error is measured, at most; spread evenly over all."""
 
 
-def basis_path(store: Path, teacher: str) -> Path:
-    """Return the file of a teacher's basis."""
-    return store / BASES / f"{teacher}.basis.safetensors"
+def basis_path(store: Path, teacher: str, sha256: str | None) -> Path:
+    """Return the file of a teacher's basis, given its SHA-256; where none is known, one that is not there."""
+    return store / BASES / f"{teacher}.{(sha256 or 'unknown')[:12]}.basis.safetensors"
 
 
 def write_basis(store: Path, teacher: str, basis: Basis) -> None:
     """Write the basis of a teacher."""
-    write_tensors(basis_path(store, teacher), basis.tensors)
+    write_tensors(basis_path(store, teacher, basis.sha256), basis.tensors)
 
 
 def read_basis(store: Path, teacher: str, sha256: str | None, shape: tuple[int, int], cure: str) -> Basis:
@@ -45,7 +49,7 @@ def read_basis(store: Path, teacher: str, sha256: str | None, shape: tuple[int, 
     Raises:
         InputError: It is.
     """
-    path = basis_path(store, teacher)
+    path = basis_path(store, teacher, sha256)
     if sha256 is None or not path.is_file():
         raise InputError(f"{path}, the basis of the features of {teacher}, is missing; {cure}.")
     try:
@@ -62,9 +66,15 @@ def read_basis(store: Path, teacher: str, sha256: str | None, shape: tuple[int, 
     return basis
 
 
-def remove_other_bases(store: Path, teachers: Iterable[str]) -> None:
-    """Remove the bases of teachers that a store does not have any more."""
-    kept = {basis_path(store, teacher) for teacher in teachers}
+def has_files_of(store: Path, teacher: str) -> bool:
+    """Say whether a store has a basis of a teacher, known or not."""
+    name = re.compile(rf"{re.escape(teacher)}\.[0-9a-f]{{12}}\.basis\.safetensors")
+    return any(name.fullmatch(path.name) for path in (store / BASES).glob("*"))
+
+
+def remove_other_bases(store: Path, bases: Mapping[str, str]) -> None:
+    """Remove the bases that a store does not have any more; `bases` has the SHA-256 of those that it has."""
+    kept = {basis_path(store, teacher, sha256) for teacher, sha256 in bases.items()}
     for path in sorted((store / BASES).glob("*.safetensors")):
         if path not in kept:
             remove(path)

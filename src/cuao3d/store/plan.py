@@ -58,7 +58,7 @@ def plan(store: Store, name: str, source: Source) -> Change:
     outdated = sha256_once(path)
     try:
         manifest = read_manifest(folder)
-        for file, entry in manifest["files"].items():
+        for file, entry in store._needed(manifest["files"]).items():
             check_size(folder / file, entry)
         if manifest["name"] != name or read_roll(store.path).get(name, Entry()).sha256 not in (None, outdated):
             return Change("again", "its manifest was that of another scene")
@@ -74,7 +74,10 @@ def plan(store: Store, name: str, source: Source) -> Change:
         return Change("there")
     if len(changed) == len(cards):
         other = [teacher for teacher in changed if teacher in had]
+        recoded = [teacher for teacher in other if had[teacher] == cards[teacher]]
         reason = f"{', '.join(other)} has other weights, options or code" if other else "its teachers are others"
+        if recoded == other and other:
+            reason = f"features of {', '.join(other)} were kept by another codec or basis"
         return Change("again", reason, outdated=outdated)
     return Change("teachers", teachers=changed, outdated=outdated)
 

@@ -47,6 +47,14 @@ def is_written(store: Store) -> bool:
     return bool({key: there.get(key) for key in store._header()} == json.loads(json.dumps(store._header())))
 
 
+def has_basis(store: Store, teacher: str) -> bool:
+    """Say whether the basis of a teacher is there and whole."""
+    try:
+        return store.basis(teacher) is not None
+    except InputError:
+        return False
+
+
 def change_teachers(
     store: Store,
     name: str,

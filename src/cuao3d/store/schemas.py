@@ -1,6 +1,7 @@
 """What the files of a store must hold: JSON by keys and types, tensors by names, types and shapes."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
@@ -119,6 +120,27 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if POINTS_FILE not in read["files"]:
         raise damaged(path, f"it lacks {POINTS_FILE}")
     return manifest
+
+
+def codec_of_scenes(store: Path) -> Codec:
+    """Return how the scenes of a store keep features, where its header cannot tell.
+
+    Args:
+        store: Folder of the store.
+
+    Raises:
+        InputError: It has bases, but no manifest of a scene says of which codec.
+    """
+    for path in sorted((store / "scenes").glob("*/manifest.json")):
+        with suppress(InputError):
+            for about in read_manifest(path.parent).get("codecs", {}).values():
+                return Codec.parse(about["codec"])
+    if any((store / "bases").glob("*.safetensors")):
+        raise InputError(
+            f"{store / 'store.json'} is damaged, and no scene says how the store keeps features. Say it: --codec, as "
+            "the store was made with."
+        )
+    return Codec()
 
 
 def read_cloud(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Tensor]:
