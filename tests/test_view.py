@@ -18,7 +18,7 @@ from cuao3d.formats.ply import read_ply
 from cuao3d.query import MIN_POINTS
 from cuao3d.view.asking import MOST_LETTERS, MOST_QUESTIONS, Question, read_questions
 from cuao3d.view.layers import LAYERS, Layers
-from cuao3d.view.models import open_models
+from cuao3d.view.models import ENCODING, OneAtATime, open_models
 from cuao3d.view.painted import palette, thin
 from cuao3d.view.server import Viewer, warn_of_host
 from cuao3d.view.session import NOTHING_BESIDE, Session, Wanted, first_height
@@ -103,6 +103,38 @@ def test_an_exception_takes_off_what_is_as_near_to_it(session):
     (only,) = layers.answers("colours", (Question("picture", ("wall",)),))
     torch.testing.assert_close(only.relevance, plain.relevance.minimum(by_hand), atol=2e-3, rtol=0)
     assert only.peak == pytest.approx(only.relevance.topk(MIN_POINTS).values[-1].item())
+
+
+def test_words_that_the_encoder_does_not_know_are_doubted_with_exceptions_too(session):
+    class English:
+        reads, num_channels, vectors = "English", 3, session.models["colours"].encoder.vectors
+
+        def __call__(self, texts):
+            return session.models["colours"].encoder(["sofa" if text == "диван" else text for text in texts])
+
+    asked = replace(session.models["colours"], encoder=English(), _questions={})
+    layers = Layers(session.store, {"english": asked}, session.layers(NAME).scene)
+    for text in ("диван, not picture", "picture, not диван", "диван"):
+        (answer,) = layers.answers("english", read_questions(text))
+        assert (answer.verdict, answer.words_known) == ("unsure", False), text
+        assert "ask in plain English" in layers.relevance("english", read_questions(text), 0.5).note
+    (known,) = layers.answers("english", read_questions("picture, not sofa"))
+    assert (known.verdict, known.words_known) == ("here", True)
+
+
+def test_one_thread_at_a_time_encodes_words(session):
+    (opened,) = open_models(session.store, teacher="color", text=session.models["colours"].text).values()
+    assert opened.encoder.vectors is opened.encoder.encoder.vectors
+    assert torch.equal(opened.encoder(["wall"]), session.models["colours"].encoder(["wall"]))
+
+    class Watched:
+        num_channels = 3
+
+        def __call__(self, texts):
+            return torch.full((1, 3), float(ENCODING.locked()))
+
+    assert OneAtATime(Watched())(["wall"]).tolist() == [[1, 1, 1]]
+    assert not ENCODING.locked()
 
 
 def test_truth_and_prediction_have_a_legend_whose_entries_can_be_hidden(session):

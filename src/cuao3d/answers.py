@@ -194,10 +194,10 @@ def in_words(answer: Answer, found: Sequence[Mapping[str, Any]], *, unit: str = 
     if answer.verdict == "absent":
         return f"not in {part or 'this scene'}"
     if not found:
-        return f"perhaps not in {part or 'this scene'}{_doubt(answer)}"
+        return f"perhaps not in {part or 'this scene'}{doubt_of(answer)}"
     x, y, z = found[0]["center"]
     more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-    seen = (f" (in {part})" if part else "") + _doubt(answer)
+    seen = (f" (in {part})" if part else "") + doubt_of(answer)
     where = f"at ({x:.2f}, {y:.2f}, {z:.2f}){unit}, {size_in_words(found[0])}"
     return f"{'perhaps ' if answer.verdict == 'unsure' else ''}{where}{more}{seen}"
 
@@ -334,11 +334,11 @@ def _about_answer(answer: Answer, num_places: int) -> str:
     if not num_places:
         return f"relevance {answer.peak:.2f}, {in_words(answer, [])}"
     part = "" if answer.coverage > ALL_SEEN else f" in the {100 * answer.coverage:.0f} % that was seen"
-    return f"relevance {answer.peak:.2f}, {num_places} place{'s' if num_places > 1 else ''}{part}{_doubt(answer)}"
+    return f"relevance {answer.peak:.2f}, {num_places} place{'s' if num_places > 1 else ''}{part}{doubt_of(answer)}"
 
 
-def _doubt(answer: Answer) -> str:
-    """Say that the text encoder does not know the words, or that the teacher has no class near them, if it is so."""
+def doubt_of(answer: Answer) -> str:
+    """Return what to write after an answer whose words are not known to the encoder or near no class; mostly nothing."""
     if not answer.words_known:
         return "; the text encoder does not know these words; ask in plain English"
     nearest = answer.nearest_class

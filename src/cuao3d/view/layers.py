@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional
 
-from cuao3d.answers import disagreement_of, how_sure
+from cuao3d.answers import disagreement_of, doubt_of, how_sure
 from cuao3d.colors import NOTHING, heat_colors
 from cuao3d.errors import InputError, UnseenError
 from cuao3d.geometry import up_direction
@@ -26,7 +26,7 @@ from cuao3d.scene import UNLABELLED
 from cuao3d.store import Store, StoredScene
 from cuao3d.store.header import LABELS
 from cuao3d.text import class_vectors
-from cuao3d.view.asking import ENCODING, Question, answer_questions
+from cuao3d.view.asking import Question, answer_questions
 from cuao3d.view.painted import Painted, paint_classes, paint_numbers, palette, rgb, thin
 
 T = TypeVar("T")
@@ -432,8 +432,7 @@ class Layers:
 
         def encode() -> tuple[tuple[str, ...], Tensor]:
             classes = self.classes
-            with ENCODING:
-                return classes.names, class_vectors(self.models[model].encoder, classes)
+            return classes.names, class_vectors(self.models[model].encoder, classes)
 
         return self._once(("words", model), encode)
 
@@ -455,5 +454,4 @@ def _glow(answer: Answer) -> Float32[Tensor, "R"]:
 def _verdict(answer: Answer) -> str:
     """Say whether something was found, and how relevant it is."""
     found = {"here": "here", "unsure": "perhaps here", "absent": "not here"}[answer.verdict]
-    doubt = f", the nearest class is {answer.nearest_class}" if answer.nearest_class else ""
-    return f"{found}, relevance {answer.peak:.2f}{doubt}"
+    return f"{found}, relevance {answer.peak:.2f}{doubt_of(answer)}"
