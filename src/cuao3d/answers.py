@@ -35,6 +35,11 @@ ALL_SEEN = 0.995
 
 OF_CAPTURE = "Positions are in the coordinates of the capture's pose files."
 
+UNKNOWN_WORDS = "the text encoder does not know these words; ask in plain English"
+
+UNLESS_LABELLED = "scannet20"
+"""Classes that points are named in where neither a fit nor a scene says which."""
+
 NUM_SHOWN = 3
 """Places of a question that are shown in photographs at most."""
 
@@ -338,9 +343,9 @@ def _about_answer(answer: Answer, num_places: int) -> str:
 
 
 def doubt_of(answer: Answer) -> str:
-    """Return what to write after an answer whose words are not known to the encoder or near no class; mostly nothing."""
+    """Say that the text encoder does not know the words, or that the teacher has no class near them, if it is so."""
     if not answer.words_known:
-        return "; the text encoder does not know these words; ask in plain English"
+        return f"; {UNKNOWN_WORDS}"
     nearest = answer.nearest_class
     return f"; no class of the teacher is near these words, the nearest is {nearest!r}" if nearest else ""
 

@@ -19,7 +19,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cuao3d import __version__
-from cuao3d.answers import MAKE_AGAIN, Sureness, as_json, disagreement_of, how_sure, in_heat, page_of, where_is
+from cuao3d.answers import (
+    MAKE_AGAIN,
+    UNLESS_LABELLED,
+    Sureness,
+    as_json,
+    disagreement_of,
+    how_sure,
+    in_heat,
+    page_of,
+    where_is,
+)
 from cuao3d.console import note, progress_bar
 from cuao3d.coordinates import in_capture, units_per_metre
 from cuao3d.errors import InputError, UnseenError
@@ -38,9 +48,6 @@ from cuao3d.seals import sha256_once
 from cuao3d.store import Store, StoredScene
 from cuao3d.store.schemas import read_manifest
 from cuao3d.store.sources import read_record
-
-UNLESS_LABELLED = "scannet20"
-"""Classes that points are named in where neither a fit nor the scene says which."""
 
 OFF_MESH = 0.1
 """Farther than this from every sample, metres, a vertex of a mesh is not on what was scanned."""

@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional
 
-from cuao3d.answers import disagreement_of, doubt_of, how_sure
+from cuao3d.answers import UNLESS_LABELLED, disagreement_of, doubt_of, how_sure
 from cuao3d.colors import NOTHING, heat_colors
 from cuao3d.errors import InputError, UnseenError
 from cuao3d.geometry import up_direction
@@ -131,8 +131,8 @@ class Layers:
     @cached_property
     def classes(self) -> LabelSet:
         """The label set in which points are named: that of the labels; without labels, the one of everyday rooms."""
-        name = self.scene.label_set or next((name for one in self.models.values() for name in one.fits), "scannet20")
-        return find_label_set(self.store.path / LABELS, name)
+        fitted = next((name for one in self.models.values() for name in one.fits), UNLESS_LABELLED)
+        return find_label_set(self.store.path / LABELS, self.scene.label_set or fitted)
 
     def described_by(self) -> list[str]:
         """List whose features there are: those of the store's teachers, and those of the heads of the students."""
@@ -285,11 +285,6 @@ class Layers:
     def to_drawn(self, of_sample: Tensor) -> Tensor:
         """Return for each point that is drawn the value (M, ...) of its sample."""
         return of_sample[self.scene.sample_of_point[self.drawn]]
-
-    def forget(self) -> None:
-        """Forget what was worked out."""
-        with self.lock:
-            self._kept.clear()
 
     def _offered(self, model: str) -> dict[str, str]:
         asked = self.models.get(model)
