@@ -19,6 +19,7 @@ from cuao3d.answers import in_heat
 from cuao3d.cli import main
 from cuao3d.errors import InputError, NotInstalledError
 from cuao3d.exports import ABOUT, WRITERS, Writer, save_answers, show_answers
+from cuao3d.formats.las import write_las
 from cuao3d.formats.ply import read_mesh, read_ply, write_ply
 from cuao3d.fusion import Samples, View, Visibility
 from cuao3d.predictor import Predictor
@@ -245,6 +246,20 @@ def test_a_las_keeps_the_dimensions_and_the_crs_of_its_input(tmp_path, monkeypat
     save_answers(answers, tmp_path / "out" / "scan.las")
     assert "its dimensions and CRS are not kept" in capsys.readouterr().err
     assert len(laspy.read(tmp_path / "out" / "scan.las").points) == 49
+
+
+def test_columns_of_an_earlier_answer_are_replaced_and_those_of_the_input_are_not(tmp_path):
+    laspy = pytest.importorskip("laspy", reason="needs laspy")
+    points, colors, source = np.zeros((3, 3)), np.zeros((3, 3), np.uint8), None
+    for number, kind in enumerate((np.float32, np.float32, np.uint8, np.float64)):
+        path = tmp_path / f"{number}.las"
+        columns = {"score": np.full(3, number, kind), "seen": np.full(3, number, np.uint8)}
+        write_las(path, points, colors, columns, step=0.001, about={}, source=source)
+        source = path
+        las = laspy.read(path)
+        last = "score" if number == 0 else "cuao3d_score"
+        assert (las["score"].tolist(), las[last].tolist(), las[last].dtype) == ([0] * 3, [number] * 3, kind)
+        assert list(las.point_format.extra_dimension_names).count(last) == 1
 
 
 def test_without_laspy_the_cure_is_named(answers, tmp_path, monkeypatch):
