@@ -194,6 +194,19 @@ def test_a_mesh_that_lies_elsewhere_is_refused_and_what_is_far_off_is_said(store
     assert "1 of 4 vertices are over 10 cm" in capsys.readouterr().err
 
 
+def test_a_mesh_of_nothing_and_one_with_vertices_nowhere_are_refused_by_name(store, answers, tmp_path):
+    corners = in_centimetres(store["room"].points[[0, 7, 31, 65]])
+    corners[2, 1] = np.nan
+    write_tetrahedron(tmp_path / "mesh.ply", corners)
+    with pytest.raises(InputError, match=r"mesh.ply has 1 vertices at no finite position"):
+        save_answers(answers, tmp_path / "out.ply", mesh=tmp_path / "mesh.ply")
+    header = "ply\nformat ascii 1.0\nelement vertex 0\nproperty float x\nproperty float y\nproperty float z\n"
+    header += "element face 0\nproperty list uchar int vertex_indices\nend_header\n"
+    (tmp_path / "mesh.ply").write_text(header)
+    with pytest.raises(InputError, match=r"mesh.ply has no vertices"):
+        save_answers(answers, tmp_path / "out.ply", mesh=tmp_path / "mesh.ply")
+
+
 def test_a_new_las_is_opened_by_laspy_with_colors_and_values(store, answers, tmp_path):
     laspy = pytest.importorskip("laspy", reason="needs laspy")
     save_answers(answers, tmp_path / "a.las")

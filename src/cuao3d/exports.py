@@ -257,7 +257,11 @@ class _Rows(NamedTuple):
             rows = scene.index_of_sample if samples else torch.arange(len(scene.points))
             return _Rows(in_capture(scene.points[rows], scene.capture_from_world).numpy(), rows.numpy())
         mesh = read_mesh(asked.mesh)
+        if not mesh.vertices or not len(mesh.vertices["x"]):
+            raise InputError(f"{asked.mesh} has no vertices; give a mesh of the scene.")
         vertices = np.stack([mesh.vertices[axis].astype(np.float64) for axis in "xyz"], axis=1)
+        if num_lost := int((~np.isfinite(vertices)).any(axis=1).sum()):
+            raise InputError(f"{asked.mesh} has {num_lost} vertices at no finite position; remove them from the mesh.")
         sample_points = in_capture(scene.sample_points, scene.capture_from_world)
         distance, nearest = distances(torch.from_numpy(vertices), sample_points)
         off = distance / units_per_metre(scene.capture_from_world) > OFF_MESH
