@@ -239,8 +239,9 @@ def test_a_las_keeps_the_dimensions_and_the_crs_of_its_input(tmp_path, monkeypat
     store = Store.create(tmp_path / "store", cell=0.05, teachers=cards)
     index, source = torch.arange(49), record(open_dataset(tmp_path / "scan.las").source(0))
     features = {"honest": torch.eye(4)[index % 4]}
-    visibility = Visibility((), torch.ones(49, dtype=torch.int64))
-    store.add_scene(scene, Samples(index, index), visibility, features, source=source)
+    visibility = Visibility((), torch.full((49,), 2))
+    apart = {"honest": torch.linspace(0, 1, 49)}
+    store.add_scene(scene, Samples(index, index), visibility, features, source=source, disagreement=apart)
     answers = Predictor.open(store).ask(store[scene.name], ["chair"])
     (tmp_path / "out").mkdir()
     save_answers(answers, tmp_path / "out" / "scan.las")
@@ -254,6 +255,7 @@ def test_a_las_keeps_the_dimensions_and_the_crs_of_its_input(tmp_path, monkeypat
     kept = np.delete(np.arange(50), 7)
     assert np.array_equal(found["cuao3d_score"][kept], answers[0].scores.numpy())
     assert (found["cuao3d_score"][7], found["seen"][7]) == (0, 0)
+    assert np.isnan(found["disagreement"]).nonzero()[0].tolist() == [7]
     assert capsys.readouterr().err == ""
     (tmp_path / "scan.las").write_bytes(b"")
     save_answers(answers, tmp_path / "out" / "scan.las")
@@ -329,6 +331,10 @@ def test_what_cannot_be_written_is_refused_before_anything_is_asked(store, answe
     other = Predictor.open(store).ask(store["room"], ["rug"])
     with pytest.raises(InputError, match="answers of one scene"):
         save_answers([*answers, *other], tmp_path / "a.ply")
+    again = answers[0].predictor.ask(store["room"], ["lamp"])  # the scene is read anew
+    save_answers([*answers, *again], tmp_path / "one-by-one.ply")
+    with pytest.raises(InputError, match="'rug' is asked twice"):
+        save_answers([*answers, *answers[0].predictor.ask(store["room"], ["rug"])], tmp_path / "a.ply")
     with pytest.raises(InputError, match="answers of one scene"):
         save_answers([], tmp_path / "a.ply")
     assert not list(tmp_path.glob("a.*"))

@@ -67,6 +67,10 @@ ABOUT = {
 """What the columns of a file are; with several questions `score_2` and `margin_2` are those of the second."""
 
 
+LEFT_OUT = {"label": UNLABELLED, "disagreement": math.nan}
+"""Values of a point that was left out when its file was read; of all other columns, 0."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """What a file is made from."""
@@ -160,16 +164,21 @@ def save_answers(
         What was written.
 
     Raises:
-        InputError: The ending is none of these, the answers are not those of one scene, the mesh does not lie where the
-            scene does, or there is no fit to abstain by.
+        InputError: The ending is none of these, the answers are not those of one scene by one predictor, two are to one
+            question, the mesh does not lie where the scene does, or there is no fit to abstain by.
         NotInstalledError: A package that writes such files is not installed.
     """
     path, mesh = Path(path), None if mesh is None else Path(mesh)
     writer = writer_of(path, mesh)
     check_output(path)
-    origins = {id(answer.scene): answer for answer in answers}
+    origins = {(one.scene and (one.scene.folder, one.scene.sha256), id(one.predictor)) for one in answers}
     if len(origins) != 1 or answers[0].scene is None:
-        raise InputError("Only answers of one scene, as Predictor.ask returns them, can be written to a file.")
+        raise InputError(
+            "Only answers of one scene by one predictor, as Predictor.ask returns them, can be written to a file."
+        )
+    words = [answer.words for answer in answers]  # by which files tell answers apart
+    if twice := next((one for one in words if words.count(one) > 1), None):
+        raise InputError(f"{twice!r} is asked twice; ask each question once.")
     predictor, scene = answers[0].predictor, answers[0].scene
     store = Store.open(scene.folder.parents[1])
     sure = how_sure(store, predictor, scene, abstain)
@@ -369,7 +378,7 @@ def _write_las(path: Path, asked: Asked) -> None:
         if len(positions) != len(rows.points):  # what is far from all others was left out when it was read
             distance, nearest = distances(torch.from_numpy(positions), torch.from_numpy(rows.points))
             of_point = nearest.where(distance / units_per_metre(scene.capture_from_world) < OFF_MESH, -1).numpy()
-    values = {name: _taken(column, of_point, 255 if name == "label" else 0) for name, column in columns.items()}
+    values = {name: _taken(column, of_point, LEFT_OUT.get(name, 0)) for name, column in columns.items()}
     points, colors = rows.points.astype(np.float64), _colors(asked)[rows.of_point]
     step = STEP * units_per_metre(scene.capture_from_world)
     write_whole(
@@ -378,7 +387,7 @@ def _write_las(path: Path, asked: Asked) -> None:
     )
 
 
-def _taken(column: NDArray[Any], of_point: NDArray[np.int64], missing: int) -> NDArray[Any]:
+def _taken(column: NDArray[Any], of_point: NDArray[np.int64], missing: float) -> NDArray[Any]:
     """Return the value of each row, and what stands for none where the row has no point."""
     return np.where(of_point < 0, np.array(missing, column.dtype), column[of_point])
 
@@ -438,7 +447,7 @@ def _write_features(path: Path, asked: Asked) -> None:
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            np.savez(file, **arrays)
 
     write_whole(path, write)
 
