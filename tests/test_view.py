@@ -230,6 +230,34 @@ def test_what_is_exported_is_what_is_seen_in_its_place(session, tmp_path):
     assert (torch.tensor(columns["red"]) - 255 * mixed[:, 0]).abs().max() <= 1
 
 
+def test_what_has_changed_since_it_was_shown_is_not_exported(session):
+    picture = seen_as(session, layer="truth")
+    with pytest.raises(InputError, match="has changed since it was shown"):
+        session.export("half", [picture])
+
+
+def test_a_click_says_why_there_are_no_words(session, tmp_path, monkeypatch):
+    layers = session.layers(NAME)
+    eye = (torch.tensor([0.0, -1.0, 1.0]) - layers.middle).tolist()
+    other = session.models["colours"]
+
+    def without_classes(texts):
+        raise InputError(f"The table of words has no {texts[0]!r}.")
+
+    class Few:
+        num_channels = 3
+        __call__ = staticmethod(without_classes)
+
+    asked = replace(other, encoder=Few(), _questions={})
+    few = Session(session.store, {"few": asked})
+    click = few.click(Wanted(NAME, "few"), eye, [0.0, 2.0, 0.0], None)
+    assert click.words == ()
+    assert "The table of words has no" in click.nothing
+    assert "nobody" in few.click(Wanted(NAME, "x"), eye, [0.0, 2.0, 0.0], None).nothing
+    unseen = int((layers.to_drawn(layers.rows("colours").row_of_sample) < 0).nonzero()[0])
+    assert "No view saw this point" in layers.about_click("colours", unseen).nothing
+
+
 def test_two_stand_side_by_side(session):
     two = session.picture(Wanted(NAME, "colours", "truth", beside="photograph"))
     assert [len(one.positions) for one in two] == [585, 585]

@@ -76,7 +76,9 @@ class Click:
     point: int
     """Which of those that are drawn."""
     words: tuple[tuple[str, float], ...]
-    """The nearest words, and their cosines; none where the point has no feature."""
+    """The nearest words, and their cosines."""
+    nothing: str = ""
+    """Why there are none, if so."""
 
 
 @dataclass(eq=False)
@@ -252,8 +254,11 @@ class Layers:
         rows = self.rows(model)
         row = int(rows.row_of_sample[self.scene.sample_of_point[self.drawn[point]]])
         if row < 0:
-            return Click(point, ())
-        names, vectors = self._words(model)
+            return Click(point, (), "No view saw this point: nothing is known of it.")
+        try:
+            names, vectors = self._words(model)
+        except InputError as error:  # a table of words need not have those of the classes
+            return Click(point, (), f"No words can be told: {error}")
         similar = scores(rows.features[row : row + 1], vectors)[0]
         best = similar.topk(min(NUM_WORDS, len(names)))
         return Click(point, tuple((names[k], float(similar[k])) for k in best.indices.tolist()))
@@ -309,7 +314,7 @@ class Layers:
             return Rows(self.scene.features(asked.teacher), self._row_of_seen)
 
         def describe() -> Rows:
-            directions = functional.normalize(asked.features(self.scene).float(), dim=1).half()
+            directions = functional.normalize(asked.features(self.scene).float(), dim=1).half().cpu()
             return Rows(directions, torch.arange(len(directions)))
 
         return self._once(("rows", id(asked.student), asked.teacher), describe)
