@@ -432,7 +432,7 @@ def _write_features(path: Path, asked: Asked) -> None:
     rows, columns, predictor, scene = _Rows.of(asked, samples=True), _columns(asked), asked.predictor, asked.scene
     sample_of_row = scene.sample_of_point[torch.from_numpy(rows.of_point)]
     words = [answer.words for answer in asked.answers]
-    arrays: dict[str, NDArray[Any]] = {
+    arrays: dict[str, Any] = {
         "points": rows.points,
         "features": predictor.features(scene)[sample_of_row].half().cpu().numpy(),
         "names": np.array(words),
