@@ -13,13 +13,14 @@ import torch
 from conftest import PICTURE, make_synthetic_scene
 from cuao3d import cli
 from cuao3d.errors import InputError, NotFoundError, NotInstalledError, UserError
+from cuao3d.figures.palette import palette
 from cuao3d.figures.segments import of_lifted, segment
 from cuao3d.formats.ply import read_ply
 from cuao3d.query import MIN_POINTS
 from cuao3d.view.asking import MOST_LETTERS, MOST_QUESTIONS, Question, read_questions
 from cuao3d.view.layers import LAYERS, Layers
 from cuao3d.view.models import ENCODING, OneAtATime, open_models
-from cuao3d.view.painted import palette, thin
+from cuao3d.view.painted import thin
 from cuao3d.view.server import Viewer, warn_of_host
 from cuao3d.view.session import NOTHING_BESIDE, Session, Wanted, first_height
 from cuao3d.view.worker import Newest

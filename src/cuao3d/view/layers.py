@@ -17,6 +17,7 @@ from torch.nn import functional
 from cuao3d.answers import UNLESS_LABELLED, disagreement_of, doubt_of, how_sure
 from cuao3d.colors import NOTHING, heat_colors
 from cuao3d.errors import InputError, UnseenError
+from cuao3d.figures.palette import palette
 from cuao3d.geometry import up_direction
 from cuao3d.labels import LabelSet
 from cuao3d.labels.kept import find_label_set
@@ -27,7 +28,7 @@ from cuao3d.store import Store, StoredScene
 from cuao3d.store.header import LABELS
 from cuao3d.text import class_vectors
 from cuao3d.view.asking import Question, answer_questions
-from cuao3d.view.painted import Painted, paint_classes, paint_numbers, palette, rgb, thin
+from cuao3d.view.painted import Painted, paint_classes, paint_numbers, rgb, thin
 
 T = TypeVar("T")
 
