@@ -19,6 +19,7 @@ from cuao3d.answers import in_heat
 from cuao3d.cli import main
 from cuao3d.errors import InputError, NotInstalledError
 from cuao3d.exports import ABOUT, WRITERS, Writer, save_answers, show_answers
+from cuao3d.formats.las import write_las
 from cuao3d.formats.ply import read_mesh, read_ply, write_ply
 from cuao3d.fusion import Samples, View, Visibility
 from cuao3d.predictor import Predictor
@@ -193,6 +194,19 @@ def test_a_mesh_that_lies_elsewhere_is_refused_and_what_is_far_off_is_said(store
     assert "1 of 4 vertices are over 10 cm" in capsys.readouterr().err
 
 
+def test_a_mesh_of_nothing_and_one_with_vertices_nowhere_are_refused_by_name(store, answers, tmp_path):
+    corners = in_centimetres(store["room"].points[[0, 7, 31, 65]])
+    corners[2, 1] = np.nan
+    write_tetrahedron(tmp_path / "mesh.ply", corners)
+    with pytest.raises(InputError, match=r"mesh.ply has 1 vertices at no finite position"):
+        save_answers(answers, tmp_path / "out.ply", mesh=tmp_path / "mesh.ply")
+    header = "ply\nformat ascii 1.0\nelement vertex 0\nproperty float x\nproperty float y\nproperty float z\n"
+    header += "element face 0\nproperty list uchar int vertex_indices\nend_header\n"
+    (tmp_path / "mesh.ply").write_text(header)
+    with pytest.raises(InputError, match=r"mesh.ply has no vertices"):
+        save_answers(answers, tmp_path / "out.ply", mesh=tmp_path / "mesh.ply")
+
+
 def test_a_new_las_is_opened_by_laspy_with_colors_and_values(store, answers, tmp_path):
     laspy = pytest.importorskip("laspy", reason="needs laspy")
     save_answers(answers, tmp_path / "a.las")
@@ -225,8 +239,9 @@ def test_a_las_keeps_the_dimensions_and_the_crs_of_its_input(tmp_path, monkeypat
     store = Store.create(tmp_path / "store", cell=0.05, teachers=cards)
     index, source = torch.arange(49), record(open_dataset(tmp_path / "scan.las").source(0))
     features = {"honest": torch.eye(4)[index % 4]}
-    visibility = Visibility((), torch.ones(49, dtype=torch.int64))
-    store.add_scene(scene, Samples(index, index), visibility, features, source=source)
+    visibility = Visibility((), torch.full((49,), 2))
+    apart = {"honest": torch.linspace(0, 1, 49)}
+    store.add_scene(scene, Samples(index, index), visibility, features, source=source, disagreement=apart)
     answers = Predictor.open(store).ask(store[scene.name], ["chair"])
     (tmp_path / "out").mkdir()
     save_answers(answers, tmp_path / "out" / "scan.las")
@@ -240,11 +255,26 @@ def test_a_las_keeps_the_dimensions_and_the_crs_of_its_input(tmp_path, monkeypat
     kept = np.delete(np.arange(50), 7)
     assert np.array_equal(found["cuao3d_score"][kept], answers[0].scores.numpy())
     assert (found["cuao3d_score"][7], found["seen"][7]) == (0, 0)
+    assert np.isnan(found["disagreement"]).nonzero()[0].tolist() == [7]
     assert capsys.readouterr().err == ""
     (tmp_path / "scan.las").write_bytes(b"")
     save_answers(answers, tmp_path / "out" / "scan.las")
     assert "its dimensions and CRS are not kept" in capsys.readouterr().err
     assert len(laspy.read(tmp_path / "out" / "scan.las").points) == 49
+
+
+def test_columns_of_an_earlier_answer_are_replaced_and_those_of_the_input_are_not(tmp_path):
+    laspy = pytest.importorskip("laspy", reason="needs laspy")
+    points, colors, source = np.zeros((3, 3)), np.zeros((3, 3), np.uint8), None
+    for number, kind in enumerate((np.float32, np.float32, np.uint8, np.float64)):
+        path = tmp_path / f"{number}.las"
+        columns = {"score": np.full(3, number, kind), "seen": np.full(3, number, np.uint8)}
+        write_las(path, points, colors, columns, step=0.001, about={}, source=source)
+        source = path
+        las = laspy.read(path)
+        last = "score" if number == 0 else "cuao3d_score"
+        assert (las["score"].tolist(), las[last].tolist(), las[last].dtype) == ([0] * 3, [number] * 3, kind)
+        assert list(las.point_format.extra_dimension_names).count(last) == 1
 
 
 def test_without_laspy_the_cure_is_named(answers, tmp_path, monkeypatch):
@@ -301,6 +331,10 @@ def test_what_cannot_be_written_is_refused_before_anything_is_asked(store, answe
     other = Predictor.open(store).ask(store["room"], ["rug"])
     with pytest.raises(InputError, match="answers of one scene"):
         save_answers([*answers, *other], tmp_path / "a.ply")
+    again = answers[0].predictor.ask(store["room"], ["lamp"])  # the scene is read anew
+    save_answers([*answers, *again], tmp_path / "one-by-one.ply")
+    with pytest.raises(InputError, match="'rug' is asked twice"):
+        save_answers([*answers, *answers[0].predictor.ask(store["room"], ["rug"])], tmp_path / "a.ply")
     with pytest.raises(InputError, match="answers of one scene"):
         save_answers([], tmp_path / "a.ply")
     assert not list(tmp_path.glob("a.*"))

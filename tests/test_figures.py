@@ -24,6 +24,7 @@ from cuao3d.figures.ambiguity import (
     upright_scene,
 )
 from cuao3d.figures.histograms import draw_histograms, feature_histograms
+from cuao3d.figures.palette import palette
 from cuao3d.figures.panels import MOST_NAMED, Panel, class_legend, draw_panels, grid
 from cuao3d.figures.segments import (
     Described,
@@ -33,7 +34,6 @@ from cuao3d.figures.segments import (
     draw_segments,
     embed,
     of_lifted,
-    palette,
     pca_colors,
     segment,
 )

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from cuao3d.errors import InputError, NotInstalledError
-from cuao3d.formats.hdf5 import read_map, read_radiance
+from cuao3d.formats.hdf5 import hdf5_size, read_map, read_radiance
 from cuao3d.readers import open_dataset
 from cuao3d.readers.hypersim import Hypersim
 from cuao3d.scene import Scene
@@ -123,6 +123,16 @@ def test_only_an_array_of_the_file_itself_is_read(tmp_path: Path):
         file.create_dataset("dataset", (1 << 20, 1 << 20), dtype="f4", chunks=(16, 16))
     with pytest.raises(InputError, match="expected at most"):
         read_map(path)
+
+
+def test_a_row_of_numbers_has_no_width_and_height(tmp_path: Path):
+    for shape, size in (((2, 5), (5, 2)), ((2, 5, 3), (5, 2)), ((7,), None), ((1, 2, 3, 4), None)):
+        save(np.zeros(shape), path := tmp_path / "array.hdf5")
+        if size is not None:
+            assert hdf5_size(path) == size
+            continue
+        with pytest.raises(InputError, match=r"array.hdf5 has the shape .* expected a map"):
+            hdf5_size(path)
 
 
 def test_without_h5py_the_package_is_named(capture: Path, monkeypatch: pytest.MonkeyPatch):

@@ -17,7 +17,7 @@ from cuao3d.index import Index, as_rows
 from cuao3d.index import parts as cutting
 from cuao3d.index.named_colors import NAMES
 from cuao3d.index.parts import describe_parts, over_segment
-from cuao3d.index.search import COLOR_WEIGHT, search
+from cuao3d.index.search import COLOR_WEIGHT, as_json, in_lines, search
 from cuao3d.index.vectors import Vectors
 from cuao3d.predictor import Predictor
 from cuao3d.scene import Scene
@@ -36,10 +36,10 @@ def heap(x: float, name: str, color: tuple[float, float, float], edge: int = 15)
     return points, one_hot(name, "nyu40").expand(len(points), -1), torch.tensor(color).expand(len(points), -1)
 
 
-def add(store: Store, name: str, *heaps: tuple[Tensor, Tensor, Tensor]) -> None:
+def add(store: Store, name: str, *heaps: tuple[Tensor, Tensor, Tensor], **more: Tensor) -> None:
     points, features, colors = (torch.cat(column) for column in zip(*heaps, strict=True))
     every = torch.arange(len(points))
-    scene = Scene(name, points, (), colors=colors)
+    scene = Scene(name, points, (), colors=colors, **more)
     store.add_scene(scene, Samples(every, every), Visibility((), torch.full((len(points),), 3)), {"words": features})
 
 
@@ -115,6 +115,30 @@ def test_an_answer_is_written_as_json_text_and_a_page_that_needs_nothing_else(st
     page = (tmp_path / "found.html").read_text()
     assert "No picture: none of the photographs of the scene shows it." in page
     assert not any(part in page for part in ("<script", "<link", "@import", "http"))
+
+
+def test_words_that_the_encoder_does_not_know_are_doubted_wherever_the_answer_is_read(
+    store, tmp_path, monkeypatch, capsys
+):
+    path = make(store, tmp_path)
+    for is_known in (True, False):
+        monkeypatch.setattr("cuao3d.query.knows", lambda encoder, texts, vectors, k=is_known: (k,) * len(texts))
+        for ending in ("json", "txt", "html"):
+            assert main(["search", str(path), "chair", "--out", str(tmp_path / f"found.{ending}")]) == 0
+        assert json.loads((tmp_path / "found.json").read_text())["words_known"] is is_known
+        said = [capsys.readouterr().err, *((tmp_path / f"found.{one}").read_text() for one in ("txt", "html"))]
+        assert [("ask in plain English" in one) for one in said] == [not is_known] * 3
+
+
+def test_positions_have_a_unit_where_the_capture_counts_in_metres(store, tmp_path):
+    hundred = torch.diag(torch.tensor([100.0, 100, 100, 1], dtype=torch.float64))
+    add(store, "centimetres", heap(0, "bed", RED), capture_from_world=hundred)
+    opened = Index.open(make(store, tmp_path))
+    encoder = load_text_encoder(opened.about["text"])
+    for question, place, unit in (("bed", ", 50.00), ", ""), ("chair", ", 0.50) m, ", "m")):
+        found = search(opened, encoder, question, top=1)
+        assert place in in_lines(found)[0]
+        assert as_json(found, opened)["results"][0]["place"]["unit"] == unit
 
 
 def test_words_and_names_on_a_page_are_text(store, tmp_path):

@@ -62,3 +62,8 @@ def test_the_relevance_of_a_place_is_that_of_the_best_quarter_of_its_points():
 
 def test_nothing_that_answers_makes_no_place():
     assert found((slab(0.0, 0.9), 0.1)) == []
+
+
+def test_where_all_are_less_relevant_than_contrast_words_the_best_is_kept():
+    nearly, far = (slab(9.0, 0.9), -0.21), (slab(18.0, 0.9), -0.23)
+    assert [value for _, value in found((slab(0.0, 0.9), -0.2), nearly, far, least=-0.5)] == [-0.2, -0.21]

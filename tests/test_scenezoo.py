@@ -25,6 +25,7 @@ class Zoo:
     mode: str | None = None
     model: str = "PINHOLE"
     distortion: Any = None
+    poses: Any = None
     items: tuple[str, ...] = ("rgb", "depth", "rgb_intrinsics", "depth_intrinsics", "world_to_camera")
     asked: list[Any] = field(default_factory=list)
 
@@ -46,7 +47,7 @@ class Zoo:
             "depth": [view.read_depth().numpy() for view in views],
             "rgb_intrinsics": [intrinsics(view.camera) for view in views],
             "depth_intrinsics": [intrinsics(view.camera) for view in views],
-            "world_to_camera": [np.linalg.inv(pose(view)) for view in views],
+            "world_to_camera": [np.linalg.inv(pose(view)) for view in views] if self.poses is None else self.poses,
         }
         given = {name: np.stack(values) if name in items else None for name, values in every.items()}
         return SimpleNamespace(
@@ -93,6 +94,7 @@ def test_distances_along_rays_become_depths(zoo: Zoo, synthetic_scene: Scene, tm
         ({"model": "FISHEYE624"}, "its camera is FISHEYE624"),
         ({"items": ("rgb",)}, "has no frames with depth and poses"),
         ({"distortion": np.full((2, 8), 0.1)}, "8 numbers of distortion"),
+        ({"poses": [np.zeros((4, 4))] * 2}, "its pose has no inverse"),
     ],
 )
 def test_what_is_no_pinhole_with_depth_is_refused(changes: dict[str, Any], cause: str, zoo: Zoo, tmp_path: Path):

@@ -13,13 +13,14 @@ import torch
 from conftest import PICTURE, make_synthetic_scene
 from cuao3d import cli
 from cuao3d.errors import InputError, NotFoundError, NotInstalledError, UserError
+from cuao3d.figures.palette import palette
 from cuao3d.figures.segments import of_lifted, segment
 from cuao3d.formats.ply import read_ply
 from cuao3d.query import MIN_POINTS
 from cuao3d.view.asking import MOST_LETTERS, MOST_QUESTIONS, Question, read_questions
 from cuao3d.view.layers import LAYERS, Layers
-from cuao3d.view.models import open_models
-from cuao3d.view.painted import palette, thin
+from cuao3d.view.models import ENCODING, OneAtATime, open_models
+from cuao3d.view.painted import thin
 from cuao3d.view.server import Viewer, warn_of_host
 from cuao3d.view.session import NOTHING_BESIDE, Session, Wanted, first_height
 from cuao3d.view.worker import Newest
@@ -103,6 +104,38 @@ def test_an_exception_takes_off_what_is_as_near_to_it(session):
     (only,) = layers.answers("colours", (Question("picture", ("wall",)),))
     torch.testing.assert_close(only.relevance, plain.relevance.minimum(by_hand), atol=2e-3, rtol=0)
     assert only.peak == pytest.approx(only.relevance.topk(MIN_POINTS).values[-1].item())
+
+
+def test_words_that_the_encoder_does_not_know_are_doubted_with_exceptions_too(session):
+    class English:
+        reads, num_channels, vectors = "English", 3, session.models["colours"].encoder.vectors
+
+        def __call__(self, texts):
+            return session.models["colours"].encoder(["sofa" if text == "диван" else text for text in texts])
+
+    asked = replace(session.models["colours"], encoder=English(), _questions={})
+    layers = Layers(session.store, {"english": asked}, session.layers(NAME).scene)
+    for text in ("диван, not picture", "picture, not диван", "диван"):
+        (answer,) = layers.answers("english", read_questions(text))
+        assert (answer.verdict, answer.words_known) == ("unsure", False), text
+        assert "ask in plain English" in layers.relevance("english", read_questions(text), 0.5).note
+    (known,) = layers.answers("english", read_questions("picture, not sofa"))
+    assert (known.verdict, known.words_known) == ("here", True)
+
+
+def test_one_thread_at_a_time_encodes_words(session):
+    (opened,) = open_models(session.store, teacher="color", text=session.models["colours"].text).values()
+    assert opened.encoder.vectors is opened.encoder.encoder.vectors
+    assert torch.equal(opened.encoder(["wall"]), session.models["colours"].encoder(["wall"]))
+
+    class Watched:
+        num_channels = 3
+
+        def __call__(self, texts):
+            return torch.full((1, 3), float(ENCODING.locked()))
+
+    assert OneAtATime(Watched())(["wall"]).tolist() == [[1, 1, 1]]
+    assert not ENCODING.locked()
 
 
 def test_truth_and_prediction_have_a_legend_whose_entries_can_be_hidden(session):
@@ -196,6 +229,34 @@ def test_what_is_exported_is_what_is_seen_in_its_place(session, tmp_path):
     assert torch.equal(torch.stack([torch.tensor(columns[axis]) for axis in "xyz"], 1), scene.points[own])
     mixed = (scene.colors[own] + CLASSES.colors[CLASSES.ids.index(PICTURE)]) / 2
     assert (torch.tensor(columns["red"]) - 255 * mixed[:, 0]).abs().max() <= 1
+
+
+def test_what_has_changed_since_it_was_shown_is_not_exported(session):
+    picture = seen_as(session, layer="truth")
+    with pytest.raises(InputError, match="has changed since it was shown"):
+        session.export("half", [picture])
+
+
+def test_a_click_says_why_there_are_no_words(session, tmp_path, monkeypatch):
+    layers = session.layers(NAME)
+    eye = (torch.tensor([0.0, -1.0, 1.0]) - layers.middle).tolist()
+    other = session.models["colours"]
+
+    def without_classes(texts):
+        raise InputError(f"The table of words has no {texts[0]!r}.")
+
+    class Few:
+        num_channels = 3
+        __call__ = staticmethod(without_classes)
+
+    asked = replace(other, encoder=Few(), _questions={})
+    few = Session(session.store, {"few": asked})
+    click = few.click(Wanted(NAME, "few"), eye, [0.0, 2.0, 0.0], None)
+    assert click.words == ()
+    assert "The table of words has no" in click.nothing
+    assert "nobody" in few.click(Wanted(NAME, "x"), eye, [0.0, 2.0, 0.0], None).nothing
+    unseen = int((layers.to_drawn(layers.rows("colours").row_of_sample) < 0).nonzero()[0])
+    assert "No view saw this point" in layers.about_click("colours", unseen).nothing
 
 
 def test_two_stand_side_by_side(session):

@@ -16,9 +16,9 @@ from PIL import Image
 
 from conftest import PICTURE
 from cuao3d.colors import HEAT
+from cuao3d.figures.palette import palette
 from cuao3d.formats.ply import read_ply
 from cuao3d.view.layers import RADIUS
-from cuao3d.view.painted import palette
 from cuao3d.view.server import Viewer
 from cuao3d.view.session import Session
 from viewed import CLASSES, make_session, picture_of

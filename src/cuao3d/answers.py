@@ -34,6 +34,11 @@ ALL_SEEN = 0.995
 
 OF_CAPTURE = "Positions are in the coordinates of the capture's pose files."
 
+UNKNOWN_WORDS = "the text encoder does not know these words; ask in plain English"
+
+UNLESS_LABELLED = "scannet20"
+"""Classes that points are named in where neither a fit nor a scene says which."""
+
 NUM_SHOWN = 3
 """Places of a question that are shown in photographs at most."""
 
@@ -193,10 +198,10 @@ def in_words(answer: Answer, found: Sequence[Mapping[str, Any]], *, unit: str = 
     if answer.verdict == "absent":
         return f"not in {part or 'this scene'}"
     if not found:
-        return f"perhaps not in {part or 'this scene'}{_doubt(answer)}"
+        return f"perhaps not in {part or 'this scene'}{doubt_of(answer)}"
     x, y, z = found[0]["center"]
     more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-    seen = (f" (in {part})" if part else "") + _doubt(answer)
+    seen = (f" (in {part})" if part else "") + doubt_of(answer)
     where = f"at ({x:.2f}, {y:.2f}, {z:.2f}){unit}, {size_in_words(found[0])}"
     return f"{'perhaps ' if answer.verdict == 'unsure' else ''}{where}{more}{seen}"
 
@@ -332,13 +337,13 @@ def _about_answer(answer: Answer, num_places: int) -> str:
     if not num_places:
         return f"relevance {answer.peak:.2f}, {in_words(answer, [])}"
     part = "" if answer.coverage > ALL_SEEN else f" in the {100 * answer.coverage:.0f} % that was seen"
-    return f"relevance {answer.peak:.2f}, {num_places} place{'s' if num_places > 1 else ''}{part}{_doubt(answer)}"
+    return f"relevance {answer.peak:.2f}, {num_places} place{'s' if num_places > 1 else ''}{part}{doubt_of(answer)}"
 
 
-def _doubt(answer: Answer) -> str:
+def doubt_of(answer: Answer) -> str:
     """Say that the text encoder does not know the words, or that the teacher has no class near them, if it is so."""
     if not answer.words_known:
-        return "; the text encoder does not know these words; ask in plain English"
+        return f"; {UNKNOWN_WORDS}"
     nearest = answer.nearest_class
     return f"; no class of the teacher is near these words, the nearest is {nearest!r}" if nearest else ""
 

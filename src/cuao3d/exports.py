@@ -19,7 +19,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cuao3d import __version__
-from cuao3d.answers import MAKE_AGAIN, Sureness, as_json, disagreement_of, how_sure, in_heat, page_of, where_is
+from cuao3d.answers import (
+    MAKE_AGAIN,
+    UNLESS_LABELLED,
+    Sureness,
+    as_json,
+    disagreement_of,
+    how_sure,
+    in_heat,
+    page_of,
+    where_is,
+)
 from cuao3d.console import note, progress_bar
 from cuao3d.coordinates import in_capture, units_per_metre
 from cuao3d.errors import InputError, UnseenError
@@ -39,9 +49,6 @@ from cuao3d.store import Store, StoredScene
 from cuao3d.store.schemas import read_manifest
 from cuao3d.store.sources import read_record
 
-UNLESS_LABELLED = "scannet20"
-"""Classes that points are named in where neither a fit nor the scene says which."""
-
 OFF_MESH = 0.1
 """Farther than this from every sample, metres, a vertex of a mesh is not on what was scanned."""
 
@@ -58,6 +65,10 @@ ABOUT = {
     "seen": "1: the point has a feature",
 }
 """What the columns of a file are; with several questions `score_2` and `margin_2` are those of the second."""
+
+
+LEFT_OUT = {"label": UNLABELLED, "disagreement": math.nan}
+"""Values of a point that was left out when its file was read; of all other columns, 0."""
 
 
 @dataclass(frozen=True)
@@ -153,16 +164,21 @@ def save_answers(
         What was written.
 
     Raises:
-        InputError: The ending is none of these, the answers are not those of one scene, the mesh does not lie where the
-            scene does, or there is no fit to abstain by.
+        InputError: The ending is none of these, the answers are not those of one scene by one predictor, two are to one
+            question, the mesh does not lie where the scene does, or there is no fit to abstain by.
         NotInstalledError: A package that writes such files is not installed.
     """
     path, mesh = Path(path), None if mesh is None else Path(mesh)
     writer = writer_of(path, mesh)
     check_output(path)
-    origins = {id(answer.scene): answer for answer in answers}
+    origins = {(one.scene and (one.scene.folder, one.scene.sha256), id(one.predictor)) for one in answers}
     if len(origins) != 1 or answers[0].scene is None:
-        raise InputError("Only answers of one scene, as Predictor.ask returns them, can be written to a file.")
+        raise InputError(
+            "Only answers of one scene by one predictor, as Predictor.ask returns them, can be written to a file."
+        )
+    words = [answer.words for answer in answers]  # by which files tell answers apart
+    if twice := next((one for one in words if words.count(one) > 1), None):
+        raise InputError(f"{twice!r} is asked twice; ask each question once.")
     predictor, scene = answers[0].predictor, answers[0].scene
     store = Store.open(scene.folder.parents[1])
     sure = how_sure(store, predictor, scene, abstain)
@@ -250,7 +266,11 @@ class _Rows(NamedTuple):
             rows = scene.index_of_sample if samples else torch.arange(len(scene.points))
             return _Rows(in_capture(scene.points[rows], scene.capture_from_world).numpy(), rows.numpy())
         mesh = read_mesh(asked.mesh)
+        if not mesh.vertices or not len(mesh.vertices["x"]):
+            raise InputError(f"{asked.mesh} has no vertices; give a mesh of the scene.")
         vertices = np.stack([mesh.vertices[axis].astype(np.float64) for axis in "xyz"], axis=1)
+        if num_lost := int((~np.isfinite(vertices)).any(axis=1).sum()):
+            raise InputError(f"{asked.mesh} has {num_lost} vertices at no finite position; remove them from the mesh.")
         sample_points = in_capture(scene.sample_points, scene.capture_from_world)
         distance, nearest = distances(torch.from_numpy(vertices), sample_points)
         off = distance / units_per_metre(scene.capture_from_world) > OFF_MESH
@@ -358,7 +378,7 @@ def _write_las(path: Path, asked: Asked) -> None:
         if len(positions) != len(rows.points):  # what is far from all others was left out when it was read
             distance, nearest = distances(torch.from_numpy(positions), torch.from_numpy(rows.points))
             of_point = nearest.where(distance / units_per_metre(scene.capture_from_world) < OFF_MESH, -1).numpy()
-    values = {name: _taken(column, of_point, 255 if name == "label" else 0) for name, column in columns.items()}
+    values = {name: _taken(column, of_point, LEFT_OUT.get(name, 0)) for name, column in columns.items()}
     points, colors = rows.points.astype(np.float64), _colors(asked)[rows.of_point]
     step = STEP * units_per_metre(scene.capture_from_world)
     write_whole(
@@ -367,7 +387,7 @@ def _write_las(path: Path, asked: Asked) -> None:
     )
 
 
-def _taken(column: NDArray[Any], of_point: NDArray[np.int64], missing: int) -> NDArray[Any]:
+def _taken(column: NDArray[Any], of_point: NDArray[np.int64], missing: float) -> NDArray[Any]:
     """Return the value of each row, and what stands for none where the row has no point."""
     return np.where(of_point < 0, np.array(missing, column.dtype), column[of_point])
 
@@ -412,7 +432,7 @@ def _write_features(path: Path, asked: Asked) -> None:
     rows, columns, predictor, scene = _Rows.of(asked, samples=True), _columns(asked), asked.predictor, asked.scene
     sample_of_row = scene.sample_of_point[torch.from_numpy(rows.of_point)]
     words = [answer.words for answer in asked.answers]
-    arrays: dict[str, NDArray[Any]] = {
+    arrays: dict[str, Any] = {
         "points": rows.points,
         "features": predictor.features(scene)[sample_of_row].half().cpu().numpy(),
         "names": np.array(words),
@@ -427,7 +447,7 @@ def _write_features(path: Path, asked: Asked) -> None:
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            np.savez(file, **arrays)
 
     write_whole(path, write)
 

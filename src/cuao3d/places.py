@@ -24,7 +24,7 @@ BEST_SHARE = 4
 small place behind a large one, and pull the centre off the thing."""
 
 KEEP = 0.9
-"""Parts less relevant than this share of the best are no places."""
+"""Parts less relevant than this share of the best are no places; of a negative best, by the rest of its size."""
 
 GAP = 0.5
 """Parts are one place if the gap between them is at most this share of the larger one's extent seen from above."""
@@ -113,7 +113,8 @@ def find_places(
     if not found:
         return []
     best = max(part.relevance for part in found)
-    found = _merge([part for part in found if part.relevance >= KEEP * best], points, relevance, seen)
+    least = best - (1 - KEEP) * abs(best)
+    found = _merge([part for part in found if part.relevance >= least], points, relevance, seen)
     largest = max(len(part.points) for part in found)
     kept = [part for part in found if len(part.points) >= SMALLEST * largest]
     return sorted(kept, key=lambda part: -part.relevance)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from cuao3d import pane
 from cuao3d.colors import NOTHING
-from cuao3d.figures.segments import alike, clusters, palette, pca_colors, spread
+from cuao3d.figures.palette import palette
+from cuao3d.figures.segments import alike, clusters, pca_colors, spread
 from cuao3d.files import write_text
 from cuao3d.finds import Finds, layout
 from cuao3d.formats.images import as_pixels, jpeg

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from cuao3d.console import tell
+from cuao3d.console import note, tell
 from cuao3d.schema import Count
 
 
@@ -17,6 +17,7 @@ def search(index: Positional[Path], question: Positional[str], *, top: Count = 1
         top: Number of results.
         out: File to write; its ending says what.
     """
+    from cuao3d.answers import UNKNOWN_WORDS
     from cuao3d.errors import InputError
     from cuao3d.files import check_output
     from cuao3d.index import Index
@@ -34,6 +35,8 @@ def search(index: Positional[Path], question: Positional[str], *, top: Count = 1
     with waiting("opening the text encoder"):
         encoder = load_text_encoder(opened.about["text"])
     found = find(opened, encoder, question, top=top)
+    if not found.words_known:
+        note(f"{found.words!r}: {UNKNOWN_WORDS}.", head="doubt")
     for line in in_lines(found):
         tell(line)
     if out is not None:

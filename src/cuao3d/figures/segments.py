@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 from torch.nn import functional
 
-from cuao3d.colors import NOTHING
+from cuao3d.figures.palette import palette
 from cuao3d.figures.panels import (
     TEXT,
     WIDTH,
@@ -28,7 +28,6 @@ from cuao3d.figures.panels import (
     grid,
     write_words,
 )
-from cuao3d.history import PALETTE
 from cuao3d.store import StoredScene
 
 NUM_SEGMENTS = 8
@@ -229,12 +228,6 @@ def matching(segment: Int64[Tensor, "N"], other: Int64[Tensor, "N"]) -> Int64[Te
 def alike(segment: Int64[Tensor, "N"], other: Int64[Tensor, "N"]) -> Int64[Tensor, "N"]:
     """Renumber the segments of points as those of another segmentation that they overlap most."""
     return torch.where(segment >= 0, matching(segment, other)[segment], -1)
-
-
-def palette() -> Float[Tensor, "K 3"]:
-    """Return the colours of segments; the last, -1, stands for none."""
-    colors = [[int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)] for color in PALETTE]
-    return torch.tensor([*colors, [NOTHING] * 3])
 
 
 def of_lifted(scene: StoredScene, teacher: str) -> Described:

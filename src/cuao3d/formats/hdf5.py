@@ -29,6 +29,8 @@ def hdf5_size(path: Path) -> tuple[int, int]:
         NotInstalledError: h5py is not installed.
     """
     shape = _open(path, pixels=False).shape
+    if len(shape) not in (2, 3):
+        raise InputError(f"{path} has the shape {shape}; expected a map, H x W, or colours, H x W x 3.")
     return shape[1], shape[0]
 
 

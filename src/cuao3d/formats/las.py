@@ -35,7 +35,8 @@ def write_las(
         columns: Values (N,) by name, which become extra dimensions; with a source, (M,).
         step: Smallest difference between positions that is kept.
         about: What each column is.
-        source: A LAS file of M points. All its dimensions, its header and its CRS are kept.
+        source: A LAS file of M points. All its dimensions, its header and its CRS are kept. A column whose name is
+            taken gets `cuao3d_` in front; an extra dimension that has this name as well is replaced.
 
     Raises:
         NotInstalledError: laspy is not installed.
@@ -53,6 +54,7 @@ def write_las(
         las = laspy.read(str(source))
     there = set(las.point_format.dimension_names)
     names = {name: f"cuao3d_{name}" if name in there else name for name in columns}
+    las.remove_extra_dims([name for name in names.values() if name in there])  # those of an earlier answer
     las.add_extra_dims(
         [
             laspy.ExtraBytesParams(names[name], column.dtype, description=about.get(name, "")[:LONGEST_ABOUT])

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cuao3d.console import note, progress_bar
+from cuao3d.coordinates import unit_of
 from cuao3d.durable import is_own, locked, make_folder, remove
 from cuao3d.errors import DiskFullError, InputError, NotFoundError, UserError
 from cuao3d.files import nearby, sha256_of, write_tensors
@@ -108,13 +109,13 @@ class Index:
         return Hold(entry, key - entry.first)
 
     def part(self, hold: Hold) -> dict[str, Any]:
-        """Return what is told of a part; see `Parts.about`.
+        """Return what is told of a part, see `Parts.about`, and the unit of its position, if that is the metre.
 
         Raises:
             InputError: The file of its scene is damaged.
         """
-        about: dict[str, Any] = _read_scene(self.path, _stem(hold.entry))[1]["parts"][hold.part]
-        return about
+        scene = _read_scene(self.path, _stem(hold.entry))[1]
+        return {**scene["parts"][hold.part], "unit": scene.get("unit", "")}  # earlier versions did not keep the unit
 
     def count_in_words(self) -> str:
         """Say how much it holds."""
@@ -291,6 +292,7 @@ def _cut_up(path: Path, store: Store, name: str, predictor: Predictor) -> tuple[
     parts = describe_parts(scene, predictor.features(scene), predictor.known(scene))
     entry = replace(entry, sha256=scene.sha256, count=len(parts.about))
     about = {"store": here, "scene": name, "sha256": scene.sha256, "parts": parts.about}
+    about["unit"] = unit_of(scene.capture_from_world).strip()
     text = torch.from_numpy(np.frombuffer(json.dumps(about).encode(), dtype=np.uint8).copy())
     tensors = {"vectors": parts.vectors.half(), "colors": parts.colors.half(), "about": text}
     write_tensors(path / "scenes" / f"{_stem(entry)}.safetensors", tensors)

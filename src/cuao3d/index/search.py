@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader
 from torch.nn import functional
 
 from cuao3d import __version__
+from cuao3d.answers import UNKNOWN_WORDS
 from cuao3d.coordinates import size_in_words
 from cuao3d.errors import InputError, UserError
 from cuao3d.files import write_json, write_text
@@ -43,7 +44,7 @@ class Hit:
     color_share: float | None
     """Share of the part that has a colour that was asked for; None where none was."""
     about: dict[str, Any]
-    """What is told of the part; see `index.parts.Parts.about`."""
+    """What is told of the part; see `Index.part`."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Found:
     """The colours that it asks for."""
     hits: tuple[Hit, ...]
     """The best parts first."""
+    words_known: bool
+    """Whether the text encoder knows the words; where it does not, the results mean nothing."""
 
 
 def search(
@@ -107,7 +110,7 @@ def search(
         hold = index.holder(int(keys[place]))
         share = float(shares[place]) if colors else None
         hits.append(Hit(hold, float(scores[place]), float(relevance[place]), share, index.part(hold)))
-    return Found(question, words, colors, tuple(hits))
+    return Found(question, words, colors, tuple(hits), questions.words_known[0])
 
 
 def in_lines(found: Found) -> list[str]:
@@ -116,7 +119,8 @@ def in_lines(found: Found) -> list[str]:
     for number, hit in enumerate(found.hits, start=1):
         x, y, z = hit.about["center"]
         color = "" if hit.color_share is None else f", {100 * hit.color_share:.0f} % {' or '.join(found.colors)}"
-        where = f"at ({x:.2f}, {y:.2f}, {z:.2f}), {size_in_words(hit.about)}"
+        unit = f" {hit.about['unit']}" if hit.about["unit"] else ""
+        where = f"at ({x:.2f}, {y:.2f}, {z:.2f}){unit}, {size_in_words(hit.about)}"
         lines.append(f"{number:2}. {hit.hold.entry.scene}: {where}; score {hit.score:.2f}{color}")
     return lines
 
@@ -136,7 +140,8 @@ def write_found(path: Path, found: Found, index: Index) -> None:
     if path.suffix == ".json":
         write_json(path, as_json(found, index))
     elif path.suffix == ".txt":
-        write_text(path, "\n".join(in_lines(found)) + "\n")
+        doubt = [] if found.words_known else [UNKNOWN_WORDS]
+        write_text(path, "\n".join([*doubt, *in_lines(found)]) + "\n")
     else:
         write_text(path, _as_page(found, index).encode("utf-8", errors="backslashreplace").decode())
 
@@ -152,6 +157,7 @@ def as_json(found: Found, index: Index) -> dict[str, Any]:
     return {
         "question": found.question,
         "words": found.words,
+        "words_known": found.words_known,
         "colors": list(found.colors),
         "teacher": index.about["teacher"],
         "text_encoder": index.about["text"],
@@ -189,7 +195,12 @@ def _as_page(found: Found, index: Index) -> str:
         )
     environment = Environment(loader=FileSystemLoader(Path(__file__).parents[1]), autoescape=True, trim_blocks=True)
     return environment.get_template("index/page.html.j2").render(
-        found=found, cards=cards, about=index.about, count=index.count_in_words(), version=__version__
+        found=found,
+        cards=cards,
+        unknown=UNKNOWN_WORDS,
+        about=index.about,
+        count=index.count_in_words(),
+        version=__version__,
     )
 
 

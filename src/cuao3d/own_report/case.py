@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Int64
 from torch import Tensor
 
+from cuao3d.answers import UNLESS_LABELLED
 from cuao3d.errors import InputError, UserError
 from cuao3d.evaluate import labels_of
 from cuao3d.labels import LabelSet
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
 READING = ("tolerance", "every", "official")
 """Settings of a store that `open_dataset` takes."""
-
-UNLESS_LABELLED = "scannet20"
-"""Classes that points are named in where no scene says which it is labelled in."""
 
 
 @dataclass(frozen=True)

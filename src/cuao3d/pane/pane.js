@@ -217,8 +217,10 @@
     switches.firstChild.append(reset);
   }
 
-  pane.hidden = false;
   controls.addEventListener("change", redraw);
   new ResizeObserver(redraw).observe(canvas);
-  open(exhibits[0]);
+  open(exhibits[0]).then(() => { // where it fails, the still pictures are what there is
+    pane.hidden = false;
+    look(); // the canvas has a size only now
+  });
 })();

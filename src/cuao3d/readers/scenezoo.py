@@ -136,7 +136,9 @@ class _Reading:
         number = int(cameras.indices[place])
         if cameras.camera_model not in MODELS or first.depth_mode not in (None, "z", "ray_distance"):
             raise InputError(f"its camera is {cameras.camera_model}, its depth {first.depth_mode}; no pinhole's.")
-        pose = torch.linalg.inv(torch.from_numpy(cameras.world_to_camera[place]).double())
+        pose, is_singular = torch.linalg.inv_ex(torch.from_numpy(cameras.world_to_camera[place]).double())
+        if is_singular:
+            raise PoseError("its pose has no inverse; scenezoo gives it so.")
         if problem := pose_problem(pose):
             raise PoseError(f"{problem}; scenezoo gives it so.")
         lens, depth_lens = (_lens(name, of, cameras, place, first) for of in ("rgb", "depth"))

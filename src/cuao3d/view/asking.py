@@ -1,7 +1,6 @@
 """What is typed into the viewer: several questions at once, each with words that must not be meant."""
 
 import re
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -12,16 +11,14 @@ from torch import Tensor
 from cuao3d.console import visible
 from cuao3d.errors import InputError
 from cuao3d.predictor import Predictor
-from cuao3d.query import LEAST_MARGIN, SAME, Answer, ask, peaks, scores
+from cuao3d.query import LEAST_MARGIN, SAME, Answer, Verdict, ask, peaks, scores
+from cuao3d.text.english import knows
 
 SYNTAX = "Several questions: a chair; a table. Exceptions: a chair, not an office chair"
 """How questions are written, for the reader."""
 
 MOST_LETTERS, MOST_QUESTIONS = 300, 8
 """Longest text that is read, and most questions in it: there are as many colours that can be told apart."""
-
-ENCODING = threading.Lock()
-"""Held while words are encoded: tokenizers of others cannot be used by two threads at once."""
 
 _EXCEPT = re.compile(r"\s*,\s*not\s+", re.IGNORECASE)
 
@@ -82,8 +79,7 @@ def answer_questions(
     Raises:
         InputError: The text encoder does not know a word.
     """
-    with ENCODING:
-        encoded = predictor.questions([one.words for one in questions])
+    encoded = predictor.questions([one.words for one in questions])
     asked = ask(features, encoded, calibration=predictor.calibration)
     return tuple(_without(predictor, features, one, found) for one, found in zip(questions, asked, strict=True))
 
@@ -92,16 +88,15 @@ def _without(predictor: Predictor, features: Tensor, question: Question, found: 
     """Take the exceptions of a question off its answer."""
     if not question.exceptions:
         return found
-    with ENCODING:
-        words, *others = predictor.encoder([question.words, *question.exceptions])
+    words, *others = predictor.encoder([question.words, *question.exceptions])
+    words_known = found.words_known and all(knows(predictor.encoder, question.exceptions, torch.stack(others)))
     relevance = found.relevance
     for other, cosine in zip(others, scores(features, torch.stack(others)).T, strict=True):
         of_itself = (1 - words @ other).clamp(min=SAME)
         relevance = relevance.minimum((found.scores - cosine) / of_itself.to(cosine.device))
     peak, calibration = peaks(relevance[:, None]).item(), predictor.calibration
-    verdict = found.verdict
-    if found.nearest_class is None:
-        verdict = "here" if peak >= calibration.here else "absent" if peak < calibration.absent else "unsure"
+    verdict: Verdict = "here" if peak >= calibration.here else "absent" if peak < calibration.absent else "unsure"
+    verdict = verdict if found.nearest_class is None and words_known else "unsure"
     least = torch.inf if peak < calibration.absent else min(peak / 2, peak - LEAST_MARGIN)
-    changed = replace(found, verdict=verdict, peak=peak, relevance=relevance, answers=relevance >= least, _kept={})
-    return replace(changed, words=str(question))
+    changed = replace(found, peak=peak, relevance=relevance, answers=relevance >= least, _kept={})
+    return replace(changed, words=str(question), verdict=verdict, words_known=words_known)

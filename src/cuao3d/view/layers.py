@@ -14,9 +14,10 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn import functional
 
-from cuao3d.answers import disagreement_of, how_sure
+from cuao3d.answers import UNLESS_LABELLED, disagreement_of, doubt_of, how_sure
 from cuao3d.colors import NOTHING, heat_colors
 from cuao3d.errors import InputError, UnseenError
+from cuao3d.figures.palette import palette
 from cuao3d.geometry import up_direction
 from cuao3d.labels import LabelSet
 from cuao3d.labels.kept import find_label_set
@@ -26,8 +27,8 @@ from cuao3d.scene import UNLABELLED
 from cuao3d.store import Store, StoredScene
 from cuao3d.store.header import LABELS
 from cuao3d.text import class_vectors
-from cuao3d.view.asking import ENCODING, Question, answer_questions
-from cuao3d.view.painted import Painted, paint_classes, paint_numbers, palette, rgb, thin
+from cuao3d.view.asking import Question, answer_questions
+from cuao3d.view.painted import Painted, paint_classes, paint_numbers, rgb, thin
 
 T = TypeVar("T")
 
@@ -76,7 +77,9 @@ class Click:
     point: int
     """Which of those that are drawn."""
     words: tuple[tuple[str, float], ...]
-    """The nearest words, and their cosines; none where the point has no feature."""
+    """The nearest words, and their cosines."""
+    nothing: str = ""
+    """Why there are none, if so."""
 
 
 @dataclass(eq=False)
@@ -131,8 +134,8 @@ class Layers:
     @cached_property
     def classes(self) -> LabelSet:
         """The label set in which points are named: that of the labels; without labels, the one of everyday rooms."""
-        name = self.scene.label_set or next((name for one in self.models.values() for name in one.fits), "scannet20")
-        return find_label_set(self.store.path / LABELS, name)
+        fitted = next((name for one in self.models.values() for name in one.fits), UNLESS_LABELLED)
+        return find_label_set(self.store.path / LABELS, self.scene.label_set or fitted)
 
     def described_by(self) -> list[str]:
         """List whose features there are: those of the store's teachers, and those of the heads of the students."""
@@ -252,8 +255,11 @@ class Layers:
         rows = self.rows(model)
         row = int(rows.row_of_sample[self.scene.sample_of_point[self.drawn[point]]])
         if row < 0:
-            return Click(point, ())
-        names, vectors = self._words(model)
+            return Click(point, (), "No view saw this point: nothing is known of it.")
+        try:
+            names, vectors = self._words(model)
+        except InputError as error:  # a table of words need not have those of the classes
+            return Click(point, (), f"No words can be told: {error}")
         similar = scores(rows.features[row : row + 1], vectors)[0]
         best = similar.topk(min(NUM_WORDS, len(names)))
         return Click(point, tuple((names[k], float(similar[k])) for k in best.indices.tolist()))
@@ -286,11 +292,6 @@ class Layers:
         """Return for each point that is drawn the value (M, ...) of its sample."""
         return of_sample[self.scene.sample_of_point[self.drawn]]
 
-    def forget(self) -> None:
-        """Forget what was worked out."""
-        with self.lock:
-            self._kept.clear()
-
     def _offered(self, model: str) -> dict[str, str]:
         asked = self.models.get(model)
         nobody = "" if asked else "no teacher of the store can be asked with words, and there is no run"
@@ -314,7 +315,7 @@ class Layers:
             return Rows(self.scene.features(asked.teacher), self._row_of_seen)
 
         def describe() -> Rows:
-            directions = functional.normalize(asked.features(self.scene).float(), dim=1).half()
+            directions = functional.normalize(asked.features(self.scene).float(), dim=1).half().cpu()
             return Rows(directions, torch.arange(len(directions)))
 
         return self._once(("rows", id(asked.student), asked.teacher), describe)
@@ -432,8 +433,7 @@ class Layers:
 
         def encode() -> tuple[tuple[str, ...], Tensor]:
             classes = self.classes
-            with ENCODING:
-                return classes.names, class_vectors(self.models[model].encoder, classes)
+            return classes.names, class_vectors(self.models[model].encoder, classes)
 
         return self._once(("words", model), encode)
 
@@ -455,5 +455,4 @@ def _glow(answer: Answer) -> Float32[Tensor, "R"]:
 def _verdict(answer: Answer) -> str:
     """Say whether something was found, and how relevant it is."""
     found = {"here": "here", "unsure": "perhaps here", "absent": "not here"}[answer.verdict]
-    doubt = f", the nearest class is {answer.nearest_class}" if answer.nearest_class else ""
-    return f"{found}, relevance {answer.peak:.2f}{doubt}"
+    return f"{found}, relevance {answer.peak:.2f}{doubt_of(answer)}"

@@ -1,11 +1,42 @@
 """Who can be asked in the viewer: the lifted features of a store, and students."""
 
+import threading
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
 
 from cuao3d.errors import InputError
 from cuao3d.predictor import Predictor
 from cuao3d.store import Store
+from cuao3d.text import TextEncoder
+
+ENCODING = threading.Lock()
+"""Held while words are encoded: tokenizers of others cannot be used by two threads at once."""
+
+
+@dataclass(frozen=True)
+class OneAtATime:
+    """A text encoder that one thread at a time uses."""
+
+    encoder: TextEncoder
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the vectors."""
+        return self.encoder.num_channels
+
+    def __call__(self, texts: Sequence[str]) -> Float[Tensor, "K C"]:
+        """Return a unit vector for each text."""
+        with ENCODING:
+            return self.encoder(texts)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what else the encoder has, such as what it `reads`."""
+        return getattr(self.encoder, name)
 
 
 def open_models(
@@ -27,7 +58,7 @@ def open_models(
 
     Returns:
         The predictors, by a name for the reader. Empty where there is no run and no teacher that can be asked with
-        words: such a store can be looked at all the same.
+        words: such a store can be looked at all the same. Viewers use them in threads of their own.
 
     Raises:
         UserError: As of `Predictor.open`.
@@ -45,7 +76,7 @@ def open_models(
                 raise
         else:
             found[f"lifted features of {lifted.teacher}"] = lifted
-    return found
+    return {name: replace(one, encoder=OneAtATime(one.encoder)) for name, one in found.items()}
 
 
 def _name_of(run: Path) -> str:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from cuao3d.colors import NOTHING, UNSEEN, class_colors
 from cuao3d.geometry import voxelize
-from cuao3d.history import PALETTE
 from cuao3d.labels import LabelSet
 from cuao3d.scene import UNLABELLED
 from cuao3d.store import StoredScene
@@ -90,12 +89,6 @@ def thin(scene: StoredScene, most: int, cell: float) -> Int64[Tensor, "M"]:
         )
         chosen = chosen[first.sort().values]
     return chosen
-
-
-def palette() -> Float32[Tensor, "K 3"]:
-    """Return the colours of segments and questions, those of the report; the last, -1, stands for none."""
-    colors = [[int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)] for color in PALETTE]
-    return torch.tensor([*colors, [NOTHING] * 3])
 
 
 def rgb(color: Float32[Tensor, "3"]) -> tuple[float, float, float]:

@@ -313,7 +313,7 @@ class Pane:
         self._click = click.point
         self._mark(where)
         lines = [f"{word} ({cosine:.2f})" for word, cosine in click.words]
-        about = ["Nearest words, by cosine:", *lines] if lines else ["No view saw this point: nothing is known of it."]
+        about = ["Nearest words, by cosine:", *lines] if lines else [click.nothing]
         self._clicked.content = "".join(map(_text, about))
         if BY_CLICK in self._layer.options and click.words:
             self._layer.value = BY_CLICK
@@ -399,6 +399,8 @@ class Pane:
             camera.look_at = tuple(target)
 
     def _screenshot(self) -> None:
+        if self._shown is None:
+            return
         camera = self._client.camera
         height, width = int(camera.image_height), int(camera.image_width)
         rendered = self._client.get_render(height, width, transport_format="png", timeout=RENDER_SECONDS)
@@ -414,7 +416,8 @@ class Pane:
             self._send(".ply", self._session.export(self._shown.scene, self._pictures))
 
     def _send(self, ending: str, content: bytes) -> None:
-        name = as_file_name(str(self._scene.value)) + ending
+        assert self._shown is not None  # what is sent is what is shown, though another scene may be chosen by now
+        name = as_file_name(self._shown.scene) + ending
         self._client.send_file_download(name, content, save_immediately=True)
 
     def _trying(self, work: Callable[[], None]) -> None:

@@ -187,7 +187,9 @@ class Session:
             point = layers.click(origin, direction, drawn)
             if point is None:
                 return None
-            return layers.about_click(wanted.model, point) if wanted.model in self.models else Click(point, ())
+            if wanted.model not in self.models:
+                return Click(point, (), "There is nobody who could tell words.")
+            return layers.about_click(wanted.model, point)
 
     def shots(self, scene: str) -> list[Shot]:
         """Return cameras of a scene, those with photographs first.
@@ -210,8 +212,13 @@ class Session:
         Args:
             scene: Name of the scene.
             pictures: As of `picture`; the first is exported.
+
+        Raises:
+            InputError: The scene has changed since.
         """
         layers, picture = self.layers(scene), pictures[0]
+        if len(picture.drawn) != len(layers.drawn):
+            raise InputError(f"Scene {scene!r} has changed since it was shown; look at it again, then export.")
         points = layers.scene.points[layers.drawn[picture.drawn]]
         more = {} if picture.values is None else {"value": picture.values.float().numpy()}
         with tempfile.TemporaryDirectory(prefix="cuao3d-view-") as folder:
