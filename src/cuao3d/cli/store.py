@@ -184,7 +184,7 @@ def _add(opened: "Store", teachers: Sequence[str], data: Path | None, device: st
     how = {key: value for key, value in opened.settings.items() if key in (*OF_SCENES, "upright", "view_weights")}
     flags = {key: f"--{key.replace('_', '-')}" for key in how}
     options = [f"{flags[key]} {value}" for key, value in how.items() if not isinstance(value, bool)]
-    options += [flags[key].replace("--", "--" if value else "--no-") for key, value in how.items() if value in (0, 1)]
+    options += [f"--{'' if value else 'no-'}{key}" for key, value in how.items() if isinstance(value, bool)]
     options += [] if precisions == ["fp32"] else [f"--precision {'|'.join(precisions)}"]
     told = f"cuao3d fuse {data or 'DATA'} --out {opened.path} --teachers {names} --cell {opened.cell:g}"
     if data is None:
