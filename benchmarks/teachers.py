@@ -22,7 +22,7 @@ from cuao3d.products import MM, Way, chosen, using
 from cuao3d.teachers import load_teacher
 from cuao3d.teachers.lseg import LSeg
 from cuao3d.teachers.network import Precision
-from cuao3d.teachers.views import describe_views
+from cuao3d.teachers.views import describe_together
 from cuao3d.text.clip_tokens import MERGES_FILE, pieces
 
 IMAGE = (3, 480, 640)
@@ -147,7 +147,7 @@ def _measure(name: str, spec: str, device: str, precision: Precision, batch: int
         inside.seconds = 0.0
         start = time.perf_counter()
         with using(way):
-            for _ in describe_views(teacher, [lambda image=image: image for image in images], batch_size=batch):
+            for _ in describe_together([teacher], [lambda image=image: image for image in images], batch_size=batch):
                 _wait(device)
         total = time.perf_counter() - start
         totals[way].append(total / batch)
@@ -170,7 +170,7 @@ def _measure(name: str, spec: str, device: str, precision: Precision, batch: int
 def _peak(spec: str, device: str, precision: Precision, batch: int) -> float:
     def run() -> None:
         teacher = load_teacher(spec, device=device, precision=precision)
-        for _ in describe_views(teacher, [lambda: torch.rand(IMAGE)] * batch, batch_size=batch):
+        for _ in describe_together([teacher], [lambda: torch.rand(IMAGE)] * batch, batch_size=batch):
             pass
 
     peak = peak_of(run)

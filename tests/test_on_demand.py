@@ -14,10 +14,11 @@ from conftest import ColorTeacher
 from cuao3d import balance
 from cuao3d.augment import Augmentation
 from cuao3d.cli import main
-from cuao3d.distill import DistillConfig, OnDemand, _take_features, distill
+from cuao3d.distill import DistillConfig, OnDemand, _take_features, distill, is_finished
 from cuao3d.errors import InputError
 from cuao3d.pipeline import fuse
 from cuao3d.pipeline.on_demand import lifted_on_demand
+from cuao3d.store import Store
 from cuao3d.student import ARCHITECTURES, Architecture
 from test_shards import Gray, Rooms
 
@@ -186,14 +187,30 @@ def test_a_store_or_data_with_teachers_is_given_and_not_both(tmp_path, capsys, o
 
 
 @pytest.mark.slow
-def test_the_command_makes_the_student_of_a_store(tmp_path, room_folder):
+def test_the_command_makes_the_student_of_a_store(tmp_path, room_folder, monkeypatch):
     how = ["--steps", "1", "--voxel-size", "0.2", "--config.batch-size", "1", "--teachers", "mini-lseg"]
     assert main(["fuse", str(room_folder), "--out", str(tmp_path / "store"), "--teachers", "mini-lseg"]) == 0
     assert main(["distill", str(tmp_path / "store"), "--out", str(tmp_path / "one"), *how]) == 0
-    assert main(["distill", "--lift", str(room_folder), "--out", str(tmp_path / "two"), *how]) == 0
+    again = ["distill", "--lift", str(room_folder), "--out", str(tmp_path / "two"), *how]
+    assert main(again) == 0
+    monkeypatch.setattr("cuao3d.pipeline.on_demand.lifted_on_demand", Mock(side_effect=AssertionError))
+    assert main(again) == 0
     one, two = (load_file(tmp_path / run / "student.safetensors") for run in ("one", "two"))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "store", "two"]
+
+
+def test_a_finished_run_is_known_without_its_scenes(tmp_path):
+    store, run = fuse(Rooms(3), teachers(), tmp_path / "store", cell=0.1), tmp_path / "run"
+    nowhere = Store(tmp_path / "none", 0.1, store.teachers, {})
+    assert not is_finished(run, CONFIG, nowhere, store.names())
+    distill(store, CONFIG, run)
+    assert is_finished(run, CONFIG, nowhere, store.names())
+    assert not is_finished(run, replace(CONFIG, seed=1), nowhere, store.names())
+    assert not is_finished(run, CONFIG, nowhere, store.names()[:1])
+    (run / "student.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match="is not the student of this run"):
+        is_finished(run, CONFIG, nowhere, store.names())
 
 
 def test_a_training_that_was_interrupted_finds_the_clouds_again(tmp_path):

@@ -4,6 +4,7 @@ import multiprocessing
 import shutil
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from conftest import ColorTeacher, make_synthetic_scene
 from cuao3d.cli import main
 from cuao3d.durable import LOCK, is_own, locked
 from cuao3d.errors import InputError
-from cuao3d.pipeline import fuse
+from cuao3d.pipeline import fuse, shards
 from cuao3d.pipeline.shards import OtherTeachersError, Shard
 from cuao3d.store import Store
 
@@ -195,6 +196,20 @@ def test_a_scene_that_another_process_lifts_is_waited_for_and_not_lifted_twice(t
         thread.join(timeout=30)
     assert teacher.num_views == len(make_synthetic_scene().frames)
     assert Store.open(out).names() == ("room-0",)
+
+
+def test_who_waits_for_the_list_of_scenes_says_for_whom_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(shards, "PATIENCE", 0.0)
+
+    def hold(_folder, *, name, on_wait):
+        for _ in range(3):
+            on_wait("process 7")
+        return nullcontext()
+
+    monkeypatch.setattr(shards, "locked", hold)
+    with shards.roll_locked(tmp_path):
+        pass
+    assert capsys.readouterr().err.count("waits for process 7") == 1
 
 
 def share_in_process(out, number):

@@ -236,7 +236,7 @@ def added(store: Store, monkeypatch, capsys, *more: str, loads: bool = True) -> 
 
 def test_further_teachers_are_lifted_as_those_that_are_there(make, monkeypatch, capsys):
     half = {name: replace(card, options={"precision": "bf16"}) for name, card in CARDS.items()}
-    store = make("a", ("one",), {"upright": False, "view_weights": "robust", "every": 3}, half)
+    store = make("a", ("one",), {"upright": False, "view_weights": "robust", "every": 1}, half)
     given, _ = added(store, monkeypatch, capsys, "--data", "DATA")
     assert given == {
         "out": store.path,
@@ -246,11 +246,11 @@ def test_further_teachers_are_lifted_as_those_that_are_there(make, monkeypatch, 
         "device": "cpu",
         "upright": False,
         "view_weights": "robust",
-        "every": 3,
+        "every": 1,
     }
     given, told = added(store, monkeypatch, capsys)
     assert not given
-    assert "--cell 0.05 --view-weights robust --every 3 --no-upright --precision bf16." in told
+    assert "--cell 0.05 --view-weights robust --every 1 --no-upright --precision bf16." in told
 
 
 def test_teachers_that_would_be_lifted_again_are_not_added_to(make, monkeypatch, capsys):

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from cuao3d.errors import InputError, TeacherError
 from cuao3d.teachers.network import Level, NetworkTeacher
-from cuao3d.teachers.views import describe_views
+from cuao3d.teachers.views import describe_together
+
+
+def describe_views(teacher, images, *, batch_size=4):
+    """Yield a teacher's maps of each image; an empty tuple for one that could not be read."""
+    for described in describe_together([teacher], images, batch_size=batch_size):
+        if isinstance(described, InputError):
+            raise described
+        yield () if described is None else described[0]
 
 
 class Pool(NetworkTeacher):

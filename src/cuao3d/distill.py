@@ -1,5 +1,6 @@
 """Distillation: a sparse 3D student learns to predict the features of 2D teachers at the same points."""
 
+import json
 import warnings
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -11,10 +12,12 @@ from typing import Any, Protocol, cast, get_args, runtime_checkable
 import torch
 from torch import Tensor
 
+from cuao3d import __version__
 from cuao3d.balance import ROWS_AT_A_TIME, Words, balanced, few
 from cuao3d.batches import Batch, Batches, TrainingScene, hold_out
 from cuao3d.console import note
 from cuao3d.errors import InputError
+from cuao3d.files import read_whole_json
 from cuao3d.guards import Lesson, check_targets
 from cuao3d.heads import Head, HeadKind
 from cuao3d.labels import label_set
@@ -154,6 +157,29 @@ def distill(
         left = {"held_out": held_out, "missing_scenes": store.missing()} | _left_out(stored, taken)
         finish_run(out, distiller.finished(), distiller.about() | {"targets": targets} | left | asdict(outcome))
     return out
+
+
+def is_finished(out: Path, config: DistillConfig, store: Store, names: Sequence[str]) -> bool:
+    """Say whether a run of a configuration is finished in a folder; of the store only the header is looked at.
+
+    Args:
+        out: Folder of the run.
+        config: The configuration.
+        store: A store with its cell and teachers, which need not be on disk.
+        names: Names of the scenes that there are.
+
+    Raises:
+        InputError: A file of the run is damaged.
+    """
+    there = read_whole_json(out / "config.json")
+    if there is None or read_whole_json(out / "run.json") is None:
+        return False
+    config = _settle(config, store)
+    asked = {"config": asdict(config), "code_version": __version__, "kind": type(config).__name__}
+    if code_of_losses(config.losses) or {key: there.get(key) for key in asked} != json.loads(json.dumps(asked)):
+        return False
+    check_finished(out)
+    return set(there["scenes_sha256"]) <= set(names)
 
 
 def idle_settings(config: DistillConfig, cards: Mapping[str, TeacherCard]) -> dict[str, str]:

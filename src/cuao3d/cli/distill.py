@@ -11,6 +11,7 @@ from tyro.conf import Positional, Suppress
 from cuao3d.cli.settings import flag_of, join_options
 from cuao3d.cli.shared import check_device, note_missing, split_names
 from cuao3d.cli.training import configurable, configure, train_shown
+from cuao3d.console import tell
 from cuao3d.errors import InputError
 from cuao3d.schema import CountOrZero, Length, Range, Seed
 
@@ -77,13 +78,15 @@ def distill(
         named = {} if lift is None else {"teachers": tuple(held.teachers)}
         return _configure(held, recipe, config_file, settings | named)
 
-    lifting = None if lift is None else partial(_lifted, lift, teachers, out, cache_gb, voxel_size, configure_for)
+    lifting = None
+    if lift is not None:
+        lifting = partial(_lifted, lift, teachers, out, cache_gb, voxel_size, configure_for, resume != "auto")
     return _train(store or out, lifting, configure_for, out, resume, device)
 
 
 def _train(
     path: Path,
-    lifting: "Callable[[str], AbstractContextManager[tuple[Store, DistillConfig]]] | None",
+    lifting: "Callable[[str], AbstractContextManager[tuple[Store, DistillConfig] | None]] | None",
     configure_for: "Callable[[Store], DistillConfig]",
     out: Path,
     resume: str,
@@ -91,6 +94,7 @@ def _train(
 ) -> int:
     """Train on the store at a path, or on one that `lifting` makes for a device; return the exit code."""
     from cuao3d import distill as room
+    from cuao3d.files import read_whole_json
     from cuao3d.ranks import joined
     from cuao3d.store import Store
 
@@ -99,7 +103,10 @@ def _train(
             opened = Store.open(path)
             config = configure_for(opened)
         else:
-            opened, config = stack.enter_context(lifting(own))
+            if (made := stack.enter_context(lifting(own))) is None:
+                tell(f"{out} is finished already")
+                return note_missing((read_whole_json(out / "run.json") or {}).get("missing_scenes", {}))
+            opened, config = made
         learned = ", ".join(config.teachers)
         train_shown(room.distill, opened, config, out, resume, own, title="distilling", learned=learned)
         missing = opened.missing()
@@ -114,9 +121,14 @@ def _lifted(
     cache_gb: float,
     voxel_size: float | None,
     configure_for: Callable[["Store"], "DistillConfig"],
+    anew: bool,
     device: str,
-) -> Iterator[tuple["Store", "DistillConfig"]]:
-    """Load teachers and make a store that they lift on demand; the settings are checked before anything is lifted."""
+) -> Iterator[tuple["Store", "DistillConfig"] | None]:
+    """Load teachers and make a store that they lift on demand; the settings are checked before anything is lifted.
+
+    Nothing is lifted for a run that is finished, unless it is to be trained `anew`.
+    """
+    from cuao3d.distill import is_finished
     from cuao3d.pipeline.on_demand import lifted_on_demand
     from cuao3d.progress import waiting
     from cuao3d.readers import open_dataset
@@ -130,7 +142,10 @@ def _lifted(
     with waiting("loading the teachers"):
         loaded = [load_teacher(spec, device=device) for spec in specs]
     settings, cell = {"data": data.resolve().name}, min(CELL, voxel_size or CELL)
-    config = configure_for(Store(folder, cell, cards_of(loaded), dict(settings)))
+    config = configure_for(asked := Store(folder, cell, cards_of(loaded), dict(settings)))
+    if not anew and not folder.exists() and is_finished(out, config, asked, dataset.names):
+        yield None
+        return
     with lifted_on_demand(dataset, loaded, folder, cache_gb=cache_gb, cell=cell, settings=settings) as store:
         yield store, config
 

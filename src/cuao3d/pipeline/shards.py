@@ -1,16 +1,21 @@
 """Several processes that fill one store: which scenes each looks after, and whose turn it is with a scene."""
 
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cuao3d.console import note
 from cuao3d.durable import LOCK, locked
 from cuao3d.errors import InputError
 from cuao3d.store import Store
 from cuao3d.store.plan import Change, manifest_sha256
 from cuao3d.store.revise import is_written
+
+PATIENCE = 2.0
+"""Seconds for which a share waits for another one without a word."""
 
 
 class OtherTeachersError(InputError):
@@ -49,8 +54,18 @@ class Shard:
 
 @contextmanager
 def roll_locked(store: Path) -> Iterator[None]:
-    """Let one process at a time change what a store says of all its scenes; others wait, a moment at most."""
-    with locked(store, name=f"{LOCK}-roll", on_wait=lambda holder: None):
+    """Let one process at a time change what a store says of all its scenes; others wait.
+
+    That takes a moment, or as long as bases are fitted; who waits longer than `PATIENCE` says for whom, once.
+    """
+    begun, told = time.monotonic(), list[str]()
+
+    def say(holder: str) -> None:
+        if not told and time.monotonic() - begun >= PATIENCE:
+            told.append(holder)
+            note(f"{store}: waits for {holder}, which fits bases or writes the list of scenes")
+
+    with locked(store, name=f"{LOCK}-roll", on_wait=say):
         yield
 
 

@@ -26,26 +26,6 @@ Described = tuple[tuple[Tensor, ...], ...] | InputError | None
 finite; None where it could not be read."""
 
 
-def describe_views(
-    teacher: Any, images: Sequence[ReadImage], *, batch_size: int = BATCH
-) -> Iterator[tuple[Tensor, ...]]:
-    """Yield a teacher's maps (C, h, w) of each image, in order; an empty tuple for an image that could not be read.
-
-    Args:
-        teacher: As of `describe_together`, as are the others.
-        images: Each reads an image.
-        batch_size: Images at a time, at most.
-
-    Raises:
-        TeacherError: As of `describe_together`.
-        InputError: As of `describe_together`; or a map has values that are not finite.
-    """
-    for described in describe_together([teacher], images, batch_size=batch_size):
-        if isinstance(described, InputError):
-            raise described
-        yield () if described is None else described[0]
-
-
 def describe_together(
     teachers: Sequence[Any],
     images: Sequence[ReadImage],
