@@ -21,6 +21,7 @@ from cuao3d.view.asking import MOST_LETTERS, MOST_QUESTIONS, Question, read_ques
 from cuao3d.view.layers import LAYERS, Layers
 from cuao3d.view.models import ENCODING, OneAtATime, open_models
 from cuao3d.view.painted import thin
+from cuao3d.view.pane import Pane
 from cuao3d.view.server import Viewer, warn_of_host
 from cuao3d.view.session import NOTHING_BESIDE, Session, Wanted, first_height
 from cuao3d.view.worker import Newest
@@ -237,20 +238,26 @@ def test_what_has_changed_since_it_was_shown_is_not_exported(session):
         session.export("half", [picture])
 
 
-def test_a_click_says_why_there_are_no_words(session, tmp_path, monkeypatch):
+def test_a_file_is_named_by_the_scene_that_is_shown_though_another_is_chosen(session):
+    sent = []
+    pane = Pane.__new__(Pane)
+    pane._shown, pane._scene = Wanted(NAME), SimpleNamespace(value="half")
+    pane._client = SimpleNamespace(send_file_download=lambda name, *_, **__: sent.append(name))
+    pane._send(".ply", b"")
+    assert sent == [f"{NAME}.ply"]
+
+
+def test_a_click_says_why_there_are_no_words(session):
     layers = session.layers(NAME)
     eye = (torch.tensor([0.0, -1.0, 1.0]) - layers.middle).tolist()
-    other = session.models["colours"]
-
-    def without_classes(texts):
-        raise InputError(f"The table of words has no {texts[0]!r}.")
 
     class Few:
         num_channels = 3
-        __call__ = staticmethod(without_classes)
 
-    asked = replace(other, encoder=Few(), _questions={})
-    few = Session(session.store, {"few": asked})
+        def __call__(self, texts):
+            raise InputError(f"The table of words has no {texts[0]!r}.")
+
+    few = Session(session.store, {"few": replace(session.models["colours"], encoder=Few(), _questions={})})
     click = few.click(Wanted(NAME, "few"), eye, [0.0, 2.0, 0.0], None)
     assert click.words == ()
     assert "The table of words has no" in click.nothing

@@ -63,10 +63,10 @@ class Viewer:
         self.server.gui.configure_theme(
             show_logo=False,
             show_share_button=False,
-            control_layout="collapsible",
             control_width="large",
             brand_color=(0, 114, 178),
         )
+        self.server.gui.main_panel.dock_right()
         self.server.on_client_connect(self._greet)
         self.server.on_client_disconnect(self._part)
         shown = f"[{host}]" if ":" in host else host
