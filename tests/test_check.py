@@ -343,6 +343,7 @@ def test_a_report_is_json_and_the_same_every_time(room: Scene):
     assert report.measurements["overlap"]["groups"] >= 1
 
 
+@pytest.mark.slow
 def test_a_picture_is_drawn(room: Scene, tmp_path: Path):
     scene = with_poses(room, torch.linalg.inv)
     odd = r"$\frac$ <b onload='x'>[/b]" + "\x1b[31m\udcff"  # neither formulas nor markup, though they look like it

@@ -31,6 +31,7 @@ def inverted(room_folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_command_names_cures_and_shows_what_is_wrong(inverted: Path, tmp_path: Path, capsys):
     files = {"--json": tmp_path / "check.json", "--html": tmp_path / "check.html", "--picture": tmp_path / "check.png"}
     arguments = [str(part) for pair in files.items() for part in pair]

@@ -137,6 +137,7 @@ def test_boxes_stand_on_the_floor_of_a_world_whose_y_is_up(room: Scene, untouche
     assert Upright.of(unknown).floor is None
 
 
+@pytest.mark.slow
 def test_answers_about_a_room_in_millimetres_are_in_millimetres(
     room: Scene, untouched: dict, tmp_path: Path, capsys: pytest.CaptureFixture
 ):

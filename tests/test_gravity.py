@@ -175,6 +175,7 @@ def test_too_little_level_surface_is_said(synthetic_scene: Scene):
     assert any("could not be told: too little level surface" in reason for reason in report.reasons)
 
 
+@pytest.mark.slow
 def test_a_fix_levels_a_tilted_capture_and_then_check_is_silent(tmp_path: Path, capsys):
     world = tilt_of(1)
     write_capture(replace(with_turned_world(made(1), world), normals=None), tmp_path / "room")

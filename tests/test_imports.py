@@ -77,6 +77,7 @@ def test_a_file_imports_at_its_top_nothing_heavy_but_for_drawing(path):
     assert heavy <= ({"matplotlib", "sklearn"} if str(path.relative_to(SOURCE)) in DRAWING else set())
 
 
+@pytest.mark.slow
 def test_only_pages_need_plotting_and_clustering_and_only_their_teachers_transformers(room_folder, words, tmp_path):
     store = tmp_path / "store"
     *before, drawing = modules_after(

@@ -62,7 +62,8 @@ def without_times(run):
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
-@pytest.mark.parametrize("cache_gb", [ONE_SCENE, pytest.param(1.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cache_gb", [ONE_SCENE, 1.0])
 def test_the_student_is_that_of_a_store_whatever_room_there_is(tmp_path, cache_gb):
     distill(fuse(Rooms(4), teachers(), tmp_path / "store", cell=0.1), CONFIG, tmp_path / "one")
     with lifted(Rooms(4), tmp_path / "cache", cache_gb) as store:

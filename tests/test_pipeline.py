@@ -41,6 +41,7 @@ def test_the_shipped_student_saw_the_teachers_that_ship_with_it():
     assert learned == {name: load_teacher(name).weights_sha256 for name in learned}
 
 
+@pytest.mark.slow
 def test_a_student_is_given_verdicts_by_labelled_rooms(tmp_path):
     run = shutil.copytree(SHIPPED_STUDENT, tmp_path / "run")
     before = load_run(run)
