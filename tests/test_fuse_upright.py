@@ -143,6 +143,7 @@ def test_where_cameras_are_held_about_another_direction_depth_tells_who_is_right
         assert quarters_to_upright(cameras, up) == [quarters] * len(cameras)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_frames_of_the_lounge_that_lie_on_their_side_are_seen_upright(
     lounge: Scene, lounge_folder: Path, tmp_path: Path

@@ -34,7 +34,7 @@ class CountTo:
         return count_to(self.number, on_step)
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("num_workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_results_come_in_the_order_of_the_jobs_and_every_step_is_told(num_workers):
     told = []
     results = side_by_side([CountTo(3), CountTo(1)], num_workers, lambda *step: told.append(step))
