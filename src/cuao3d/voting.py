@@ -59,7 +59,7 @@ def vote(
         samples: Its samples.
         teacher: Turns an image into feature maps.
         class_vectors: Unit vector of each class, in the teacher's text space.
-        upright: Show each image upright; see `lift_measured`.
+        upright: Show each image upright; see `fusion.lift_together`.
         batch_size: Frames shown at a time, to a teacher that takes several.
     """
     visibility, quarters = see(scene, samples), image_quarters(scene, upright=upright)
