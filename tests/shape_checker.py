@@ -23,6 +23,8 @@ def jaxtyped(*, typechecker: Any) -> Callable[[Any], Any]:
     """
 
     def decorate(what: Any) -> Any:
+        if getattr(what, "__module__", None) == "cuao3d.compiled":  # a compiler reads these, not Python
+            return what
         annotations = getattr(what, "__annotations__", {}).values()
         has_arrays = any(ARRAYS.search(str(annotation)) for annotation in annotations)
         # beartype needs the names that are imported for mypy alone; jaxtyping makes nothing of them.

@@ -27,6 +27,8 @@ ROOMS = (
     "threads",
     "memory",
     "products",
+    "compiled",
+    "half_rows",
     "ranks",
     "augment",
     "progress",

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import cuao3d
+from cuao3d import half_rows
 from cuao3d.errors import InputError
 from cuao3d.geometry import Packing, group_mean, voxelize
 from cuao3d.scene import UNLABELLED
@@ -227,6 +228,8 @@ def scores(features: Float[Tensor, "V C"], text: Float[Tensor, "K C"]) -> Float3
     """
     num_texts, num_channels, device = len(text), features.shape[1], features.device
     directions = functional.normalize(text.to(device, torch.float32), dim=1)
+    if half_rows.fits(features, num_texts):
+        return _scores_of_half_rows(features, directions)
     directions = functional.pad(directions, (0, 0, 0, -num_texts % LANES))
     cosines = torch.empty(len(features), num_texts, device=device)
     rows_at_a_time = max(1, CHUNK // max(num_channels, 1))
@@ -242,6 +245,20 @@ def scores(features: Float[Tensor, "V C"], text: Float[Tensor, "K C"]) -> Float3
 
     in_shares(work, device)
     return cosines
+
+
+def _scores_of_half_rows(rows: Tensor, directions: Tensor) -> Tensor:
+    """Return the cosines (V, K) of rows in half precision with a few unit vectors; each thread takes some rows."""
+    num_texts = len(directions)
+    directions = functional.pad(directions, (0, 0, 0, -num_texts % half_rows.GROUP)).contiguous()
+    cosines = torch.empty(len(rows), len(directions))
+
+    def work(share: int, num_shares: int) -> None:
+        part = slice(share * len(rows) // num_shares, (share + 1) * len(rows) // num_shares)
+        half_rows.write_cosines(rows[part], directions, cosines[part])
+
+    in_shares(work, rows.device)
+    return cosines[:, :num_texts].contiguous()
 
 
 def classify(class_scores: Float[Tensor, "V K"]) -> Int64[Tensor, "V"]:
