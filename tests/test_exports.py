@@ -1,10 +1,12 @@
 """What is written of answers: each file is opened by the tool that it is for, and says what the answers say."""
 
 import json
+import pickle
 import re
 import struct
 import sys
 from dataclasses import replace
+from functools import partial
 from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,7 @@ import torch
 
 import cuao3d
 from conftest import camera_at
+from cuao3d import exports
 from cuao3d.answers import in_heat
 from cuao3d.cli import main
 from cuao3d.errors import InputError, NotInstalledError
@@ -345,6 +348,33 @@ def test_the_command_writes_what_python_writes(store, answers, tmp_path):
         save_answers(answers, tmp_path / f"python{ending}")
         assert main(["query", str(store.path), "chair", "rug", "--out", str(tmp_path / f"command{ending}")]) == 0
         assert (tmp_path / f"python{ending}").read_bytes() == (tmp_path / f"command{ending}").read_bytes(), ending
+
+
+def test_of_several_scenes_the_best_answers_whoever_asks_them(store, tmp_path, monkeypatch, capsys):
+    frame = Frame("0", camera_at(0.0), lambda: torch.zeros(3, 48, 64), lambda: torch.zeros(48, 64))
+    points, index = store["room"].points[:30], torch.arange(30)
+    for name, share in (("lamps", 0.9), ("unseen", None), ("dim", 0.3)):
+        seen = torch.arange(30) if share else torch.arange(0)
+        view, scene = View.of(0, frame.camera, points, seen), Scene(name, points, (frame,), split="val")
+        features = share * torch.eye(4)[2] + (1 - share) * torch.eye(4)[3] if share else torch.ones(4)
+        visibility = Visibility((view,), torch.zeros(30, dtype=torch.int64).index_fill(0, seen, 1))
+        store.add_scene(scene, Samples(index, index), visibility, {"honest": features.expand(len(seen), 4)})
+    command = ["query", str(store.path), "lamp", "--out", str(tmp_path / "a.json")]
+    assert main(command) == 0
+    alone = capsys.readouterr()
+    assert "lamps: 'lamp'" in alone.out
+    assert "left out unseen: no view saw anything of it." in alone.err
+    jobs = []
+
+    def in_turn(given, num_workers, on_step):
+        jobs.extend(given)
+        assert len(given) == num_workers
+        return [pickle.loads(pickle.dumps(job))(partial(on_step, index)) for index, job in enumerate(given)]
+
+    monkeypatch.setattr(exports, "side_by_side", in_turn)
+    assert main([*command, "--workers", "3"]) == 0
+    assert capsys.readouterr() == alone
+    assert len(jobs) == 3
 
 
 def test_an_answer_is_shown_in_the_browser_and_in_a_notebook_inline(answers, tmp_path, monkeypatch, capsys):

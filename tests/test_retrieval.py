@@ -93,11 +93,12 @@ def scene_of(seed, num_samples=90, kinds=(CHAIR, SOFA, WALL, 255)):
 @pytest.mark.parametrize("readout", ["fused", "distilled"])
 def test_scores_are_those_of_the_slow_way(readout):
     queries = Queries.read(CLASSES, Toy())
-    tally = Tally(queries)
+    tally, further = Tally(queries), Tally(queries)
     scenes = [scene_of(0), scene_of(1, kinds=(BED, WALL)), scene_of(2, kinds=(CHAIR, TOILET, 255))]
-    for sample_of_point, labels, features, seen in scenes:
+    for into, (sample_of_point, labels, features, seen) in zip((tally, further, further), scenes, strict=True):
         cosines = functional.normalize(features, dim=1) @ queries.questions.texts.T
-        tally.add({readout: cosines}, seen, sample_of_point, labels)
+        into.add({readout: cosines}, seen, sample_of_point, labels)
+    tally.merge(further)
     expected = {kind: slowly(kind, scenes, readout) for kind in ("synonyms", "questions")}
     found = tally.results(readout, Told())
     for kind, (ap, share, area) in expected.items():

@@ -132,6 +132,12 @@ class Ledger:
         counts = torch.stack([torch.bincount(level, part, minlength=FINE) for part in parts])
         self._counts[readout] = self._counts.get(readout, 0) + counts
 
+    def merge(self, other: "Ledger") -> None:
+        """Add what was counted of further scenes by the same fits."""
+        for readout, counts in other._counts.items():
+            self._counts[readout] = self._counts.get(readout, 0) + counts
+        self._measured_on |= other._measured_on
+
     def levels(self, readout: str) -> Levels:
         """Return the counts of a read-out."""
         sums, right, wrong = self._counts[readout].flip(1)

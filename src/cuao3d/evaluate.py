@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, cast, get_args
 
@@ -27,13 +27,14 @@ from cuao3d.metrics import (
     way_of,
 )
 from cuao3d.predictor import Passes, Predict
-from cuao3d.progress import OnCount
+from cuao3d.progress import OnCount, OnStep
 from cuao3d.query import classify, scores
 from cuao3d.retrieval import Queries, Tally
 from cuao3d.scene import UNLABELLED, Split
 from cuao3d.store import Store, StoredScene
 from cuao3d.teachers import Calibration
 from cuao3d.vocabulary import Told
+from cuao3d.workers import side_by_side
 
 Readout = Literal["fused", "distilled", "2d3d"]
 Ensemble = Literal["unit-average", "surer", "average"]
@@ -71,6 +72,7 @@ def zero_shot(
     calibration: Calibration | None = None,
     trained_on: Sequence[str] = (),
     ledger: Ledger | None = None,
+    num_workers: int = 1,
     progress: OnCount | None = None,
 ) -> tuple[Row, ...]:
     """Segment the scenes of a store by the names of the classes; return a row for each read-out and rule of 2d3d.
@@ -92,6 +94,8 @@ def zero_shot(
         calibration: Relevance at which verdicts change: of the student if there is one, else of the lifted features.
         trained_on: Scenes that are scored though the student was trained on them; its rows name them.
         ledger: Counts how sure right and wrong labels are; see `Row.trust`.
+        num_workers: Processes that share the scenes; see `side_by_side`. The rows are the same but for the last bits of
+            how sure labels are.
         progress: Called after each scene.
 
     Raises:
@@ -99,16 +103,15 @@ def zero_shot(
     """
     ways = _ways(tuple(readouts), (ensemble,) if isinstance(ensemble, str) else tuple(ensemble), predict is not None)
     passes = predict if isinstance(predict, Passes) else Passes((predict,) if predict else ())
-    tally = None if queries is None else Tally(queries)
-    texts = [class_vectors, *([] if queries is None else [queries.questions.texts])]
-
-    def score_classes(scene: StoredScene) -> dict[str, Tensor]:
-        of_classes, *asked = _scores(ways, scene, teacher, passes, texts)
-        labels = labels_of(scene, classes, seen_only=seen_only)
-        _judge(ledger, scene, teacher, of_classes, class_vectors, labels)
-        return of_classes if tally is None else _tallied(tally, scene, labels, of_classes, *asked)
-
-    counted = count(store, classes, score_classes, split=split, seen_only=seen_only, progress=progress)
+    scoring = _Scoring(
+        ways, teacher, passes, classes, class_vectors, seen_only, None if queries is None else Tally(queries), ledger
+    )
+    names = store.names(split)
+    if num_workers > 1:
+        sums, scoring = _in_parallel(store, names, scoring, num_workers, progress)
+    else:
+        sums = _Sums.of(store, names, classes, scoring, seen_only=seen_only, progress=progress)
+    counted, tally, ledger = sums.counted(store, classes, split, seen_only), scoring.tally, scoring.ledger
     row = partial(make_row, counted, classes, dataset=dataset, split=split or "all", seen_only=seen_only)
     how = {"model": model, "passes": len(passes.predicts), "train_mode": passes.train_mode, "trained_on": trained_on}
     own = {"fused" if predict is None else "distilled": calibration}
@@ -141,34 +144,136 @@ def count(
     Raises:
         InputError: No scene of the split has labels, or no point has one that is scored.
     """
-    names = store.names(split)
-    missing = store.missing()
-    background = background_of(classes)
-    totals: dict[str, Tensor] = {}
-    foreground: dict[str, Tensor] = {}
-    for done, name in enumerate(names, start=1):
-        scene = store[name]
-        if scene.labels is not None and scene.label_set is not None:
-            labels = labels_of(scene, classes, seen_only=seen_only)
-            for way, class_scores in score_classes(scene).items():
-                whole, masked = _compare(class_scores, scene.sample_of_point, labels, background)
-                totals[way] = totals.get(way, 0) + whole
-                foreground[way] = foreground.get(way, 0) + masked
-        else:
-            missing[name] = NO_LABELS
-        give_back()
+    sums = _Sums.of(store, store.names(split), classes, score_classes, seen_only=seen_only, progress=progress)
+    return sums.counted(store, classes, split, seen_only)
+
+
+@dataclass
+class _Sums:
+    """What was counted of some scenes."""
+
+    totals: dict[str, Tensor] = field(default_factory=dict)
+    """Confusion matrix of each read-out."""
+    foreground: dict[str, Tensor] = field(default_factory=dict)
+    """The same of the foreground alone."""
+    num_scenes: int = 0
+    """Scenes that were asked for."""
+    missing: dict[str, str] = field(default_factory=dict)
+    """Why some of them are not scored."""
+
+    @staticmethod
+    def of(
+        store: Store,
+        names: Sequence[str],
+        classes: LabelSet,
+        score_classes: ScoreClasses,
+        *,
+        seen_only: bool,
+        progress: OnCount | None,
+    ) -> "_Sums":
+        """Score some scenes of a store; see `count`."""
+        sums, background = _Sums(num_scenes=len(names)), background_of(classes)
+        for done, name in enumerate(names, start=1):
+            scene = store[name]
+            if scene.labels is not None and scene.label_set is not None:
+                labels = labels_of(scene, classes, seen_only=seen_only)
+                for way, class_scores in score_classes(scene).items():
+                    whole, masked = _compare(class_scores, scene.sample_of_point, labels, background)
+                    sums._add({way: whole}, {way: masked})
+            else:
+                sums.missing[name] = NO_LABELS
+            give_back()
+            if progress:
+                progress(done, len(names))
+        return sums
+
+    def _add(self, totals: Mapping[str, Tensor], foreground: Mapping[str, Tensor]) -> None:
+        for own, other in ((self.totals, totals), (self.foreground, foreground)):
+            own.update({way: own.get(way, 0) + confusion for way, confusion in other.items()})
+
+    def add(self, other: "_Sums") -> None:
+        """Add what was counted of other scenes."""
+        self._add(other.totals, other.foreground)
+        self.num_scenes += other.num_scenes
+        self.missing |= other.missing
+
+    def counted(self, store: Store, classes: LabelSet, split: Split | None, seen_only: bool) -> Counted:
+        """Return it with the scenes that the store lacks; raise InputError if nothing was scored."""
+        if not self.totals:
+            what = "scene" if split is None else f"{split} scene"
+            raise InputError(
+                f"{store.path} has no {what} with labels ({self.num_scenes} without); choose another split."
+            )
+        if not any(int(confusion.sum()) for confusion in self.totals.values()):
+            seen = " that a view sees" if seen_only else ""
+            raise InputError(
+                f"No point{seen} of the {self.num_scenes} scenes of {store.path} has a label of {classes.name}: there "
+                "is nothing to score. Choose another label set or split."
+            )
+        num_scored = self.num_scenes - len(self.missing)
+        return Counted(self.totals, self.foreground, num_scored, store.missing() | self.missing)
+
+
+@dataclass
+class _Scoring:
+    """Scores the classes of scenes, and counts on the way how queries and confidence do."""
+
+    ways: Sequence[Way]
+    teacher: str
+    passes: Passes
+    classes: LabelSet
+    class_vectors: Tensor
+    seen_only: bool
+    tally: Tally | None
+    ledger: Ledger | None
+
+    def __call__(self, scene: StoredScene) -> dict[str, Tensor]:
+        """Score a scene; see `ScoreClasses`."""
+        queries = [] if self.tally is None else [self.tally.queries.questions.texts]
+        of_classes, *asked = _scores(self.ways, scene, self.teacher, self.passes, [self.class_vectors, *queries])
+        labels = labels_of(scene, self.classes, seen_only=self.seen_only)
+        _judge(self.ledger, scene, self.teacher, of_classes, self.class_vectors, labels)
+        if self.tally is not None:
+            self.tally.add(asked[0], scene.seen, scene.sample_of_point, labels)
+        return of_classes
+
+
+def _in_parallel(
+    store: Store, names: Sequence[str], scoring: _Scoring, num_workers: int, progress: OnCount | None
+) -> tuple[_Sums, _Scoring]:
+    """Score scenes in several processes; return what they counted together, the scenes in their order."""
+    size = -(-len(names) // num_workers)
+    shares = [names[first : first + size] for first in range(0, len(names), size)]
+    done = [0] * len(shares)
+
+    def say(share: int, steps: int, total: int, line: str) -> None:
+        done[share] = steps
         if progress:
-            progress(done, len(names))
-    if not totals:
-        what = "scene" if split is None else f"{split} scene"
-        raise InputError(f"{store.path} has no {what} with labels ({len(names)} without); choose another split.")
-    if not any(int(confusion.sum()) for confusion in totals.values()):
-        seen = " that a view sees" if seen_only else ""
-        raise InputError(
-            f"No point{seen} of the {len(names)} scenes of {store.path} has a label of {classes.name}: there is "
-            "nothing to score. Choose another label set or split."
-        )
-    return Counted(totals, foreground, sum(name not in missing for name in names), missing)
+            progress(sum(done), len(names))
+
+    sums = _Sums()
+    for found, own in side_by_side(
+        [partial(_score_share, store, share, scoring) for share in shares], num_workers, say
+    ):
+        sums.add(found)
+        if scoring.tally is not None and own.tally is not None:
+            scoring.tally.merge(own.tally)
+        if scoring.ledger is not None and own.ledger is not None:
+            scoring.ledger.merge(own.ledger)
+    return sums, scoring
+
+
+def _score_share(store: Store, names: Sequence[str], scoring: _Scoring, on_step: OnStep) -> tuple[_Sums, _Scoring]:
+    """Score a share of the scenes in a process of its own, which has its own copy of what counts."""
+    sums = _Sums.of(
+        store,
+        names,
+        scoring.classes,
+        scoring,
+        seen_only=scoring.seen_only,
+        progress=lambda done, total: on_step(done, total, ""),
+    )
+    return sums, replace(scoring, passes=Passes(()))  # the student need not travel back
 
 
 def labels_of(scene: StoredScene, classes: LabelSet, *, seen_only: bool = False) -> Int64[Tensor, "N"]:
@@ -246,14 +351,6 @@ def _about(way: Way, how: Mapping[str, Any], told: Told) -> dict[str, Any]:
         if way[0] != "fused"
         else {"model": "none", "told": replace(told, student=NOTHING_TOLD.student)}
     )
-
-
-def _tallied(
-    tally: Tally, scene: StoredScene, labels: Tensor, of_classes: dict[str, Tensor], of_questions: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """Count the answers to synonyms and questions in a scene; return the scores of its classes."""
-    tally.add(of_questions, scene.seen, scene.sample_of_point, labels)
-    return of_classes
 
 
 def _judge(

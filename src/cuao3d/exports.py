@@ -7,8 +7,9 @@ import tempfile
 import webbrowser
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from html import escape
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,13 +42,14 @@ from cuao3d.geometry import distances
 from cuao3d.labels import LabelSet
 from cuao3d.memory import give_back
 from cuao3d.predictor import Predictor
-from cuao3d.progress import waiting
+from cuao3d.progress import OnStep, waiting
 from cuao3d.query import Answer
 from cuao3d.scene import UNLABELLED
 from cuao3d.seals import sha256_once
 from cuao3d.store import Store, StoredScene
 from cuao3d.store.schemas import read_manifest
 from cuao3d.store.sources import read_record
+from cuao3d.workers import side_by_side
 
 OFF_MESH = 0.1
 """Farther than this from every sample, metres, a vertex of a mesh is not on what was scanned."""
@@ -118,6 +120,7 @@ def ask_store(
     scene: str | None = None,
     abstain: float | None = None,
     mesh: Path | None = None,
+    num_workers: int = 1,
 ) -> list[str]:
     """Ask a store free-text questions and write the answers of the scene that answers best.
 
@@ -129,6 +132,7 @@ def ask_store(
         scene: Name of the scene; unless given, the one that answers best.
         abstain: As of `save_answers`.
         mesh: As of `save_answers`.
+        num_workers: Processes that share the scenes, on the CPU.
 
     Returns:
         A line for each question.
@@ -140,7 +144,8 @@ def ask_store(
     names = store.names() if scene is None else (scene,)
     if not names:
         raise InputError(f"{store.path} holds no finished scene. Run `cuao3d fuse` again to finish it.")
-    asked = save_answers(_ask_all(store, predictor, words, names), out, abstain=abstain, mesh=mesh)
+    best = _best(store, predictor, words, names, num_workers)
+    asked = save_answers(predictor.ask(store[best], words), out, abstain=abstain, mesh=mesh)
     if asked.apart is None and predictor.teacher in store.teachers:
         note(f"How far views disagree is left out: {store.path} was made before that was kept. {MAKE_AGAIN}")
     lines = [f"{asked.scene.name}: {one.words!r}: {where_is(asked.scene, one)}" for one in asked.answers]
@@ -228,25 +233,39 @@ def writer_of(path: Path, mesh: Path | None = None) -> Writer:
     return WRITERS[ending]
 
 
-def _ask_all(store: Store, predictor: Predictor, words: Sequence[str], names: Sequence[str]) -> tuple[Answer, ...]:
-    """Ask scenes; return the answers of the one that answers best."""
-    answers, most, unseen = tuple[Answer, ...](), -math.inf, dict[str, UnseenError]()
+def _best(store: Store, predictor: Predictor, words: Sequence[str], names: Sequence[str], num_workers: int) -> str:
+    """Return the scene that answers best; where no view saw anything of any, the first."""
+    if len(names) == 1:
+        return names[0]
+    shares, done = [names[first::num_workers] for first in range(num_workers)], [0] * num_workers
     with progress_bar() as bar:
-        for name in bar.track(names, description="asking"):
-            try:
-                asked = predictor.ask(store[name], words)
-            except UnseenError as error:
-                unseen[name] = error
-                continue
-            if (relevance := sum(answer.peak for answer in asked)) > most:  # only the best are kept: they are large
-                answers, most = asked, relevance
-            del asked
-            give_back()
-    for name, unanswered in unseen.items():
-        if len(unseen) == len(names):
-            raise unanswered
+        task = bar.add_task("asking", total=len(names))
+
+        def say(share: int, steps: int, total: int, line: str) -> None:
+            done[share] = steps
+            bar.update(task, completed=sum(done))
+
+        jobs = [partial(_ask_share, store, predictor, words, share) for share in shares if share]
+        found = dict(chain.from_iterable(of_share.items() for of_share in side_by_side(jobs, num_workers, say)))
+    peaks = {name: found[name] for name in names if found[name] is not None}
+    for name in [name for name in names if name not in peaks] if peaks else []:
         note(f"{name}: no view saw anything of it.", head="left out")
-    return answers
+    return max(peaks, key=lambda name: peaks[name] or 0.0, default=names[0])
+
+
+def _ask_share(
+    store: Store, predictor: Predictor, words: Sequence[str], names: Sequence[str], on_step: OnStep
+) -> dict[str, float | None]:
+    """Ask some scenes; return of each how well it answers all the questions, or None where no view saw anything."""
+    found: dict[str, float | None] = {}
+    for done, name in enumerate(names, start=1):
+        try:
+            found[name] = sum(answer.peak for answer in predictor.ask(store[name], words))
+        except UnseenError:
+            found[name] = None
+        give_back()
+        on_step(done, len(names), name)
+    return found
 
 
 class _Rows(NamedTuple):

@@ -182,15 +182,10 @@ class Predictor:
         if num_passes < 1:
             raise InputError(f"{num_passes} passes describe nothing; choose 1, or 5 as officially.")
 
-        def predict(index: int, scene: StoredScene) -> Tensor:
-            points: Tensor = scene.points
-            if num_passes > 1:
-                generator = generator_of(seed, index, zlib.crc32(scene.name.encode()))
-                points = augment(points, TURNED, 0, generator)
-            how = partial(describe, student, points, self.teacher, self.voxel_size, self.device)
-            return how(wanted=scene.index_of_sample, train_mode=train_mode)
-
-        return Passes(tuple(partial(predict, index) for index in range(num_passes)), train_mode)
+        how: dict[str, Any] = {"voxel_size": self.voxel_size, "device": self.device, "train_mode": train_mode}
+        moves = [None] if num_passes == 1 else [(seed, index) for index in range(num_passes)]
+        one = partial(_describe_moved, student, self.teacher, **how)
+        return Passes(tuple(partial(one, move) for move in moves), train_mode)
 
     def known(self, scene: StoredScene) -> Bool[Tensor, "S"]:
         """Return which samples have a feature: those that a view saw or, with a student, all of them.
@@ -392,6 +387,16 @@ def _describe_samples(
 ) -> Float[Tensor, "S C"]:
     """Describe the samples of a scene whose voxels are made of all its points, as in training."""
     return describe(student, scene.points, head, voxel_size, device, wanted=scene.index_of_sample)
+
+
+def _describe_moved(
+    student: Student, head: str, move: tuple[int, int] | None, scene: StoredScene, **how: Any
+) -> Float[Tensor, "S C"]:
+    """Describe the samples of a scene that is moved at random first, by a seed and the index of a pass; None: not."""
+    points: Tensor = scene.points
+    if move is not None:
+        points = augment(points, TURNED, 0, generator_of(*move, zlib.crc32(scene.name.encode())))
+    return describe(student, points, head, wanted=scene.index_of_sample, **how)
 
 
 def check_voxels(voxel_size: float, store: Store) -> None:

@@ -187,6 +187,11 @@ class Tally:
                     share = float(counts[query]) / int(total.sum())
                 pairs.append(_Pair(query, query in right, peak[query], ap, share))
 
+    def merge(self, other: "Tally") -> None:
+        """Add what the same queries got in further scenes."""
+        for readout, pairs in other._pairs.items():
+            self._pairs.setdefault(readout, []).extend(pairs)
+
     def results(self, readout: str, told: Told, calibration: Calibration | None = None) -> dict[str, Retrieval]:
         """Return the scores of a read-out for each kind of which there is a query.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from cuao3d.cli.shared import check_device, note_missing, print_rows
+from cuao3d.cli.shared import check_device, check_workers, note_missing, print_rows
 from cuao3d.cli.trust import check_picture, draw_trust, print_trust
 from cuao3d.console import note, tell
 from cuao3d.errors import InputError
@@ -33,6 +33,7 @@ def evaluate(
     train_mode: bool = False,
     voting: Path | None = None,
     allow_overlap: bool = False,
+    workers: Count = 1,
     device: str = "cpu",
     json: Path | None = None,
     curves: Path | None = None,
@@ -54,6 +55,7 @@ def evaluate(
         voting: Also score the majority over views, each of which names the classes of its pixels. It needs the data
             that the store was lifted from; give its folder.
         allow_overlap: Score scenes too that the student was trained on.
+        workers: Processes that share the scenes and the cores.
         device: Where the student and, for --voting, the teacher run, such as cuda.
         json: Also write the rows here.
         curves: Also draw how reliable confidence is, and the errors against the labels kept, here (.png, .pdf, .svg).
@@ -63,6 +65,7 @@ def evaluate(
     from cuao3d.supervise import is_supervised
 
     check_device(device)
+    check_workers(workers, device)
     check_output(json)
     check_output(curves)
     check_picture(curves)
@@ -70,11 +73,13 @@ def evaluate(
     where: dict[str, Any] = {"labels": labels, "split": None if split == "all" else split, "seen_only": seen}
     if run and is_supervised(run):
         given |= {"--teacher": bool(teacher), "--text": bool(text), "--voting": bool(voting), "--curves": bool(curves)}
+        given["--workers"] = workers > 1
         return _evaluate_supervised(store, run, json, given, device=device, allow_overlap=allow_overlap, **where)
     opened, predictor = _open(store, run, teacher, text, device, given)
     how: dict[str, Any] = {"ensemble": ensemble, "num_passes": passes, "train_mode": train_mode}
+    how |= {"allow_overlap": allow_overlap, "num_workers": workers}
     model = run.stem if run else "none"
-    rows = pipeline.evaluate(opened, predictor, model=model, allow_overlap=allow_overlap, **where, **how)
+    rows = pipeline.evaluate(opened, predictor, model=model, **where, **how)
     if voting:
         rows += (pipeline.vote(opened, predictor, voting, device=device, **where),)
     tell(predictor.about)

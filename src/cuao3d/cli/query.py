@@ -4,10 +4,10 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from cuao3d.cli.shared import check_device, note_missing
+from cuao3d.cli.shared import check_device, check_workers, note_missing
 from cuao3d.console import tell
 from cuao3d.errors import InputError, NotFoundError
-from cuao3d.schema import Fraction
+from cuao3d.schema import Count, Fraction
 
 
 def query(
@@ -21,6 +21,7 @@ def query(
     abstain: Fraction | None = None,
     teacher: str | None = None,
     text: str | None = None,
+    workers: Count = 1,
     device: str = "cpu",
     mesh: Path | None = None,
 ) -> int:
@@ -38,6 +39,7 @@ def query(
             takes a confidence that was fitted: cuao3d store calibrate.
         teacher: Which teacher answers, where several have a text encoder; the first unless given.
         text: Text encoder for the words, such as table:FILE for vectors of your own; the teacher's unless given.
+        workers: Processes that share the scenes and the cores.
         device: Where the student runs, such as cuda.
         mesh: A triangle mesh (.ply) in the capture's coordinates: write its vertices, each with the values of the
             sample that is nearest to it.
@@ -52,12 +54,13 @@ def query(
     if not queries:
         raise InputError('Say what to look for: cuao3d query STORE "somewhere to sit" --out heat.html, or --words FILE')
     check_device(device)
+    check_workers(workers, device)
     check_output(out)
     writer_of(out, mesh)
     opened = Store.open(store)
     with waiting("opening the predictor"):
         predictor = Predictor.open(opened, run=run, teacher=teacher, text=text, device=device)
-    found = ask_store(opened, predictor, queries, out, scene=scene, abstain=abstain, mesh=mesh)
+    found = ask_store(opened, predictor, queries, out, scene=scene, abstain=abstain, mesh=mesh, num_workers=workers)
     tell(predictor.about)
     for line in found:
         tell(line)

@@ -40,6 +40,12 @@ def check_device(name: str) -> None:
         raise InputError(f"--device {name} is not on this machine; choose from {', '.join(here)}.")
 
 
+def check_workers(workers: int, device: str) -> None:
+    """Refuse several processes on a device that they would have to share."""
+    if workers > 1 and device != "cpu":
+        raise InputError(f"--workers {workers} share the cores of the CPU; with --device {device} leave it out.")
+
+
 def print_rows(rows: list[dict[str, Any]]) -> None:
     """Print a results table, and beneath it the scores of the names that student and teacher were trained with."""
     lines = []

@@ -65,6 +65,7 @@ def evaluate(
     num_passes: int = 1,
     train_mode: bool = False,
     allow_overlap: bool = False,
+    num_workers: int = 1,
     progress: OnCount | None = None,
 ) -> tuple[Row, ...]:
     """Score a store's lifted features or, with a student, `distilled` and `2d3d`; see `zero_shot`.
@@ -81,6 +82,7 @@ def evaluate(
         num_passes: Passes of the student whose scores are summed; see `Predictor.passes`, also for `train_mode`.
         train_mode: Run its batch norm in train mode.
         allow_overlap: Score scenes too that the student was trained on; the rows name them.
+        num_workers: Processes that share the scenes, on the CPU.
         progress: Told after each scene, instead of a progress bar.
 
     Returns:
@@ -110,6 +112,7 @@ def evaluate(
             queries=Queries.read(classes, predictor.encoder),
             calibration=predictor.calibration,
             ledger=Ledger(predictor.fits.get(classes.name, {})),
+            num_workers=num_workers,
             progress=told,
         )
 
