@@ -8,20 +8,23 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from unittest import mock
 
 import torch
 import tyro
 from torch.nn import functional
 
 from common import keep_memory, peak, peak_of, provenance, take_turns, write_section
+from cuao3d import half_rows
 from cuao3d.query import Questions, ask, scores
 
-Variant = Literal["pass", "widened", "plain", "one", "hundred", "ask", "ask hundred"]
+Variant = Literal["pass", "widened", "plain", "one", "product", "hundred", "ask", "ask hundred"]
 VARIANTS: dict[Variant, str] = {
     "pass": "every byte of the rows is read once and added up",
     "widened": "every number is read once and widened to single precision, in blocks that stay in the cache",
     "plain": "`rows.float()`, one product, one norm: all rows at once; one text",
-    "one": "`query.scores` of one text",
+    "one": "`query.scores` of one text, by the loop that Numba compiles",
+    "product": "the same in PyTorch alone, where Numba is not installed",
     "hundred": "`query.scores` of a hundred texts",
     "ask": "`query.ask`: one question with its contrast words, verdict and answer included",
     "ask hundred": "`query.ask`: a hundred questions",
@@ -88,6 +91,7 @@ def main(
 
 def prepare(rows: int, channels: int, device: str) -> dict[Any, Callable[[], Any]]:
     """Make rows and texts; return what is timed, by its name."""
+    half_rows.load()
     generator = torch.Generator().manual_seed(0)
     features = torch.empty(rows, channels, dtype=torch.float16)
     for part in features.split(1 << 16):
@@ -106,6 +110,10 @@ def prepare(rows: int, channels: int, device: str) -> dict[Any, Callable[[], Any
         wide = features.float()
         return wide @ texts[:1].T.to(device) / torch.linalg.vector_norm(wide, dim=1, keepdim=True)
 
+    def product() -> torch.Tensor:
+        with mock.patch.object(half_rows, "fits", lambda rows, num_texts: False):
+            return scores(features, texts[:1])
+
     def questions(count: int) -> Questions:
         words = tuple(f"question {index}" for index in range(count))
         applies = torch.ones(count, NUM_CONTRAST, dtype=torch.bool)
@@ -116,6 +124,7 @@ def prepare(rows: int, channels: int, device: str) -> dict[Any, Callable[[], Any
         "widened": widen,
         "plain": plain,
         "one": lambda: scores(features, texts[:1]),
+        "product": product,
         "hundred": lambda: scores(features, texts),
         "ask": lambda: ask(features, questions(1)),
         "ask hundred": lambda: ask(features, questions(100)),

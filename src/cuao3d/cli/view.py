@@ -37,6 +37,7 @@ def view(
         text: Text encoder for the words, such as table:FILE for vectors of your own; the teacher's unless given.
         device: Where the students run, such as cuda.
     """
+    from cuao3d import half_rows
     from cuao3d.progress import waiting
     from cuao3d.readers import open_dataset
     from cuao3d.store import Store
@@ -52,6 +53,7 @@ def view(
     warn_of_host(host)
     with waiting("opening the predictors"):
         models = open_models(opened, run, teacher=teacher, text=text, device=device)
+        half_rows.load()
     dataset = None if data is None else open_dataset(data)
     with waiting("starting the viewer"):
         viewer = Viewer(Session(opened, models, data=dataset), scene=scene or names[0], host=host, port=port)
