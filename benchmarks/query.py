@@ -111,7 +111,7 @@ def prepare(rows: int, channels: int, device: str) -> dict[Any, Callable[[], Any
         return wide @ texts[:1].T.to(device) / torch.linalg.vector_norm(wide, dim=1, keepdim=True)
 
     def product() -> torch.Tensor:
-        with mock.patch.object(half_rows, "fits", lambda rows, num_texts: False):
+        with mock.patch.object(half_rows, "fits", return_value=False):
             return scores(features, texts[:1])
 
     def questions(count: int) -> Questions:
