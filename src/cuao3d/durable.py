@@ -9,6 +9,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from itertools import takewhile
 from pathlib import Path
 
@@ -25,6 +26,9 @@ WAIT_SECONDS = 0.1
 
 CHUNK = 1 << 24
 """Bytes that are written at a time."""
+
+_synced_later: ContextVar[Path | None] = ContextVar("synced_later", default=None)
+"""Folder whose entries are synced when a block ends; see `synced_once`."""
 
 _REASON_AND_CURE = {
     errno.ENOSPC: ("There is no space left on the disk", "Make room"),
@@ -101,8 +105,25 @@ def remove(path: Path) -> None:
             sync_folder(path.parent)
 
 
+@contextmanager
+def synced_once(folder: Path) -> Iterator[None]:
+    """Sync the entries of a folder once, when the block ends, and not after each file that is written in it.
+
+    A file that says that the others are there is written after the block.
+    """
+    before = _synced_later.set(folder)
+    try:
+        yield
+    finally:
+        _synced_later.reset(before)
+    if folder.is_dir():
+        sync_folder(folder)
+
+
 def sync_folder(folder: Path) -> None:
     """Sync the entries of a folder; some file systems cannot, and need not."""
+    if folder == _synced_later.get():
+        return
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except PermissionError:  # a folder in which one may write but not look

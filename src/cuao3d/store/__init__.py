@@ -25,7 +25,7 @@ from torch import Tensor
 
 from cuao3d import __version__
 from cuao3d.codecs import Basis, Codec, Coded
-from cuao3d.durable import make_folder, remove
+from cuao3d.durable import make_folder, remove, synced_once
 from cuao3d.errors import InputError, NotFoundError
 from cuao3d.files import nearby, read_whole_json
 from cuao3d.fusion import Samples, Visibility
@@ -304,11 +304,12 @@ class Store:
         labels = (None, None) if scene.label_set is None else keep_label_set(self.path / LABELS, scene.label_set)
         contents = {POINTS_FILE: cloud} | feature_files(kept, disagreement or {})
         contents |= {PHOTOGRAPHS_FILE: dict(photographs)} if photographs else {}
-        files = {file: write_file(folder / file, tensors) for file, tensors in contents.items()}
-        if lifting:
-            write_lifting(folder, lifting)
-        if source:
-            source.write(folder)
+        with synced_once(folder):
+            files = {file: write_file(folder / file, tensors) for file, tensors in contents.items()}
+            if lifting:
+                write_lifting(folder, lifting)
+            if source:
+                source.write(folder)
         about = self._about(scene, samples, visibility, labels, source)
         about |= {"is_finite": True, **({"codecs": coded} if coded else {}), "files": files}
         write_sealed(folder / "manifest.json", about)
