@@ -22,12 +22,12 @@ from tyro.conf import Positional
 from cuao3d import recipes
 from cuao3d.confidence import Fit, Ledger, Scored, fit_confidence, judge, keep_confidence, signals, withhold
 from cuao3d.console import note
-from cuao3d.demo import COARSE, LABELS, SHIPPED_STUDENT
+from cuao3d.demo import COARSE, LABELS
 from cuao3d.evaluate import labels_of
 from cuao3d.files import read_json, write_json, write_text
 from cuao3d.geometry import voxelize
 from cuao3d.labels import LabelSet
-from cuao3d.pipeline import fuse
+from cuao3d.pipeline import SHIPPED_STUDENT, fuse
 from cuao3d.predictor import Predictor
 from cuao3d.reliability import Levels
 from cuao3d.scene import UNLABELLED

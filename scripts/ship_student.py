@@ -16,10 +16,10 @@ from typing import Any
 import torch
 import tyro
 
-from cuao3d.demo import COARSE, LABELS, SHIPPED_STUDENT
+from cuao3d.demo import COARSE, LABELS
 from cuao3d.evaluate import Row
 from cuao3d.files import read_json, sha256_of, write_json
-from cuao3d.pipeline import evaluate
+from cuao3d.pipeline import SHIPPED_STUDENT, evaluate
 from cuao3d.predictor import Predictor
 from cuao3d.progress import machine
 from cuao3d.seals import read_sealed, write_sealed

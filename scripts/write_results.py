@@ -18,8 +18,8 @@ from typing import Any
 import matplotlib
 import tyro
 
-from cuao3d.demo import SHIPPED_STUDENT
 from cuao3d.metrics import mean_interval
+from cuao3d.pipeline import SHIPPED_STUDENT
 from cuao3d.published import published
 from cuao3d.tables import read_tables
 

@@ -9,11 +9,10 @@ import torch
 
 from cuao3d import recipes
 from cuao3d.answers import write_cloud
-from cuao3d.demo import SHIPPED_STUDENT
 from cuao3d.errors import InputError
 from cuao3d.files import sha256_of
 from cuao3d.formats.ply import read_ply
-from cuao3d.pipeline import fit_student, fuse
+from cuao3d.pipeline import SHIPPED_STUDENT, fit_student, fuse
 from cuao3d.predictor import Predictor
 from cuao3d.progress import Stages
 from cuao3d.run import load_run

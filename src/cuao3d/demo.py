@@ -23,7 +23,7 @@ from cuao3d.finds import Finds
 from cuao3d.history import read_history
 from cuao3d.labels import label_set
 from cuao3d.metrics import Row
-from cuao3d.pipeline import evaluate, fit_student, fuse
+from cuao3d.pipeline import SHIPPED_STUDENT, evaluate, fit_student, fuse
 from cuao3d.predictor import Predictor
 from cuao3d.progress import OnStep, Stages, machine, training_bars, waiting
 from cuao3d.readers import Dataset, open_dataset
@@ -59,10 +59,6 @@ LOUNGE_ABOUT = (
 
 SEED_STRIDE = 1000
 """Number of room seeds for each seed of the demo; training rooms use the first half, held-out rooms the second."""
-
-
-SHIPPED_STUDENT = Path(__file__).parent / "students" / "rooms"
-"""Run folder of the student that ships with the package: trained for longer, on more rooms than a demo has."""
 
 
 @dataclass(frozen=True)

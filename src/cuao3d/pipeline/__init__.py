@@ -26,6 +26,9 @@ from cuao3d.verdicts import Peaks, fit_verdicts
 from cuao3d.vocabulary import Told
 from cuao3d.voting import lifting_teacher, score_voting
 
+SHIPPED_STUDENT = Path(__file__).parents[1] / "students" / "rooms"
+"""Run folder of the student that ships with the package: trained for longer, on more rooms than a demo has."""
+
 
 def import_student(checkpoint: Path | str, out: Path | str) -> Checkpoint:
     """Write a student from an official checkpoint, with the cards of its teachers. No code in the file is run.
