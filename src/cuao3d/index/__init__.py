@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cuao3d.console import note, progress_bar
+from cuao3d.console import counted, note, progress_bar
 from cuao3d.coordinates import unit_of
 from cuao3d.durable import is_own, locked, make_folder, remove
 from cuao3d.errors import DiskFullError, InputError, NotFoundError, UserError
@@ -120,7 +120,7 @@ class Index:
     def count_in_words(self) -> str:
         """Say how much it holds."""
         parts = sum(entry.count for entry in self.entries.values())
-        return f"{len(self.entries)} scenes, {parts:,} parts"
+        return f"{counted(len(self.entries), 'scene')}, {counted(parts, 'part')}"
 
 
 @dataclass(frozen=True)

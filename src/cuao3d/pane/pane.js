@@ -144,7 +144,7 @@
       return item;
     });
     const every = shown.every > 1 ? `, one in ${shown.every}` : "";
-    const said = `${shown.points.toLocaleString("en")} points${every}${chosen.note ? "; " + chosen.note : ""}`;
+    const said = `${shown.points.toLocaleString("en")} point${shown.points > 1 ? "s" : ""}${every}${chosen.note ? "; " + chosen.note : ""}`;
     caption.replaceChildren(element("b", chosen.name), element("span", said, "soft"));
     if (chosen.glow) caption.append(element("i", "", "heat"));
     caption.append(...items);
