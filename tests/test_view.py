@@ -385,6 +385,27 @@ def test_only_hosts_that_others_can_reach_are_warned_of(capsys):
     assert "no password" in capsys.readouterr().err
 
 
+def test_garbage_from_a_client_closes_its_connection_and_is_told_in_a_line(session, capsys):
+    viser = pytest.importorskip("viser", reason="needs viser: pip install 'cuao3d[view]'")
+    from websockets.exceptions import ConnectionClosed
+    from websockets.sync.client import connect
+
+    with Viewer(session, scene=NAME) as viewer:
+        protocol, address = f"viser-v{viser.__version__}", viewer.url.replace("http", "ws")
+        with (
+            connect(address, subprotocols=[protocol], max_size=None) as one,
+            connect(address, subprotocols=[protocol], max_size=None) as other,
+        ):
+            one.send(b"\xff" * 1000)
+            with pytest.raises(ConnectionClosed):
+                while True:
+                    one.recv(timeout=20)
+            assert other.recv(timeout=20), "another client is served all the same"
+    told = capsys.readouterr().err
+    assert "its connection was closed" in told
+    assert "Traceback" not in told
+
+
 def test_without_viser_the_cure_is_told(session, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "viser", None)
     with pytest.raises(NotInstalledError, match=r"cuao3d\[view\]"):
