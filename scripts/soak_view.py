@@ -4,7 +4,9 @@ A store of a few made rooms is looked at by one browser with several tabs. At ea
 empty, long, in other scripts, HTML), changes the scene, a layer, a slider or a switch, clicks into the picture,
 exports, or leaves and comes back. Now and then a message of 10 MB, of garbage, or with a path for a scene's name is
 sent past the page. The exit code is 1 if a tab reports an error, if the server says that something is a defect, or if
-memory grew by more than 5 % (and 20 MB) after the first quarter.
+memory grew by more than 5 % (and 20 MB) after the first quarter. The window is small and a scene has few points, so
+that a browser without a graphics card keeps up on a machine that does other things as well. A line a minute says how
+far it is.
 
     python scripts/soak_view.py                                     ten minutes, on rooms that it makes
     python scripts/soak_view.py --minutes 1 --store STORE           shorter, on a store that is there
@@ -58,24 +60,36 @@ GROWTH, LEAST_GROWTH = 0.05, 20
 
 NUM_TABS = 2
 
+SIZE = {"width": 720, "height": 360}
+"""Of the window, pixels: all that a processor has to draw, again and again."""
+
+MOST_POINTS = 10_000
+"""Points of a scene that are drawn."""
+
+SECONDS_TO_OPEN, SECONDS_TO_USE = 240.0, 30.0
+"""Time that a tab has to open, and an entry to be there before it counts as gone."""
+
 
 class Tab:
     """A browser tab that is used at random."""
 
     def __init__(self, browser: Any, viewer: Viewer, wrong: list[str]) -> None:
-        self.viewer, before = viewer, set(viewer.server.get_clients())
-        self.page = browser.new_page(viewport={"width": 900, "height": 480})
-        self.page.set_default_timeout(120_000)
+        self.viewer, before = viewer, set(viewer._panes)
+        begin = time.monotonic()
+        self.page = browser.new_page(viewport=SIZE)
+        self.page.set_default_timeout(1000 * SECONDS_TO_OPEN)
+        self.page.on("crash", lambda _: wrong.append("page: crashed"))
         self.page.on("pageerror", lambda error: wrong.append(f"page: {error}"))
         self.page.on("console", lambda one: wrong.append(f"console: {one.text}") if one.type == "error" else None)
         self.page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-        self.page.goto(viewer.url)
-        self.page.get_by_label("Colour by").wait_for()
-        end = time.monotonic() + 60
-        while not (new := set(viewer.server.get_clients()) - before) or not new <= set(viewer._panes):
-            assert time.monotonic() < end, "the pane was not built in time"
-            time.sleep(0.05)
+        self.page.goto(viewer.url, wait_until="commit")
+        while not (new := set(viewer._panes) - before):
+            assert time.monotonic() < begin + SECONDS_TO_OPEN, "the pane was not built in time"
+            self.page.wait_for_timeout(100)  # it also lets what the page reports be heard
         (self.id,) = new
+        self.page.get_by_label("Colour by").wait_for()
+        self.page.set_default_timeout(1000 * SECONDS_TO_USE)
+        self.seconds = time.monotonic() - begin
 
     @property
     def pane(self) -> Any:
@@ -103,7 +117,12 @@ class Tab:
 
     def click(self) -> None:
         """Click into the picture."""
-        self.page.mouse.click(random.randrange(20, 380), random.randrange(20, 460))
+        self.page.mouse.click(*self.somewhere())
+
+    def somewhere(self) -> tuple[float, float]:
+        """Return a place in the picture, beside the pane, pixels."""
+        panel = self.page.get_by_label("Colour by").bounding_box()
+        return random.uniform(20, max(panel["x"] - 150, 60)), random.uniform(20, SIZE["height"] - 20)
 
     def toggle(self) -> None:
         """Hide or show an entry of the legend."""
@@ -123,9 +142,9 @@ class Tab:
 
     def turn(self) -> None:
         """Turn the scene."""
-        self.page.mouse.move(200, 200)
+        self.page.mouse.move(*self.somewhere())
         self.page.mouse.down()
-        self.page.mouse.move(random.randrange(380), random.randrange(460), steps=3)
+        self.page.mouse.move(*self.somewhere(), steps=3)
         self.page.mouse.up()
 
 
@@ -173,11 +192,12 @@ def soak(store: Store, minutes: float, seed: int) -> int:
     wrong: list[str] = []
     rows: list[dict[str, int]] = []
     told = io.StringIO()
-    session = Session(store, open_models(store))
+    session = Session(store, open_models(store), most_points=MOST_POINTS)
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     with contextlib.redirect_stderr(told), Viewer(session, scene=store.names()[0]) as viewer, sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=FLAGS)
         tabs = [Tab(browser, viewer, wrong) for _ in range(NUM_TABS)]
+        opened = [round(tab.seconds, 1) for tab in tabs]
         begin = time.monotonic()
         while (passed := time.monotonic() - begin) < 60 * minutes:
             index = random.randrange(len(tabs))
@@ -203,6 +223,8 @@ def soak(store: Store, minutes: float, seed: int) -> int:
                     raise
             if sum(counts.values()) % 20 == 0:
                 rows.append({"seconds": round(passed), **measure()})
+                if len(rows) == 1 or rows[-1]["seconds"] // 60 > rows[-2]["seconds"] // 60:
+                    print(json.dumps({"steps": sum(counts.values()), **rows[-1], "wrong": len(wrong)}), flush=True)
         for tab in tabs:
             tab.page.close()
         browser.close()
@@ -210,7 +232,7 @@ def soak(store: Store, minutes: float, seed: int) -> int:
     warm, last = rows[len(rows) // 4], rows[-1]
     grew = last["own"] - warm["own"] > max(LEAST_GROWTH, GROWTH * warm["own"])
     wrong += [line for line in told.getvalue().splitlines() if "Traceback" in line or "Error" in line]
-    print(json.dumps(dict(counts)))
+    print(json.dumps({"seconds to open": opened, "steps": sum(counts.values()), **counts}))
     print(json.dumps({"after a quarter": warm, "at the end": last, "grew": grew, "wrong": wrong[:20]}))
     return int(grew or bool(wrong))
 

@@ -24,6 +24,11 @@ HOSTILE = "scan[old] [/b] [link=x]y[/] :smile: \x1b[31m\x1b]0;title\x07 \x9b31m 
 SHOWN = r"scan[old] [/b] [link=x]y[/] :smile: \x1b[31m\x1b]0;title\x07 \x9b31m a\rb\nc \u202eabc \udcff"
 
 
+@pytest.mark.parametrize(("number", "said"), [(0, "0 parts"), (1, "1 part"), (2, "2 parts"), (1234, "1,234 parts")])
+def test_one_of_something_is_not_several(number, said):
+    assert console.counted(number, "part") == said
+
+
 def test_all_but_printable_characters_are_escaped():
     assert console.visible(HOSTILE) == SHOWN
     assert console.visible("Zürich, 45 °, σ, 東京, a\u00a0b") == "Zürich, 45 °, σ, 東京, a\u00a0b"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import cuao3d
 from cuao3d import index as indexing
 from cuao3d.cli import main
 from cuao3d.errors import InputError
@@ -115,6 +116,17 @@ def test_an_answer_is_written_as_json_text_and_a_page_that_needs_nothing_else(st
     page = (tmp_path / "found.html").read_text()
     assert "No picture: none of the photographs of the scene shows it." in page
     assert not any(part in page for part in ("<script", "<link", "@import", "http"))
+
+
+def test_python_indexes_and_searches_as_the_commands_do(store, tmp_path):
+    changes = cuao3d.index_stores([store], tmp_path / "index")
+    assert (changes.done, changes.removed, dict(changes.left_out)) == (("one", "two"), (), {})
+    found = cuao3d.Index.open(tmp_path / "index").search("red chair", top=1)
+    assert [(hit.hold.entry.scene, hit.hold.entry.store) for hit in found.hits] == [("one", str(store.path))]
+    assert found.words_known
+    assert changes.index.count_in_words().startswith("2 scenes, ")
+    (store.path / "scenes" / "two" / "manifest.json").unlink()
+    assert cuao3d.index_stores([store], tmp_path / "index").index.count_in_words().startswith("1 scene, ")
 
 
 def test_words_that_the_encoder_does_not_know_are_doubted_wherever_the_answer_is_read(

@@ -267,6 +267,48 @@ def test_without_a_network_the_page_turns_switches_and_says_nothing(browser, tmp
     context.close()
 
 
+def test_a_class_of_the_legend_is_a_switch_and_a_slider_says_from_where_an_answer_glows(
+    browser, tmp_path, synthetic_scene
+):
+    path = tmp_path / "page.html"
+    ramp = torch.where(synthetic_scene.labels == 10, 0.9, 0.45)
+    heats = {"green": Heat(ramp, "green")}
+    about = {"colors": synthetic_scene.colors, "label_set": SCANNET, "labels": synthetic_scene.labels}
+    write_report(path, {}, Gallery(scene="room", points=synthetic_scene.points, heats=heats, **about))
+    context = browser.new_context(viewport={"width": 480, "height": 500}, offline=True)
+    page, heard = context.new_page(), []
+    page.on("console", lambda message: heard.append(message.text))
+    page.on("pageerror", lambda error: heard.append(str(error)))
+    page.goto(path.as_uri())
+    canvas = page.locator("#pane canvas")
+
+    def drawn() -> np.ndarray:
+        page.wait_for_timeout(300)
+        return colors_in(canvas.screenshot())
+
+    page.get_by_role("button", name="Truth").click()
+    page.wait_for_function("() => document.getElementById('pane').dataset.shown?.endsWith('/ Truth')")
+    switch = page.get_by_role("button", name="wall", exact=True)
+    before = drawn()
+    switch.click()
+    assert switch.get_attribute("aria-pressed") == "false"
+    wall, picture = share_of(drawn(), SCANNET.colors[0], SCANNET.colors[10])
+    assert wall < 0.02, "the wall is gone"
+    assert picture > 0.6, "and the picture stays; what else is not white is the frame"
+    switch.click()
+    assert len(drawn()) == len(before)
+    page.get_by_role("button", name="green").click()
+    page.wait_for_function("() => document.getElementById('pane').dataset.shown?.endsWith('/ green')")
+    cold = np.full(3, 0.5 + 0.42 * 0.4)
+    assert share_of(drawn(), cold)[0] < 0.2, "all of it glows"
+    page.get_by_label("threshold").fill("0.7")
+    assert share_of(drawn(), cold)[0] > 0.5, "the wall is cold"
+    page.get_by_label("threshold").fill("1")
+    assert share_of(drawn(), cold)[0] > 0.95
+    assert heard == []
+    context.close()
+
+
 def test_without_scripts_the_still_pictures_are_what_there_is(browser, tmp_path, synthetic_scene):
     path = written(tmp_path / "page.html", synthetic_scene, "green")
     context = browser.new_context(java_script_enabled=False, offline=True)

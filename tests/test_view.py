@@ -3,6 +3,8 @@
 import shutil
 import socket
 import threading
+import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -383,6 +385,66 @@ def test_only_hosts_that_others_can_reach_are_warned_of(capsys):
     assert capsys.readouterr().err == ""
     warn_of_host("0.0.0.0")
     assert "no password" in capsys.readouterr().err
+
+
+def test_garbage_from_a_client_closes_its_connection_and_is_told_in_a_line(session, capsys):
+    viser = pytest.importorskip("viser", reason="needs viser: pip install 'cuao3d[view]'")
+    from websockets.exceptions import ConnectionClosed
+    from websockets.sync.client import connect
+
+    with Viewer(session, scene=NAME) as viewer:
+        protocol, address = f"viser-v{viser.__version__}", viewer.url.replace("http", "ws")
+        with (
+            connect(address, subprotocols=[protocol], max_size=None) as one,
+            connect(address, subprotocols=[protocol], max_size=None) as other,
+        ):
+            one.send(b"\xff" * 1000)
+            with pytest.raises(ConnectionClosed):
+                list(iter(lambda: one.recv(timeout=20), None))
+            assert other.recv(timeout=20), "another client is served all the same"
+    told = capsys.readouterr().err
+    assert "its connection was closed" in told
+    assert "Traceback" not in told
+
+
+def test_what_is_remembered_does_not_overwrite_what_is_typed_meanwhile(session):
+    with Viewer(session, scene=NAME) as viewer, visit(viewer) as (pane, choose):
+        for text in ("picture", "wall"):
+            pane._text.value = text
+            await_(lambda text=text: pane._history[:1] == [text])
+        pane._remember("picture")  # its answer is late: "wall" is typed by now
+        assert (pane._text.value, pane._past.value) == ("wall", "picture")
+        choose(pane._past, "wall")
+        choose(pane._past, "picture")
+        await_(lambda: pane._text.value == "picture")
+
+
+@contextmanager
+def visit(viewer: Viewer):
+    """Open the page without a browser; its pane, and what sets a value there."""
+    viser, msgspec = pytest.importorskip("viser"), pytest.importorskip("msgspec")
+    from websockets.sync.client import connect
+
+    camera = {"type": "ViewerCameraMessage", "wxyz": (1, 0, 0, 0), "position": (0, 0, 0), "fov": 1.0, "near": 0.01}
+    camera |= {"far": 100, "look_at": (0, 0, 1), "up_direction": (0, 0, 1), "image_height": 9, "image_width": 9}
+    before, address = set(viewer._panes), viewer.url.replace("http", "ws")
+    with connect(address, subprotocols=[f"viser-v{viser.__version__}"], max_size=None) as one:
+
+        def choose(handle, value):
+            change = {"type": "GuiUpdateMessage", "uuid": handle._impl.uuid, "updates": {"value": value}}
+            one.send(msgspec.msgpack.encode(change))
+
+        one.send(msgspec.msgpack.encode(camera))
+        await_(lambda: set(viewer._panes) - before)
+        (number,) = set(viewer._panes) - before
+        yield viewer._panes[number], choose
+
+
+def await_(fact):
+    end = time.monotonic() + 30
+    while not fact():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
 
 
 def test_without_viser_the_cure_is_told(session, monkeypatch):

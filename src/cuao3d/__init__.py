@@ -52,6 +52,8 @@ _HOME = {
     "save_answers": "exports",
     "show_answers": "exports",
     "evaluate_store": "pipeline",
+    "Index": "index",
+    "index_stores": "index",
 }
 """The room of each public name."""
 
@@ -65,6 +67,7 @@ __all__ = [
     "DiskFullError",
     "DistillConfig",
     "Frame",
+    "Index",
     "InputError",
     "LabelSet",
     "NotFoundError",
@@ -87,6 +90,7 @@ __all__ = [
     "import_features",
     "import_student",
     "in_capture",
+    "index_stores",
     "label_set",
     "load_teacher",
     "load_text_encoder",
@@ -111,6 +115,8 @@ if TYPE_CHECKING:
     from cuao3d.exports import save_answers as save_answers
     from cuao3d.exports import show_answers as show_answers
     from cuao3d.imported import import_features as import_features
+    from cuao3d.index import Index as Index
+    from cuao3d.index import index_stores as index_stores
     from cuao3d.labels import LabelSet as LabelSet
     from cuao3d.labels import label_set as label_set
     from cuao3d.metrics import Row as Row

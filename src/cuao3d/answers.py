@@ -12,6 +12,7 @@ from torch import Tensor
 from cuao3d import __version__
 from cuao3d.colors import heat_colors
 from cuao3d.confidence import UNFITTED, Judged
+from cuao3d.console import counted
 from cuao3d.coordinates import as_matrix, size_in_words, unit_of
 from cuao3d.errors import NotFoundError
 from cuao3d.evaluate import labels_of
@@ -337,7 +338,7 @@ def _about_answer(answer: Answer, num_places: int) -> str:
     if not num_places:
         return f"relevance {answer.peak:.2f}, {in_words(answer, [])}"
     part = "" if answer.coverage > ALL_SEEN else f" in the {100 * answer.coverage:.0f} % that was seen"
-    return f"relevance {answer.peak:.2f}, {num_places} place{'s' if num_places > 1 else ''}{part}{doubt_of(answer)}"
+    return f"relevance {answer.peak:.2f}, {counted(num_places, 'place')}{part}{doubt_of(answer)}"
 
 
 def doubt_of(answer: Answer) -> str:

@@ -22,6 +22,16 @@ def visible(text: object) -> str:
     return "".join(map(_visible, str(text)))
 
 
+def counted(number: int, what: str) -> str:
+    """Say how many there are of something: "1 scene", "2 scenes", "1,234 parts".
+
+    Args:
+        number: How many.
+        what: What one is called; several have an s.
+    """
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
+
+
 def tell(line: object) -> None:
     """Print a line to standard output."""
     print(_encodable(visible(line), sys.stdout), flush=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from cuao3d import __version__, recipes
 from cuao3d.answers import as_cloud, as_finds, as_heat, places, write_cloud
 from cuao3d.colors import class_colors
-from cuao3d.console import note
+from cuao3d.console import counted, note
 from cuao3d.datasets import lounge
 from cuao3d.distill import distill
 from cuao3d.errors import InputError, NotFoundError, NotInstalledError
@@ -256,7 +256,8 @@ def _make_rooms(out: Path, seed: int, config: DemoConfig, stages: Stages, num_wo
     with stages("making and lifting rooms") as said:
         store = fuse(rooms, teachers, out, cell=recipes.MINI_CELL, settings=settings, num_workers=num_workers)
         num_rooms = len(store.names())
-        said.append(f"{num_rooms} rooms, {num_rooms * config.num_views} views, {len(teachers)} teachers")
+        numbers = {"room": num_rooms, "view": num_rooms * config.num_views, "teacher": len(teachers)}
+        said.append(", ".join(counted(number, what) for what, number in numbers.items()))
     return store
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cuao3d import pane
 from cuao3d.colors import NOTHING
+from cuao3d.console import counted
 from cuao3d.figures.palette import palette
 from cuao3d.figures.segments import alike, clusters, pca_colors, spread
 from cuao3d.files import write_text
@@ -186,7 +187,8 @@ class _Painter:
         """Draw what went in and, where it is known, the truth."""
         gallery, pictures = self.gallery, []
         if gallery.colors is not None:
-            pictures.append(("Input", f"{len(gallery.points):,} points", self.draw(pane.photograph(gallery.colors))))
+            note = counted(len(gallery.points), "point")
+            pictures.append(("Input", note, self.draw(pane.photograph(gallery.colors))))
         if gallery.labels is not None and gallery.label_set is not None:
             note = "never shown to teachers or student"
             truth = self.draw(pane.classes("Truth", TAKEN_FOR, gallery.labels, gallery.label_set, note))
@@ -240,19 +242,21 @@ def _about(results: Mapping[str, Any], gallery: Gallery) -> str:
     config, said = results.get("config", {}), []
     if gallery.history is not None:
         names = ", ".join(gallery.history.losses)
-        rooms = f"{config['num_train_rooms']} training rooms" if "num_train_rooms" in config else "the training scenes"
-        views = f", photographed in {config['num_views']} views each," if "num_views" in config else ""
+        rooms = "the training scenes"
+        if "num_train_rooms" in config:
+            rooms = counted(config["num_train_rooms"], "training room")
+        views = f", photographed in {counted(config['num_views'], 'view')} each," if "num_views" in config else ""
         said.append(
             f"What the image networks {names} see in {rooms}{views} was lifted onto the points, and a sparse 3D "
             f"network learned to say the same from geometry alone, in {len(gallery.history.steps):,} steps and without "
             "labels of these scenes."
         )
     if results.get("rows"):
-        rooms = f"{config['num_val_rooms']} rooms" if "num_val_rooms" in config else "scenes"
+        rooms = counted(config["num_val_rooms"], "room") if "num_val_rooms" in config else "scenes"
         unseen = all(row.get("split") in ("val", "test") for row in results["rows"])
         said.append(f"It was scored on {rooms}{' that it never saw' if unseen else ''}; one of them is shown here.")
     elif gallery.heats:
-        said.append(f"{len(gallery.points):,} points, asked in words.")
+        said.append(f"{counted(len(gallery.points), 'point')}, asked in words.")
         if (share := _unseen(gallery)) >= 0.005:
             said.append(f"No view saw {100 * share:.0f} % of them (blue): an answer says nothing about these.")
     if "answered_by" in results:

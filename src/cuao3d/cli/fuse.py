@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from cuao3d.cli.shared import LEFT_OUT, check_device, reading_options
-from cuao3d.console import note
+from cuao3d.console import counted, note
 from cuao3d.errors import InputError, UserError
 from cuao3d.schema import Count, Fraction, Length, Range
 
@@ -99,7 +99,7 @@ def _fuse_shown(
         store = pipeline.fuse(dataset, teachers, out, shard=share, **how)
         missing = missing_of(store.missing(), dataset.names, share)
         if share:
-            held = f"{len(share.of(len(dataset)))} of {len(dataset)} scenes"
+            held = f"{len(share.of(len(dataset)))} of {counted(len(dataset), 'scene')}"
             said.append(f"share {share.number}/{share.count}: {held}, {len(missing)} left out")
         said.append(_summarise(store))
     return LEFT_OUT if missing else 0

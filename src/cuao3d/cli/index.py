@@ -28,18 +28,14 @@ def index(
         device: Where the student runs, such as cuda.
     """
     from cuao3d.errors import InputError
-    from cuao3d.index import update
-    from cuao3d.predictor import Predictor
-    from cuao3d.progress import waiting
+    from cuao3d.index import index_stores
     from cuao3d.store import Store
 
     if not stores:
         raise InputError("Say which stores to index: cuao3d index STORE --out INDEX")
     check_device(device)
     opened = [Store.open(store) for store in dict.fromkeys(path.resolve() for path in stores)]
-    with waiting("opening the predictor"):
-        predictors = [Predictor.open(one, run=run, teacher=teacher, text=text, device=device) for one in opened]
-    changes = update(out, opened, predictors, run)
+    changes = index_stores(opened, out, run=run, teacher=teacher, text=text, device=device)
     tell(f"{out}: {changes.index.count_in_words()}; {len(changes.done)} indexed now, {len(changes.removed)} removed")
     for name, reason in changes.left_out.items():
         note(f"{name}: {reason}", head="left out")

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from cuao3d.colors import NOTHING, class_colors
+from cuao3d.console import counted
 from cuao3d.figures.panels import Looks, Panel, class_legend, draw_panels
 from cuao3d.labels import LabelSet
 from cuao3d.metrics import confusion_matrix, measure
@@ -36,7 +37,7 @@ def draw_sides(
     """
     looks = looks or Looks(scene)
     colors = torch.full((len(scene.points), 3), NOTHING) if scene.colors is None else scene.colors
-    note = f"{len(scene.points):,} points" + ("" if scene.colors is not None else ", without colours")
+    note = counted(len(scene.points), "point") + ("" if scene.colors is not None else ", without colours")
     panels = [Panel("Input", looks(colors), note)]
     if labels is not None:
         panels.append(Panel("Truth", looks(class_colors(labels, label_set)), "shown to nobody"))

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cuao3d.console import note, progress_bar
+from cuao3d.console import counted, note, progress_bar
 from cuao3d.coordinates import unit_of
 from cuao3d.durable import is_own, locked, make_folder, remove
 from cuao3d.errors import DiskFullError, InputError, NotFoundError, UserError
@@ -33,10 +33,15 @@ from cuao3d.index.parts import describe_parts
 from cuao3d.index.vectors import Vectors
 from cuao3d.memory import give_back
 from cuao3d.predictor import Predictor
+from cuao3d.progress import waiting
 from cuao3d.run import STUDENT
 from cuao3d.schema import fit
 from cuao3d.seals import read_sealed, write_sealed
 from cuao3d.store import Store
+from cuao3d.text import load_text_encoder
+
+if TYPE_CHECKING:
+    from cuao3d.index.search import Found
 
 FORMAT, FORMAT_VERSION = "cuao3d-index", 1
 
@@ -89,6 +94,9 @@ class Index:
         Args:
             path: Folder of the index.
 
+        Returns:
+            The index; what is told of its parts is read when asked for.
+
         Raises:
             NotFoundError: There is no index, or none that is finished.
             InputError: It is damaged, or of another version.
@@ -103,13 +111,34 @@ class Index:
             raise InputError(f"{path} holds no scene. Add some: cuao3d index STORE --out {path}")
         return cls(path, about, roll.entries, Vectors.read(path / roll.file, width_of(about), _cure(path)))
 
+    def search(self, question: str, *, top: int = 10) -> "Found":
+        """Put a question to all scans.
+
+        Args:
+            question: What to look for; colour words, as in "red chair", are answered by the colours of the parts.
+            top: Number of results at most.
+
+        Returns:
+            `hits`, the best parts first: each has the `score`, `hold.entry.scene` and `hold.entry.store`, and `about`,
+            a place with its `center` and `box`. `words_known` says whether the text encoder knows the words.
+
+        Raises:
+            InputError: The question is blank, the number is not positive, or a file is damaged.
+        """
+        from cuao3d.index.search import search
+
+        return search(self, load_text_encoder(self.about["text"]), question, top=top)
+
     def holder(self, key: int) -> Hold:
-        """Return where the part of a key belongs."""
+        """Return the scene and the number of the part of a `key`."""
         entry = self._by_first[bisect.bisect_right(self._firsts, key) - 1]
         return Hold(entry, key - entry.first)
 
     def part(self, hold: Hold) -> dict[str, Any]:
         """Return what is told of a part, see `Parts.about`, and the unit of its position, if that is the metre.
+
+        Args:
+            hold: Where it belongs.
 
         Raises:
             InputError: The file of its scene is damaged.
@@ -118,9 +147,9 @@ class Index:
         return {**scene["parts"][hold.part], "unit": scene.get("unit", "")}  # earlier versions did not keep the unit
 
     def count_in_words(self) -> str:
-        """Say how much it holds."""
+        """Return how much it holds: "2 scenes, 104 parts"."""
         parts = sum(entry.count for entry in self.entries.values())
-        return f"{len(self.entries)} scenes, {parts:,} parts"
+        return f"{counted(len(self.entries), 'scene')}, {counted(parts, 'part')}"
 
 
 @dataclass(frozen=True)
@@ -134,6 +163,38 @@ class Changes:
     """Scenes that are gone."""
     left_out: Mapping[str, str]
     """Why scenes could not be read."""
+
+
+def index_stores(
+    stores: Sequence[Store],
+    out: Path | str,
+    *,
+    run: Path | str | None = None,
+    teacher: str | None = None,
+    text: str | None = None,
+    device: str = "cpu",
+) -> Changes:
+    """Make the scenes of stores searchable: new and changed scenes are added, and those that are gone are removed.
+
+    Args:
+        stores: The stores.
+        out: Folder of the index; the scenes of other stores that it holds stay, unless the store is gone.
+        run: Folder of a finished run, or a student's .safetensors; without it the lifted features are indexed.
+        teacher: Whose features, where several teachers have a text encoder; the first unless given.
+        text: Text encoder for the words; the teacher's unless given.
+        device: Where the student runs.
+
+    Returns:
+        `index`, the index; `done` and `removed`, names of scenes; and `left_out`, why a scene could not be read.
+
+    Raises:
+        InputError: The folder holds something else, or parts of another teacher, width, encoder or student.
+        NotFoundError: There is no such run or teacher.
+        NotInstalledError: usearch is not installed.
+    """
+    with waiting("opening the predictor"):
+        predictors = [Predictor.open(one, run=run, teacher=teacher, text=text, device=device) for one in stores]
+    return update(Path(out), stores, predictors, None if run is None else Path(run))
 
 
 def update(path: Path, stores: Sequence[Store], predictors: Iterable[Predictor], student: Path | None) -> Changes:

@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 
 from cuao3d import __version__
-from cuao3d.console import progress_bar
+from cuao3d.console import counted, progress_bar
 from cuao3d.errors import InputError
 from cuao3d.files import write_text
 from cuao3d.own_report.case import Case, Section, Written, open_case
@@ -76,7 +76,7 @@ def _about(case: Case) -> str:
     """Say in a few sentences what this is."""
     store, summaries = case.store, [case.store.summary(name) for name in case.store.names()]
     points = sum(one.num_points for one in summaries)
-    said = f"{store.count_of_scenes()} with {points:,} points. "
+    said = f"{store.count_of_scenes()} with {counted(points, 'point')}. "
     if store.teachers:
         said += f"Image networks ({', '.join(store.teachers)}) looked at the photographs; what they see was lifted "
         said += "onto the points. "

@@ -65,7 +65,8 @@
     return positions;
   };
 
-  let shown, layer, request = 0;
+  const OFF = 128; // bit of points whose class is switched off; the others are those of walls
+  let shown, layer, threshold = 0, request = 0;
 
   function draw() {
     request = 0;
@@ -76,7 +77,7 @@
     camera.updateProjectionMatrix();
     const eye = camera.position.clone().sub(controls.target).normalize();
     material.uniforms.hidden.value = shown.sides.reduce(
-      (bits, [x, y, z], side) => bits | (x * eye.x + y * eye.y + z * eye.z > 0.2 ? 1 << side : 0), 0);
+      (bits, [x, y, z], side) => bits | (x * eye.x + y * eye.y + z * eye.z > 0.2 ? 1 << side : 0), OFF);
     material.uniforms.radius.value = shown.radius;
     material.uniforms.scale.value =
       (height * renderer.getPixelRatio()) / (2 * Math.tan((camera.fov * Math.PI) / 360));
@@ -119,7 +120,7 @@
     if (one.glow) {
       (await unpack(one.glow)).forEach((value, point) => {
         const [red, green, blue, strength] = glow[value];
-        if (!strength) return;
+        if (!strength || value < 255 * threshold) return;
         [red, green, blue].forEach((tone, channel) => {
           const at = 3 * point + channel;
           colors[at] = Math.round(colors[at] + ((tone - colors[at]) * strength) / 255);
@@ -129,24 +130,60 @@
     return colors;
   }
 
+  // Points of classes that are switched off are marked like those of walls that are taken away.
+  function switchOff(chosen, rows) {
+    const walls = shown.unpacked.walls.map((bits) => bits & ~OFF);
+    const off = rows && chosen.table.map(([red, green, blue]) =>
+      chosen.off.has("#" + [red, green, blue].map((tone) => tone.toString(16).padStart(2, "0")).join("")));
+    rows?.forEach((row, point) => off[row] && (walls[point] |= OFF));
+    geometry.setAttribute("walls", new THREE.BufferAttribute(walls, 1));
+    redraw();
+  }
+
+  function keyOf(chosen, rows, name, tone) {
+    const mark = element("i"), item = rows ? button(name, () => {
+      if (!chosen.off.delete(tone)) chosen.off.add(tone);
+      item.setAttribute("aria-pressed", !chosen.off.has(tone));
+      switchOff(chosen, rows);
+    }) : element("span", name);
+    item.className = "key";
+    if (rows) item.setAttribute("aria-pressed", !chosen.off.has(tone));
+    mark.style.background = tone;
+    item.prepend(mark);
+    return item;
+  }
+
+  function slider(chosen) {
+    const label = element("label", "from", "soft"), input = element("input");
+    Object.assign(input, { type: "range", min: 0, max: 1, step: 0.01, value: threshold });
+    input.setAttribute("aria-label", "threshold");
+    input.addEventListener("input", async () => {
+      threshold = Number(input.value);
+      const colors = await colorsOf(chosen);
+      if (layer !== chosen || threshold !== Number(input.value)) return; // it was moved on meanwhile
+      geometry.setAttribute("color", new THREE.BufferAttribute(colors, 3, true));
+      redraw();
+    });
+    label.append(input);
+    return label;
+  }
+
   async function color(chosen) {
     layer = chosen;
-    const colors = (chosen.unpacked ??= await colorsOf(chosen));
+    const colors = chosen.glow ? await colorsOf(chosen) : (chosen.unpacked ??= await colorsOf(chosen));
+    const rows = chosen.legend.length && chosen.index ? (chosen.rows ??= await unpack(chosen.index)) : null;
     if (layer !== chosen) return; // another was chosen meanwhile
+    chosen.off ??= new Set();
     geometry.setAttribute("color", new THREE.BufferAttribute(colors, 3, true));
+    switchOff(chosen, rows);
     for (const button of switches.querySelectorAll("button[data-layer]")) {
       button.setAttribute("aria-pressed", shown.layers[button.dataset.layer] === chosen);
     }
-    const items = chosen.legend.map(([name, tone]) => {
-      const item = element("span", "", "key"), mark = element("i");
-      mark.style.background = tone;
-      item.append(mark, name);
-      return item;
-    });
+    const items = chosen.legend.map(([name, tone]) => keyOf(chosen, rows, name, tone));
     const every = shown.every > 1 ? `, one in ${shown.every}` : "";
-    const said = `${shown.points.toLocaleString("en")} points${every}${chosen.note ? "; " + chosen.note : ""}`;
+    const said = `${shown.points.toLocaleString("en")} point${shown.points > 1 ? "s" : ""}${every}${chosen.note ? "; " + chosen.note : ""}`;
     caption.replaceChildren(element("b", chosen.name), element("span", said, "soft"));
-    if (chosen.glow) caption.append(element("i", "", "heat"));
+    if (chosen.glow) caption.append(element("i", "", "heat"), slider(chosen));
     caption.append(...items);
     redraw();
   }

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypedDict
 
+from cuao3d.console import counted
 from cuao3d.durable import remove
 from cuao3d.errors import InputError
 from cuao3d.schema import fit
@@ -87,7 +88,7 @@ def count_of(held: int, missing: Mapping[str, str]) -> str:
         missing: Reason of each that is not, by name.
     """
     total = held + len(missing)
-    scenes = "1 scene" if total == 1 else f"{total} scenes"
+    scenes = counted(total, "scene")
     if not missing:
         return scenes
     listed = [f"{name} {why if len(why) < SHORT else 'left out'}" for name, why in missing.items()][:LISTED]

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from cuao3d.answers import UNLESS_LABELLED, disagreement_of, doubt_of, how_sure
 from cuao3d.colors import NOTHING, heat_colors
+from cuao3d.console import counted
 from cuao3d.errors import InputError, UnseenError
 from cuao3d.figures.palette import palette
 from cuao3d.geometry import up_direction
@@ -340,9 +341,8 @@ class Layers:
     def _prediction(self, model: str) -> Painted:
         classes, vectors = self.classes, self._words(model)[1]
         found = self._of_rows(model, classify(scores(self.rows(model).features, vectors)), UNLABELLED)
-        return paint_classes(
-            found, self.classes, f"what each point is taken for, of the {len(classes)} names of {classes.name}"
-        )
+        names = counted(len(classes), "name")
+        return paint_classes(found, self.classes, f"what each point is taken for, of the {names} of {classes.name}")
 
     def _described(self, name: str) -> Rows:
         if name in self.store.teachers:

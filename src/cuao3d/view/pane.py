@@ -135,7 +135,7 @@ class Pane:
             more.on_update(lambda _: self._refresh())
         self._scene.on_update(lambda _: self._change_scene())
         self._text.on_update(lambda _: self._asked())
-        self._past.on_update(lambda _: self._ask_again())
+        self._past.on_update(lambda event: self._ask_again(event.client_id))
         self._size.on_update(lambda _: self._resize())
         self._all.on_click(lambda _: self._show_all(self._all.value == "all"))
         self._picture_button.on_click(lambda _: self._trying(self._screenshot))
@@ -277,7 +277,10 @@ class Pane:
             self._layer.value = "relevance"
         self._refresh()
 
-    def _ask_again(self) -> None:
+    def _ask_again(self, client_id: int | None) -> None:
+        """Ask what somebody has chosen; what `_remember` sets is past, and something else may be typed by now."""
+        if client_id is None:
+            return
         if self._past.value not in (NO_HISTORY, self._text.value) and self._past.value in self._history:
             self._text.value = self._past.value
 

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import logging
 import socket
 import threading
 import time
@@ -22,6 +23,9 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 SECONDS_TO_LEAVE = 5.0
 """Time that work for a client may take to end when the server stops."""
+
+CONNECTIONS = "websockets.server"
+"""Logger of what goes wrong with a connection."""
 
 
 class Viewer:
@@ -49,6 +53,7 @@ class Viewer:
         except ImportError as error:
             raise NotInstalledError("The viewer needs viser: pip install 'cuao3d[view]'") from error
         _check_address(host, port)
+        logging.getLogger(CONNECTIONS).addFilter(_in_a_line)
         session.layers(scene)  # what is wrong with the scene is said now
         self._session, self._scene = session, scene
         self._panes: dict[int, Pane] = {}
@@ -139,6 +144,14 @@ def _check_address(host: str, port: int) -> None:
         if error.errno == errno.EADDRINUSE:
             raise InputError(_in_use(host, port)) from None
         raise InputError(f"--host {host}: cannot listen there ({error.strerror}).") from None
+
+
+def _in_a_line(record: logging.LogRecord) -> bool:
+    """Say in one line, instead of by a traceback, that a connection was closed for what came through it."""
+    if record.getMessage() == "connection handler failed":
+        note("A client sent what no page of the viewer sends; its connection was closed.")
+        return False
+    return True
 
 
 def _in_use(host: str, port: int) -> str:
