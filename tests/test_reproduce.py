@@ -15,6 +15,7 @@ from cuao3d.reproduce.arms import ARMS, MINI
 from cuao3d.reproduce.cells import Cell, Cells, Result
 from cuao3d.reproduce.claims import HELD, NOT_HELD, OPEN, Verdict, bounds, judge
 from cuao3d.reproduce.judgement import make_claims
+from cuao3d.reproduce.measures import Place, training
 from cuao3d.reproduce.results import make_tables, write_results
 from cuao3d.reproduce.worlds import MATTERPORT, PROTOCOLS, ROOMS, Size
 from cuao3d.store import Store, TeacherCard
@@ -360,6 +361,22 @@ def test_a_cell_that_failed_leaves_its_seed_out_and_is_not_zero(tmp_path):
     cells = {"controlled/LSeg only-%d/made100": [[scored(20)], None, [scored(24)]]}
     (ablation, *_) = make_tables(done_with(tmp_path, ("ablation",), cells))
     assert (ablation.rows[0][1].mean, ablation.rows[0][1].n) == (22, 2)
+
+
+def test_weights_that_collapse_are_a_result_and_no_failure(tmp_path, synthetic_store):
+    config = recipes.mini(teachers=synthetic_store.teachers, num_steps=2)
+    config = replace(config, architecture="MinkUNet14Mini", voxel_size=0.1, weighting="free", sigma_lr=10.0)
+    place = Place.of(synthetic_store, "train")
+    cells = Cells(tmp_path)
+    cells.fill([training("controlled/free weights-0", place, config, tmp_path / "runs")], "training", 1)
+    assert cells.failures == {}
+    done = done_with(tmp_path, ("ablation",), {})
+    done.cells.results.update(cells.results)
+    assert "have collapsed to" in cells.value("controlled/free weights-0")["collapsed"]
+    assert list(done.trained("controlled", ("free weights",))) == []
+    (ablation, *_) = make_tables(done)
+    row = next(row for row in ablation.rows if row[0] == "free weights")
+    assert row[1:] == ("1 of 3 collapsed",)
 
 
 def test_the_page_of_results_has_the_tables_of_a_reproduction_with_its_seeds_and_its_date(tmp_path):

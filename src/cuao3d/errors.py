@@ -21,6 +21,10 @@ class TeacherError(InputError):
     """A teacher does not return what it promises; it would not for any other image."""
 
 
+class CollapsedError(InputError):
+    """Freely learned weights fell to zero or below: from there on the loss falls without bound."""
+
+
 class UnseenError(InputError):
     """No view saw anything of a scene, so nothing lifted from its views can answer."""
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cuao3d.errors import InputError
+from cuao3d.errors import CollapsedError, InputError
 
 WeightingKind = Literal[
     "uncertainty", "uncertainty-squared", "kendall", "equal", "fixed", "free", "random", "heteroscedastic"
@@ -153,10 +153,10 @@ class FreeWeighting(nn.Module):
         """Return the weighted sum of the losses.
 
         Raises:
-            InputError: The weights have collapsed.
+            CollapsedError: A weight is not above zero.
         """
         if bool((self.weights <= 0).any()):
-            raise InputError(
+            raise CollapsedError(
                 f"Freely learned weights have collapsed to {[round(w, 3) for w in self.weights.tolist()]}: a loss with "
                 "a weight below zero falls without bound. Use --config.weighting uncertainty, whose logarithm prevents "
                 "this."

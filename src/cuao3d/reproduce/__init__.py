@@ -209,5 +209,6 @@ class Reproduction:
         """Yield the students that were trained on a store: arm, seed, and the value of their cell."""
         for arm in arms:
             for seed in self.seeds:
-                if (value := self.cells.value(f"{where}/{arm}-{seed}")) is not None:
+                value = self.cells.value(f"{where}/{arm}-{seed}")
+                if value is not None and "collapsed" not in value:
                     yield arm, seed, value

@@ -10,6 +10,7 @@ from typing import Any
 from cuao3d import pipeline
 from cuao3d.calibrate import fit_trust
 from cuao3d.distill import DistillConfig, distill
+from cuao3d.errors import CollapsedError
 from cuao3d.files import sha256_of
 from cuao3d.predictor import Predictor
 from cuao3d.probe import probe, probe_geometry
@@ -45,7 +46,8 @@ class Place:
 def training(
     name: str, place: Place, config: DistillConfig | SuperviseConfig, runs: Path, *, fit: str | None = None
 ) -> Cell:
-    """Return the cell of a training; its value says where the run lies, and the hash of its student.
+    """Return the cell of a training; its value says where the run lies, and the hash of its student, or why its weights
+    collapsed.
 
     Args:
         name: Its name; the run's folder has it too.
@@ -67,7 +69,10 @@ def _train(
     store: Path, config: DistillConfig | SuperviseConfig, out: Path, fit: str | None, on_step: OnStep
 ) -> dict[str, Any]:
     if isinstance(config, DistillConfig):
-        distill(Store.open(store), config, out, on_step=on_step)
+        try:
+            distill(Store.open(store), config, out, on_step=on_step)
+        except CollapsedError as error:  # it is what a weighting does, and so a result
+            return {"collapsed": str(error)}
         if fit is not None:
             fit_trust(Store.open(store), out, labels=fit, split="val", where="validation scenes", progress=_silent)
     else:

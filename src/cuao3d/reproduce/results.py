@@ -144,7 +144,12 @@ def _ablation(done: "room.Reproduction") -> Table:
     steps = (
         "as many steps as their recipes say" if done.size.num_ablation is None else f"{done.size.num_ablation} steps"
     )
-    return lines.ablation_table(scores, headroom(done), f"Students of {steps}, scored on {main}.")
+    cells = done.cells
+    collapsed = {
+        arm: sum("collapsed" in (cells.value(f"{room.CONTROLLED}/{arm}-{seed}") or {}) for seed in done.seeds)
+        for arm in done.ladder
+    }
+    return lines.ablation_table(scores, collapsed, headroom(done), f"Students of {steps}, scored on {main}.")
 
 
 def _linear_probe(done: "room.Reproduction") -> Table:

@@ -102,11 +102,17 @@ def source_of(row: Published) -> str:
     return f"published: {row.trained_on or 'no training'} to {row.evaluated_on}{note}"
 
 
-def ablation_table(scores: Mapping[str, Sequence[Sequence[Row] | None]], headroom: float | None, about: str) -> Table:
+def ablation_table(
+    scores: Mapping[str, Sequence[Sequence[Row] | None]],
+    collapsed: Mapping[str, int],
+    headroom: float | None,
+    about: str,
+) -> Table:
     """Return the ladder of teachers, losses and weights, with its controls.
 
     Args:
         scores: Rows of each arm for each seed.
+        collapsed: How many of the trainings of each arm ended because their weights fell to zero.
         headroom: What a linear probe finds more in all teachers than in LSeg's alone, mIoU.
         about: How the students were trained.
     """
@@ -115,7 +121,8 @@ def ablation_table(scores: Mapping[str, Sequence[Sequence[Row] | None]], headroo
     for arm in (arm for arm in ARMS if arm in scores):
         distilled, both = (miou_of(scores[arm], readout) for readout in ("distilled", "2d3d"))
         apart = None if arm == BASE else number(differences(distilled, base))
-        lines.append((arm, number(distilled.values()), apart, number(both.values())))
+        fell = f"{collapsed[arm]} of {len(scores[arm])} collapsed" if collapsed.get(arm) else ""
+        lines.append((arm, number(distilled.values()) or fell or None, apart, number(both.values())))
     known = "not measured" if headroom is None else f"{headroom:.1f} mIoU"
     return Table(
         "ablation",
