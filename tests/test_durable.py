@@ -311,3 +311,15 @@ def test_whatever_writes_a_store_or_a_run_locks_it(tmp_path, synthetic_scene, sy
         assert not out.exists()
         work()
         shutil.rmtree(out)
+
+
+def test_the_lock_of_a_scene_whose_writer_died_after_its_manifest_is_removed(tmp_path, synthetic_scene):
+    fuse(Alone(synthetic_scene), [ColorTeacher()], tmp_path / "store", cell=0.1)
+    scene = tmp_path / "store" / "scenes" / synthetic_scene.name
+    left = scene / LOCK
+    left.write_text("process 1 on a machine that is off")
+    fuse(Alone(synthetic_scene), [ColorTeacher()], tmp_path / "store", cell=0.1)
+    assert not left.exists()
+    with locked(scene):  # a living writer, as of another shard, keeps it
+        fuse(Alone(synthetic_scene), [ColorTeacher()], tmp_path / "store", cell=0.1)
+        assert left.exists()

@@ -151,6 +151,13 @@ def sweep(folder: Path) -> None:
                 os.close(descriptor)
 
 
+def sweep_lock(folder: Path) -> None:
+    """Remove the lock of a folder if the process that took it is dead; nobody may come to take it again."""
+    if (folder / LOCK).exists():
+        with suppress(InputError), locked(folder):
+            pass
+
+
 def is_temporary(name: str) -> bool:
     """Say whether a file has the name of a temporary file."""
     return name.startswith(PREFIX) and name.endswith(SUFFIX)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cuao3d.codecs import Codec, Coded, Projection
 from cuao3d.console import note, progress_bar
-from cuao3d.durable import locked
+from cuao3d.durable import locked, sweep_lock
 from cuao3d.errors import DiskFullError, InputError, TeacherError, UserError
 from cuao3d.fusion import Lifted, Visibility, image_quarters, lift_together, sample_cells, see
 from cuao3d.memory import give_back
@@ -157,7 +157,10 @@ def _upright_too(source: Source, upright: bool) -> Source:
 
 def _plan(dataset: Dataset, share: Sequence[int], store: Store, upright: bool) -> dict[str, Change]:
     """Find out what each scene of a share needs."""
-    return {dataset.names[index]: _plan_scene(dataset, index, store, upright) for index in share}
+    changes = {dataset.names[index]: _plan_scene(dataset, index, store, upright) for index in share}
+    for name in [name for name, change in changes.items() if change.kind == "there"]:
+        sweep_lock(store.path / "scenes" / name)  # nobody will take it again
+    return changes
 
 
 def _plan_scene(dataset: Dataset, index: int, store: Store, upright: bool) -> Change:
