@@ -56,7 +56,7 @@ def main(
     lines = [
         "# Results on made rooms and houses",
         "",
-        *([] if groups["full"] else ["`cuao3d demo --full` has not been completed with this version.", ""]),
+        *(["`cuao3d demo --full` has not been completed with this version.", ""] if demos and not fulls else []),
         "All figures on this page were written by `python scripts/write_results.py`, from the `results.json` files of",
         f"{sources}, on {time.strftime('%Y-%m-%d')}.",
         *([note] if note else []),
