@@ -494,6 +494,8 @@ def test_several_processes_count_what_one_does(synthetic_scene, synthetic_store,
         samples = sample_cells(scene.points, synthetic_store.cell)
         visibility = see(scene, samples)
         synthetic_store.add_scene(scene, samples, visibility, {"color": lift(scene, visibility, ColorTeacher())})
+    synonyms = tuple({"wall": ("a screen",), "sofa": ("a couch",)}.get(name, ()) for name in SCANNET20.names)
+    monkeypatch.setattr(Store, "label_set", lambda store, name: replace(SCANNET20, synonyms=synonyms))
     calls = []
 
     def rows(num_workers):
@@ -513,3 +515,5 @@ def test_several_processes_count_what_one_does(synthetic_scene, synthetic_store,
         if one.trust is not None:
             assert (other.trust.auroc, other.trust.aurc) == pytest.approx((one.trust.auroc, one.trust.aurc))
             assert other.trust.calibration_error == pytest.approx(one.trust.calibration_error)
+        counts = other.retrieval["synonyms"].num_present, other.retrieval["synonyms"].num_absent
+        assert counts == (3, 3)  # a wall and no sofa in each of the three labelled scenes
