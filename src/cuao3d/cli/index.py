@@ -29,6 +29,7 @@ def index(
     """
     from cuao3d.errors import InputError
     from cuao3d.index import update
+    from cuao3d.names import url_of
     from cuao3d.predictor import Predictor
     from cuao3d.progress import waiting
     from cuao3d.store import Store
@@ -36,7 +37,7 @@ def index(
     if not stores:
         raise InputError("Say which stores to index: cuao3d index STORE --out INDEX")
     check_device(device)
-    opened = [Store.open(store) for store in dict.fromkeys(path.resolve() for path in stores)]
+    opened = [Store.open(store) for store in dict.fromkeys(url_of(path) or path.resolve() for path in stores)]
     with waiting("opening the predictor"):
         predictors = [Predictor.open(one, run=run, teacher=teacher, text=text, device=device) for one in opened]
     changes = update(out, opened, predictors, run)
