@@ -58,6 +58,7 @@ ROOMS = (
     "view_weights",
     "visibility",
     "fusion",
+    "remote",
     "store",
     "photographs",
     "imported",

@@ -14,6 +14,7 @@ from cuao3d.errors import InputError
 from cuao3d.evaluate import labels_of
 from cuao3d.labels import LabelSet
 from cuao3d.memory import give_back
+from cuao3d.names import check_local
 from cuao3d.predictor import Predictor
 from cuao3d.progress import OnCount
 from cuao3d.run import run_folder
@@ -49,8 +50,11 @@ def fit_trust(
         What was fitted, by judge; see `confidence.Judge`.
 
     Raises:
-        InputError: `run` is a file without a folder, or no scene of the split has labels.
+        InputError: `run` is a file without a folder, what is fitted would be kept in a store at a URL, or no scene of
+            the split has labels.
     """
+    if run is None:
+        check_local(store.url or store.path, "store")
     predictor = Predictor.open(store, run=run, teacher=teacher, text=text)
     folder = store.path if run is None else run_folder(run)
     if folder is None:

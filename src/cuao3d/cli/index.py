@@ -29,12 +29,13 @@ def index(
     """
     from cuao3d.errors import InputError
     from cuao3d.index import index_stores
+    from cuao3d.names import url_of
     from cuao3d.store import Store
 
     if not stores:
         raise InputError("Say which stores to index: cuao3d index STORE --out INDEX")
     check_device(device)
-    opened = [Store.open(store) for store in dict.fromkeys(path.resolve() for path in stores)]
+    opened = [Store.open(store) for store in dict.fromkeys(url_of(path) or path.resolve() for path in stores)]
     changes = index_stores(opened, out, run=run, teacher=teacher, text=text, device=device)
     tell(f"{out}: {changes.index.count_in_words()}; {len(changes.done)} indexed now, {len(changes.removed)} removed")
     for name, reason in changes.left_out.items():

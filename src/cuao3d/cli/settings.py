@@ -5,12 +5,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from cuao3d.errors import InputError
+from cuao3d.names import check_local
 from cuao3d.schema import check_option, check_settings
 
 PREFIX = "--config."
+
+READ = ("store", "stores")
+"""Arguments that are stores, which may be URLs."""
 
 
 def with_config(command: Callable[..., int], config: Any, arguments: list[str]) -> Callable[..., int]:
@@ -60,20 +65,25 @@ def options_of(command: Callable[..., int]) -> list[str]:
 
 
 def check_options(run: partial[int]) -> None:
-    """Check the numbers that a command was given against the ranges of its arguments and settings.
+    """Check the numbers that a command was given against their ranges, and that files to write are on this machine.
 
     Args:
         run: The command with its arguments, as of `bound`.
 
     Raises:
-        InputError: One is out of range; the message names the option.
+        InputError: One is out of range or a URL; the message names the option.
     """
     given = inspect.signature(run.func).bind(*run.args, **run.keywords)
     for name, value in given.arguments.items():
+        option = f"--{name.replace('_', '-')}"
         if is_dataclass(value):
             check_settings(value, f"--{name}.")
-        else:
-            check_option(f"--{name.replace('_', '-')}", value, run.func.__annotations__.get(name))
+            continue
+        check_option(option, value, run.func.__annotations__.get(name))
+        for place in value if isinstance(value, tuple) else (value,):
+            if isinstance(place, Path) and name not in READ:
+                is_option = given.signature.parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+                check_local(place, option if is_option else name.upper())
 
 
 def refuse_unknown_options(command: Callable[..., int], name: str, arguments: list[str]) -> None:

@@ -10,6 +10,7 @@ from tyro.conf import Positional
 from cuao3d.cli.shared import note_missing
 from cuao3d.console import note, progress_bar, tell, tell_table
 from cuao3d.errors import InputError, UserError
+from cuao3d.names import check_local
 
 if TYPE_CHECKING:
     from cuao3d.store import Store
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def store(
     action: Positional[Literal["info", "verify", "convert", "merge", "drop", "add", "calibrate"]],
-    path: Positional[Path],
+    store: Positional[Path],
     more: Positional[tuple[str, ...]] = (),
     *,
     out: Path | None = None,
@@ -38,7 +39,7 @@ def store(
             that was recorded. "convert" writes its scenes under another codec, into --out. "merge" writes the scenes of
             several stores into --out. "drop" removes teachers. "add" lifts further teachers. "calibrate" fits
             confidence, which `query` and `evaluate` then use; it is kept in the store or, with --run, in the run.
-        path: Folder of the store.
+        store: Folder of the store; for info and verify, a URL will do.
         more: For merge, further stores; for drop and add, names of teachers, as `fuse` takes them.
         out: For convert and merge, folder of the store to make, or to go on with.
         codec: For convert, how features are kept: fp16, int8, pca:K or pca:K+int8, such as pca:256+int8.
@@ -53,8 +54,12 @@ def store(
     """
     from cuao3d.store import Store
 
+    if action not in ("info", "verify"):
+        places: tuple[Path | str, ...] = (store, *more)
+        for place in places:
+            check_local(place, f"`cuao3d store {action}`")
     _check_options(action, more, out=out, codec=codec, data=data, device=device, json=json)
-    opened = Store.open(path)
+    opened = Store.open(store)
     match action:
         case "info":
             return _tell_info(opened, json)
@@ -134,7 +139,7 @@ def _verify(opened: "Store") -> int:
                 damaged += 1
                 note(f"{error}", head="damaged", style="red")
     if damaged:
-        raise InputError(f"{damaged} of {len(names)} scenes of {opened.path} are damaged.")
+        raise InputError(f"{damaged} of {len(names)} scenes of {opened.url or opened.path} are damaged.")
     tell(opened.count_of_scenes())
     return note_missing(missing)
 

@@ -32,6 +32,7 @@ from cuao3d.index.named_colors import NAMES
 from cuao3d.index.parts import describe_parts
 from cuao3d.index.vectors import Vectors
 from cuao3d.memory import give_back
+from cuao3d.names import url_of
 from cuao3d.predictor import Predictor
 from cuao3d.progress import waiting
 from cuao3d.run import STUDENT
@@ -217,7 +218,7 @@ def update(path: Path, stores: Sequence[Store], predictors: Iterable[Predictor],
             _claim(path, identity(predictor, student), store.path)
         about, roll = read_about(path), _read_roll(path)
         Vectors.empty(width_of(about))  # a missing library is noticed before hours of work
-        entries = {key: one for key, one in roll.entries.items() if Path(one.store).is_dir()}
+        entries = {key: one for key, one in roll.entries.items() if url_of(one.store) or Path(one.store).is_dir()}
         done, left_out = list[str](), dict[str, str]()
         for store, predictor in pairs:
             _follow(path, store, predictor, entries, done, left_out)
@@ -235,7 +236,7 @@ def _follow(
     left_out: dict[str, str],
 ) -> None:
     """Bring the entries of a store's scenes up to date; note what was done and what was left out."""
-    here = str(store.path.resolve())
+    here = store.url or str(store.path.resolve())
     wanted = {key_of(here, name): name for name in store.names()}
     for key in [key for key, one in entries.items() if one.store == here and key not in wanted]:
         del entries[key]
@@ -344,7 +345,7 @@ def _claim(path: Path, mine: dict[str, Any], store: Path) -> None:
 
 def _cut_up(path: Path, store: Store, name: str, predictor: Predictor) -> tuple[bool, Entry]:
     """Cut up a scene unless that is done; say whether it was now."""
-    here = str(store.path.resolve())
+    here = store.url or str(store.path.resolve())
     entry = Entry(here, name, sha256_of(store.path / "scenes" / name / "manifest.json"), -1, 0)
     with suppress(UserError):  # a damaged file is made again
         _, about = _read_scene(path, _stem(entry))

@@ -17,6 +17,7 @@ from cuao3d.errors import InputError, UserError
 from cuao3d.files import write_json, write_text
 from cuao3d.index import COLOR_SCALE, Hold, Index
 from cuao3d.index.named_colors import NAMES, split_colors
+from cuao3d.names import url_of
 from cuao3d.photographs import Photograph, read_photographs
 from cuao3d.query import Questions, relevance_of
 from cuao3d.store import Store
@@ -228,6 +229,8 @@ class _Photographs:
 
     @staticmethod
     def _read(store: str, scene: str, sha256: str) -> tuple[dict[str, Photograph], str]:
+        if url_of(store):  # an index of somebody else could name any
+            return {}, "its store is at a URL, which is not asked for pictures"
         try:
             stored = Store.open(store)[scene]
             if stored.sha256 != sha256:

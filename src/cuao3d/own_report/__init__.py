@@ -87,7 +87,8 @@ def _about(case: Case) -> str:
 
 def _provenance(case: Case) -> list[tuple[str, str]]:
     """List what is needed to get the same again."""
-    listed = [("store", str(case.store.path)), ("run", str(case.run)), ("data", str(case.store.settings.get("data")))]
+    store, data = case.store.url or str(case.store.path), str(case.store.settings.get("data"))
+    listed = [("store", store), ("run", str(case.run)), ("data", data)]
     listed += [("classes", case.classes.name), ("scene shown", case.scene.name)]
     listed += [("cuao3d", __version__), ("machine", machine()), ("date", date.today().isoformat())]
     return [(name, value) for name, value in listed if value != "None"]

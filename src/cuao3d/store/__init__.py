@@ -31,7 +31,7 @@ from cuao3d.files import nearby, read_whole_json
 from cuao3d.fusion import Samples, Visibility
 from cuao3d.labels import LabelSet
 from cuao3d.labels.kept import find_label_set, keep_label_set, kept_label_set
-from cuao3d.names import check_file_name
+from cuao3d.names import check_file_name, check_local, url_of
 from cuao3d.scene import Scene, Split
 from cuao3d.schema import fit
 from cuao3d.seals import read_sealed, sha256_once, write_sealed
@@ -76,7 +76,10 @@ class Store:
         settings: How the scenes were lifted.
         codec: How their features are kept.
         bases: SHA-256 of the basis of each teacher that has one.
+        url: Where it lies, if not on this machine; `path` is then a copy of what was read so far.
     """
+
+    url: str | None = None
 
     def __init__(
         self,
@@ -119,6 +122,7 @@ class Store:
         Raises:
             InputError: The folder holds something else.
         """
+        check_local(path, "store")
         store = cls(path := Path(path), cell, dict(teachers or {}), dict(settings or {}), codec)
         for teacher in store.teachers:
             check_file_name(teacher, "teacher")
@@ -162,12 +166,17 @@ class Store:
         """Return a store to read; its scenes are read when asked for.
 
         Args:
-            path: Folder of the store.
+            path: Folder of the store, or its URL; see `store/remote.py`.
 
         Raises:
             NotFoundError: There is no store.
             InputError: Its `store.json` is damaged or of another version.
+            NotInstalledError: It is at a URL, and a package that opens such URLs is not installed.
         """
+        if url := url_of(path):
+            from cuao3d.store.remote import open_remote
+
+            return open_remote(url)
         path = Path(path)
         if not (path / "store.json").is_file():
             raise NotFoundError(
@@ -261,6 +270,7 @@ class Store:
             teacher: Name of the teacher.
             basis: Its basis.
         """
+        check_local(self.url or self.path, "store")
         write_basis(self.path, teacher, basis)
         self.bases[teacher], self._read_bases[teacher] = basis.sha256, basis
 
@@ -295,6 +305,7 @@ class Store:
             InputError: The features are not those of the store's teachers and the scene's seen samples, a label does
                 not fit into 16 bits, or the store keeps another label set of the same name.
         """
+        check_local(self.url or self.path, "store")
         self._check_teachers(scene.name, features)
         kept, coded = self._encode(scene.name, len(visibility.seen_samples), features, errors)
         cloud = cloud_tensors(scene, samples, visibility)

@@ -16,6 +16,7 @@ from cuao3d.durable import locked, remove
 from cuao3d.errors import InputError, NotFoundError, UserError
 from cuao3d.files import write_whole
 from cuao3d.labels.kept import keep_label_set
+from cuao3d.names import check_local
 from cuao3d.progress import OnCount
 from cuao3d.seals import sha256_once, write_sealed
 from cuao3d.store import Store, TeacherCard
@@ -131,6 +132,7 @@ def merge(stores: Sequence[Store], out: Path | str, *, progress: OnCount | None 
 def _elsewhere(out: Path | str, stores: Sequence[Store]) -> Path:
     """Return the path of the result, if it is not one of the stores."""
     for store in stores:
+        check_local(store.url or store.path, "store")
         if Path(out).resolve() == store.path.resolve():
             raise InputError(f"{out} is the store that is read. Choose another folder for the result.")
     return Path(out)

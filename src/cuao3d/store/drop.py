@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from cuao3d.durable import locked
 from cuao3d.errors import NotFoundError
+from cuao3d.names import check_local
 from cuao3d.progress import OnCount
 from cuao3d.store import Store
 from cuao3d.store.encoding import has_files_of, remove_other_bases
@@ -28,6 +29,7 @@ def drop_teacher(store: Store, teacher: str, *, progress: OnCount | None = None)
         NotFoundError: The store has no such teacher.
         InputError: Another process writes the store, or a manifest is damaged.
     """
+    check_local(store.url or store.path, "store")
     with locked(store.path):
         roll, finished = read_roll(store.path), store.names()
         holding = [name for name in finished if _holds(store, name, teacher)]

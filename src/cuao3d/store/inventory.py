@@ -1,7 +1,8 @@
 """What a store holds and what it takes up, from its manifests alone."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from cuao3d.store import Store
 from cuao3d.store.header import Setting
@@ -32,7 +33,7 @@ class Inventory:
     """Summary of a store."""
 
     path: str
-    """Folder of the store."""
+    """Folder of the store, or its URL."""
     codec: str
     """How features are kept."""
     cell: float
@@ -78,7 +79,7 @@ def inventory(store: Store) -> Inventory:
         mean = sum(errors) / sum(weights) if sum(weights) else None
         teachers.append(Held(teacher, card.num_channels, codec, num_bytes, a_sample, mean))
     return Inventory(
-        str(store.path),
+        store.url or str(store.path),
         str(store.codec),
         store.cell,
         store.settings,
@@ -86,9 +87,13 @@ def inventory(store: Store) -> Inventory:
         store.missing(),
         **counts,
         teachers=tuple(teachers),
-        num_bytes=_size(store.path),
+        num_bytes=_size(store, manifests),
     )
 
 
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def _size(store: Store, manifests: Sequence[Mapping[str, Any]]) -> int:
+    """Return the bytes of the files that are here, and of those at a URL that were not read yet."""
+    here = {path: path.stat().st_size for path in store.path.rglob("*") if path.is_file()}
+    listed = ((store._folder(of["name"]) / file, entry) for of in manifests for file, entry in of["files"].items())
+    files = {path: entry["bytes"] for path, entry in listed}
+    return sum((files | here).values())

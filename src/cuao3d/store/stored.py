@@ -105,6 +105,8 @@ class StoredScene:
     is_finite: bool = False
     """Whether all features were found to be finite when they were written; not known of stores made before that was."""
     _features: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    _bring: Callable[[str, bool], object] | None = field(default=None, repr=False, compare=False)
+    """Brings a file of a store at a URL before it is read, unless it is here; compared with the manifest or not."""
 
     @property
     def sample_points(self) -> Float32[Tensor, "S 3"]:
@@ -162,7 +164,7 @@ class StoredScene:
         if file not in self.files:
             held = sorted(name.removesuffix(features_file("")) for name in self.files if features_file("") in name)
             raise NotFoundError(f"Scene {self.name} has no features of teacher {teacher!r}, only of {held}.")
-        path, entry = self.folder / file, self.files[file]
+        path, entry = self._here(file, is_checked), self.files[file]
         tensors = read_checked(path, entry) if is_checked else read_mapped(path, entry)
         codec, basis = (Codec(), None) if self.coding is None else (self.coding.codec, self.coding.basis(teacher))
         if (found := Coded.read(tensors, len(self.seen_samples), codec, basis)) is None:
@@ -179,7 +181,7 @@ class StoredScene:
             InputError: One is not the one that was written.
         """
         for file in map(features_file, teachers):
-            check_file(self.folder / file, self.files[file])
+            check_file(self._here(file), self.files[file])
 
     def rows(self, teacher: str, index: Int64[Tensor, "n"]) -> Float[Tensor, "n C"]:
         """Return a teacher's features of some of `seen_samples`; the rest of the file is not read.
@@ -226,7 +228,13 @@ class StoredScene:
         Raises:
             InputError: It is damaged.
         """
-        return read_checked(self.folder / file, self.files[file])
+        return read_checked(self._here(file), self.files[file])
+
+    def _here(self, file: str, is_checked: bool = True) -> Path:
+        """Return the path of a file, once it is on this machine."""
+        if self._bring is not None:
+            self._bring(file, is_checked)
+        return self.folder / file
 
 
 def cloud_tensors(scene: Scene, samples: Samples, visibility: Visibility) -> dict[str, Tensor]:
