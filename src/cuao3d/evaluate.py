@@ -94,8 +94,7 @@ def zero_shot(
         calibration: Relevance at which verdicts change: of the student if there is one, else of the lifted features.
         trained_on: Scenes that are scored though the student was trained on them; its rows name them.
         ledger: Counts how sure right and wrong labels are; see `Row.trust`.
-        num_workers: Processes that share the scenes; see `side_by_side`. The rows are the same but for the last bits of
-            how sure labels are.
+        num_workers: Processes that share the scenes; only the last bits of how sure labels are depend on it.
         progress: Called after each scene.
 
     Raises:
@@ -103,15 +102,10 @@ def zero_shot(
     """
     ways = _ways(tuple(readouts), (ensemble,) if isinstance(ensemble, str) else tuple(ensemble), predict is not None)
     passes = predict if isinstance(predict, Passes) else Passes((predict,) if predict else ())
-    scoring = _Scoring(
-        ways, teacher, passes, classes, class_vectors, seen_only, None if queries is None else Tally(queries), ledger
-    )
-    names = store.names(split)
-    if num_workers > 1:
-        sums, scoring = _in_parallel(store, names, scoring, num_workers, progress)
-    else:
-        sums = _Sums.of(store, names, classes, scoring, seen_only=seen_only, progress=progress)
-    counted, tally, ledger = sums.counted(store, classes, split, seen_only), scoring.tally, scoring.ledger
+    tally = None if queries is None else Tally(queries)
+    scoring = _Scoring(ways, teacher, passes, classes, class_vectors, seen_only, tally, ledger)
+    sums = _score_all(store, store.names(split), scoring, num_workers, progress)
+    counted = sums.counted(store, classes, split, seen_only)
     row = partial(make_row, counted, classes, dataset=dataset, split=split or "all", seen_only=seen_only)
     how = {"model": model, "passes": len(passes.predicts), "train_mode": passes.train_mode, "trained_on": trained_on}
     own = {"fused" if predict is None else "distilled": calibration}
@@ -238,10 +232,12 @@ class _Scoring:
         return of_classes
 
 
-def _in_parallel(
+def _score_all(
     store: Store, names: Sequence[str], scoring: _Scoring, num_workers: int, progress: OnCount | None
-) -> tuple[_Sums, _Scoring]:
-    """Score scenes in several processes; return what they counted together, the scenes in their order."""
+) -> _Sums:
+    """Score scenes, in several processes if so asked; return what they counted together, the scenes in their order."""
+    if num_workers == 1:
+        return _Sums.of(store, names, scoring.classes, scoring, seen_only=scoring.seen_only, progress=progress)
     size = -(-len(names) // num_workers)
     shares = [names[first : first + size] for first in range(0, len(names), size)]
     done = [0] * len(shares)
@@ -260,7 +256,7 @@ def _in_parallel(
             scoring.tally.merge(own.tally)
         if scoring.ledger is not None and own.ledger is not None:
             scoring.ledger.merge(own.ledger)
-    return sums, scoring
+    return sums
 
 
 def _score_share(store: Store, names: Sequence[str], scoring: _Scoring, on_step: OnStep) -> tuple[_Sums, _Scoring]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
-from cuao3d.cli.shared import check_device, check_workers, note_missing, print_rows
+from cuao3d.cli.shared import check_workers, note_missing, print_rows
 from cuao3d.cli.trust import check_picture, draw_trust, print_trust
 from cuao3d.console import note, tell
 from cuao3d.errors import InputError
@@ -50,10 +50,9 @@ def evaluate(
         seen: Score only points whose sample some view saw.
         ensemble: How 2D3D joins the lifted feature and the student's: the mean of both unit vectors; the surer one, as
             OpenScene does; or the average of the raw ones, as the released CUA-O3D. Several give a row each.
-        passes: Passes of the student whose scores are summed; 5 as officially, each under a rotation of its own.
+        passes: Passes of the student, whose scores are summed; 5 as officially, each rotated.
         train_mode: Run batch norm on the statistics of each scene, as the released code does in validation.
-        voting: Also score the majority over views, each of which names the classes of its pixels. It needs the data
-            that the store was lifted from; give its folder.
+        voting: Also score the majority over views, from the folder that the store was lifted from.
         allow_overlap: Score scenes too that the student was trained on.
         workers: Processes that share the scenes and the cores.
         device: Where the student and, for --voting, the teacher run, such as cuda.
@@ -61,29 +60,32 @@ def evaluate(
         curves: Also draw how reliable confidence is, and the errors against the labels kept, here (.png, .pdf, .svg).
     """
     from cuao3d import pipeline
-    from cuao3d.files import check_output
     from cuao3d.supervise import is_supervised
 
-    check_device(device)
     check_workers(workers, device)
-    check_output(json)
-    check_output(curves)
-    check_picture(curves)
+    _check_outputs(json, curves)
     given = {"--ensemble": ensemble != ("unit-average",), "--passes": passes > 1, "--train-mode": train_mode}
     where: dict[str, Any] = {"labels": labels, "split": None if split == "all" else split, "seen_only": seen}
     if run and is_supervised(run):
-        given |= {"--teacher": bool(teacher), "--text": bool(text), "--voting": bool(voting), "--curves": bool(curves)}
-        given["--workers"] = workers > 1
+        of_words = {"--teacher": teacher, "--text": text, "--voting": voting, "--curves": curves}
+        given |= {name: bool(value) for name, value in of_words.items()} | {"--workers": workers > 1}
         return _evaluate_supervised(store, run, json, given, device=device, allow_overlap=allow_overlap, **where)
-    opened, predictor = _open(store, run, teacher, text, device, given)
     how: dict[str, Any] = {"ensemble": ensemble, "num_passes": passes, "train_mode": train_mode}
-    how |= {"allow_overlap": allow_overlap, "num_workers": workers}
-    model = run.stem if run else "none"
-    rows = pipeline.evaluate(opened, predictor, model=model, **where, **how)
+    how |= {"allow_overlap": allow_overlap, "num_workers": workers, "model": run.stem if run else "none"}
+    opened, predictor = _open(store, run, teacher, text, device, given)
+    rows = pipeline.evaluate(opened, predictor, **where, **how)
     if voting:
         rows += (pipeline.vote(opened, predictor, voting, device=device, **where),)
     tell(predictor.about)
     return _show(rows, curves, json)
+
+
+def _check_outputs(json: Path | None, curves: Path | None) -> None:
+    from cuao3d.files import check_output
+
+    check_output(json)
+    check_output(curves)
+    check_picture(curves)
 
 
 def _show(rows: Sequence["Row"], curves: Path | None, json: Path | None) -> int:

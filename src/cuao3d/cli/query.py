@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from cuao3d.cli.shared import check_device, check_workers, note_missing
+from cuao3d.cli.shared import check_workers, note_missing
 from cuao3d.console import tell
 from cuao3d.errors import InputError, NotFoundError
 from cuao3d.schema import Count, Fraction
@@ -53,7 +53,6 @@ def query(
     queries = tuple(dict.fromkeys([*queries, *(_read_lines(words) if words else [])]))
     if not queries:
         raise InputError('Say what to look for: cuao3d query STORE "somewhere to sit" --out heat.html, or --words FILE')
-    check_device(device)
     check_workers(workers, device)
     check_output(out)
     writer_of(out, mesh)

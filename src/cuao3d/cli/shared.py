@@ -41,7 +41,8 @@ def check_device(name: str) -> None:
 
 
 def check_workers(workers: int, device: str) -> None:
-    """Refuse several processes on a device that they would have to share."""
+    """Refuse a device that this machine does not have, and several processes on one that they would have to share."""
+    check_device(device)
     if workers > 1 and device != "cpu":
         raise InputError(f"--workers {workers} share the cores of the CPU; with --device {device} leave it out.")
 

@@ -97,6 +97,8 @@ def evaluate(
     classes, student = store.label_set(labels), predictor.student is not None
     trained_on = check_overlap(store, split, predictor.trained_on or (), allowed=allow_overlap)
     readouts: tuple[Readout, ...] = ("distilled", "2d3d") if predictor.teacher in store.teachers else ("distilled",)
+    how: dict[str, Any] = {"split": split, "seen_only": seen_only, "ensemble": ensemble, "num_workers": num_workers}
+    how |= {"model": model, "dataset": dataset or store.path.name, "trained_on": trained_on}
     with telling(progress, f"evaluating {model if student else 'lifted features'}") as told:
         return zero_shot(
             store,
@@ -105,18 +107,12 @@ def evaluate(
             teacher=predictor.teacher,
             readouts=readouts if student else ("fused",),
             predict=predictor.passes(num_passes, train_mode=train_mode) if student else None,
-            ensemble=ensemble,
-            trained_on=trained_on,
-            model=model,
-            dataset=dataset or store.path.name,
-            split=split,
-            seen_only=seen_only,
             told=predictor.told,
             queries=Queries.read(classes, predictor.encoder),
             calibration=predictor.calibration,
             ledger=Ledger(predictor.fits.get(classes.name, {})),
-            num_workers=num_workers,
             progress=told,
+            **how,
         )
 
 
