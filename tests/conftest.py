@@ -7,8 +7,10 @@ import shape_checker  # noqa: F401
 install_import_hook("cuao3d", "shape_checker.check")
 
 import os  # noqa: E402
+import pickle  # noqa: E402
 from collections.abc import Callable, Iterator, Mapping, Sequence  # noqa: E402
 from contextlib import AbstractContextManager, contextmanager  # noqa: E402
+from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -140,6 +142,12 @@ def room_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("captures") / "room"
     write_capture(make_room(0, num_views=6), folder)
     return folder
+
+
+def in_turn(jobs: Sequence[Any], num_workers: int, on_step: Callable[..., None]) -> list[Any]:
+    """Run jobs as the processes of `side_by_side` would, each on its own copy, but one after another."""
+    assert len(jobs) == num_workers
+    return [pickle.loads(pickle.dumps(job))(partial(on_step, index)) for index, job in enumerate(jobs)]
 
 
 def data_folder(name: str) -> Path:

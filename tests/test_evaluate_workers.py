@@ -1,22 +1,15 @@
 """Scores that several processes count together."""
 
-import pickle
 from dataclasses import replace
-from functools import partial
 
 import pytest
 
-from conftest import ColorTeacher
+from conftest import ColorTeacher, in_turn
 from cuao3d import evaluate, pipeline
+from cuao3d.errors import InputError
 from cuao3d.fusion import lift, sample_cells, see
 from cuao3d.store import Store
 from test_evaluate import SCANNET20, wavy_predictor
-
-
-def in_turn(jobs, num_workers, on_step):
-    """Run jobs as processes would, each on its own copy, one after another."""
-    assert len(jobs) == num_workers
-    return [pickle.loads(pickle.dumps(job))(partial(on_step, index)) for index, job in enumerate(jobs)]
 
 
 def test_several_processes_count_what_one_does(synthetic_scene, synthetic_store, monkeypatch):
@@ -50,3 +43,18 @@ def test_several_processes_count_what_one_does(synthetic_scene, synthetic_store,
             assert other.trust.calibration_error == pytest.approx(one.trust.calibration_error)
         counts = other.retrieval["synonyms"].num_present, other.retrieval["synonyms"].num_absent
         assert counts == (3, 3)  # a wall and no sofa in each of the three labelled scenes
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_more_processes_than_scenes_count_no_scene_twice(synthetic_store, monkeypatch, split):
+    synonyms = tuple(("a screen",) if name == "wall" else () for name in SCANNET20.names)
+    monkeypatch.setattr(Store, "label_set", lambda store, name: replace(SCANNET20, synonyms=synonyms))
+    if split == "val":  # there is no scene
+        with pytest.raises(InputError, match="has no val scene with labels"):
+            pipeline.evaluate(synthetic_store, wavy_predictor(), split=split, num_workers=3)
+        return
+    alone, together = (
+        pipeline.evaluate(synthetic_store, wavy_predictor(), split=split, num_workers=number) for number in (1, 3)
+    )
+    assert together == alone
+    assert together[0].retrieval["synonyms"].num_present == 1

@@ -1,12 +1,10 @@
 """What is written of answers: each file is opened by the tool that it is for, and says what the answers say."""
 
 import json
-import pickle
 import re
 import struct
 import sys
 from dataclasses import replace
-from functools import partial
 from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +14,7 @@ import pytest
 import torch
 
 import cuao3d
-from conftest import camera_at
+from conftest import camera_at, in_turn
 from cuao3d import exports
 from cuao3d.answers import in_heat
 from cuao3d.cli import main
@@ -365,13 +363,7 @@ def test_of_several_scenes_the_best_answers_whoever_asks_them(store, tmp_path, m
     assert "lamps: 'lamp'" in alone.out
     assert "left out unseen: no view saw anything of it." in alone.err
     jobs = []
-
-    def in_turn(given, num_workers, on_step):
-        jobs.extend(given)
-        assert len(given) == num_workers
-        return [pickle.loads(pickle.dumps(job))(partial(on_step, index)) for index, job in enumerate(given)]
-
-    monkeypatch.setattr(exports, "side_by_side", in_turn)
+    monkeypatch.setattr(exports, "side_by_side", lambda given, *how: jobs.extend(given) or in_turn(given, *how))
     assert main([*command, "--workers", "3"]) == 0
     assert capsys.readouterr() == alone
     assert len(jobs) == 3

@@ -236,7 +236,8 @@ def _score_all(
     store: Store, names: Sequence[str], scoring: _Scoring, num_workers: int, progress: OnCount | None
 ) -> _Sums:
     """Score scenes, in several processes if so asked; return what they counted together, the scenes in their order."""
-    if num_workers == 1:
+    num_workers = min(num_workers, len(names))
+    if num_workers <= 1:  # a share in this process would count into what it is merged with
         return _Sums.of(store, names, scoring.classes, scoring, seen_only=scoring.seen_only, progress=progress)
     size = -(-len(names) // num_workers)
     shares = [names[first : first + size] for first in range(0, len(names), size)]
