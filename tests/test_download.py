@@ -3,7 +3,6 @@ from fnmatch import fnmatch
 
 import pytest
 
-from cuao3d import download
 from cuao3d.cli import main
 from cuao3d.download import CARDS, CheckedFile, fetch, find, verify
 from cuao3d.files import sha256_of
@@ -109,9 +108,3 @@ def test_code_is_never_asked_for():
     for name, weights in CARDS.items():
         for file in ("modeling.py", "unet/modeling.py", "tokenizer/tokenization.py", "weights.pkl"):
             assert not any(fnmatch(file, pattern) for pattern in weights.files), name
-
-
-def test_the_cache_is_where_the_user_wants_it(monkeypatch, tmp_path):
-    monkeypatch.delenv("CUAO3D_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert download.cache_folder() == tmp_path / "cuao3d"

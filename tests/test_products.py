@@ -1,5 +1,6 @@
 """The product of matrices: the right choice on each processor, and equal results whatever the choice."""
 
+import json
 import threading
 
 import pytest
@@ -66,8 +67,8 @@ def test_the_probe_finds_rounding():
     def rounds(a, b):
         return (a.bfloat16().float() @ b.bfloat16().float()).float()
 
-    assert products._measure(torch.mm, shapes=[(64, 96, 96)]).error < products.MAX_ERROR
-    assert products._measure(rounds, shapes=[(64, 96, 96)]).error > 10 * products.MAX_ERROR
+    found = products._measure({MM: torch.mm, OPERATOR: rounds}, shapes=[(64, 96, 96)])
+    assert found[MM].error < products.MAX_ERROR < 0.1 * found[OPERATOR].error
 
 
 def test_an_operator_that_fails_is_left_out(monkeypatch):
@@ -81,7 +82,7 @@ def test_an_operator_that_fails_is_left_out(monkeypatch):
 
 
 def test_the_probe_leaves_the_setting_as_it_was(monkeypatch):
-    monkeypatch.setattr(products, "ways", lambda **_: (MM, SETTING))
+    monkeypatch.setattr(products, "candidates", lambda: (MM, SETTING))
     before = torch.backends.mkldnn.matmul.fp32_precision
     with using(MM):
         products.measured.__wrapped__()
@@ -90,6 +91,49 @@ def test_the_probe_leaves_the_setting_as_it_was(monkeypatch):
         assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
     with using(MM):
         assert torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """A machine that has kept no way yet; what it measures is changed through the dictionary that is returned."""
+    gflops = {"mm": 100, "operator": 100}
+    monkeypatch.setenv("CUAO3D_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(products, "candidates", lambda: (MM, OPERATOR))
+    monkeypatch.setattr(products, "measured", lambda: measured(**gflops))
+    return gflops
+
+
+def test_all_processes_of_a_machine_multiply_alike(machine):
+    """A way is taken once: what a busy moment makes of the ways later changes nothing."""
+    assert products.kept_way() == MM
+    machine["operator"] = 200
+    assert products.kept_way() == MM
+
+
+def test_another_processor_of_the_same_home_folder_measures_for_itself(machine, monkeypatch):
+    assert products.kept_way() == MM
+    machine["operator"] = 200
+    with monkeypatch.context() as patched:
+        patched.setattr(products, "processor", lambda: "another")
+        assert products.kept_way() == OPERATOR
+    assert products.kept_way() == MM
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"PLACE": "guess"}'])
+def test_a_damaged_note_of_the_way_is_measured_anew(machine, tmp_path, content):
+    machine["operator"] = 200
+    file = tmp_path / "cache" / "products.json"
+    assert products.kept_way() == OPERATOR
+    file.write_text(content.replace("PLACE", next(iter(json.loads(file.read_text())))))
+    assert products.kept_way() == OPERATOR
+    assert OPERATOR in json.loads(file.read_text()).values()
+
+
+def test_where_nothing_can_be_kept_each_process_measures(machine, tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    assert products.kept_way() == MM
+    machine["operator"] = 200
+    assert products.kept_way() == OPERATOR
 
 
 @needs_operator
@@ -171,8 +215,9 @@ def test_same_bytes_twice_and_with_one_thread_or_more_than_cores():
         torch.testing.assert_close(result, results[0], rtol=2e-6, atol=1e-5)
 
 
-def test_threads_that_multiply_at_once_choose_once(monkeypatch):
+def test_threads_that_multiply_at_once_choose_once(monkeypatch, tmp_path):
     calls = []
+    monkeypatch.setenv("CUAO3D_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(products, "_process", products._Process())
     monkeypatch.setattr(products, "measured", lambda: calls.append(0) or measured(mm=1))
     threads = [threading.Thread(target=matmul, args=(torch.ones(2, 2), torch.ones(2, 2))) for _ in range(4)]

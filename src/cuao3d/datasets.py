@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from cuao3d.console import note
-from cuao3d.download import cache_folder, data_folder, is_offline
+from cuao3d.download import data_folder, is_offline
 from cuao3d.errors import NotFoundError
-from cuao3d.files import check_sha256, sha256_of
+from cuao3d.files import cache_folder, check_sha256, sha256_of
 from cuao3d.pinned import download_pinned
 
 LOUNGE_ADDRESS = "https://raw.githubusercontent.com/nvidia-isaac/nvblox/7c76f90749aa26b89faeca2044fbdcabd910d0a6/"

@@ -14,7 +14,7 @@ from cuao3d.cards import CARDS as CARDS
 from cuao3d.cards import OLD_WEIGHTS as OLD_WEIGHTS
 from cuao3d.cards import SEGMENTER, WEIGHT_FILES, WeightsCard, segmenter_card
 from cuao3d.errors import InputError, NotFoundError
-from cuao3d.files import check_sha256, sha256_of, write_json, write_whole
+from cuao3d.files import cache_folder, check_sha256, sha256_of, write_json, write_whole
 from cuao3d.names import match_name
 from cuao3d.pinned import download_pinned
 from cuao3d.schema import parse
@@ -55,12 +55,6 @@ class CheckedFile:
     sha256: str
     basis: Basis
     """Where the expected SHA-256 comes from; a file that is not recorded was compared with nothing."""
-
-
-def cache_folder() -> Path:
-    """Return the folder in which cuao3d keeps what can be fetched or made again; `CUAO3D_CACHE` decides it."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cuao3d"
-    return Path(os.environ.get("CUAO3D_CACHE") or default)
 
 
 def data_folder() -> Path | None:

@@ -41,6 +41,12 @@ _TENSOR_TYPES = {
 """Names of types in a safetensors file, which holds tensors of the last of these first."""
 
 
+def cache_folder() -> Path:
+    """Return the folder in which cuao3d keeps what can be fetched or made again; `CUAO3D_CACHE` decides it."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cuao3d"
+    return Path(os.environ.get("CUAO3D_CACHE") or default)
+
+
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file whole or not at all, and so that it survives a power failure; see `durable.replacing`.
 

@@ -1,16 +1,20 @@
 """Matrix products: float32 by the fastest way of this processor, half precision where the hardware has it.
 
 `torch.mm` of float32 calls MKL, which is half as fast as oneDNN on a processor of AMD with AVX-512 and as fast on
-others. oneDNN is reached by a setting of PyTorch or by a private operator. The first product of a process measures
-what there is and compares it with float64; a way that rounds its operands is never taken.
+others. oneDNN is reached by a setting of PyTorch or by a private operator. The first product on a machine measures what
+there is and compares it with float64; a way that rounds its operands is never taken. What was taken is kept, for all
+processes of the machine: the ways differ in the last bits, so stores and students are the same bytes only by one way.
 """
 
+import math
+import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -18,6 +22,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+
+from cuao3d.durable import LOCK, locked
+from cuao3d.errors import UserError
+from cuao3d.files import cache_folder, read_whole_json, write_json
 
 Way = Literal["torch.mm", "oneDNN by PyTorch's setting", "oneDNN by its operator"]
 MM: Way = "torch.mm"
@@ -28,13 +36,19 @@ OPERATOR: Way = "oneDNN by its operator"
 """`torch.ops.mkldnn._linear_pointwise`, which is private: a version of PyTorch may lack it."""
 
 MARGIN = 1.3
-"""How many times as fast a way must be to replace one before it: processes of one machine agree despite noise."""
+"""How many times as fast a way must be to replace one before it: noise decides nothing."""
 
 MAX_ERROR = 1e-5
 """Largest difference from float64, as a share of the largest number. Rounding to bfloat16 gives 1e-3."""
 
 SHAPES = ((1024, 96, 96), (2048, 288, 96))
 """Rows, inner and columns of the products that the ways are measured by: those of a convolution."""
+
+KEPT = "products.json"
+"""File in the cache that says how each machine multiplies."""
+
+NUM_TIMES = 16
+"""How often each product is timed by each way; the ways take turns, so that a busy moment slows all of them."""
 
 LARGEST_RESULT = 2**23
 """Numbers that the operator may return at once: it always returns fresh memory, whose pages cost more than the work."""
@@ -90,11 +104,11 @@ def fast_layers(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def chosen() -> Way:
-    """Return how this process multiplies float32 on the CPU; the first call measures and sets it."""
+    """Return how this process multiplies float32 on the CPU; the first call sets it, as `kept_way` says."""
     if _process.way is None:
         with _process.lock:
             if _process.way is None:
-                _use(fastest(measured()))
+                _use(kept_way())
     assert _process.way is not None
     return _process.way
 
@@ -108,6 +122,34 @@ def using(way: Way) -> Iterator[None]:
         yield
     finally:
         _use(before)
+
+
+def kept_way() -> Way:
+    """Return the way that this machine took first; it is measured and kept where none was, or where it is not one.
+
+    It is kept by processor, instruction set and version of PyTorch, in `products.json` of the cache: a home folder may
+    serve several machines. Where nothing can be kept, each process measures.
+    """
+    machine = f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
+    file = cache_folder() / KEPT
+    try:
+        with locked(file.parent, name=f"{LOCK}-products", on_wait=lambda _: None):  # one process measures, others wait
+            kept = read_whole_json(file) or {}
+            if kept.get(machine) not in candidates():
+                kept[machine] = fastest(measured())
+                write_json(file, kept, durable=False)
+            way: Way = kept[machine]
+            return way
+    except (OSError, UserError):
+        return fastest(measured())
+
+
+def processor() -> str:
+    """Return the name of the processor."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def fastest(measurements: Mapping[Way, Measured]) -> Way:
@@ -125,50 +167,68 @@ def ways(*, has_amx: bool, has_setting: bool, has_operator: bool) -> tuple[Way, 
 
 
 @cache
-def measured() -> dict[Way, Measured]:
-    """Measure each way of this processor and this PyTorch, once; one that fails is left out."""
+def candidates() -> tuple[Way, ...]:
+    """Return the ways of this processor and this PyTorch."""
     has_onednn: bool = torch._C._has_mkldnn
-    candidates = ways(
+    return ways(
         has_amx=torch.cpu._is_amx_tile_supported(),
         has_setting=has_onednn and hasattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision"),
         has_operator=has_onednn and hasattr(torch.ops.mkldnn, "_linear_pointwise"),
     )
-    found: dict[Way, Measured] = {}
+
+
+@cache
+def measured() -> dict[Way, Measured]:
+    """Measure each way of this processor and this PyTorch, once; one that fails is left out."""
     with torch.no_grad(), torch.autocast("cpu", enabled=False):
-        for way in candidates:
-            try:
-                _set(way == SETTING)
-                found[way] = _measure(_multiply_by_operator if way == OPERATOR else torch.mm)
-            except (RuntimeError, TypeError, NotImplementedError):
-                if way == MM:
-                    raise
-            finally:
-                _set(False)
-    return found
+        works = [way for way in candidates() if way == MM or _works(way)]
+        return _measure({way: partial(_multiply_by, way) for way in works})
 
 
 def describe() -> str:
     """Say in a line how this process multiplies float32 on the CPU, and how fast each way is."""
     speeds = ", ".join(f"{way} {measurement.gflops:.0f}" for way, measurement in measured().items())
-    return f"float32 products by {chosen()} (GFLOP/s of small products: {speeds})"
+    kept = f"kept in {cache_folder() / KEPT}" if (cache_folder() / KEPT).is_file() else "not kept"
+    return f"float32 products by {chosen()} ({kept}; GFLOP/s of small products now: {speeds})"
 
 
-def _measure(multiply: Callable[[Tensor, Tensor], Tensor], shapes: Sequence[tuple[int, int, int]] = SHAPES) -> Measured:
-    """Time some products, each at its best of several, and compare them with float64, also of transposed operands."""
+def _works(way: Way) -> bool:
+    try:
+        _multiply_by(way, torch.ones(2, 3), torch.ones(3, 2))
+    except (RuntimeError, TypeError, NotImplementedError):
+        return False
+    return True
+
+
+def _multiply_by(way: Way, a: Tensor, b: Tensor) -> Tensor:
+    try:
+        _set(way == SETTING)
+        return _multiply_by_operator(a, b) if way == OPERATOR else torch.mm(a, b)
+    finally:
+        _set(False)
+
+
+def _measure(
+    ways: Mapping[Way, Callable[[Tensor, Tensor], Tensor]], shapes: Sequence[tuple[int, int, int]] = SHAPES
+) -> dict[Way, Measured]:
+    """Time products by each way in turn, at its best, and compare them with float64, also of transposed operands."""
     generator = torch.Generator().manual_seed(0)
-    work, seconds, error = 0, 0.0, 0.0
+    work, seconds, errors = 0, dict.fromkeys(ways, 0.0), dict.fromkeys(ways, 0.0)
     for rows, inner, columns in shapes:
         a, b = torch.randn(rows, inner, generator=generator), torch.randn(inner, columns, generator=generator)
-        taken = []
-        for _ in range(8):
+        best = dict.fromkeys(ways, math.inf)
+        for way in list(ways) * NUM_TIMES:
             start = time.perf_counter()
+            ways[way](a, b)
+            best[way] = min(best[way], time.perf_counter() - start)
+        for way, multiply in ways.items():
             result = multiply(a, b)
-            taken.append(time.perf_counter() - start)
-        work, seconds = work + 2 * rows * inner * columns, seconds + min(taken)
-        for left, right, got in ((a, b, result), (a.T, result, multiply(a.T, result))):
-            exact = left.double() @ right.double()
-            error = max(error, float((got - exact).abs().max() / exact.abs().max()))
-    return Measured(work / seconds / 1e9, error)
+            for left, right, got in ((a, b, result), (a.T, result, multiply(a.T, result))):
+                exact = left.double() @ right.double()
+                errors[way] = max(errors[way], float((got - exact).abs().max() / exact.abs().max()))
+            seconds[way] += best[way]
+        work += 2 * rows * inner * columns
+    return {way: Measured(work / seconds[way] / 1e9, errors[way]) for way in ways}
 
 
 def _multiply_by_operator(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:

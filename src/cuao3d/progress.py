@@ -14,6 +14,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TaskProgressColumn, TimeRemainingColumn
 
 from cuao3d.console import Words, note, progress_bar
+from cuao3d.products import processor
 
 OnCount = Callable[[int, int], None]
 """Called with the number of items that are done and their total."""
@@ -50,12 +51,7 @@ class Stages:
 
 def machine() -> str:
     """Describe the machine: processor, threads in use, torch version."""
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        processor = names[0] if names else processor
-    return f"{processor}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    return f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 @contextmanager

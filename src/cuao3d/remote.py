@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
-from cuao3d.download import cache_folder, is_offline
+from cuao3d.download import is_offline
 from cuao3d.errors import InputError, NotFoundError, NotInstalledError, UserError
-from cuao3d.files import write_chunks
+from cuao3d.files import cache_folder, write_chunks
 from cuao3d.names import as_file_name
 
 CHUNK = 1 << 23

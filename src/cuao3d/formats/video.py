@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cuao3d.download import cache_folder
 from cuao3d.errors import InputError, NotFoundError, NotInstalledError
-from cuao3d.files import check_inside, read_whole_json, write_chunks, write_json
+from cuao3d.files import cache_folder, check_inside, read_whole_json, write_chunks, write_json
 from cuao3d.formats.images import LONGEST_EDGE, MAX_PIXELS, jpeg
 from cuao3d.formats.lens import Size
 

@@ -10,8 +10,7 @@ from jaxtyping import Float32
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from cuao3d.download import cache_folder
-from cuao3d.files import sha256_of, write_tensors
+from cuao3d.files import cache_folder, sha256_of, write_tensors
 from cuao3d.seals import is_settled, read_sealed, stamp_of, tensors_sha256, write_sealed
 from cuao3d.text.encoder import TextEncoder
 
