@@ -15,7 +15,7 @@ from cuao3d.check import check
 from cuao3d.check.cloud import share_beside, views_of_cells
 from cuao3d.check.consistency import Consistency, likeliest_reading
 from cuao3d.check.frames import stray_frames
-from cuao3d.check.layers import lay
+from cuao3d.check.layers import _middle, lay
 from cuao3d.check.options import capture_options
 from cuao3d.check.readings import (
     ALONG_RAYS,
@@ -27,6 +27,7 @@ from cuao3d.check.readings import (
     with_depth_scale,
     with_rays,
 )
+from cuao3d.check.registration import REACH
 from cuao3d.check.scale import fit_scale
 from cuao3d.check.units import are_positions_off, round_factor, unit_of_depth, unit_of_positions
 from cuao3d.check.views import read_views
@@ -126,6 +127,13 @@ def test_two_lenses_are_named_with_ratio_and_shift(room: Scene):
     assert report.options["color_focal"] == pytest.approx(ratio, rel=0.02)
     near, middle = 288.9 * baseline / report.measurements["depth"]["median"], report.options["color_shift"][0]
     assert middle == pytest.approx(near, abs=3)
+
+
+def test_a_shift_lies_in_the_middle_of_its_peak_and_not_where_one_surface_fits_best():
+    profile = torch.full((2 * REACH + 1,), 0.1)
+    profile[REACH + torch.arange(3, 7)] = torch.tensor([1.0, 0.9, 0.8, 0.4])
+    assert _middle(profile) == pytest.approx((0.5 * 3 + 0.4 * 4 + 0.3 * 5) / 1.2)
+    assert _middle(profile.flip(0)) == pytest.approx(-_middle(profile))
 
 
 def test_colours_that_fit_nowhere_are_doubtful_and_no_cause_is_invented(room: Scene):

@@ -140,18 +140,26 @@ def _other_lens(views: Sequence[View], best_as_given: float) -> dict[str, Any] |
     if abs(ratio - 1) < OTHER_LENS or best < max(PEAK, FITS_BETTER * max(best_as_given, float(given.mean(0).max()))):
         return None
     row, column = divmod(int(agreement.argmax()), agreement.shape[1])
-    x, y = column - REACH, row - REACH
     joint = divmod(int(given.mean(dim=0).argmax()), agreement.shape[1])
     better = [
-        _near(other, x, y) > _near(one, joint[1] - REACH, joint[0] - REACH)
+        _near(other, column - REACH, row - REACH) > _near(one, joint[1] - REACH, joint[0] - REACH)
         for other, one in zip(fine[ratio], given, strict=True)
     ]
     if not _in_most(better):
         return None
-    x, y = round(x * ratio * step), round(y * ratio * step)
+    x, y = (round(_middle(profile) * ratio * step) for profile in (agreement[row], agreement[:, column]))
     return {
         "kind": "other lens", "x": x, "y": y, "certain": True, "moved": False, "focal": round(ratio, 4), "best": best,
     }  # fmt: skip
+
+
+def _middle(profile: Float[Tensor, "d"]) -> float:
+    """Return the offset around which a peak lies: lenses side by side move near edges further than far ones."""
+    best = int(profile.argmax())
+    first = max(0, best - NEARBY)
+    peak = profile[first : best + NEARBY + 1]
+    weights = (peak - peak.max() / 2).clamp(min=0)
+    return float(weights @ torch.arange(first, first + len(peak), dtype=weights.dtype) / weights.sum()) - REACH
 
 
 def _through(
