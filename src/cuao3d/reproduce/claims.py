@@ -13,6 +13,10 @@ MIN_HEADROOM = 5.0
 """Least headroom, mIoU, with which a world can tell whether further teachers help: what a linear probe with labels
 finds more in all teachers than in LSeg's alone."""
 
+WORTH_HAVING = 1.0
+"""A gain that is worth having, in the unit of its claim (mIoU, degrees, centimetres): an interval that reaches from no
+gain to more than this says neither that there is one nor that there is none."""
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -63,4 +67,6 @@ def judge(
         return Verdict(OPEN, "a perfect teacher brings nothing that can be measured either")
     if headroom is not None and headroom < MIN_HEADROOM:
         return Verdict(OPEN, f"the teachers know only {headroom:.1f} mIoU more than LSeg")
+    if high > WORTH_HAVING:
+        return Verdict(OPEN, f"between {low:+.1f} and {high:+.1f}: more seeds would tell")
     return Verdict(NOT_HELD, f"at most {high:+.1f}")
